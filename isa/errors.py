@@ -1,0 +1,81 @@
+"""User-facing errors and source spans.
+
+Every diagnostic of the toolchain is a :class:`SasError` (or a list of :class:`Diagnostic` inside one): it says what is wrong, where,
+and what to do. The command line prints it without a traceback and exits with status 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["Diagnostic", "DiagnosticsError", "SasError", "Span", "near"]
+
+
+@dataclass(frozen=True)
+class Span:
+    """A place in a text file: 1-based line and column, and the line itself."""
+
+    file: str
+    line: int
+    column: int
+    text: str = ""
+    width: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+    def caret(self) -> str:
+        """The source line with a caret under the span, or an empty string when the line is unknown."""
+        if not self.text:
+            return ""
+        pad = "".join("\t" if c == "\t" else " " for c in self.text[: self.column - 1])
+        return f"    {self.text}\n    {pad}{'^' * max(1, min(self.width, len(self.text) - self.column + 1))}"
+
+
+@dataclass(frozen=True)
+class Diagnostic:
+    """One finding: severity (``error`` or ``warning``), message, where (a span or an ONNX node / instruction name), and what to do."""
+
+    message: str
+    span: Span | None = None
+    where: str = ""
+    hint: str = ""
+    severity: str = "error"
+
+    def __str__(self) -> str:
+        place = f"{self.span}: " if self.span else (f"{self.where}: " if self.where else "")
+        lines = [f"{place}{self.severity}: {self.message}"]
+        if self.span and (caret := self.span.caret()):
+            lines.append(caret)
+        if self.hint:
+            lines.append(f"    hint: {self.hint}")
+        return "\n".join(lines)
+
+
+class SasError(Exception):
+    """An error the user can act on. ``str()`` is the whole text to print."""
+
+    def __init__(self, message: str, *, span: Span | None = None, where: str = "", hint: str = "") -> None:
+        self.diagnostic = Diagnostic(message, span, where, hint)
+        super().__init__(str(self.diagnostic))
+
+
+class DiagnosticsError(SasError):
+    """Several findings of one run (an assembler reports all it can find)."""
+
+    def __init__(self, diagnostics: Sequence[Diagnostic]) -> None:
+        if not diagnostics:
+            raise ValueError("DiagnosticsError needs at least one diagnostic")
+        super().__init__(diagnostics[0].message)
+        self.diagnostics = tuple(diagnostics)
+        self.diagnostic = diagnostics[0]
+        self.args = ("\n".join(str(d) for d in diagnostics),)
+
+
+def near(word: str, known: Sequence[str]) -> str:
+    """A "did you mean" hint for ``word``, or an empty string when nothing known is close."""
+    import difflib
+
+    found = difflib.get_close_matches(word, known, n=3, cutoff=0.6)
+    return f"did you mean {', '.join(repr(f) for f in found)}?" if found else ""
