@@ -1,0 +1,340 @@
+"""Every kind of operation, declared once: level, arity, attributes, constants, rule, meaning. The formulas are in docs/numerics.md.
+
+Levels: ``float`` kinds stand between a dequantize and a quantize and are gone after canonicalisation; ``int`` kinds are what the
+backend consumes; ``both`` moves stored values without arithmetic; ``train`` kinds form the backward half of a training graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from sasimc.ir.graph import Graph, Op, Shape, TensorType, TrainGraph, type_range
+
+__all__ = ["KINDS", "Kind", "conv_output", "resize_index", "window_output"]
+
+Rule = Callable[["Graph | TrainGraph", Op], str | None]
+
+# attribute type names: i integer, f float, s string, b boolean, i2/i4 tuple of integers of that length
+_CLAMP = {"lo": "i", "hi": "i", "mask_lo": "b", "mask_hi": "b"}
+_WINDOW = {"kernel": "i2", "stride": "i2", "pads": "i4"}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What an op of this kind carries; ``arity`` is (least, most) inputs, ``rule`` returns what is wrong or None."""
+
+    name: str
+    level: str
+    doc: str
+    arity: tuple[int, int]
+    rule: Rule
+    attrs: Mapping[str, str] = field(default_factory=dict)
+    optional: Mapping[str, str] = field(default_factory=dict)
+    consts: Mapping[str, str] = field(default_factory=dict)
+    optional_consts: Mapping[str, str] = field(default_factory=dict)
+    output: bool = True
+
+
+def window_output(size: int, kernel: int, stride: int, before: int, after: int, dilation: int = 1) -> int:
+    """Output positions of a sliding window along one axis."""
+    return (size + before + after - dilation * (kernel - 1) - 1) // stride + 1
+
+
+def conv_output(x: Shape, op: Op, channels: int) -> Shape:
+    """Output shape of a convolution or pool with the op's window attributes."""
+    (kh, kw), (sh, sw), (t, left, b, r) = op.ints("kernel"), op.ints("stride"), op.ints("pads")
+    dh, dw = op.ints("dilation") if "dilation" in op.attrs else (1, 1)
+    return (window_output(x[0], kh, sh, t, b, dh), window_output(x[1], kw, sw, left, r, dw), channels)
+
+
+def resize_index(out: int, size_in: int, size_out: int) -> int:
+    """Source row (or column) of a nearest, asymmetric, floor resize."""
+    return out * size_in // size_out
+
+
+def _types(g: Graph | TrainGraph, op: Op) -> tuple[list[TensorType], TensorType]:
+    return [g.type(v) for v in op.inputs], g.type(op.output)
+
+
+def _clamp(op: Op, out: TensorType) -> str | None:
+    lo, hi = type_range(out.dtype)
+    if out.dtype not in ("u8", "i8"):
+        return f"output is {out.dtype}, expected u8 or i8"
+    if not lo <= op.int_attr("lo") <= op.int_attr("hi") <= hi:
+        return f"clamp [{op.attrs['lo']}, {op.attrs['hi']}] is not a range inside {out.dtype}"
+    return None
+
+
+def _factor(mult: int, shift: int) -> str | None:
+    if not (abs(mult) < 2**31 and 1 <= shift <= 62):
+        return f"multiplier {mult} or shift {shift} is outside |M| < 2^31, 1 <= S <= 62"
+    return None
+
+
+def _same_shape(a: TensorType, b: TensorType, what: str = "output") -> str | None:
+    return None if a.shape == b.shape else f"{what} shape {b.shape} differs from {a.shape}"
+
+
+def _window(op: Op, x: TensorType, out: TensorType, channels: int) -> str | None:
+    if min(*op.ints("kernel"), *op.ints("stride")) < 1 or min(op.ints("pads")) < 0:
+        return "kernel and stride must be positive, pads not negative"
+    want = conv_output(x.shape, op, channels)
+    return None if want == out.shape and min(want) > 0 else f"output shape is {out.shape}, the window gives {want}"
+
+
+def _conv_geometry(g: Graph, op: Op) -> str | None:
+    (x,), out = _types(g, op)
+    weight, groups = g.constant(op, "weight"), op.int_attr("groups")
+    if weight.dtype != "int8" or weight.ndim != 4:
+        return f"weight must be int8 [kh, kw, Cin / groups, N], not {weight.dtype} {weight.shape}"
+    n = weight.shape[3]
+    if groups < 1 or x.shape[2] % groups or n % groups or weight.shape[:3] != (*op.ints("kernel"), x.shape[2] // groups):
+        return f"weight {weight.shape} does not fit input {x.shape}, kernel {op.attrs['kernel']}, groups {groups}"
+    if min(op.ints("dilation")) < 1:
+        return "dilation must be positive"
+    if g.constant(op, "wscale").shape != (n,):
+        return f"wscale must have {n} elements"
+    return _window(op, x, out, n)
+
+
+def _conv(g: Graph | TrainGraph, op: Op) -> str | None:
+    assert isinstance(g, Graph)
+    if bad := _conv_geometry(g, op):
+        return bad
+    out, n = g.type(op.output), g.constant(op, "weight").shape[3]
+    for role in ("bias", "mult", "shift"):
+        if (a := g.constant(op, role)).dtype != "int32" or a.shape != (n,):
+            return f"{role} must be int32 [{n}], not {a.dtype} {a.shape}"
+    channels = g.type(op.inputs[0]).shape[2]
+    if op.flag("depthwise") != (op.int_attr("groups") == channels > 1):
+        return "depthwise must say whether groups == Cin > 1"
+    return _arrays_factor(g, op) or _clamp(op, out)
+
+
+def _arrays_factor(g: Graph, op: Op) -> str | None:
+    mult, shift = g.constant(op, "mult"), g.constant(op, "shift")
+    for m, s in zip(mult.tolist(), shift.tolist(), strict=True):
+        if bad := _factor(m, s):
+            return bad
+    return None
+
+
+def _conv_f(g: Graph | TrainGraph, op: Op) -> str | None:
+    assert isinstance(g, Graph)
+    return _conv_geometry(g, op)
+
+
+def _add(g: Graph | TrainGraph, op: Op) -> str | None:
+    (a, b), out = _types(g, op)
+    bad = _same_shape(a, b, "second input") or _same_shape(a, out) or _clamp(op, out)
+    return bad or _factor(op.int_attr("ma"), op.int_attr("shift")) or _factor(op.int_attr("mb"), op.int_attr("shift"))
+
+
+def _avgpool(g: Graph | TrainGraph, op: Op) -> str | None:
+    (x,), out = _types(g, op)
+    if op.flag("global") and op.ints("kernel") != x.shape[:2]:
+        return f"a global pool's kernel must be the plane {x.shape[:2]}"
+    return _window(op, x, out, x.shape[2]) or _factor(op.int_attr("mult"), op.int_attr("shift")) or _clamp(op, out)
+
+
+def _pool_f(g: Graph | TrainGraph, op: Op) -> str | None:
+    (x,), out = _types(g, op)
+    return _window(op, x, out, x.shape[2])
+
+
+def _moves(g: Graph | TrainGraph, op: Op) -> str | None:
+    ins, out = _types(g, op)
+    for v, t in zip(op.inputs, ins, strict=True):
+        if t.quant != out.quant:
+            return f"input {v!r} ({t}) and output ({out}) must share dtype, scale and zero point"
+    return None
+
+
+def _maxpool(g: Graph | TrainGraph, op: Op) -> str | None:
+    (x,), out = _types(g, op)
+    (kh, kw), pads = op.ints("kernel"), op.ints("pads")
+    if max(pads[0], pads[2]) >= kh or max(pads[1], pads[3]) >= kw:
+        return "a max pool's padding must be smaller than its kernel"
+    return _moves(g, op) or _window(op, x, out, x.shape[2])
+
+
+def _resize_shape(g: Graph | TrainGraph, op: Op) -> str | None:
+    (x,), out = _types(g, op)
+    mode = op.str_attr("mode")
+    if mode not in ("nearest", "linear"):
+        return f"unknown resize mode {mode!r}"
+    if x.shape[2] != out.shape[2]:
+        return "a resize keeps the channels"
+    if mode == "linear" and out.shape[:2] != (2 * x.shape[0], 2 * x.shape[1]):
+        return "a linear resize doubles height and width"
+    return None
+
+
+def _resize(g: Graph | TrainGraph, op: Op) -> str | None:
+    return _resize_shape(g, op) or _factor(op.int_attr("mult"), op.int_attr("shift")) or _clamp(op, g.type(op.output))
+
+
+def _rescale(g: Graph | TrainGraph, op: Op) -> str | None:
+    assert isinstance(g, Graph)
+    (x,), out = _types(g, op)
+    for role, dtype in (("mult", "int32"), ("shift", "int32"), ("bias", "int32"), ("cscale", "float64")):
+        if (a := g.constant(op, role)).dtype != dtype or a.shape != (x.shape[2],):
+            return f"{role} must be {dtype} [{x.shape[2]}], not {a.dtype} {a.shape}"
+    return _same_shape(x, out) or _arrays_factor(g, op) or _clamp(op, out)
+
+
+def _concat(g: Graph | TrainGraph, op: Op) -> str | None:
+    ins, out = _types(g, op)
+    want = (*ins[0].shape[:2], sum(t.shape[2] for t in ins))
+    if any(t.shape[:2] != want[:2] for t in ins) or out.shape != want:
+        return f"inputs {[t.shape for t in ins]} do not join along channels to {out.shape}"
+    return _moves(g, op)
+
+
+def _pad(g: Graph | TrainGraph, op: Op) -> str | None:
+    (x,), out = _types(g, op)
+    t, left, b, r = op.ints("pads")
+    if min(t, left, b, r) < 0 or out.shape != (x.shape[0] + t + b, x.shape[1] + left + r, x.shape[2]):
+        return f"pads {op.attrs['pads']} do not lead from {x.shape} to {out.shape}"
+    return _moves(g, op)
+
+
+def _reshape(g: Graph | TrainGraph, op: Op) -> str | None:
+    (x,), out = _types(g, op)
+    return _moves(g, op) if x.size == out.size else f"cannot reshape {x.shape} to {out.shape}"
+
+
+def _argmax(g: Graph | TrainGraph, op: Op) -> str | None:
+    (x,), out = _types(g, op)
+    if x.shape[:2] != (1, 1) or (out.dtype, out.shape) != ("i32", (1, 1, 1)):
+        return f"arg max reads a vector and gives i32 (1, 1, 1), not {x.shape} -> {out}"
+    return None
+
+
+def _elementwise(g: Graph | TrainGraph, op: Op) -> str | None:
+    ins, out = _types(g, op)
+    for t in ins:
+        if bad := _same_shape(t, out):
+            return bad
+    return None
+
+
+def _per_channel(g: Graph | TrainGraph, op: Op) -> str | None:
+    c, channels = g.constant(op, "c"), g.type(op.inputs[0]).shape[2]
+    return _elementwise(g, op) or (None if c.shape == (channels,) else f"constant has shape {c.shape}, expected ({channels},)")
+
+
+def _casts(g: Graph | TrainGraph, op: Op) -> str | None:
+    (x,), out = _types(g, op)
+    want = ("f32" not in (out.dtype,), x.dtype == "f32") if op.kind == "quantize" else (out.dtype == "f32", x.dtype != "f32")
+    return _elementwise(g, op) or (None if all(want) else f"{op.kind} from {x.dtype} to {out.dtype}")
+
+
+def _nothing(g: Graph | TrainGraph, op: Op) -> str | None:
+    return None
+
+
+def _error(dtype: str, forward_input: bool = True) -> Rule:
+    """Rule of a transposed op: the output has ``dtype`` and the shape of the forward op's input (``at`` for a concat slice)."""
+
+    def rule(g: Graph | TrainGraph, op: Op) -> str | None:
+        assert isinstance(g, TrainGraph)
+        forward, out = g.forward.op(op.str_attr("forward")), g.type(op.output)
+        err, target = g.type(op.inputs[0]), g.forward.type(forward.output)
+        if err.dtype != "i8" or err.shape != target.shape:
+            return f"error {err} does not fit the output {target} of {forward.name!r}"
+        if out.dtype != dtype or (forward_input and out.shape not in [g.forward.type(v).shape for v in forward.inputs]):
+            return f"output {out} does not fit the input of {forward.name!r}"
+        return None
+
+    return rule
+
+
+def _stage(g: Graph | TrainGraph, op: Op) -> str | None:
+    x, out = g.type(op.inputs[0]), g.type(op.output)
+    if out.dtype != "i8":
+        return f"a stage gives i8, not {out.dtype}"
+    if "kscale" in op.consts and g.constant(op, "kscale").shape != (x.shape[2],):
+        return f"kscale must have {x.shape[2]} elements"
+    return _same_shape(x, out)
+
+
+def _merge(g: Graph | TrainGraph, op: Op) -> str | None:
+    (a, b), out = _types(g, op)
+    if (a.dtype, b.dtype, out.dtype) != ("i8", "i8", "i32"):
+        return "merge adds two i8 errors to i32"
+    return _same_shape(a, b, "second input") or _same_shape(a, out)
+
+
+def _xent(g: Graph | TrainGraph, op: Op) -> str | None:
+    (x,), out = _types(g, op)
+    if x.shape[:2] != (1, 1) or out.dtype != "i32":
+        return f"cross-entropy reads a vector of logits and gives i32, not {x} -> {out}"
+    return _same_shape(x, out)
+
+
+def _update(g: Graph | TrainGraph, op: Op) -> str | None:
+    assert isinstance(g, TrainGraph)
+    conv, err = g.forward.op(op.str_attr("forward")), g.type(op.inputs[1])
+    if conv.kind != "conv" or not conv.flag("trainable"):
+        return f"{conv.name!r} is not a trainable convolution"
+    if op.inputs[0] != conv.inputs[0] or err.dtype != "i8" or err.shape != g.forward.type(conv.output).shape:
+        return f"update of {conv.name!r} needs its input and the int8 error of its output"
+    return None if op.attrs["mu"] in ("head", "rep") else f"mu must be 'head' or 'rep', not {op.attrs['mu']!r}"
+
+
+_GEOMETRY = {**_WINDOW, "dilation": "i2", "groups": "i"}
+_FACTOR = {"mult": "i", "shift": "i", "bias": "i"}
+_CHANNEL = {"mult": "i32[N]", "shift": "i32[N]", "bias": "i32[N]"}
+_FORWARD = {"forward": "s"}
+
+_TABLE = (
+    # integer forward
+    Kind("conv", "int", "Convolution, Gemm, MatMul: clamp(rne((acc + bias) * mult, shift) + zero, lo, hi).", (1, 1), _conv,
+         {**_GEOMETRY, "depthwise": "b", **_CLAMP}, {"trainable": "b", "head": "b", "param": "s"},
+         {"weight": "i8[kh,kw,Cin/groups,N]", **_CHANNEL, "wscale": "f64[N]"}),
+    Kind("add", "int", "Residual addition of two tensors with their own scales.", (2, 2), _add,
+         {"ma": "i", "mb": "i", "shift": "i", **_CLAMP}),
+    Kind("avgpool", "int", "Average pool; padding reads the zero point.", (1, 1), _avgpool,
+         {**_WINDOW, **_FACTOR, "global": "b", **_CLAMP}),
+    Kind("maxpool", "both", "Max pool; padding never wins.", (1, 1), _maxpool, _WINDOW),
+    Kind("resize", "int", "Nearest (any size) or linear (factor 2) resize.", (1, 1), _resize, {"mode": "s", **_FACTOR, **_CLAMP}),
+    Kind("rescale", "int", "Requantise each channel by its own factor.", (1, 1), _rescale, _CLAMP, {},
+         {**_CHANNEL, "cscale": "f64[C]"}),
+    Kind("concat", "both", "Join along channels.", (1, 10**6), _concat),
+    Kind("pad", "both", "Border of zero points.", (1, 1), _pad, {"pads": "i4"}),
+    Kind("reshape", "both", "The same elements in channels-last order.", (1, 1), _reshape),
+    Kind("argmax", "both", "Index of the largest element, the lowest among equals.", (1, 1), _argmax),
+    # float, before canonicalisation
+    Kind("quantize", "float", "clamp(round_half_even(x / scale) + zero).", (1, 1), _casts),
+    Kind("dequantize", "float", "scale * (q - zero).", (1, 1), _casts),
+    Kind("conv_f", "float", "Real convolution with symmetric int8 weights; bias real, bias_q int32 at scale bias_scale.", (1, 1), _conv_f,
+         _GEOMETRY, {"param": "s", "trainable": "b"}, {"weight": "i8[kh,kw,Cin/groups,N]", "wscale": "f64[N]"},
+         {"bias": "f64[N]", "bias_q": "i32[N]", "bias_scale": "f64[N]"}),
+    Kind("add_f", "float", "Real addition.", (2, 2), _elementwise),
+    Kind("addc_f", "float", "Add a constant to each channel.", (1, 1), _per_channel, {}, {}, {"c": "f64[C]"}),
+    Kind("mul_f", "float", "Multiply each channel by a constant.", (1, 1), _per_channel, {}, {}, {"c": "f64[C]"}),
+    Kind("clip_f", "float", "Clip to [lo, hi], either of them infinite.", (1, 1), _elementwise, {"lo": "f", "hi": "f"}),
+    Kind("avgpool_f", "float", "Real average pool, padding counted.", (1, 1), _pool_f, {**_WINDOW, "global": "b"}),
+    Kind("resize_f", "float", "Real resize.", (1, 1), _resize_shape, {"mode": "s"}),
+    Kind("softmax_f", "float", "Softmax over channels; dropped at the end of the graph.", (1, 1), _elementwise),
+    Kind("opaque", "float", "Stands for an operator that is not supported; only while a report is made.", (0, 10**6), _nothing),
+    # training
+    Kind("xent", "train", "Integer cross-entropy: error of the logits, exponent 0.", (1, 1), _xent,
+         {"logit_mult": "i", "eps_q15": "i", "t_other": "i", "t_label": "i"}),
+    Kind("stage", "train", "Mask, channel scale, dynamic quantisation to int8; exponent + exp_add + shift.", (1, 1), _stage,
+         {"mask_of": "s", "lo": "i", "hi": "i", "mask_lo": "b", "mask_hi": "b", "exp_add": "i"}, {}, {}, {"kscale": "i32[C]"}),
+    Kind("conv_t", "train", "Error of a convolution's input (eq. 1).", (1, 1), _error("i32"), _FORWARD),
+    Kind("avgpool_t", "train", "Sum of the errors of the windows an input is in.", (1, 1), _error("i32"), _FORWARD),
+    Kind("maxpool_t", "train", "The first maximum of each window receives its error.", (2, 2), _error("i32"), _FORWARD),
+    Kind("resize_t", "train", "Transpose of a resize; exponent + exp_add.", (1, 1), _error("i32"), {**_FORWARD, "exp_add": "i"}),
+    Kind("slice_t", "train", "The channels one input of a concat had.", (1, 1), _error("i8"), {**_FORWARD, "start": "i"}),
+    Kind("crop_t", "train", "The error without the border.", (1, 1), _error("i8"), _FORWARD),
+    Kind("reshape_t", "train", "The error in the shape of the input.", (1, 1), _error("i8"), _FORWARD),
+    Kind("merge", "train", "Aligned sum of two int8 errors, exponent E - 8.", (2, 2), _merge),
+    Kind("update", "train", "Gradient, pseudo-stochastic rounding and weight update (eq. 2, 3).", (2, 2), _update,
+         {**_FORWARD, "mu": "s"}, output=False),
+)  # fmt: skip
+
+KINDS: dict[str, Kind] = {k.name: k for k in _TABLE}
