@@ -1,0 +1,537 @@
+"""Periphery: what happens to sums beside the arrays. All roundings are to nearest, ties to even (``rne`` in docs/numerics.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from sasimc.isa.machine import Machine
+from sasimc.isa.spec import Cost, GeomField, Imm, Instruction, Machinery, Reg, RowsField, TableField, ViewField
+
+__all__: list[str] = []
+
+
+def _elements(view: Any, r0: int, r1: int) -> int:
+    return (r1 - r0) * view.width * view.channels
+
+
+def _bits(view: Any, r0: int, r1: int) -> int:
+    return (r1 - r0) * view.row_bits
+
+
+def _cost(machine: Machine, elements: int, **events: int) -> Cost:
+    return Cost(machine.controller.issue_cycles + -(-elements // machine.periphery.lanes), instructions=1, **events)
+
+
+def _shapes(*views: Any) -> Iterator[str]:
+    first = views[0]
+    for v in views[1:]:
+        if v.shape != first.shape:
+            yield f"{first.name} is {first.shape} and {v.name} is {v.shape}: the shapes must agree"
+
+
+class _Periphery(Instruction):
+    group = "periphery"
+
+
+class Bias(_Periphery):
+    """Add the table's per-channel bias to accumulators: acc += bias[c] (``req`` adds it by itself; this is for sums kept at 32 bits)."""
+
+    opcode = 0x40
+    mnemonic = "bias"
+    acc = ViewField("sums", "acc", "i32", "rw")
+    table = TableField("constants", "requant")
+    rows = RowsField("acc")
+
+    @staticmethod
+    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
+        m.add_bias(o.acc, o.table, r0, r1)
+
+    @staticmethod
+    def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
+        n = _elements(o.acc, r0, r1)
+        return _cost(machine, n, add_ops=n, accumulator_reads=n, accumulator_writes=n)
+
+
+class Requantise(_Periphery):
+    """dst = clamp(rne((acc + bias[c]) mult[c], shift[c]) + zero, lo, hi); the accumulators are cleared. ReLU and ReLU6 are bounds lo, hi."""
+
+    opcode = 0x41
+    mnemonic = "req"
+    dst = ViewField("8-bit result", "buf", "u8 i8", "w")
+    acc = ViewField("sums", "acc", "i32", "d")
+    table = TableField("constants", "requant")
+    rows = RowsField("acc")
+
+    @staticmethod
+    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
+        m.requantise(o.dst, o.acc, o.table, r0, r1)
+
+    @staticmethod
+    def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
+        n = _elements(o.acc, r0, r1)
+        return _cost(machine, n, requantise_ops=n, relu_ops=n, accumulator_reads=n, buffer_bits_written=8 * n)
+
+    @staticmethod
+    def legal(machine: Machine, o: Any) -> Iterator[str]:
+        yield from _shapes(o.dst, o.acc)
+        low, high = o.dst.limits
+        if not low <= o.table.ints["lo"] <= o.table.ints["hi"] <= high:
+            yield f"{o.table.name} clamps to {o.table.ints['lo']}..{o.table.ints['hi']}, outside {o.dst.dtype}"
+
+
+class Drain(_Periphery):
+    """dst = acc as 32-bit words; the accumulators are cleared."""
+
+    opcode = 0x42
+    mnemonic = "drain"
+    dst = ViewField("32-bit result", "buf", "i32", "w")
+    acc = ViewField("sums", "acc", "i32", "d")
+    rows = RowsField("acc")
+
+    @staticmethod
+    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
+        m.drain(o.dst, o.acc, r0, r1)
+
+    @staticmethod
+    def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
+        n = _elements(o.acc, r0, r1)
+        return _cost(machine, n, accumulator_reads=n, buffer_bits_written=32 * n)
+
+    @staticmethod
+    def legal(machine: Machine, o: Any) -> Iterator[str]:
+        yield from _shapes(o.dst, o.acc)
+
+
+class Clip(_Periphery):
+    """dst = clamp(src, lo, hi)."""
+
+    opcode = 0x43
+    mnemonic = "clip"
+    dst = ViewField("result", "buf", "u8 i8", "w")
+    src = ViewField("operand", "buf", "u8 i8", "r")
+    lo = Imm(16, "lower bound")
+    hi = Imm(16, "upper bound")
+    rows = RowsField("src")
+
+    @staticmethod
+    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
+        m.clip(o.dst, o.src, o.lo, o.hi, r0, r1)
+
+    @staticmethod
+    def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
+        n = _elements(o.src, r0, r1)
+        return _cost(machine, n, relu_ops=n, buffer_bits_read=8 * n, buffer_bits_written=8 * n)
+
+    @staticmethod
+    def legal(machine: Machine, o: Any) -> Iterator[str]:
+        yield from _shapes(o.dst, o.src)
+        if o.dst.dtype != o.src.dtype:
+            yield f"{o.dst.name} is {o.dst.dtype} and {o.src.name} is {o.src.dtype}: the types must agree"
+        low, high = o.dst.limits
+        if not low <= o.lo <= o.hi <= high:
+            yield f"bounds {o.lo}..{o.hi} are not within {o.dst.dtype}"
+
+
+class AddQuantised(_Periphery):
+    """Residual addition of two scales: dst = clamp(rne((a - za) ma + (b - zb) mb, shift) + zy, lo, hi)."""
+
+    opcode = 0x44
+    mnemonic = "addq"
+    dst = ViewField("8-bit result", "buf", "u8 i8", "w")
+    a = ViewField("first operand", "buf", "u8 i8", "r")
+    b = ViewField("second operand", "buf", "u8 i8", "r")
+    table = TableField("constants", "addq")
+    rows = RowsField("dst")
+
+    @staticmethod
+    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
+        m.add_quantised(o.dst, o.a, o.b, o.table, r0, r1)
+
+    @staticmethod
+    def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
+        n = _elements(o.dst, r0, r1)
+        return _cost(machine, n, requantise_ops=2 * n, add_ops=n, relu_ops=n, buffer_bits_read=16 * n, buffer_bits_written=8 * n)
+
+    @staticmethod
+    def legal(machine: Machine, o: Any) -> Iterator[str]:
+        yield from _shapes(o.dst, o.a, o.b)
+
+
+class AddAligned(_Periphery):
+    """Sum of two int8 tensors with exponents ra and rb: E = max(ra, rb), dst = rne(a << 8, E - ra) + rne(b << 8, E - rb); the exponent of
+    dst is E - 8."""
+
+    opcode = 0x45
+    mnemonic = "adda"
+    dst = ViewField("32-bit result", "buf", "i32", "w")
+    a = ViewField("first operand", "buf", "i8", "r")
+    b = ViewField("second operand", "buf", "i8", "r")
+    ra = Reg("exponent of a")
+    rb = Reg("exponent of b")
+    rows = RowsField("dst")
+
+    @staticmethod
+    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
+        m.add_aligned(o.dst, o.a, o.b, m.regs[o.ra], m.regs[o.rb], r0, r1)
+
+    @staticmethod
+    def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
+        n = _elements(o.dst, r0, r1)
+        return _cost(machine, n, shift_ops=2 * n, add_ops=n, buffer_bits_read=16 * n, buffer_bits_written=32 * n)
+
+    @staticmethod
+    def legal(machine: Machine, o: Any) -> Iterator[str]:
+        yield from _shapes(o.dst, o.a, o.b)
+
+
+class PoolSum(_Periphery):
+    """Window sums: acc += sum of x over the window (outside: pad value). With a 1 x 1 window it loads x into accumulators."""
+
+    opcode = 0x46
+    mnemonic = "pavg"
+    acc = ViewField("sums", "acc", "i32", "a")
+    x = ViewField("input", "buf", "u8 i8", "r")
+    geom = GeomField()
+    rows = RowsField("acc", "output rows")
+
+    @staticmethod
+    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
+        m.pool_sum(o.acc, o.x, o.geom, r0, r1)
+
+    @staticmethod
+    def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
+        n = _elements(o.acc, r0, r1)
+        taps = n * o.geom.taps
+        return _cost(machine, taps, pool_ops=taps, accumulator_reads=n, accumulator_writes=n, buffer_bits_read=8 * taps)
+
+    @staticmethod
+    def legal(machine: Machine, o: Any) -> Iterator[str]:
+        if o.acc.channels != o.x.channels:
+            yield f"{o.acc.name} and {o.x.name} must have as many channels"
+
+
+class PoolSumTransposed(_Periphery):
+    """Backward of ``pavg``: each error is added to all positions of its window; positions outside are dropped."""
+
+    opcode = 0x47
+    mnemonic = "pavgt"
+    acc = ViewField("error sums of the input", "acc", "i32", "a")
+    e = ViewField("errors", "buf", "i8", "r")
+    geom = GeomField()
+    rows = RowsField("e", "error rows")
+
+    @staticmethod
+    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
+        m.pool_sum_transposed(o.acc, o.e, o.geom, r0, r1)
+
+    @staticmethod
+    def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
+        n = _elements(o.e, r0, r1)
+        taps = n * o.geom.taps
+        return _cost(machine, taps, pool_ops=taps, accumulator_reads=taps, accumulator_writes=taps, buffer_bits_read=8 * n)
+
+    @staticmethod
+    def legal(machine: Machine, o: Any) -> Iterator[str]:
+        if o.acc.channels != o.e.channels:
+            yield f"{o.acc.name} and {o.e.name} must have as many channels"
+
+
+class PoolMax(_Periphery):
+    """Window maxima; positions outside the input never win."""
+
+    opcode = 0x48
+    mnemonic = "pmax"
+    dst = ViewField("result", "buf", "u8 i8", "w")
+    x = ViewField("input", "buf", "u8 i8", "r")
+    geom = GeomField()
+    rows = RowsField("dst", "output rows")
+
+    @staticmethod
+    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
+        m.pool_max(o.dst, o.x, o.geom, r0, r1)
+
+    @staticmethod
+    def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
+        n = _elements(o.dst, r0, r1)
+        taps = n * o.geom.taps
+        return _cost(machine, taps, pool_ops=taps, buffer_bits_read=8 * taps, buffer_bits_written=8 * n)
+
+    @staticmethod
+    def legal(machine: Machine, o: Any) -> Iterator[str]:
+        if o.dst.channels != o.x.channels or o.dst.dtype != o.x.dtype:
+            yield f"{o.dst.name} and {o.x.name} must agree in channels and type"
+
+
+class PoolMaxTransposed(_Periphery):
+    """Backward of ``pmax``: the first maximum of each window (row by row) receives the error."""
+
+    opcode = 0x49
+    mnemonic = "pmaxt"
+    acc = ViewField("error sums of the input", "acc", "i32", "a")
+    e = ViewField("errors", "buf", "i8", "r")
+    x = ViewField("input of the forward pool", "buf", "u8 i8", "r")
+    geom = GeomField()
+    rows = RowsField("e", "error rows")
+
+    @staticmethod
+    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
+        m.pool_max_transposed(o.acc, o.e, o.x, o.geom, r0, r1)
+
+    @staticmethod
+    def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
+        n = _elements(o.e, r0, r1)
+        taps = n * o.geom.taps
+        return _cost(machine, taps, pool_ops=taps, accumulator_reads=n, accumulator_writes=n, buffer_bits_read=8 * (n + taps))
+
+    @staticmethod
+    def legal(machine: Machine, o: Any) -> Iterator[str]:
+        if o.acc.shape != o.x.shape or o.acc.channels != o.e.channels:
+            yield f"{o.acc.name} must have the shape of {o.x.name}, and {o.e.name} as many channels"
+
+
+class Upsample(_Periphery):
+    """Resample to the accumulators' size: ``linear2`` doubles both axes with weights {9, 3, 3, 1} (sums are 16 x the value), ``nearest`` reads
+    input row floor(y H_in / H_out), column likewise."""
+
+    opcode = 0x4A
+    mnemonic = "ups"
+    acc = ViewField("result sums", "acc", "i32", "a")
+    x = ViewField("input", "buf", "u8 i8", "r")
+    geom = GeomField("resampling mode", "linear2 nearest")
+    rows = RowsField("acc", "output rows")
+
+    @staticmethod
+    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
+        m.upsample(o.acc, o.x, o.geom, r0, r1)
+
+    @staticmethod
+    def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
+        n = _elements(o.acc, r0, r1)
+        taps = n * (4 if o.geom.mode == "linear2" else 1)
+        return _cost(machine, taps, pool_ops=taps, accumulator_reads=n, accumulator_writes=n, buffer_bits_read=8 * taps)
+
+    @staticmethod
+    def legal(machine: Machine, o: Any) -> Iterator[str]:
+        yield from _resample(o.acc, o.x, o.geom)
+
+
+def _resample(large: Any, small: Any, geom: Any) -> Iterator[str]:
+    if large.channels != small.channels:
+        yield f"{large.name} and {small.name} must have as many channels"
+    if geom.mode == "linear2" and (large.height, large.width) != (2 * small.height, 2 * small.width):
+        yield f"{large.name} must be twice as high and wide as {small.name} for linear2"
+
+
+class UpsampleTransposed(_Periphery):
+    """Backward of ``ups``: errors are added to the positions they were read from, with the same weights (16ths for ``linear2``)."""
+
+    opcode = 0x4B
+    mnemonic = "upst"
+    acc = ViewField("error sums of the input", "acc", "i32", "a")
+    e = ViewField("errors", "buf", "i8", "r")
+    geom = GeomField("resampling mode", "linear2 nearest")
+    rows = RowsField("e", "error rows")
+
+    @staticmethod
+    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
+        m.upsample_transposed(o.acc, o.e, o.geom, r0, r1)
+
+    @staticmethod
+    def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
+        n = _elements(o.e, r0, r1)
+        taps = n * (4 if o.geom.mode == "linear2" else 1)
+        return _cost(machine, taps, pool_ops=taps, accumulator_reads=taps, accumulator_writes=taps, buffer_bits_read=8 * n)
+
+    @staticmethod
+    def legal(machine: Machine, o: Any) -> Iterator[str]:
+        yield from _resample(o.e, o.acc, o.geom)
+
+
+class MakeMask(_Periphery):
+    """One bit an element: 1 where the forward output was not clipped, that is (use_lo = 0 or q > lo) and (use_hi = 0 or q < hi)."""
+
+    opcode = 0x4C
+    mnemonic = "mask"
+    dst = ViewField("packed bits", "buf", "bit", "w")
+    src = ViewField("forward output", "buf", "u8 i8", "r")
+    table = TableField("bounds", "mask")
+    rows = RowsField("src")
+
+    @staticmethod
+    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
+        m.make_mask(o.dst, o.src, o.table, r0, r1)
+
+    @staticmethod
+    def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
+        n = _elements(o.src, r0, r1)
+        return _cost(machine, n, mask_ops=n, buffer_bits_read=8 * n, buffer_bits_written=n)
+
+    @staticmethod
+    def legal(machine: Machine, o: Any) -> Iterator[str]:
+        yield from _shapes(o.dst, o.src)
+
+
+class ApplyMask(_Periphery):
+    """dst = src where the mask bit is 1, else 0 (int8 is widened)."""
+
+    opcode = 0x4D
+    mnemonic = "emask"
+    dst = ViewField("32-bit result", "buf", "i32", "w")
+    src = ViewField("errors", "buf", "i32 i8", "r")
+    bits_ = ViewField("packed bits", "buf", "bit", "r")
+    rows = RowsField("src")
+
+    @staticmethod
+    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
+        m.apply_mask(o.dst, o.src, o.bits_, r0, r1)
+
+    @staticmethod
+    def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
+        n = _elements(o.src, r0, r1)
+        return _cost(machine, n, mask_ops=n, buffer_bits_read=n + _bits(o.src, r0, r1), buffer_bits_written=32 * n)
+
+    @staticmethod
+    def legal(machine: Machine, o: Any) -> Iterator[str]:
+        yield from _shapes(o.dst, o.src, o.bits_)
+
+
+class ScaleError(_Periphery):
+    """dst = rne(src k[c], 15): the channel scales of a frozen layer on an error (int8 is widened). Traps when the result leaves 32 bits."""
+
+    opcode = 0x4E
+    mnemonic = "escale"
+    dst = ViewField("32-bit result", "buf", "i32", "w")
+    src = ViewField("errors", "buf", "i32 i8", "r")
+    table = TableField("Q15 constants", "scale")
+    rows = RowsField("src")
+
+    @staticmethod
+    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
+        m.scale_error(o.dst, o.src, o.table, r0, r1)
+
+    @staticmethod
+    def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
+        n = _elements(o.src, r0, r1)
+        return _cost(machine, n, scale_ops=n, buffer_bits_read=_bits(o.src, r0, r1), buffer_bits_written=32 * n)
+
+    @staticmethod
+    def legal(machine: Machine, o: Any) -> Iterator[str]:
+        yield from _shapes(o.dst, o.src)
+
+
+class Range(_Periphery):
+    """rd = max(rd, bits(|src|)) over all elements: the range that decides a dynamic shift."""
+
+    opcode = 0x4F
+    mnemonic = "range"
+    rd = Reg("running number of bits", write=True)
+    src = ViewField("operand", "buf", "i32", "r")
+    rows = RowsField("src")
+
+    @staticmethod
+    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
+        m.regs[o.rd] = max(m.regs[o.rd], m.range_bits(o.src, r0, r1))
+
+    @staticmethod
+    def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
+        n = _elements(o.src, r0, r1)
+        return _cost(machine, n, range_ops=n, buffer_bits_read=32 * n)
+
+
+class ShiftTo8(_Periphery):
+    """Dynamic shift to 8 bits: dst = clamp(rne(src, rs), -127, 127); a register shift of zero or less shifts nothing."""
+
+    opcode = 0x50
+    mnemonic = "shr8"
+    dst = ViewField("mantissas", "buf", "i8", "w")
+    src = ViewField("operand", "buf", "i32", "r")
+    rs = Reg("shift")
+    rows = RowsField("src")
+
+    @staticmethod
+    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
+        m.shift_to_8(o.dst, o.src, m.regs[o.rs], r0, r1)
+
+    @staticmethod
+    def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
+        n = _elements(o.src, r0, r1)
+        return _cost(machine, n, shift_ops=n, buffer_bits_read=32 * n, buffer_bits_written=8 * n)
+
+    @staticmethod
+    def legal(machine: Machine, o: Any) -> Iterator[str]:
+        yield from _shapes(o.dst, o.src)
+
+
+class PseudoStochasticRound(_Periphery):
+    """dst = pseudo-stochastic rounding of src / 2^rs to int8 (NITI; docs/numerics.md): the discarded low bits decide, no random generator."""
+
+    opcode = 0x51
+    mnemonic = "psr"
+    dst = ViewField("what to subtract from the weights", "buf", "i8", "w")
+    src = ViewField("gradient", "buf", "i32", "r")
+    rs = Reg("shift")
+    rows = RowsField("src")
+
+    @staticmethod
+    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
+        m.pseudo_stochastic_round(o.dst, o.src, m.regs[o.rs], r0, r1)
+
+    @staticmethod
+    def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
+        n = _elements(o.src, r0, r1)
+        return _cost(machine, n, round_ops=n, buffer_bits_read=32 * n, buffer_bits_written=8 * n)
+
+    @staticmethod
+    def legal(machine: Machine, o: Any) -> Iterator[str]:
+        yield from _shapes(o.dst, o.src)
+
+
+class ArgMax(_Periphery):
+    """rd = index of the largest element of a (1, 1, C) view, the lowest among equals."""
+
+    opcode = 0x52
+    mnemonic = "argmax"
+    rd = Reg("index", write=True)
+    src = ViewField("logits", "buf", "u8 i8", "r")
+
+    @staticmethod
+    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
+        m.regs[o.rd] = m.argmax(o.src)
+
+    @staticmethod
+    def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
+        return _cost(machine, o.src.channels, pool_ops=o.src.channels, buffer_bits_read=8 * o.src.channels)
+
+    @staticmethod
+    def legal(machine: Machine, o: Any) -> Iterator[str]:
+        if o.src.shape[:2] != (1, 1):
+            yield f"{o.src.name} is {o.src.shape}; logits are (1, 1, C)"
+
+
+class CrossEntropy(_Periphery):
+    """Integer cross-entropy, base 2 (docs/numerics.md): dst = softmax - target in Q15, summing to zero; rloss = the loss in Q12 bits. Traps
+    when the label is not a channel."""
+
+    opcode = 0x53
+    mnemonic = "xent"
+    dst = ViewField("errors of the logits", "buf", "i32", "w")
+    src = ViewField("logits", "buf", "u8 i8", "r")
+    table = TableField("constants", "loss")
+    label = Reg("class of the sample")
+    rloss = Reg("loss", write=True)
+
+    @staticmethod
+    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
+        m.regs[o.rloss] = m.cross_entropy(o.dst, o.src, o.table, m.regs[o.label])
+
+    @staticmethod
+    def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
+        n = o.src.channels
+        return _cost(machine, 4 * n, loss_ops=n, buffer_bits_read=8 * n, buffer_bits_written=32 * n)
+
+    @staticmethod
+    def legal(machine: Machine, o: Any) -> Iterator[str]:
+        yield from _shapes(o.dst, o.src)
+        if o.src.shape[:2] != (1, 1):
+            yield f"{o.src.name} is {o.src.shape}; logits are (1, 1, C)"

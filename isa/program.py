@@ -1,0 +1,96 @@
+"""The program: instructions, descriptor memory, entry points, tensors, and where every instruction came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sasimc.isa.machine import Machine
+from sasimc.isa.objects import Geometry, Matrix, Table, View
+from sasimc.isa.spec import GeomField, Instruction, MatField, RowsField, TableField, ViewField
+
+__all__ = ["Instr", "Origin", "Program"]
+
+Tensor = npt.NDArray[np.int8] | npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The ONNX node an instruction works for and the pass that made it; either may be empty (hand-written code)."""
+
+    node: str = ""
+    made_by: str = ""
+
+
+@dataclass(frozen=True)
+class Instr:
+    """One instruction: its declaration, operand values in field order (names for views, matrices, geometries, tables), its origin
+    and its line in the source text (0 when it has none)."""
+
+    spec: type[Instruction]
+    operands: tuple[Any, ...]
+    origin: Origin = Origin()
+    line: int = 0
+
+
+@dataclass(frozen=True)
+class Program:
+    """A complete program.
+
+    ``views``, ``geometries``, ``matrices``, ``tables``: descriptor memory by name, in declaration order (the order is their index in the
+    encoding). ``entries`` maps a name to the index of its first instruction. ``params`` names registers the host sets before an entry runs
+    (``batch``, ``mu_head``, ``mu_rep``); ``meta`` holds strings (input scale, labels, preprocessing, ...). ``tensors`` are the arrays of the
+    weights file; ``digest`` is its SHA-256.
+    """
+
+    machine: Machine
+    code: tuple[Instr, ...]
+    views: Mapping[str, View] = field(default_factory=dict)
+    geometries: Mapping[str, Geometry] = field(default_factory=dict)
+    matrices: Mapping[str, Matrix] = field(default_factory=dict)
+    tables: Mapping[str, Table] = field(default_factory=dict)
+    entries: Mapping[str, int] = field(default_factory=dict)
+    params: Mapping[str, int] = field(default_factory=dict)
+    meta: Mapping[str, str] = field(default_factory=dict)
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    weights_file: str = ""
+    digest: str = ""
+    source: str = "<program>"
+
+    def resolve(self, instr: Instr) -> SimpleNamespace:
+        """Operands by field name, with names replaced by their descriptors.
+
+        Raises:
+            KeyError: an operand names something that is not declared (the assembler refuses that).
+        """
+        pools: tuple[tuple[type, Mapping[str, Any]], ...] = (
+            (ViewField, self.views), (MatField, self.matrices), (GeomField, self.geometries), (TableField, self.tables),
+        )  # fmt: skip
+        out = SimpleNamespace()
+        for f, value in zip(instr.spec.fields, instr.operands, strict=True):
+            for kind, pool in pools:
+                if isinstance(f, kind):
+                    value = pool[value]
+            setattr(out, f.name, value)
+        return out
+
+    def table_array(self, table: Table, role: str) -> npt.NDArray[np.int64]:
+        """A table's array as int64, from the weights file or inline."""
+        value = table.arrays[role]
+        return np.asarray(self.tensors[value] if isinstance(value, str) else value, dtype=np.int64).reshape(-1)
+
+    def matrix_values(self, matrix: Matrix) -> npt.NDArray[np.int8]:
+        """Initial int8 values [K, N] of a matrix; zeros for scratch."""
+        if not matrix.tensor:
+            return np.zeros((matrix.k, matrix.n), np.int8)
+        return np.asarray(self.tensors[matrix.tensor], dtype=np.int8).reshape(matrix.k, matrix.n)
+
+    def height(self, o: SimpleNamespace, spec: type[Instruction]) -> int:
+        """Height that clips the row range of a resolved instruction."""
+        rows = spec.rows_field()
+        return getattr(o, rows.of).height if isinstance(rows, RowsField) else 0
