@@ -1,12 +1,12 @@
 """Images drawn by formula: the pre-training shapes and the stand-in flowers.
 
-``draw(kind, class_id, seed, size)`` is a pure function: the same arguments give the same bytes on every platform. For that it uses an
-integer generator of its own (SplitMix64) and only the correctly rounded floating-point operations (+ - * / sqrt, floor, min, max), one
-NumPy call each, never a library sine or exponential, whose last bit differs between machines; a petal's angle enters as a complex power of
-the unit vector towards the pixel.
+``draw(kind, class_id, seed, size)`` is a pure function: the same arguments give the same bytes on every platform. For that it
+uses an integer generator of its own (SplitMix64) and only the correctly rounded floating-point operations (+ - * / sqrt, floor,
+min, max), one NumPy call each, never a library sine or exponential, whose last bit differs between machines; a petal's angle
+enters as a complex power of the unit vector towards the pixel.
 
-The two kinds share no class: ``pretrain`` shows simple shapes and textures, ``flowers`` whole flowers. Colour, background, size, place,
-turn, tilt and light are random in both, so colour alone tells nothing about the class.
+The two kinds share no class: ``pretrain`` shows simple shapes and textures, ``flowers`` whole flowers. Colour, background, size,
+place, turn, tilt and light are random in both, so colour alone tells nothing about the class.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from sasimc.isa.errors import SasError, near
 
-__all__ = ["KINDS", "class_names", "draw"]
+__all__ = ["KINDS", "Stream", "class_names", "draw"]
 
 F32 = npt.NDArray[np.float32]
 Colour = tuple[float, float, float]
@@ -28,7 +28,7 @@ _MASK = (1 << 64) - 1
 MAX_SIZE = 1024
 
 
-class _Stream:
+class Stream:
     """SplitMix64 (Steele, Lea, Flood 2014): 64-bit integers from a key; floats take the upper 53 bits, so they are exact."""
 
     def __init__(self, *key: int) -> None:
@@ -66,7 +66,7 @@ class _Stream:
         return channel(5), channel(3), channel(1)
 
     def contrasting(self, other: Colour, distance: float = 0.55) -> Colour:
-        """A colour at least ``distance`` (sum of absolute channel differences) from ``other``; the complement after some tries."""
+        """A colour ``distance`` (sum of channel differences) or more from ``other``; after some tries the complement."""
         for _ in range(8):
             c = self.colour()
             if sum(abs(a - b) for a, b in zip(c, other, strict=True)) >= distance:
@@ -89,7 +89,7 @@ def _edge(signed: F32, soft: float) -> F32:
 class _Canvas:
     """RGB planes on the square -1..1, painted back to front."""
 
-    def __init__(self, size: int, rng: _Stream) -> None:
+    def __init__(self, size: int, rng: Stream) -> None:
         axis = ((2 * np.arange(size) + 1 - size) / size).astype(np.float32)
         self.size = size
         self.rng = rng
@@ -143,70 +143,70 @@ def _noise(size: int, key: int) -> F32:
     return ((h >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-23) - 1).reshape(size, size)
 
 
-# --- pre-training shapes -----------------------------------------------------------------------------------------------------------------
+# --- pre-training shapes -------------------------------------------------------------------------------------------
 
-_Shape = Callable[[_Stream, F32, F32, float], F32]
-"""(generator, u, v, half size) -> signed distance-like field, positive inside; u and v are the turned coordinates about the centre."""
+_Shape = Callable[[Stream, F32, F32, float], F32]
+"""(generator, u, v, half size) -> signed distance-like field, positive inside; u, v: turned coordinates about the centre."""
 
 
-def _disc(_rng: _Stream, u: F32, v: F32, r: float) -> F32:
+def _disc(_rng: Stream, u: F32, v: F32, r: float) -> F32:
     return r - np.sqrt(u * u + v * v)
 
 
-def _ring(rng: _Stream, u: F32, v: F32, r: float) -> F32:
+def _ring(rng: Stream, u: F32, v: F32, r: float) -> F32:
     width = rng.uniform(0.12, 0.25) * r
     return width - np.abs(np.sqrt(u * u + v * v) - (r - width))
 
 
-def _rectangle(rng: _Stream, u: F32, v: F32, r: float) -> F32:
+def _rectangle(rng: Stream, u: F32, v: F32, r: float) -> F32:
     return np.minimum(r * rng.uniform(0.6, 1.0) - np.abs(u), r * rng.uniform(0.6, 1.0) - np.abs(v))
 
 
-def _triangle(rng: _Stream, u: F32, v: F32, r: float) -> F32:
+def _triangle(rng: Stream, u: F32, v: F32, r: float) -> F32:
     slope = rng.uniform(0.8, 1.2)
     return np.minimum(v + 0.6 * r, 0.55 * (r - v - 2 * slope * np.abs(u)))
 
 
-def _cross(rng: _Stream, u: F32, v: F32, r: float) -> F32:
+def _cross(rng: Stream, u: F32, v: F32, r: float) -> F32:
     arm = rng.uniform(0.2, 0.35) * r
     au, av = np.abs(u), np.abs(v)
     return np.maximum(np.minimum(r - au, arm - av), np.minimum(arm - au, r - av))
 
 
-def _bars(rng: _Stream, u: F32, v: F32, r: float) -> F32:
+def _bars(rng: Stream, u: F32, v: F32, r: float) -> F32:
     gap, width = rng.uniform(0.35, 0.6) * r, rng.uniform(0.12, 0.22) * r
     return np.minimum(width - np.abs(np.abs(u) - gap), r - np.abs(v))
 
 
-def _crescent(rng: _Stream, u: F32, v: F32, r: float) -> F32:
+def _crescent(rng: Stream, u: F32, v: F32, r: float) -> F32:
     shift = rng.uniform(0.4, 0.7) * r
     du = u - shift
     return np.minimum(r - np.sqrt(u * u + v * v), np.sqrt(du * du + v * v) - 0.85 * r)
 
 
-def _grating(rng: _Stream, u: F32, _v: F32, _r: float) -> F32:
+def _grating(rng: Stream, u: F32, _v: F32, _r: float) -> F32:
     f = rng.uniform(1.5, 5.0)
     return (0.25 / f) * _wave(f * u + rng.uniform())
 
 
-def _target(rng: _Stream, u: F32, v: F32, _r: float) -> F32:
+def _target(rng: Stream, u: F32, v: F32, _r: float) -> F32:
     f = rng.uniform(1.5, 4.5)
     return (0.25 / f) * _wave(f * np.sqrt(u * u + v * v) + rng.uniform())
 
 
-def _checker(rng: _Stream, u: F32, v: F32, _r: float) -> F32:
+def _checker(rng: Stream, u: F32, v: F32, _r: float) -> F32:
     f = rng.uniform(1.2, 3.5)
     return (0.5 / f) * _wave(f * u + rng.uniform()) * _wave(f * v + rng.uniform())
 
 
-def _lattice(rng: _Stream, u: F32, v: F32, _r: float) -> F32:
+def _lattice(rng: Stream, u: F32, v: F32, _r: float) -> F32:
     f = rng.uniform(1.5, 3.0)
     a, b = f * u + rng.uniform(), f * v + rng.uniform()
     a, b = a - np.floor(a) - 0.5, b - np.floor(b) - 0.5
     return (rng.uniform(0.22, 0.34) - np.sqrt(a * a + b * b)) * (1 / f)
 
 
-def _blobs(rng: _Stream, u: F32, v: F32, r: float) -> F32:
+def _blobs(rng: Stream, u: F32, v: F32, r: float) -> F32:
     field = np.full_like(u, -1.0)
     for _ in range(5 + rng.below(4)):
         du, dv = u - rng.uniform(-0.9, 0.9), v - rng.uniform(-0.9, 0.9)
@@ -231,7 +231,7 @@ _PRETRAIN: dict[str, _Shape] = {
 }
 
 
-def _draw_pretrain(canvas: _Canvas, rng: _Stream, shape: _Shape) -> None:
+def _draw_pretrain(canvas: _Canvas, rng: Stream, shape: _Shape) -> None:
     ground = canvas.background()
     ink = rng.contrasting(ground)
     u, v = canvas.local(rng.uniform(-0.3, 0.3), rng.uniform(-0.3, 0.3), rng.direction())
@@ -240,12 +240,12 @@ def _draw_pretrain(canvas: _Canvas, rng: _Stream, shape: _Shape) -> None:
     canvas.paint(_edge(field, canvas.soft), ink, shade)
 
 
-# --- flowers -----------------------------------------------------------------------------------------------------------------------------
+# --- flowers -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Flower:
-    """What defines a class. ``petals`` a layer; ``outline`` of a petal; ``layers`` of petals; ``marking``; ``centre`` radius / flower's."""
+    """What defines a class: petals a layer, a petal's outline, layers, marking, radius of the centre over the flower's."""
 
     petals: int
     outline: str
@@ -298,7 +298,7 @@ def _outline(kind: str, v: F32, w: F32) -> F32:
     return 0.2 + 0.8 * np.minimum(2.4 * v8, 1)
 
 
-def _draw_flower(canvas: _Canvas, rng: _Stream, flower: _Flower) -> None:
+def _draw_flower(canvas: _Canvas, rng: Stream, flower: _Flower) -> None:
     ground = canvas.background()
     radius = rng.uniform(0.5, 0.9)
     cx, cy = rng.uniform(-0.25, 0.25), rng.uniform(-0.25, 0.25)
@@ -353,15 +353,15 @@ def class_names(kind: str) -> tuple[str, ...]:
 def draw(kind: str, class_id: int, seed: int, size: int) -> npt.NDArray[np.uint8]:
     """One image, uint8 [size, size, 3] RGB, a pure function of its arguments.
 
-    ``seed`` numbers the images of a class; the same seed at another size shows the same scene. Raises SasError for an unknown kind or
-    class, and for a size outside 8..1024.
+    ``seed`` numbers the images of a class; the same seed at another size shows the same scene. Raises SasError for an unknown
+    kind or class, and for a size outside 8..1024.
     """
     names = class_names(kind)
     if not 0 <= class_id < len(names):
         raise SasError(f"class {class_id} of the drawn {kind} images does not exist", hint=f"classes are 0..{len(names) - 1}")
     if not 8 <= size <= MAX_SIZE:
         raise SasError(f"cannot draw images of {size} x {size} pixels", hint=f"the size is 8..{MAX_SIZE}")
-    rng = _Stream(KINDS.index(kind) + 1, class_id, seed)
+    rng = Stream(KINDS.index(kind) + 1, class_id, seed)
     canvas = _Canvas(size, rng)
     if kind == "pretrain":
         _draw_pretrain(canvas, rng, _PRETRAIN[names[class_id]])
