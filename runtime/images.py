@@ -1,8 +1,8 @@
 """From an image file to the integers the network reads.
 
 Decoding is Pillow's; the geometry is the usual ImageNet one. Evaluation: resize the short side to ``resize``, cut the middle
-``size`` x ``size``. Training: a random rectangle (22 % to 100 % of the area, ratio 3/4 to 4/3) resized to ``size`` x ``size``, mirrored half
-of the time; the draw depends on (seed, epoch, index) alone, so a run repeats exactly whatever the threads do.
+``size`` x ``size``. Training: a random rectangle (22 % to 100 % of the area, ratio 3/4 to 4/3) resized to ``size`` x ``size``,
+mirrored half of the time; the draw depends on (seed, epoch, index) alone, so a run repeats exactly whatever the threads do.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def _triple(value: Any, key: str) -> tuple[float, float, float]:
 class Preprocess:
     """How images become network input: x_real = (x / 255 - mean) / std a channel (RGB), geometry as in the module's text.
 
-    ``mean`` and ``std`` in units of 0..1; ``size`` and ``resize`` in pixels, ``resize >= size``; ``interpolation`` is one of nearest,
-    bilinear, bicubic, lanczos, box. The defaults are those of the TensorFlow MobileNet-V2 weights: x / 127.5 - 1.
+    ``mean`` and ``std`` in units of 0..1; ``size`` and ``resize`` in pixels, ``resize >= size``; ``interpolation`` is one of
+    nearest, bilinear, bicubic, lanczos, box. The defaults are those of the TensorFlow MobileNet-V2 weights: x / 127.5 - 1.
     Raises SasError for values outside these.
     """
 
@@ -87,8 +87,7 @@ class Preprocess:
 
     @staticmethod
     def from_json(source: str | Mapping[str, Any]) -> Preprocess:
-        """From JSON text or an already parsed object. Missing keys take the defaults (``resize`` at 8/7 of ``size``); unknown keys are
-        refused."""
+        """From JSON text or a parsed object. Missing keys take the defaults (``resize`` 8/7 of ``size``), unknown ones are refused."""
         if isinstance(source, str):
             try:
                 source = json.loads(source)
@@ -121,7 +120,7 @@ class Preprocess:
 
 
 def decode(data: bytes, name: str) -> U8:
-    """Image bytes to uint8 [H, W, 3] RGB, turned upright as its EXIF orientation says. The first frame of several; alpha is dropped.
+    """Image bytes to uint8 [H, W, 3] RGB, turned upright as its EXIF orientation says; the first frame, alpha dropped.
 
     ``name`` stands in the messages. Raises SasError for anything that is not a whole image of at most ``MAX_PIXELS`` pixels.
     """
@@ -168,7 +167,7 @@ def _resized(image: U8, width: int, height: int, interpolation: str, box: tuple[
 
 
 def eval_crop(image: U8, preprocess: Preprocess) -> U8:
-    """[H, W, 3] to [size, size, 3]: short side to ``resize``, middle cut out (the long side truncates, the offset rounds: torchvision)."""
+    """[H, W, 3] to [size, size, 3]: short side to ``resize``, middle cut out (long side truncated, offset rounded)."""
     height, width = image.shape[:2]
     short, size = min(height, width), preprocess.size
     if short == 0:
@@ -184,8 +183,8 @@ def eval_crop(image: U8, preprocess: Preprocess) -> U8:
 
 
 def train_crop(image: U8, preprocess: Preprocess, seed: int, epoch: int, index: int) -> U8:
-    """[H, W, 3] to [size, size, 3]: random area 0.22..1 and log-uniform ratio 3/4..4/3, ten tries, else the middle; mirrored half of
-    the time. A pure function of its arguments."""
+    """[H, W, 3] to [size, size, 3]: random area 0.22..1 and log-uniform ratio 3/4..4/3, ten tries, else the middle; mirrored
+    half of the time. A pure function of its arguments."""
     height, width = image.shape[:2]
     rng = Stream(0xA9, seed, epoch, index)
     low, high = math.log(3 / 4), math.log(4 / 3)
@@ -210,8 +209,8 @@ def train_crop(image: U8, preprocess: Preprocess, seed: int, epoch: int, index: 
 def quantise_table(
     preprocess: Preprocess, scale: float, zero: int, dtype: Literal["int8", "uint8"]
 ) -> npt.NDArray[np.int8] | npt.NDArray[np.uint8]:
-    """The 256 quantised values a channel, [3, 256]: q = clamp(rne(((x / 255 - mean) / std) / s) + z), each step in float32 as an ONNX
-    QuantizeLinear on normalised input computes it."""
+    """The 256 quantised values a channel, [3, 256]: q = clamp(rne(((x / 255 - mean) / std) / s) + z), each step in float32
+    as an ONNX QuantizeLinear on normalised input computes it."""
     if dtype not in ("int8", "uint8"):
         raise SasError(f"images cannot be quantised to {dtype!r}", hint="int8 or uint8")
     info = np.iinfo(dtype)

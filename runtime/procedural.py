@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,7 @@ from sasimc.isa.errors import SasError, near
 
 __all__ = ["KINDS", "Stream", "class_names", "draw"]
 
-F32 = npt.NDArray[np.float32]
+F32 = npt.NDArray[np.floating[Any]]  # float32 throughout; NumPy's stubs widen a product with a Python float
 Colour = tuple[float, float, float]
 
 _MASK = (1 << 64) - 1
