@@ -1,0 +1,227 @@
+"""Small LLVM building blocks for the kernels: population counts, bit masks and vector micro-kernels as numba intrinsics.
+
+Everything is generic LLVM vector code of 16 lanes of 32 bits, which the code generator splits or joins to what the
+processor has (AVX-512 with VPOPCNTDQ, AVX2, SSE2, NEON); only `dot_block` asks for one x86 instruction by name
+(vpmaddwd), and has a generic form for processors without it. None of these functions checks a bound.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import llvmlite.binding as llvm
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+__all__ = ["LANES", "bit_block_signed", "bit_block_unsigned", "dot_block_1x2", "dot_block_8x2", "load_u64", "plane_words", "popcount"]
+
+LANES = 16
+"""Lanes of one vector block: weight columns that are processed together."""
+
+_I16, _I32, _I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
+_V32 = ir.VectorType(_I32, LANES)
+_V16 = ir.VectorType(_I16, 2 * LANES)
+
+
+def _has_avx512bw() -> bool:
+    """True if the code is generated for a processor with 512-bit vpmaddwd (numba compiles for the host)."""
+    from numba.core import config
+
+    if config.CPU_NAME and config.CPU_NAME != "host":
+        return False
+    return bool(llvm.get_host_cpu_features().get("avx512bw", False))
+
+
+def _data(context: Any, builder: Any, typ: Any, value: Any, element: ir.Type, offset: Any) -> Any:
+    """Pointer to `element` at element number `offset` of the array `value` (offset counts the array's own elements)."""
+    data = context.make_array(typ)(context, builder, value=value).data
+    pointer = builder.gep(data, [offset])
+    return builder.bitcast(pointer, element.as_pointer())
+
+
+def _load(builder: Any, pointer: Any) -> Any:
+    """A load that assumes no alignment beyond one byte."""
+    value = builder.load(pointer)
+    value.align = 1
+    return value
+
+
+def _splat(builder: Any, scalar: Any, vector: ir.VectorType) -> Any:
+    one = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, ir.Constant(_I32, 0))
+    mask = ir.Constant(ir.VectorType(_I32, vector.count), [0] * vector.count)
+    return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), mask)
+
+
+def _vector_constant(value: int, vector: ir.VectorType) -> ir.Constant:
+    return ir.Constant(vector, [value] * vector.count)
+
+
+@intrinsic
+def popcount(typingctx: Any, value: Any) -> Any:
+    """popcount(integer) -> number of one bits, in the type of the argument."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.ctpop(args[0])
+
+    return (value(value), codegen) if isinstance(value, types.Integer) else None
+
+
+@intrinsic
+def load_u64(typingctx: Any, array: Any, offset: Any) -> Any:
+    """load_u64(flat uint8 array, byte offset) -> the 8 bytes there as uint64, first byte lowest on little-endian machines."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _load(builder, _data(context, builder, signature.args[0], args[0], _I64, args[1]))
+
+    return types.uint64(array, types.intp), codegen
+
+
+@intrinsic
+def plane_words(typingctx: Any, source: Any, src_offset: Any, target: Any, dst_offset: Any) -> Any:
+    """Bit planes of 32 bytes: target[dst_offset + i] = word of bit i of source[src_offset .. +32], i = 0..7 (uint32)."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        byte = ir.VectorType(ir.IntType(8), 32)
+        values = _load(builder, _data(context, builder, signature.args[0], args[0], byte, args[1]))
+        zero = _vector_constant(0, byte)
+        for bit in range(8):
+            chosen = builder.and_(values, _vector_constant(1 << bit, byte))
+            word = builder.bitcast(builder.icmp_unsigned("!=", chosen, zero), _I32)
+            at = builder.add(args[3], ir.Constant(_I64, bit))
+            builder.store(word, _data(context, builder, signature.args[2], args[2], _I32, at))
+        return context.get_dummy_value()
+
+    return types.void(source, types.intp, target, types.intp), codegen
+
+
+def _loop(builder: Any, count: Any, initial: list[Any], body: Any) -> list[Any]:
+    """for k in range(count): state = body(k, state), with the state in registers; returns the last state."""
+    before = builder.block
+    head = builder.append_basic_block("loop")
+    inside = builder.append_basic_block("body")
+    after = builder.append_basic_block("after")
+    builder.branch(head)
+    builder.position_at_end(head)
+    index = builder.phi(_I64)
+    index.add_incoming(ir.Constant(_I64, 0), before)
+    state = []
+    for value in initial:
+        phi = builder.phi(value.type)
+        phi.add_incoming(value, before)
+        state.append(phi)
+    builder.cbranch(builder.icmp_signed("<", index, count), inside, after)
+    builder.position_at_end(inside)
+    following = body(index, state)
+    index.add_incoming(builder.add(index, ir.Constant(_I64, 1)), builder.block)
+    for phi, value in zip(state, following, strict=True):
+        phi.add_incoming(value, builder.block)
+    builder.branch(head)
+    builder.position_at_end(after)
+    return state
+
+
+def _bit_block(signed_x: bool) -> Any:
+    @intrinsic
+    def bit_block(typingctx: Any, x: Any, x_at: Any, planes: Any, planes_at: Any, words: Any, out: Any, out_at: Any) -> Any:
+        """Bit-serial dot product of one pixel with 16 weight columns.
+
+        x: uint32 [words, 8] input bit planes; planes: uint32 [words, 8, 16] weight bit planes; out: int32 [16].
+        For every input bit i and weight bit j: sense = x_i AND w_j, counted over the word lines and shifted by i + j;
+        pairs with exactly one sign bit are subtracted (two's complement, paper fig. 4).
+        """
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            types_ = signature.args
+            x_ptr = _data(context, builder, types_[0], args[0], _I32, args[1])
+            p_ptr = _data(context, builder, types_[2], args[2], _V32, args[3])
+            ctpop = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_V32, [_V32]), f"llvm.ctpop.v{LANES}i32")
+
+            def body(word: Any, state: list[Any]) -> list[Any]:
+                sums = list(state)
+                first = builder.shl(word, ir.Constant(_I64, 3))
+                weights = [_load(builder, builder.gep(p_ptr, [builder.add(first, ir.Constant(_I64, j))])) for j in range(8)]
+                for i in range(8):
+                    bits = _splat(builder, _load(builder, builder.gep(x_ptr, [builder.add(first, ir.Constant(_I64, i))])), _V32)
+                    for j in range(8):
+                        ones = builder.call(ctpop, [builder.and_(weights[j], bits)])
+                        negative = (j == 7) != (signed_x and i == 7)
+                        sums[i + j] = (builder.sub if negative else builder.add)(sums[i + j], ones)
+                return sums
+
+            sums = _loop(builder, args[4], [_vector_constant(0, _V32)] * 15, body)
+            total = sums[0]
+            for weight in range(1, 15):
+                total = builder.add(total, builder.shl(sums[weight], _vector_constant(weight, _V32)))
+            builder.store(total, _data(context, builder, types_[5], args[5], _V32, args[6])).align = 4
+            return context.get_dummy_value()
+
+        return types.void(x, types.intp, planes, types.intp, types.intp, out, types.intp), codegen
+
+    return bit_block
+
+
+bit_block_unsigned = _bit_block(False)
+bit_block_signed = _bit_block(True)
+
+
+def _madd(builder: Any, x: Any, w: Any) -> Any:
+    """Products of 32 int16 pairs, neighbours added: 16 int32 lanes."""
+    if _has_avx512bw():
+        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_V32, [_V16, _V16]), "llvm.x86.avx512.pmaddw.d.512")
+        return builder.call(function, [x, w])
+    wide = ir.VectorType(_I32, 2 * LANES)
+    product = builder.mul(builder.sext(x, wide), builder.sext(w, wide))
+    none = ir.Constant(wide, ir.Undefined)
+    pick = [ir.Constant(_V32, [2 * lane + odd for lane in range(LANES)]) for odd in (0, 1)]
+    return builder.add(builder.shuffle_vector(product, none, pick[0]), builder.shuffle_vector(product, none, pick[1]))
+
+
+def _dot_block(pixels: int, blocks: int) -> Any:
+    @intrinsic
+    def dot_block(typingctx: Any, x: Any, x_at: Any, pairs: Any, w: Any, w_at: Any, out: Any, out_at: Any, out_row: Any) -> Any:
+        """Integer dot products of `pixels` rows of x with `blocks` times 16 weight columns.
+
+        x: int16 [pixels, 2 * pairs] ; w: int16 [blocks, pairs, 16, 2] ; out: int32, row p at out_at + p * out_row.
+        """
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            types_ = signature.args
+            x_at_, pairs_, w_at_, out_at_, out_row_ = args[1], args[2], args[4], args[6], args[7]
+            x_ptr = _data(context, builder, types_[0], args[0], _I32, x_at_)
+            w_ptr = _data(context, builder, types_[3], args[3], _V16, w_at_)
+
+            def body(k: Any, state: list[Any]) -> list[Any]:
+                weights = []
+                for block in range(blocks):
+                    at = builder.add(builder.mul(pairs_, ir.Constant(_I64, block)), k)
+                    weights.append(_load(builder, builder.gep(w_ptr, [at])))
+                sums = list(state)
+                for pixel in range(pixels):
+                    at = builder.add(builder.mul(pairs_, ir.Constant(_I64, pixel)), k)
+                    pair = _splat(builder, _load(builder, builder.gep(x_ptr, [at])), _V32)
+                    both = builder.bitcast(pair, _V16)
+                    for block in range(blocks):
+                        at_sum = pixel * blocks + block
+                        sums[at_sum] = builder.add(sums[at_sum], _madd(builder, both, weights[block]))
+                return sums
+
+            sums = _loop(builder, pairs_, [_vector_constant(0, _V32)] * (pixels * blocks), body)
+            for pixel in range(pixels):
+                for block in range(blocks):
+                    row = builder.add(out_at_, builder.mul(out_row_, ir.Constant(_I64, pixel)))
+                    at = builder.add(row, ir.Constant(_I64, block * LANES))
+                    pointer = _data(context, builder, types_[5], args[5], _V32, at)
+                    builder.store(sums[pixel * blocks + block], pointer).align = 4
+            return context.get_dummy_value()
+
+        where = types.intp
+        return types.void(x, where, where, w, where, out, where, where), codegen
+
+    return dot_block
+
+
+dot_block_8x2 = _dot_block(8, 2)
+dot_block_1x2 = _dot_block(1, 2)
+
