@@ -87,7 +87,7 @@ class Preprocess:
 
     @staticmethod
     def from_json(source: str | Mapping[str, Any]) -> Preprocess:
-        """From JSON text or a parsed object. Missing keys take the defaults (``resize`` 8/7 of ``size``), unknown ones are refused."""
+        """From JSON text or a parsed object. Missing keys take the defaults (``resize`` 8/7 of ``size``), unknown ones refused."""
         if isinstance(source, str):
             try:
                 source = json.loads(source)
@@ -208,7 +208,7 @@ def train_crop(image: U8, preprocess: Preprocess, seed: int, epoch: int, index: 
 @lru_cache(maxsize=16)
 def quantise_table(
     preprocess: Preprocess, scale: float, zero: int, dtype: Literal["int8", "uint8"]
-) -> npt.NDArray[np.int8] | npt.NDArray[np.uint8]:
+) -> npt.NDArray[np.int8 | np.uint8]:
     """The 256 quantised values a channel, [3, 256]: q = clamp(rne(((x / 255 - mean) / std) / s) + z), each step in float32
     as an ONNX QuantizeLinear on normalised input computes it."""
     if dtype not in ("int8", "uint8"):
@@ -230,7 +230,7 @@ def quantise_table(
 
 def quantise(
     image: U8, preprocess: Preprocess, scale: float, zero: int, dtype: str | np.dtype[Any] | type[Any] = "int8"
-) -> npt.NDArray[np.int8] | npt.NDArray[np.uint8]:
+) -> npt.NDArray[np.int8 | np.uint8]:
     """uint8 [..., H, W, 3] to the network's input integers of the same shape, by ``quantise_table``."""
     name = np.dtype(dtype).name
     if name not in ("int8", "uint8"):
