@@ -28,6 +28,7 @@ from sasimc.runtime.kernels_simd import (
 __all__ = [
     "View",
     "accumulate",
+    "add_row",
     "column_step",
     "dense_bitserial",
     "dense_bitserial_acc",
@@ -98,7 +99,7 @@ def prepare_fused(w: npt.NDArray[np.int8]) -> npt.NDArray[np.int16]:
 
 
 @njit(cache=True, nogil=True)
-def _add_row(acc: npt.NDArray[np.int32], at: int, values: npt.NDArray[np.int32], n: int) -> int:
+def add_row(acc: npt.NDArray[np.int32], at: int, values: npt.NDArray[np.int32], n: int) -> int:
     """acc[at..at+n] += values; negative if a sum left 32 bits."""
     wrapped = np.int32(0)
     target = acc[at : at + n]
@@ -134,7 +135,7 @@ def _bitserial_range(x, planes, signed_x, acc, view, r0, c0, n, p0, p1):  # type
             else:
                 bit_block_unsigned(xbits, 0, flat_planes, block * words * 8 * LANES, words, row, block * LANES)
         at = base + ((r0 + p // cols) % ring) * row_stride + (p % cols) * pixel_stride + c0
-        wrapped |= _add_row(acc, at, row, n)
+        wrapped |= add_row(acc, at, row, n)
     return wrapped < 0
 
 
@@ -172,7 +173,7 @@ def _fused_range(x, w, signed_x, acc, view, r0, c0, n, p0, p1):  # type: ignore[
         for i in range(count):
             p = first + i
             at = base + ((r0 + p // cols) % ring) * row_stride + (p % cols) * pixel_stride + c0
-            wrapped |= _add_row(acc, at, rows[i], n)
+            wrapped |= add_row(acc, at, rows[i], n)
     return wrapped < 0
 
 
@@ -259,7 +260,7 @@ def accumulate(acc, view, values, r0, c0):  # type: ignore[no-untyped-def]
     wrapped = np.int32(0)
     for p in range(values.shape[0]):
         at = base + ((r0 + p // cols) % ring) * row_stride + (p % cols) * pixel_stride + c0
-        wrapped |= _add_row(acc, at, values[p], values.shape[1])
+        wrapped |= add_row(acc, at, values[p], values.shape[1])
     return wrapped < 0
 
 

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit, prange
 
-from sasimc.runtime.kernels_dense import View
+from sasimc.runtime.kernels_dense import View, add_row
+from sasimc.runtime.kernels_simd import LANES, taps_bitserial, taps_fused
 
 __all__ = ["ENGINES", "Geom", "dw_row_step", "dw_scatter", "dw_scatter_t", "make_geom"]
 
@@ -63,54 +64,57 @@ def dw_row_step(x_value, bits, signed, taps, out):  # type: ignore[no-untyped-de
 
 
 @njit(cache=True, nogil=True)
-def _products_fused(x, signed, taps, out):  # type: ignore[no-untyped-def]
-    """out[c] = x[c] * taps[c]: |product| <= 255 * 128 = 32640 fits int16."""
-    if signed:
-        for c in range(out.shape[0]):
-            out[c] = np.int16(np.int8(x[c])) * np.int16(taps[c])
+def _widen(w):  # type: ignore[no-untyped-def]
+    """W [kh, kw, N] as int16 [kh * kw, N rounded up to 16], zeros behind."""
+    kh, kw, n = w.shape
+    wide = np.zeros((kh * kw, -(-n // LANES) * LANES), np.int16)
+    for ky in range(kh):
+        for kx in range(kw):
+            for c in range(n):
+                wide[ky * kw + kx, c] = w[ky, kx, c]
+    return wide
+
+
+@njit(cache=True, nogil=True)
+def _copy_tap(flat, first, chans, times, scratch, slot):  # type: ignore[no-untyped-def]
+    """The bytes of one tap into line `slot` of scratch, each repeated `times`; returns their address."""
+    line = scratch[slot]
+    if times == 1:
+        for c in range(chans):
+            line[c] = flat[first + c]
     else:
-        for c in range(out.shape[0]):
-            out[c] = np.int16(x[c]) * np.int16(taps[c])
+        for c in range(chans):
+            for j in range(times):
+                line[c * times + j] = flat[first + c]
+    return line.ctypes.data
 
 
 @njit(cache=True, nogil=True)
-def _products_bitserial(x, signed, taps, out):  # type: ignore[no-untyped-def]
-    """The same bit by bit: the stored weight where the input bit is 1, sign extended, shifted, added (fits int16)."""
-    one = np.uint8(1)
-    for c in range(out.shape[0]):
-        weight = np.int16(taps[c])
-        total = np.int16(0)
-        for cycle in range(7):
-            driven = -np.int16((x[c] >> np.uint8(cycle)) & one)  # all ones where the word line is driven
-            total += np.int16((weight & driven) << np.int16(cycle))
-        driven = -np.int16((x[c] >> np.uint8(7)) & one)
-        last = np.int16((weight & driven) << np.int16(7))
-        out[c] = total - last if signed else total + last
+def _taps_step(where, starts, count, signed, scratch, wide, outs, sums):  # type: ignore[no-untyped-def]
+    """The sums of one pixel by single row activations; the bytes of every tap stand in scratch."""
+    stored, product = np.empty(1, np.uint8), np.empty(1, np.int32)
+    flat = wide.reshape(-1)
+    sums[:] = 0
+    for t in range(count):
+        for c in range(outs):
+            stored[0] = np.uint8(flat[starts[t] + c] & 255)
+            dw_row_step(np.int64(scratch[t, c]), 8, signed, stored, product)
+            sums[c] += product[0]
 
 
 @njit(cache=True, nogil=True)
-def _products(engine, x, signed, taps, out, tap_bytes, product):  # type: ignore[no-untyped-def]
+def _pixel(engine, signed, where, starts, count, shift, scratch, wide, outs, sums):  # type: ignore[no-untyped-def]
+    """sums[n] = sum over taps of x w; the byte addresses of the taps are where[] + shift."""
+    flat = wide.reshape(-1)
+    flag = 1 if signed else 0
     if engine == 0:
-        _products_fused(x, signed, taps, out)
+        for at in range(0, wide.shape[1], LANES):
+            taps_fused(where, starts, count, at + shift, flat, at, flag, sums)
     elif engine == 1:
-        _products_bitserial(x, signed, taps, out)
+        for at in range(0, wide.shape[1], LANES):
+            taps_bitserial(where, starts, count, at + shift, flat, at, flag, sums)
     else:
-        for c in range(out.shape[0]):
-            tap_bytes[0] = np.uint8(taps[c])
-            dw_row_step(np.int64(x[c]), 8, signed, tap_bytes, product)
-            out[c] = product[0]
-
-
-@njit(cache=True, nogil=True)
-def _add_products(acc, at, out):  # type: ignore[no-untyped-def]
-    target = acc[at : at + out.shape[0]]
-    wrapped = np.int32(0)
-    for c in range(out.shape[0]):
-        old, more = target[c], np.int32(out[c])
-        total = np.int32(old + more)
-        wrapped |= (old ^ total) & (more ^ total)
-        target[c] = total
-    return wrapped
+        _taps_step(where, starts, count, signed, scratch, wide, outs, sums)
 
 
 @njit(cache=True, nogil=True)
@@ -120,39 +124,64 @@ def _dw_band(engine, buf, xv, signed, w, geom, pad, r0, r1, acc, av, o0, o1):  #
     base, row_stride, pixel_stride, ring, _, chans = xv
     a_base, a_row, a_pixel, a_ring, _, outs = av
     times = outs // chans
-    products = np.empty(outs, np.int16)
-    border = np.full(outs, np.uint8(pad))
-    spread = np.empty(outs, np.uint8)
-    tap_bytes, product = np.empty(1, np.uint8), np.empty(1, np.int32)
+    wide = _widen(w)
+    taps, line = wide.shape
+    # whole blocks are read where they stand; others (and those of the microscope) are copied first
+    in_place = times == 1 and outs == line and engine != 2
+    origin = buf.ctypes.data
+    scratch = np.zeros((taps, line), np.uint8)
+    border = np.full(line, np.uint8(pad))
+    sums = np.empty(line, np.int32)
+    rows = np.empty(kh, np.int64)  # element of the first column of the input row under each ky; -1: the border; -2: not streamed now
+    where, starts = np.empty(taps, np.int64), np.empty(taps, np.int64)
+    inside_where, inside_starts = np.empty(taps, np.int64), np.empty(taps, np.int64)
+    inner0 = (pl + sw - 1) // sw  # columns whose whole window lies inside the plane
+    inner1 = (width - 1 + pl - (kw - 1) * dw) // sw + 1
     wrapped = np.int32(0)
     for oy in range(o0, o1):
+        fixed = 0  # taps of an inner column
+        whole = in_place
         for ky in range(kh):
             y = oy * sh - pt + ky * dh
-            if y < r0 or y >= r1:
+            if y < r0 or y >= r1 or ((y < 0 or y >= h) and pad == 0):
+                rows[ky] = -2
+            elif y < 0 or y >= h:
+                rows[ky] = -1
+                whole = False
+            else:
+                rows[ky] = base + (y % ring) * row_stride
+                for kx in range(kw):
+                    inside_where[fixed] = origin + rows[ky] + (kx * dw - pl) * pixel_stride
+                    inside_starts[fixed] = (ky * kw + kx) * line
+                    fixed += 1
+        target = a_base + (oy % a_ring) * a_row
+        for ox in range(wo):
+            if whole and inner0 <= ox and ox < inner1:
+                if fixed:
+                    shift = ox * sw * pixel_stride
+                    _pixel(engine, signed, inside_where, inside_starts, fixed, shift, scratch, wide, outs, sums)
+                    wrapped |= add_row(acc, target + ox * a_pixel, sums, outs)
                 continue
-            outside = y < 0 or y >= h
-            if outside and pad == 0:
-                continue
-            line = base + (y % ring) * row_stride
-            for ox in range(wo):
-                at = a_base + (oy % a_ring) * a_row + ox * a_pixel
+            count = 0
+            for ky in range(kh):
+                row = rows[ky]
+                if row == -2:
+                    continue
                 for kx in range(kw):
                     ix = ox * sw - pl + kx * dw
-                    if outside or ix < 0 or ix >= width:
+                    if row == -1 or ix < 0 or ix >= width:
                         if pad == 0:
                             continue
-                        x = border
-                    elif times == 1:
-                        first = line + ix * pixel_stride
-                        x = buf[first : first + chans]
+                        where[count] = _copy_tap(border, 0, chans, times, scratch, count)
+                    elif in_place:
+                        where[count] = origin + row + ix * pixel_stride
                     else:
-                        first = line + ix * pixel_stride
-                        for c in range(chans):
-                            for j in range(times):
-                                spread[c * times + j] = buf[first + c]
-                        x = spread
-                    _products(engine, x, signed, w[ky, kx], products, tap_bytes, product)
-                    wrapped |= _add_products(acc, at, products)
+                        where[count] = _copy_tap(buf, row + ix * pixel_stride, chans, times, scratch, count)
+                    starts[count] = (ky * kw + kx) * line
+                    count += 1
+            if count:
+                _pixel(engine, signed, where, starts, count, 0, scratch, wide, outs, sums)
+                wrapped |= add_row(acc, target + ox * a_pixel, sums, outs)
     return wrapped < 0
 
 
@@ -198,38 +227,67 @@ def dw_scatter(
 
 
 @njit(cache=True, nogil=True)
-def _dw_t(engine, ebuf, ev, w, geom, r0, r1, acc, av):  # type: ignore[no-untyped-def]
-    kh, kw, sh, sw, dh, dw, pt, pl, h, width, _, wo = geom
+def _dw_t_band(engine, ebuf, ev, w, geom, r0, r1, acc, av, i0, i1):  # type: ignore[no-untyped-def]
+    """Error rows r0..r1 into those input positions whose row is in i0..i1."""
+    kh, kw, sh, sw, dh, dw, pt, pl, _, width, _, wo = geom
     base, row_stride, pixel_stride, ring, _, outs = ev
     a_base, a_row, a_pixel, a_ring, _, chans = av
     times = outs // chans
-    products = np.empty(outs, np.int16)
-    joined = np.empty(chans, np.int32)
-    tap_bytes, product = np.empty(1, np.uint8), np.empty(1, np.int32)
+    wide = _widen(w)
+    taps, line = wide.shape
+    in_place = outs == line and engine != 2
+    origin = ebuf.ctypes.data
+    scratch = np.zeros((taps, line), np.uint8)
+    sums = np.empty(line, np.int32)
+    rows = np.empty(kh, np.int64)  # element of the first column of the error row under each ky, -1: none
+    columns = np.empty((width, kw), np.int64)  # element offset of the error column under each kx, -1: none
+    for ix in range(width):
+        for kx in range(kw):
+            right = ix + pl - kx * dw
+            met = right >= 0 and right % sw == 0 and right // sw < wo
+            columns[ix, kx] = (right // sw) * pixel_stride if met else -1
+    where, starts = np.empty(taps, np.int64), np.empty(taps, np.int64)
     wrapped = np.int32(0)
-    for oy in range(r0, r1):
-        line = base + (oy % ring) * row_stride
+    for iy in range(i0, i1):
         for ky in range(kh):
-            y = oy * sh - pt + ky * dh
-            if y < 0 or y >= h:
-                continue
-            target = a_base + (y % a_ring) * a_row
-            for ox in range(wo):
-                error = ebuf[line + ox * pixel_stride : line + ox * pixel_stride + outs]
+            down = iy + pt - ky * dh
+            met = down >= 0 and down % sh == 0 and r0 <= down // sh and down // sh < r1
+            rows[ky] = base + ((down // sh) % ring) * row_stride if met else -1
+        for ix in range(width):
+            count = 0
+            for ky in range(kh):
+                if rows[ky] < 0:
+                    continue
                 for kx in range(kw):
-                    ix = ox * sw - pl + kx * dw
-                    if ix < 0 or ix >= width:
+                    column = columns[ix, kx]
+                    if column < 0:
                         continue
-                    _products(engine, error, True, w[ky, kx], products, tap_bytes, product)
-                    if times == 1:
-                        wrapped |= _add_products(acc, target + ix * a_pixel, products)
+                    if in_place:
+                        where[count] = origin + rows[ky] + column
                     else:
-                        joined[:] = 0
-                        for c in range(chans):
-                            for j in range(times):
-                                joined[c] += products[c * times + j]
-                        wrapped |= _add_products(acc, target + ix * a_pixel, joined)
+                        where[count] = _copy_tap(ebuf, rows[ky] + column, outs, 1, scratch, count)
+                    starts[count] = (ky * kw + kx) * line
+                    count += 1
+            if count:
+                _pixel(engine, True, where, starts, count, 0, scratch, wide, outs, sums)
+                if times > 1:  # the products of one input channel's kernels are joined
+                    for c in range(chans):
+                        total = np.int32(0)
+                        for j in range(times):
+                            total += sums[c * times + j]
+                        sums[c] = total
+                wrapped |= add_row(acc, a_base + (iy % a_ring) * a_row + ix * a_pixel, sums, chans)
     return wrapped < 0
+
+
+@njit(cache=True, nogil=True, parallel=True)
+def _dw_t_parallel(engine, ebuf, ev, w, geom, r0, r1, acc, av, i0, i1, threads):  # type: ignore[no-untyped-def]
+    share = -(-(i1 - i0) // threads)
+    wrapped = 0
+    for t in prange(threads):
+        a, b = min(i1, i0 + t * share), min(i1, i0 + (t + 1) * share)
+        wrapped += _dw_t_band(engine, ebuf, ev, w, geom, r0, r1, acc, av, a, b)
+    return wrapped
 
 
 def dw_scatter_t(
@@ -247,4 +305,13 @@ def dw_scatter_t(
 
     acc rows are input rows; positions in the padding are dropped. Returns non-zero if an accumulator wrapped.
     """
-    return int(_dw_t(ENGINES[engine], ebuf, ev, w, geom, r0, r1, acc, av))
+    kh, _, sh, _, dh, _, pt, _, h, width, _, _ = geom
+    # input rows that the error rows reach
+    i0 = max(0, r0 * sh - pt)
+    i1 = min(h, (r1 - 1) * sh - pt + (kh - 1) * dh + 1)
+    if i1 <= i0:
+        return 0
+    code, threads = ENGINES[engine], numba.get_num_threads()
+    if threads == 1 or i1 - i0 < 2 or (i1 - i0) * width * kh * geom[1] * ev[5] < _PARALLEL_PRODUCTS:
+        return int(_dw_t_band(code, ebuf, ev, w, geom, r0, r1, acc, av, i0, i1))
+    return int(_dw_t_parallel(code, ebuf, ev, w, geom, r0, r1, acc, av, i0, i1, min(threads, i1 - i0)))

@@ -15,7 +15,18 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-__all__ = ["LANES", "bit_block_signed", "bit_block_unsigned", "dot_block_1x2", "dot_block_8x2", "load_u64", "plane_words", "popcount"]
+__all__ = [
+    "LANES",
+    "bit_block_signed",
+    "bit_block_unsigned",
+    "dot_block_1x2",
+    "dot_block_8x2",
+    "load_u64",
+    "plane_words",
+    "popcount",
+    "taps_bitserial",
+    "taps_fused",
+]
 
 LANES = 16
 """Lanes of one vector block: weight columns that are processed together."""
@@ -225,3 +236,55 @@ def _dot_block(pixels: int, blocks: int) -> Any:
 dot_block_8x2 = _dot_block(8, 2)
 dot_block_1x2 = _dot_block(1, 2)
 
+
+
+def _taps(bitserial: bool) -> Any:
+    @intrinsic
+    def taps(typingctx: Any, where: Any, starts: Any, count: Any, shift: Any, w: Any, at: Any, signed: Any, out: Any) -> Any:
+        """Sum over taps t of x_t * w_t for 16 channels.
+
+        where: int64, address of the first byte of every tap (moved on by `shift`); starts: int64, element of w (int16) where the
+        tap's weights begin (moved on by `at`); count: number of taps; signed: 1 if the bytes are signed; out: int32,
+        16 sums stored at element `at`. A product is at most 255 * 128 and is formed in 16 bits.
+        """
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            kinds = signature.args
+            where_ptr = _data(context, builder, kinds[0], args[0], _I64, ir.Constant(_I64, 0))
+            start_ptr = _data(context, builder, kinds[1], args[1], _I64, ir.Constant(_I64, 0))
+            w_ptr = _data(context, builder, kinds[4], args[4], _I16, args[5])
+            bytes_, halves = ir.VectorType(ir.IntType(8), LANES), ir.VectorType(_I16, LANES)
+            # all ones if the inputs are signed
+            sign = _splat(builder, builder.trunc(builder.neg(args[6]), _I16), halves)
+            flip = builder.and_(sign, _vector_constant(128, halves))
+
+            def body(tap: Any, state: list[Any]) -> list[Any]:
+                address = builder.add(builder.load(builder.gep(where_ptr, [tap])), args[3])
+                x = builder.zext(_load(builder, builder.inttoptr(address, bytes_.as_pointer())), halves)
+                weights = builder.gep(w_ptr, [builder.load(builder.gep(start_ptr, [tap]))])
+                weight = _load(builder, builder.bitcast(weights, halves.as_pointer()))
+                if bitserial:
+                    zero = total = _vector_constant(0, halves)
+                    for bit in range(8):
+                        # the word line of a channel is driven where its input bit is 1: AND of the stored weight with that bit
+                        driven = builder.icmp_unsigned("!=", builder.and_(x, _vector_constant(1 << bit, halves)), zero)
+                        sensed = builder.select(driven, builder.shl(weight, _vector_constant(bit, halves)), zero)
+                        if bit == 7:  # the sign cycle of a signed input subtracts
+                            sensed = builder.sub(builder.xor(sensed, sign), sign)
+                        total = builder.add(total, sensed)
+                else:
+                    total = builder.mul(builder.sub(builder.xor(x, flip), flip), weight)
+                return [builder.add(state[0], builder.sext(total, _V32))]
+
+            total = _loop(builder, args[2], [_vector_constant(0, _V32)], body)[0]
+            builder.store(total, _data(context, builder, kinds[7], args[7], _V32, args[5])).align = 4
+            return context.get_dummy_value()
+
+        n = types.intp
+        return types.void(where, starts, n, n, w, n, n, out), codegen
+
+    return taps
+
+
+taps_fused = _taps(False)
+taps_bitserial = _taps(True)
