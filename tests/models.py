@@ -1,7 +1,7 @@
 """Small statically quantised (QDQ) ONNX networks for the tests, made by formula from a seed.
 
-Every builder returns an ``onnx.ModelProto`` with a symbolic batch, runnable under onnxruntime, whose metadata key ``sasimc.trainable``
-holds the JSON list of the names of the trainable nodes. Scales are calibrated on random inputs, so that no layer is dead or
+Every builder returns an ``onnx.ModelProto`` with a symbolic batch, runnable under onnxruntime, whose metadata key
+``sasimc.trainable`` holds the JSON list of the names of the trainable nodes. Scales are calibrated on random inputs, so that no layer is dead or
 saturated. Activations next to trainable layers have power-of-two scales and z = 0 (docs/numerics.md, "Forward"); frozen ones get
 arbitrary scales and zero points, uint8 and int8.
 
@@ -95,6 +95,19 @@ def trainable_names(model: onnx.ModelProto) -> list[str]:
     return next((json.loads(p.value) for p in model.metadata_props if p.key == "sasimc.trainable"), [])
 
 
+def _resize_scale(old: int, new: int) -> np.float32:
+    """A float scale with which onnxruntime's float32 arithmetic reads row floor(i old / new) for output row i.
+
+    The batch is symbolic, so sizes have to be given as scales, and not every pair of sizes has such a scale: ValueError.
+    """
+    scale, rows = np.float32(new / old), np.arange(new)
+    for s in (scale, np.nextafter(scale, np.float32(0)), np.nextafter(scale, np.float32(np.inf))):
+        sizes = {int(s * np.float32(old)), int(float(s) * old)}  # onnxruntime, and onnx's shape inference
+        if sizes == {new} and (np.floor(rows.astype(np.float32) / s) == rows * old // new).all():
+            return s
+    raise ValueError(f"no float32 scale from {old} to {new}")
+
+
 class Builder:
     """Writes a QDQ graph node by node; each method appends one operator and its Q/DQ pair and returns the dequantised result."""
 
@@ -155,9 +168,16 @@ class Builder:
         return scale, zero - (128 if dtype == "int8" else 0), dtype
 
     def quantize(
-        self, name: str, data: F32, *, dtype: str | None = None, pow2: bool | None = None, like: Value | None = None, stem: str | None = None
+        self,
+        name: str,
+        data: F32,
+        *,
+        dtype: str | None = None,
+        pow2: bool | None = None,
+        like: Value | None = None,
+        stem: str | None = None,
     ) -> Value:
-        """Append QuantizeLinear and DequantizeLinear after the float tensor ``name``; ``like`` copies another tensor's scale and z."""
+        """Append QuantizeLinear and DequantizeLinear after the float tensor ``name``; ``like``: a tensor to copy scale and z from."""
         pow2 = self.pow2 if pow2 is None else pow2
         scale, zero, dtype = (like.scale, like.zero, like.dtype) if like else self._range(data, dtype, pow2)
         stem = stem or name
@@ -169,7 +189,16 @@ class Builder:
         return Value(out, ((quantised - zero) * np.float32(scale)).astype(np.float32), scale, zero, dtype)
 
     def _finish(
-        self, values: Sequence[Value], result: str, name: str, act: Act, *, dtype: str | None, pow2: bool | None, start: int, like: Value | None = None
+        self,
+        values: Sequence[Value],
+        result: str,
+        name: str,
+        act: Act,
+        *,
+        dtype: str | None,
+        pow2: bool | None,
+        start: int,
+        like: Value | None = None,
     ) -> Value:
         if act == "relu":
             result = self._node("Relu", [result], f"{name}_relu")
@@ -180,7 +209,9 @@ class Builder:
         data = self._float({v.name: v.data for v in values}, result, len(self.nodes) - start)
         return self.quantize(result, data, dtype=dtype, pow2=pow2, like=like, stem=name)
 
-    def _weight(self, shape: tuple[int, ...], fan_in: int, axis: int, per_channel: bool, pow2: bool, gain: float) -> tuple[str, npt.NDArray]:
+    def _weight(
+        self, shape: tuple[int, ...], fan_in: int, axis: int, per_channel: bool, pow2: bool, gain: float
+    ) -> tuple[str, npt.NDArray]:
         """A quantised constant weight; returns the DequantizeLinear output name and its scales ([] or [N])."""
         w = self.rng.normal(0, gain * math.sqrt(2 / fan_in), shape)
         n = shape[axis]
@@ -194,7 +225,12 @@ class Builder:
         stem = "weight"
         attrs = {"axis": axis} if per_channel else {}
         return (
-            self._node("DequantizeLinear", [self.const(q, stem), self.const(scale, "w_scale"), self.const(zero, "w_zero")], self._fresh("w_dq"), **attrs),
+            self._node(
+                "DequantizeLinear",
+                [self.const(q, stem), self.const(scale, "w_scale"), self.const(zero, "w_zero")],
+                self._fresh("w_dq"),
+                **attrs,
+            ),
             scale,
         )
 
@@ -207,7 +243,9 @@ class Builder:
 
     # -- operators ------------------------------------------------------------------------------------------------------
 
-    def input(self, shape: Sequence[int], *, dtype: str | None = None, pow2: bool | None = None, low: float = -1.0, high: float = 1.0) -> Value:
+    def input(
+        self, shape: Sequence[int], *, dtype: str | None = None, pow2: bool | None = None, low: float = -1.0, high: float = 1.0
+    ) -> Value:
         """The graph input ``[N, *shape]`` (ONNX layout) with values from ``low`` to ``high``, quantised."""
         self.inputs = [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["N", *shape])]
         data = self.rng.uniform(low, high, (self.samples, *shape)).astype(np.float32)
@@ -243,7 +281,15 @@ class Builder:
         inputs = [x.name, w, *([self._bias(out, x, scale)] if bias else [])]
         start = len(self.nodes) - (2 if bias else 1)
         half = [kernel // 2, kernel // 2, (kernel - 1) // 2, (kernel - 1) // 2]
-        r = self._node("Conv", inputs, name, strides=[stride] * 2, pads=list(half if pads is None else pads), group=groups, kernel_shape=[kernel] * 2)
+        r = self._node(
+            "Conv",
+            inputs,
+            name,
+            strides=[stride] * 2,
+            pads=list(half if pads is None else pads),
+            group=groups,
+            kernel_shape=[kernel] * 2,
+        )
         return self._finish([x], r, name, act, dtype=dtype, pow2=pow2, start=start)
 
     def gemm(
@@ -278,14 +324,23 @@ class Builder:
             r = self._node("Gemm", [x.name, w, *b], name, transB=1)
         return self._finish([x], r, name, act, dtype=dtype, pow2=pow2, start=start)
 
-    def add(self, a: Value, b: Value, *, act: Act = None, name: str | None = None, dtype: str | None = None, pow2: bool | None = None) -> Value:
+    def add(
+        self, a: Value, b: Value, *, act: Act = None, name: str | None = None, dtype: str | None = None, pow2: bool | None = None
+    ) -> Value:
         """Residual add."""
         name, start = name or self._fresh("add"), len(self.nodes)
         r = self._node("Add", [a.name, b.name], name)
         return self._finish([a, b], r, name, act, dtype=dtype, pow2=pow2, start=start)
 
     def mul(
-        self, x: Value, constants: npt.ArrayLike, *, act: Act = None, name: str | None = None, dtype: str | None = None, pow2: bool | None = None
+        self,
+        x: Value,
+        constants: npt.ArrayLike,
+        *,
+        act: Act = None,
+        name: str | None = None,
+        dtype: str | None = None,
+        pow2: bool | None = None,
     ) -> Value:
         """Multiply by a scalar or by one constant a channel."""
         name, start = name or self._fresh("mul"), len(self.nodes)
@@ -294,7 +349,9 @@ class Builder:
         r = self._node("Mul", [x.name, self.const(c, "factor")], name)
         return self._finish([x], r, name, act, dtype=dtype, pow2=pow2, start=start)
 
-    def activation(self, x: Value, act: Act, *, name: str | None = None, dtype: str | None = None, pow2: bool | None = None) -> Value:
+    def activation(
+        self, x: Value, act: Act, *, name: str | None = None, dtype: str | None = None, pow2: bool | None = None
+    ) -> Value:
         """A Relu or Clip standing alone between a DQ and a Q."""
         name, start = name or self._fresh("act"), len(self.nodes)
         return self._finish([x], x.name, name, act, dtype=dtype, pow2=pow2, start=start)
@@ -304,14 +361,23 @@ class Builder:
         return self.quantize(x.name, x.data, dtype=dtype, pow2=pow2, stem=name or self._fresh("requant"))
 
     def avgpool(
-        self, x: Value, kernel: int = 2, stride: int | None = None, *, name: str | None = None, dtype: str | None = None, pow2: bool | None = None
+        self,
+        x: Value,
+        kernel: int = 2,
+        stride: int | None = None,
+        *,
+        name: str | None = None,
+        dtype: str | None = None,
+        pow2: bool | None = None,
     ) -> Value:
         """Average pool without padding."""
         name, start = name or self._fresh("avgpool"), len(self.nodes)
         r = self._node("AveragePool", [x.name], name, kernel_shape=[kernel] * 2, strides=[stride or kernel] * 2)
         return self._finish([x], r, name, None, dtype=dtype, pow2=pow2, start=start)
 
-    def maxpool(self, x: Value, kernel: int = 2, stride: int | None = None, *, pads: Sequence[int] = (0, 0, 0, 0), name: str | None = None) -> Value:
+    def maxpool(
+        self, x: Value, kernel: int = 2, stride: int | None = None, *, pads: Sequence[int] = (0, 0, 0, 0), name: str | None = None
+    ) -> Value:
         """Max pool; the output keeps the input's quantisation."""
         name, start = name or self._fresh("maxpool"), len(self.nodes)
         r = self._node("MaxPool", [x.name], name, kernel_shape=[kernel] * 2, strides=[stride or kernel] * 2, pads=list(pads))
@@ -341,14 +407,18 @@ class Builder:
         return self._finish([x], r, name, None, dtype=None, pow2=None, start=start, like=x)
 
     def resize(
-        self, x: Value, size: tuple[int, int], *, mode: str = "nearest", name: str | None = None, dtype: str | None = None, pow2: bool | None = None
+        self,
+        x: Value,
+        size: tuple[int, int],
+        *,
+        mode: str = "nearest",
+        name: str | None = None,
+        dtype: str | None = None,
+        pow2: bool | None = None,
     ) -> Value:
         """Resize: nearest (asymmetric, floor) to any size, or linear (half-pixel) to twice the size."""
         name, start = name or self._fresh("resize"), len(self.nodes)
-        # The batch is symbolic, so the sizes are given as scales; the next float up where rounding would lose a row.
-        scales = np.float32([1.0, 1.0, size[0] / x.shape[1], size[1] / x.shape[2]])
-        short = [math.floor(float(s) * d) < n for s, d, n in zip(scales[2:], x.shape[1:], size, strict=True)]
-        scales[2:] = np.where(short, np.nextafter(scales[2:], np.float32(np.inf)), scales[2:])
+        scales = np.float32([1.0, 1.0, *(_resize_scale(old, new) for old, new in zip(x.shape[1:], size, strict=True))])
         inputs = [x.name, "", self.const(scales, "scales")]
         if mode == "linear":
             r = self._node("Resize", inputs, name, mode=mode, coordinate_transformation_mode="half_pixel")
@@ -356,7 +426,9 @@ class Builder:
             r = self._node("Resize", inputs, name, mode=mode, coordinate_transformation_mode="asymmetric", nearest_mode="floor")
         return self._finish([x], r, name, None, dtype=dtype, pow2=pow2, start=start)
 
-    def concat(self, xs: Sequence[Value], *, name: str | None = None, dtype: str | None = None, pow2: bool | None = None) -> Value:
+    def concat(
+        self, xs: Sequence[Value], *, name: str | None = None, dtype: str | None = None, pow2: bool | None = None
+    ) -> Value:
         """Concatenation along the channels, requantised to one scale."""
         name, start = name or self._fresh("concat"), len(self.nodes)
         r = self._node("Concat", [x.name for x in xs], name, axis=1)
@@ -397,14 +469,18 @@ class Builder:
 # -- networks ---------------------------------------------------------------------------------------------------------------
 
 
-def mlp(sizes: Sequence[int] = (20, 16, 12, 5), *, seed: int = 0, train: str = "all", matmul: bool = False, opset: int = 17) -> onnx.ModelProto:
+def mlp(
+    sizes: Sequence[int] = (20, 16, 12, 5), *, seed: int = 0, train: str = "all", matmul: bool = False, opset: int = 17
+) -> onnx.ModelProto:
     """A multi-layer perceptron on ``[N, sizes[0]]``; ``train``: all, head or none."""
     b = Builder(seed, opset=opset, pow2=train != "none")
     x = b.input(sizes[:1], low=0.0 if train == "all" else -1.0)
     for i, n in enumerate(sizes[1:], 1):
         last = i == len(sizes) - 1
         chosen = train == "all" or (train == "head" and last)
-        x = b.gemm(x, n, act=None if last else "relu", trainable=chosen, matmul=matmul, name=f"fc{i}", dtype="int8" if last else None)
+        x = b.gemm(
+            x, n, act=None if last else "relu", trainable=chosen, matmul=matmul, name=f"fc{i}", dtype="int8" if last else None
+        )
     return b.model(x)
 
 
@@ -446,7 +522,15 @@ def residual_net(
 
 
 def mobilenet_like(
-    *, size: int = 16, width: int = 8, classes: int = 5, seed: int = 0, modules: int = 2, train: str = "rep", linear: bool = False, opset: int = 17
+    *,
+    size: int = 16,
+    width: int = 8,
+    classes: int = 5,
+    seed: int = 0,
+    modules: int = 2,
+    train: str = "rep",
+    linear: bool = False,
+    opset: int = 17,
 ) -> onnx.ModelProto:
     """Inverted residuals (ReLU6, depth-wise, linear bottleneck) with Rep-Net modules; ``train``: rep, head or none.
 
@@ -468,7 +552,17 @@ def mobilenet_like(
             source = attach[i] or entry
             m = b.avgpool(source, 2 if attach[i] is None else 4, name=f"rep{i}_pool", pow2=True)
             train_rep = train == "rep"
-            m = b.conv(m, m.shape[0], 3, groups=1 if i == 0 else 2, act="relu", bias=False, trainable=train_rep, name=f"rep{i}_conv1", pow2=True)
+            m = b.conv(
+                m,
+                m.shape[0],
+                3,
+                groups=1 if i == 0 else 2,
+                act="relu",
+                bias=False,
+                trainable=train_rep,
+                name=f"rep{i}_conv1",
+                pow2=True,
+            )
             m = b.conv(m, out, 1, bias=False, trainable=train_rep, name=f"rep{i}_conv2", pow2=True, gain=0.5)
             target = (x.shape[1], x.shape[2])
             double = target == (2 * m.shape[1], 2 * m.shape[2])
@@ -480,7 +574,9 @@ def mobilenet_like(
     return b.model(b.gemm(x, classes, trainable=train != "none", name="head", dtype="int8"))
 
 
-def random_graph(seed: int, *, train: bool = True, ops: int = 6, size: int | None = None, classes: int | None = None) -> onnx.ModelProto:
+def random_graph(
+    seed: int, *, train: bool = True, ops: int = 6, size: int | None = None, classes: int | None = None
+) -> onnx.ModelProto:
     """A random small graph with fan-out. With ``train`` the head trains, and in every second graph some convolutions do too."""
     rng = np.random.default_rng(seed + 10_000)
     deep = train and bool(rng.integers(2))
@@ -509,7 +605,9 @@ def random_graph(seed: int, *, train: bool = True, ops: int = 6, size: int | Non
     for _ in range(ops):
         x = live[-1] if rng.random() < 0.75 else live[int(rng.integers(len(live)))]
         h = min(x.shape[1:])
-        kind = rng.choice(["conv", "conv", "conv", "add", "add", "mul", "avg", "max", "nearest", "linear", "concat", "act", "pad", "requant"])
+        kind = rng.choice(
+            ["conv", "conv", "conv", "add", "add", "mul", "avg", "max", "nearest", "linear", "concat", "act", "pad", "requant"]
+        )
         same = [v for v in live if v.shape == x.shape and v.name != x.name]
         near = [v for v in live if v.shape[1:] == x.shape[1:] and v.name != x.name]
         if kind == "add" and same:
@@ -523,7 +621,10 @@ def random_graph(seed: int, *, train: bool = True, ops: int = 6, size: int | Non
         elif kind == "max" and h >= 4:
             y = b.maxpool(x, int(rng.integers(2, 4)), int(rng.integers(1, 3)), pads=(1, 0, 1, 1))
         elif kind == "nearest" and h <= 8:
-            y = b.resize(x, tuple(int(d + rng.integers(1, d + 2)) for d in x.shape[1:]))
+            try:
+                y = b.resize(x, (x.shape[1] + int(rng.integers(1, 8)), x.shape[2] + int(rng.integers(1, 8))))
+            except ValueError:
+                y = b.resize(x, (2 * x.shape[1], x.shape[2]))
         elif kind == "linear" and h <= 6:
             y = b.resize(x, (2 * x.shape[1], 2 * x.shape[2]), mode="linear")
         elif kind == "act":

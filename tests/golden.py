@@ -1,0 +1,219 @@
+"""The golden model: forward and whole training steps of a QDQ ONNX file in integers, written from docs/numerics.md alone.
+
+It imports onnx and numpy and nothing of the toolchain, so that an error there cannot hide here. Whole tensors, no tiling,
+no machine. Where the page leaves room, this model reads it as follows (the numbers are cited in comments and tests):
+
+ 1. Errors stay int32 except where the page quantises them: in the stage in front of a multiply layer, and before a merge of
+    several contributions. So an Add, a pool, a Resize, a Concat, a Pad, a Reshape and a Rescale pass on (or sum) the error as
+    it arrives, int32 or int8. "Sum of the mantissas" of a pool is the sum of the v. The result of the last merge is not
+    quantised before the next such place.
+ 2. A multiply layer is one with weights in an array: Conv, Gemm, MatMul. A Rescale (Mul) and a pool are not: they do not count
+    on a cheapest path, let truncated errors through, and do not quantise.
+ 3. The mask belongs to every layer with an activation, also to an Add, a pool or a Resize with one fused; channel scale and
+    quantise belong to multiply layers (a Rescale has the channel scale only, its sign applied afterwards; a factor of 1 in all
+    channels changes nothing).
+ 4. A side is masked when the activation's bound, in the output's integers, lies within the type's range (equality included: a
+    ReLU on uint8 with z = 0 masks q = 0). A bound beyond the type's range (ReLU6 where 6 / s_y + z_y > 255) did not set
+    the clip, and masks nothing.
+ 5. Fan-out order is the node order of the consumers' main nodes; the same tensor twice in one consumer: by input index. A Q
+    behind a DQ is a layer of its own (a Rescale, at the Q's position), so its consumers merge before it joins the other
+    consumers of its input. Flatten, Reshape, Pad, MaxPool are layers at their own positions; a Q behind them with the same
+    scale and zero point is none.
+ 6. An all-zero contribution keeps its exponent and takes part in E = max(e_a, e_b).
+ 7. Merging: the shift of more than 30 that gives 0 is E - e_i.
+ 8. Concat with different scales: every part is requantised like a Rescale with f = s_i / s_y.
+ 9. A bias is the stored int32 when its scale is s_x s_w (to 2^-20), else round_half_even(real / (s_x s_w)) in float64.
+10. f is (s_x s_w) / s_y in float64, scales being the file's float32 values.
+11. b' follows the weights: after an update the z_x sum of a trainable layer is formed anew (it vanishes for z_x = 0).
+12. Padding of an average pool counts (count_include_pad); average pools with padding that does not count are refused.
+13. An error accumulator or gradient beyond int32 raises OverflowError here as it traps there.
+14. "A head layer": no trainable layer is reachable behind it; several layers may be heads.
+15. sh of the update above 62 becomes 62 (every delta is 0 either way).
+16. Truncated: a path goes from a trainable layer's output tensor to the logits; every trainable layer has one cheapest path, the
+    choice among equals being made at each tensor for the earlier consumer (main node order).
+17. Multiplier of a residual add: M_i may not reach 2^31 for float32 scales, so no rule is needed. Its S is not capped at 62.
+18. A Clip bound is taken from the real value of the constant, in float64: round_half_even(r / s_y) + z_y; lo = max(type, bound).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from golden_graph import Graph, Op, read
+from golden_numbers import I64, Error, channel_scale, cross_entropy, mask, merge, quantise, update
+from golden_ops import backward, forward, gradient
+
+__all__ = ["Golden", "StepResult"]
+
+
+@dataclass
+class StepResult:
+    """What one training step computed. Node names are those of the main nodes; tensors are named as in ``Golden.activations``.
+
+    ``errors``: per tensor, the error (v, e) as merged from its consumers. ``stages``: per multiply layer that an error
+    reached, the int8 error (m, e) after mask, channel scale and quantise. ``gradients``, ``deltas``, ``weights`` (after
+    the update): [kh, kw, Cin/g, N] per trainable layer.
+    """
+
+    loss_q12: list[int]
+    correct: int
+    logits: I64
+    errors: dict[str, Error] = field(default_factory=dict)
+    stages: dict[str, Error] = field(default_factory=dict)
+    gradients: dict[str, I64] = field(default_factory=dict)
+    deltas: dict[str, I64] = field(default_factory=dict)
+    weights: dict[str, npt.NDArray[np.int8]] = field(default_factory=dict)
+
+
+class Golden:
+    """The network of a QDQ ONNX file. Its whole state is ``weights``: int8 [kh, kw, Cin/g, N] by node name; it may be assigned."""
+
+    def __init__(
+        self,
+        model: onnx.ModelProto | str | os.PathLike[str],
+        *,
+        trainable: Sequence[str] | None = None,
+        backprop: str = "exact",
+        eps: float = 0.1,
+    ) -> None:
+        """``trainable``: names of trainable Conv/Gemm/MatMul nodes, by default those of the metadata key ``sasimc.trainable``."""
+        model = model if isinstance(model, onnx.ModelProto) else onnx.load(os.fspath(model))
+        if backprop not in ("exact", "truncated"):
+            raise ValueError(f"backprop is exact or truncated, not {backprop!r}")
+        self.graph: Graph = read(model)
+        self.eps = eps
+        if trainable is None:
+            trainable = next((json.loads(p.value) for p in model.metadata_props if p.key == "sasimc.trainable"), [])
+        self.trainable = frozenset(trainable)
+        self.weights = {op.name: op.weights.q.copy() for op in self.graph.ops if op.weights is not None}
+        if unknown := self.trainable - self.weights.keys():
+            raise ValueError(f"not multiply layers: {sorted(unknown)}")
+        self.input_quant = self.graph.input_quant
+        self._values: dict[str, I64] = {}
+        self.consumers: dict[str, list[Op]] = {}
+        for op in sorted(self.graph.ops, key=lambda o: o.position):
+            for name in dict.fromkeys(op.inputs):
+                self.consumers.setdefault(name, []).append(op)
+        self.needs_error = self._needs_error()
+        self.passes_errors = frozenset(self._cheapest() if backprop == "truncated" else self.weights) | self.trainable
+        self.heads = frozenset(
+            op.name for op in self.graph.ops if op.name in self.trainable and not self._trained_behind(op.output)
+        )
+
+    # -- forward ------------------------------------------------------------------------------------------------------------
+
+    def quantize(self, x: npt.NDArray) -> npt.NDArray:
+        """Real images [B, H, W, C] (or [B, F]) as the graph's first QuantizeLinear stores them."""
+        scale, zero, dtype = self.input_quant
+        info = np.iinfo(dtype)
+        return np.clip(np.rint(x.astype(np.float32) / np.float32(scale)) + zero, info.min, info.max).astype(dtype)
+
+    def forward(self, x_q: npt.NDArray) -> I64:
+        """Logits [B, C] as stored behind the last Q (re-expressed), for stored inputs [B, H, W, C] in the type of the first Q.
+
+        An input of type uint8 where the file says int8 with z = -128 is taken as re-expressed already.
+        """
+        _, zero, dtype = self.input_quant
+        reexpress = (dtype, zero) == (np.dtype(np.int8), -128) and x_q.dtype != np.uint8
+        x = x_q.astype(np.int64) + (128 if reexpress else 0)
+        quant = self.graph.quants[self.graph.input]
+        if x.size and not quant.lo <= x.min() <= x.max() <= quant.hi:
+            raise ValueError("input beyond its type")
+        first = self.consumers[self.graph.input][0]
+        if first.kind == "gemm" and x.ndim == 4:
+            x = x.reshape(x.shape[0], -1)
+        values = {self.graph.input: x}
+        for op in self.graph.ops:
+            values[op.output] = self.run(op, [values[n] for n in op.inputs])
+        self._values = values
+        logits = values[self.graph.output]
+        return logits.reshape(logits.shape[0], -1)
+
+    def run(self, op: Op, xs: Sequence[I64]) -> I64:
+        """One operation on given stored inputs."""
+        return forward(op, xs, self.graph, self.weights.get(op.name))
+
+    def activations(self) -> dict[str, I64]:
+        """Stored tensors of the last forward, by the names of the QuantizeLinear outputs (float names where there is no Q)."""
+        return self._values | {alias: self._values[name] for alias, name in self.graph.aliases.items()}
+
+    # -- training -----------------------------------------------------------------------------------------------------------
+
+    def train_step(self, x_q: npt.NDArray, labels: npt.ArrayLike, mu_head: int, mu_rep: int) -> StepResult:
+        """Forward, loss, backward and one update of the trainable weights."""
+        logits = self.forward(x_q)
+        loss = cross_entropy(logits, labels, self.graph.quants[self.graph.output].scale, self.eps)
+        correct = sum(p == label for p, label in zip(loss.predicted, np.asarray(labels).tolist(), strict=True))
+        result = StepResult(loss.loss_q12, correct, logits)
+        values = self._values
+        # Contributions to each tensor, with the consumer's position and the input index: the order of merging.
+        waiting: dict[str, list[tuple[int, int, Error]]] = {
+            self.graph.output: [(len(self.graph.ops), 0, Error(loss.errors.reshape(values[self.graph.output].shape), 0))]
+        }
+        for op in reversed(self.graph.ops):
+            if op.output not in waiting or not self.needs_error[op.output]:
+                continue
+            parts = sorted(waiting.pop(op.output), key=lambda part: part[:2])
+            error = result.errors[op.output] = merge([part for _, _, part in parts])
+            xs, y, w = [values[n] for n in op.inputs], values[op.output], self.weights.get(op.name)
+            if op.weights is not None:
+                goes_on = op.name in self.passes_errors and self.needs_error[op.inputs[0]]
+                if not goes_on and op.name not in self.trainable:
+                    continue
+                error = quantise(channel_scale(mask(error, y, op.mask_lo, op.mask_hi), op.weights.scales))
+                result.stages[op.name] = error
+                if op.name in self.trainable:
+                    zero = self.graph.quants[op.inputs[0]].zero
+                    result.gradients[op.name] = gradient(op, xs[0], error.v, zero, self.weights[op.name])
+                if not goes_on:
+                    continue
+            if not any(self.needs_error[n] for n in op.inputs):
+                continue
+            for index, (name, part) in enumerate(zip(op.inputs, backward(op, error, xs, y, w), strict=True)):
+                if self.needs_error[name]:
+                    waiting.setdefault(name, []).append((op.position, index, part))
+        for name, g in result.gradients.items():
+            delta = update(g, mu_head if name in self.heads else mu_rep)
+            self.weights[name] = np.clip(self.weights[name] - delta, -127, 127).astype(np.int8)
+            result.deltas[name], result.weights[name] = delta, self.weights[name].copy()
+        return result
+
+    # -- where errors go ----------------------------------------------------------------------------------------------------
+
+    def _needs_error(self) -> dict[str, bool]:
+        """Whether a trainable layer lies upstream of a tensor."""
+        needs = {self.graph.input: False}
+        for op in self.graph.ops:
+            needs[op.output] = op.name in self.trainable or any(needs[n] for n in op.inputs)
+        return needs
+
+    def _trained_behind(self, tensor: str) -> bool:
+        return any(op.name in self.trainable or self._trained_behind(op.output) for op in self.consumers.get(tensor, []))
+
+    def _cheapest(self) -> set[str]:
+        """The frozen multiply layers on the cheapest path of some trainable layer (backprop = truncated)."""
+        cost: dict[str, int] = {self.graph.output: 0}
+        step: dict[str, Op] = {}
+        for producer in reversed([None, *self.graph.ops]):
+            tensor = self.graph.input if producer is None else producer.output
+            for op in self.consumers.get(tensor, []):
+                if tensor == self.graph.output or op.output not in cost:
+                    continue
+                through = cost[op.output] + (op.multiplies and op.name not in self.trainable)
+                if tensor not in cost or through < cost[tensor]:
+                    cost[tensor], step[tensor] = through, op
+        chosen: set[str] = set()
+        for op in self.graph.ops:
+            if op.name in self.trainable:
+                tensor = op.output
+                while tensor in step:
+                    tensor, passed = step[tensor].output, step[tensor]
+                    if passed.multiplies:
+                        chosen.add(passed.name)
+        return chosen

@@ -1,0 +1,403 @@
+"""Reads a QDQ ONNX graph into whole-layer operations. Part of the golden model (see golden.py); onnx and numpy only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import numpy_helper
+
+__all__ = ["Graph", "Op", "Quant", "Weights", "read"]
+
+_SHAPE_OPS = {"Flatten", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Identity"}
+
+
+@dataclass(frozen=True)
+class Quant:
+    """Quantisation of a tensor after int8 with z = -128 became uint8 with z = 0: real = scale (q - zero), lo <= q <= hi."""
+
+    scale: float
+    zero: int
+    lo: int
+    hi: int
+
+
+@dataclass(frozen=True)
+class Weights:
+    """int8 [kh, kw, Cin/g, N], weight scales [N], bias int [N] (in units of s_x s_w)."""
+
+    q: npt.NDArray[np.int8]
+    scales: npt.NDArray[np.float64]
+    bias: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Op:
+    """A main node with the activation and the Q behind it. ``mask_lo``/``mask_hi``: bounds that an activation set, else None."""
+
+    kind: str
+    name: str
+    position: int
+    inputs: tuple[str, ...]
+    output: str
+    lo: int
+    hi: int
+    mask_lo: int | None = None
+    mask_hi: int | None = None
+    attrs: dict[str, Any] = field(default_factory=dict)
+    weights: Weights | None = None
+
+    @property
+    def multiplies(self) -> bool:
+        """Whether this is a layer with weights in an array (Conv, Gemm, MatMul)."""
+        return self.weights is not None
+
+
+@dataclass
+class Graph:
+    """The operations in an executable order, the tensors' quantisations, other names of the same tensors, and the ends."""
+
+    ops: list[Op] = field(default_factory=list)
+    quants: dict[str, Quant] = field(default_factory=dict)
+    aliases: dict[str, str] = field(default_factory=dict)
+    input: str = ""
+    input_quant: tuple[float, int, np.dtype] = (0.0, 0, np.dtype(np.int8))
+    output: str = ""
+
+
+@dataclass(frozen=True)
+class _Const:
+    """A constant: real values, and the integers and scales when it came through a DequantizeLinear."""
+
+    real: npt.NDArray
+    q: npt.NDArray | None = None
+    scale: npt.NDArray | None = None
+    axis: int = 0
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """A dequantised tensor; ``virtual``: it has no Q of its own yet."""
+
+    name: str
+    virtual: bool = False
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """A main operation before its Q; bounds of the activations met so far, in real units."""
+
+    kind: str
+    node: onnx.NodeProto
+    position: int
+    inputs: tuple[str, ...]
+    attrs: dict[str, Any]
+    weight: _Const | None = None
+    bias: _Const | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+class _Reader:
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.graph = Graph()
+        self.model = model.graph
+        self.values: dict[str, _Const | _Tensor | _Pending] = {
+            i.name: _Const(numpy_helper.to_array(i)) for i in self.model.initializer
+        }
+        self.stored: dict[str, str] = {}  # Q output -> tensor
+        (source,) = [i.name for i in self.model.input if i.name not in self.values]
+        self.source = source
+
+    def read(self) -> Graph:
+        for position, node in enumerate(self.model.node):
+            method = getattr(self, f"_{node.op_type.lower()}", None)
+            if node.op_type in _SHAPE_OPS:
+                method = self._shape
+            if method is None:
+                raise NotImplementedError(f"{node.name}: {node.op_type}")
+            result = method(node, position)
+            if result is not None:
+                self.values[node.output[0]] = result
+        last = self.model.output[0].name
+        if last in self.stored:
+            self.graph.output = self.stored[last]
+        else:
+            value = self.values[last]
+            if not isinstance(value, _Tensor):
+                raise NotImplementedError("the graph's output is not quantised")
+            self.graph.output = value.name
+        return self.graph
+
+    # -- helpers ------------------------------------------------------------------------------------------------------------
+
+    def _const(self, node: onnx.NodeProto, index: int) -> npt.NDArray | None:
+        if index >= len(node.input) or not node.input[index]:
+            return None
+        value = self.values[node.input[index]]
+        if not isinstance(value, _Const):
+            raise NotImplementedError(f"{node.name}: input {index} is not constant")
+        return value.real
+
+    def _tensor(self, name: str, node: onnx.NodeProto) -> str:
+        value = self.values[name]
+        if not isinstance(value, _Tensor):
+            raise NotImplementedError(f"{node.name}: input {name} is not a dequantised tensor")
+        return value.name
+
+    @staticmethod
+    def _attrs(node: onnx.NodeProto) -> dict[str, Any]:
+        found = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        return {k: v.decode() if isinstance(v, bytes) else v for k, v in found.items()}
+
+    def _emit(self, op: Op, quant: Quant) -> None:
+        self.graph.ops.append(op)
+        self.graph.quants[op.output] = quant
+
+    def _keep(self, kind: str, node: onnx.NodeProto, position: int, **attrs: object) -> _Tensor:
+        """An operation that keeps scale and zero point; its tensor bears the float name until a Q names it."""
+        x = self._tensor(node.input[0], node)
+        quant = self.graph.quants[x]
+        self._emit(Op(kind, node.name, position, (x,), node.output[0], quant.lo, quant.hi, attrs=attrs), quant)
+        return _Tensor(node.output[0], virtual=True)
+
+    # -- quantisation -------------------------------------------------------------------------------------------------------
+
+    def _quantizelinear(self, node: onnx.NodeProto, position: int) -> _Const | None:
+        scale = np.asarray(self._const(node, 1))
+        zero = self._const(node, 2)
+        zero = np.zeros((), np.uint8) if zero is None else zero
+        info = np.iinfo(zero.dtype)
+        value = self.values.get(node.input[0])
+        if isinstance(value, _Const):
+            axis = int(self._attrs(node).get("axis", 1))
+            s, z = (_along(a, value.real.ndim, axis) for a in (scale, zero))
+            q = np.clip(np.rint(value.real.astype(np.float32) / s) + z, info.min, info.max).astype(zero.dtype)
+            return _Const(q)
+        if scale.size != 1:
+            raise NotImplementedError(f"{node.name}: activations are quantised per tensor")
+        s, z = float(scale.reshape(())), int(zero.reshape(()))
+        shift = 128 if (info.min, z) == (-128, -128) else 0
+        quant = Quant(s, z + shift, info.min + shift, info.max + shift)
+        out = node.output[0]
+        if node.input[0] == self.source:
+            self.graph.input, self.graph.input_quant = out, (s, z, zero.dtype)
+            self.graph.quants[out] = quant
+        elif isinstance(value, _Tensor) and value.virtual and self.graph.quants[value.name] == quant:
+            self.graph.aliases[out] = value.name
+            self.stored[out] = value.name
+            return None
+        elif isinstance(value, _Tensor):
+            self._close(_Pending("rescale", node, position, (value.name,), {"factor": np.ones(1)}), out, quant)
+        elif isinstance(value, _Pending):
+            self._close(value, out, quant)
+        else:
+            raise NotImplementedError(f"{node.name}: quantises {node.input[0]}")
+        self.stored[out] = out
+        return None
+
+    def _close(self, p: _Pending, out: str, quant: Quant) -> None:
+        """Turn the pending operation ``p`` with output type ``quant`` into an Op."""
+        lo, hi = quant.lo, quant.hi
+        mask_lo = mask_hi = None
+        if p.low is not None:
+            bound = _bound(p.low, quant)
+            if bound >= quant.lo:
+                lo = mask_lo = min(bound, quant.hi)
+        if p.high is not None:
+            bound = _bound(p.high, quant)
+            if bound <= quant.hi:
+                hi = mask_hi = max(bound, quant.lo)
+        op = Op(p.kind, p.node.name, p.position, p.inputs, out, lo, hi, mask_lo, mask_hi, p.attrs)
+        if p.weight is not None:
+            op = replace(op, weights=self._weights(p))
+        self._emit(op, quant)
+
+    def _weights(self, p: _Pending) -> Weights:
+        w = p.weight
+        if w is None or w.q is None or w.scale is None or w.q.dtype != np.int8:
+            raise NotImplementedError(f"{p.node.name}: weights must be int8 behind a DequantizeLinear")
+        if p.kind == "conv":
+            q, axis = w.q.transpose(2, 3, 1, 0), 0
+        else:
+            transposed = bool(p.attrs.get("transB", 0))
+            q, axis = (w.q.T if transposed else w.q)[None, None], 0 if transposed else 1
+        if w.scale.size > 1 and w.axis % w.q.ndim != axis:
+            raise NotImplementedError(f"{p.node.name}: weight scales must go along the output channels")
+        n = q.shape[3]
+        scales = np.broadcast_to(w.scale.astype(np.float64).reshape(-1), (n,)).copy()
+        unit = self.graph.quants[p.inputs[0]].scale * scales
+        bias = np.zeros(n, np.int64)
+        if p.bias is not None:
+            real = np.broadcast_to(p.bias.real.astype(np.float64).reshape(-1), (n,))
+            bias = np.rint(real / unit).astype(np.int64)
+            if p.bias.q is not None and p.bias.scale is not None:
+                same = np.abs(p.bias.scale.astype(np.float64).reshape(-1) / unit - 1) < 2.0**-20
+                bias = np.where(same, p.bias.q.reshape(-1), bias).astype(np.int64)
+        return Weights(q.astype(np.int8), scales, bias)
+
+    def _dequantizelinear(self, node: onnx.NodeProto, position: int) -> _Const | _Tensor:
+        if node.input[0] in self.stored:
+            return _Tensor(self.stored[node.input[0]])
+        value = self.values.get(node.input[0])
+        if not isinstance(value, _Const):
+            if node.input[0] == self.graph.input:
+                return _Tensor(self.graph.input)
+            raise NotImplementedError(f"{node.name}: dequantises {node.input[0]}")
+        scale, zero = np.asarray(self._const(node, 1)), self._const(node, 2)
+        axis = int(self._attrs(node).get("axis", 1))
+        if zero is not None and zero.any():
+            raise NotImplementedError(f"{node.name}: a constant with a zero point")
+        real = value.real.astype(np.float64) * _along(scale.astype(np.float64), value.real.ndim, axis)
+        return _Const(real, value.real, scale, axis)
+
+    # -- operators ----------------------------------------------------------------------------------------------------------
+
+    def _constant(self, node: onnx.NodeProto, position: int) -> _Const:
+        value = next(iter(self._attrs(node).values()))
+        return _Const(numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else np.asarray(value))
+
+    def _multiply(self, kind: str, node: onnx.NodeProto, position: int, attrs: dict[str, Any]) -> _Pending:
+        weight = self.values[node.input[1]]
+        bias = self.values[node.input[2]] if len(node.input) > 2 and node.input[2] else None
+        if not isinstance(weight, _Const) or not (bias is None or isinstance(bias, _Const)):
+            raise NotImplementedError(f"{node.name}: weights and bias must be constant")
+        return _Pending(kind, node, position, (self._tensor(node.input[0], node),), attrs, weight, bias)
+
+    def _conv(self, node: onnx.NodeProto, position: int) -> _Pending:
+        return self._multiply("conv", node, position, self._attrs(node))
+
+    def _gemm(self, node: onnx.NodeProto, position: int) -> _Pending:
+        attrs = self._attrs(node)
+        if attrs.get("transA", 0) or attrs.get("alpha", 1.0) != 1 or attrs.get("beta", 1.0) != 1:
+            raise NotImplementedError(f"{node.name}: Gemm with transA, alpha or beta")
+        return self._multiply("gemm", node, position, attrs)
+
+    def _matmul(self, node: onnx.NodeProto, position: int) -> _Pending:
+        return self._multiply("gemm", node, position, {})
+
+    def _add(self, node: onnx.NodeProto, position: int) -> _Pending:
+        a, b = (self.values[n] for n in node.input)
+        if isinstance(a, _Const):
+            a, b = b, a
+        if (
+            isinstance(a, _Pending)
+            and isinstance(b, _Const)
+            and a.weight is not None
+            and a.bias is None
+            and a.low is a.high is None
+        ):
+            return replace(a, bias=b)
+        return _Pending("add", node, position, tuple(self._tensor(n, node) for n in node.input), {})
+
+    def _mul(self, node: onnx.NodeProto, position: int) -> _Pending:
+        x, c = (self.values[n] for n in node.input)
+        if isinstance(x, _Const):
+            x, c = c, x
+        if not isinstance(x, _Tensor) or not isinstance(c, _Const):
+            raise NotImplementedError(f"{node.name}: Mul of a tensor by constants only")
+        factor = c.real.astype(np.float64)
+        if factor.size > 1 and factor.size != factor.shape[max(factor.ndim - 3, 0) if factor.ndim >= 3 else -1]:
+            raise NotImplementedError(f"{node.name}: Mul by one constant or one a channel")
+        return _Pending("rescale", node, position, (x.name,), {"factor": factor.reshape(-1)})
+
+    def _activation(self, node: onnx.NodeProto, position: int, low: float | None, high: float | None) -> _Pending:
+        value = self.values[node.input[0]]
+        if isinstance(value, _Tensor):
+            value = _Pending("rescale", node, position, (value.name,), {"factor": np.ones(1)})
+        if not isinstance(value, _Pending):
+            raise NotImplementedError(f"{node.name}: activation of a constant")
+        lows = [v for v in (value.low, low) if v is not None]
+        highs = [v for v in (value.high, high) if v is not None]
+        return replace(value, low=max(lows, default=None), high=min(highs, default=None))
+
+    def _relu(self, node: onnx.NodeProto, position: int) -> _Pending:
+        return self._activation(node, position, 0.0, None)
+
+    def _clip(self, node: onnx.NodeProto, position: int) -> _Pending:
+        attrs = self._attrs(node)
+        low, high = self._const(node, 1), self._const(node, 2)
+        low = attrs.get("min") if low is None else float(low.reshape(()))
+        high = attrs.get("max") if high is None else float(high.reshape(()))
+        return self._activation(node, position, low, high)
+
+    def _averagepool(self, node: onnx.NodeProto, position: int) -> _Pending:
+        attrs = self._attrs(node)
+        padded = any(attrs.get("pads", [0])) or attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
+        if attrs.get("ceil_mode", 0) or (padded and not attrs.get("count_include_pad", 0)):
+            raise NotImplementedError(f"{node.name}: average pool with ceil_mode, or padding that does not count")
+        return _Pending("avgpool", node, position, (self._tensor(node.input[0], node),), attrs)
+
+    def _globalaveragepool(self, node: onnx.NodeProto, position: int) -> _Pending:
+        return _Pending("globalpool", node, position, (self._tensor(node.input[0], node),), {"keepdims": 1})
+
+    def _reducemean(self, node: onnx.NodeProto, position: int) -> _Pending:
+        attrs = self._attrs(node)
+        axes = self._const(node, 1)
+        axes = attrs.get("axes") if axes is None else axes.tolist()
+        if axes is None or sorted(a % 4 for a in axes) != [2, 3]:
+            raise NotImplementedError(f"{node.name}: ReduceMean over the two spatial axes only")
+        x = self._tensor(node.input[0], node)
+        return _Pending("globalpool", node, position, (x,), {"keepdims": attrs.get("keepdims", 1)})
+
+    def _maxpool(self, node: onnx.NodeProto, position: int) -> _Tensor:
+        attrs = self._attrs(node)
+        if attrs.get("ceil_mode", 0):
+            raise NotImplementedError(f"{node.name}: ceil_mode")
+        return self._keep("maxpool", node, position, **attrs)
+
+    def _resize(self, node: onnx.NodeProto, position: int) -> _Pending:
+        attrs = self._attrs(node)
+        mode, how = attrs.get("mode", "nearest"), attrs.get("coordinate_transformation_mode", "half_pixel")
+        scales, sizes = self._const(node, 2), self._const(node, 3)
+        if mode == "nearest" and (how, attrs.get("nearest_mode", "round_prefer_floor")) != ("asymmetric", "floor"):
+            raise NotImplementedError(f"{node.name}: nearest needs asymmetric and floor")
+        if mode != "nearest" and (mode, how) != ("linear", "half_pixel"):
+            raise NotImplementedError(f"{node.name}: Resize {mode} {how}")
+        how = {"scales": None if scales is None or not scales.size else scales, "sizes": sizes}
+        return _Pending(mode, node, position, (self._tensor(node.input[0], node),), how)
+
+    def _concat(self, node: onnx.NodeProto, position: int) -> _Pending:
+        if self._attrs(node)["axis"] not in (1, -3):
+            raise NotImplementedError(f"{node.name}: Concat along the channels only")
+        return _Pending("concat", node, position, tuple(self._tensor(n, node) for n in node.input), {})
+
+    def _pad(self, node: onnx.NodeProto, position: int) -> _Tensor:
+        attrs = self._attrs(node)
+        pads, value = self._const(node, 1), self._const(node, 2)
+        if attrs.get("mode", "constant") != "constant" or pads is None or len(pads) != 8 or pads[[0, 1, 4, 5]].any():
+            raise NotImplementedError(f"{node.name}: Pad with a constant along the spatial axes only")
+        quant = self.graph.quants[self._tensor(node.input[0], node)]
+        fill = 0.0 if value is None else float(value.reshape(()))
+        return self._keep("pad", node, position, pads=[int(v) for v in pads[[2, 3, 6, 7]]], fill=_bound(fill, quant))
+
+    def _shape(self, node: onnx.NodeProto, position: int) -> _Const | _Tensor:
+        value = self.values[node.input[0]]
+        attrs = self._attrs(node)
+        if isinstance(value, _Const) and node.op_type == "Identity":
+            return value
+        target = self._const(node, 1)
+        return self._keep("shape", node, position, **attrs, op=node.op_type, target=None if target is None else target.tolist())
+
+    def _softmax(self, node: onnx.NodeProto, position: int) -> _Tensor:
+        return _Tensor(self._tensor(node.input[0], node))
+
+    _argmax = _softmax
+
+
+def _along(a: npt.NDArray, rank: int, axis: int) -> npt.NDArray:
+    """``a`` shaped so that it broadcasts along ``axis`` of a tensor of ``rank``."""
+    return a.reshape(()) if a.size == 1 else a.reshape([-1 if i == axis % rank else 1 for i in range(rank)])
+
+
+def _bound(real: float, quant: Quant) -> int:
+    """A real bound in the tensor's integers: round_half_even(r / s) + z; far bounds (also infinite ones) stay far."""
+    return int(np.rint(np.clip(np.float64(real) / quant.scale, -1e9, 1e9))) + quant.zero
+
+
+def read(model: onnx.ModelProto) -> Graph:
+    """The graph of ``model``; NotImplementedError names a node that the golden model does not know."""
+    return _Reader(model).read()

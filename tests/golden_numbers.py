@@ -1,0 +1,213 @@
+"""Integer formulas of docs/numerics.md, one function each, on int64 numpy arrays. Part of the golden model (see golden.py)."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "Error",
+    "Loss",
+    "accumulator",
+    "bits",
+    "channel_factors",
+    "channel_scale",
+    "cross_entropy",
+    "mask",
+    "merge",
+    "multiplier",
+    "pool_factor",
+    "quantise",
+    "requantise",
+    "rne",
+    "round_half_even",
+    "update",
+]
+
+I64 = npt.NDArray[np.int64]
+
+
+class Error(NamedTuple):
+    """An error tensor: value = v 2^e; v is int8 (after ``quantise``) or int32."""
+
+    v: I64
+    e: int
+
+
+def round_half_even(x: float) -> int:
+    """The nearest integer, ties to the even one."""
+    return int(np.rint(np.float64(x)))
+
+
+def rne(v: I64, s: npt.ArrayLike) -> I64:
+    """v / 2^s to the nearest integer, ties to even; s <= 0 leaves v. ``s`` broadcasts."""
+    s = np.asarray(s, np.int64)
+    up = np.maximum(s, 0)
+    low = v >> up
+    rest = v - (low << up)
+    half = np.where(up > 0, np.int64(1) << np.maximum(up - 1, 0), 0)
+    return low + np.where(up > 0, (rest > half) | ((rest == half) & (low & 1 == 1)), False)
+
+
+def bits(v: int) -> int:
+    """Number of binary digits of |v|."""
+    return abs(int(v)).bit_length()
+
+
+def accumulator(v: npt.NDArray) -> I64:
+    """``v`` as int64, after checking that the machine's int32 accumulator holds it."""
+    v = np.rint(v).astype(np.int64) if v.dtype.kind == "f" else v.astype(np.int64)
+    if v.size and max(int(v.max()), -int(v.min()) - 1) >= 1 << 31:
+        raise OverflowError("an int32 accumulator overflows")
+    return v
+
+
+def _log2_floor(f: float) -> int:
+    return math.frexp(f)[1] - 1
+
+
+def _log2_ceil(f: float) -> int:
+    mantissa, exponent = math.frexp(f)
+    return exponent - 1 if mantissa == 0.5 else exponent
+
+
+def multiplier(f: float) -> tuple[int, int]:
+    """M and S of a requantisation with real factor ``f`` ("Requantise"); the sign of ``f`` goes to M."""
+    if f == 0:
+        return 0, 62
+    size = abs(f)
+    s = 30 - _log2_floor(size)
+    if s > 62:
+        return 0, 62
+    m = round_half_even(math.ldexp(size, s))
+    if m == 1 << 31:
+        m, s = 1 << 30, s - 1
+    if s < 1:
+        raise ValueError(f"factor {f} needs a left shift")
+    return (-m if f < 0 else m), s
+
+
+def requantise(acc: I64, bias: npt.ArrayLike, f: npt.ArrayLike, zero: int, lo: int, hi: int) -> I64:
+    """clamp(rne((acc + bias) M, S) + zero, lo, hi), with ``bias`` and ``f`` per channel (the last axis) or scalar."""
+    pairs = np.array([multiplier(float(v)) for v in np.atleast_1d(np.asarray(f, np.float64))], np.int64)
+    return np.clip(rne(accumulator(acc + np.asarray(bias, np.int64)) * pairs[:, 0], pairs[:, 1]) + zero, lo, hi)
+
+
+def residual_factors(f_a: float, f_b: float) -> tuple[int, int, int]:
+    """M_a, M_b and the common S of a residual add."""
+    s = 30 - _log2_floor(max(f_a, f_b))
+    if s < 1:
+        raise ValueError("a residual add needs a left shift")
+    return round_half_even(math.ldexp(f_a, s)), round_half_even(math.ldexp(f_b, s)), s
+
+
+# -- errors -------------------------------------------------------------------------------------------------------------------
+
+
+def quantise(error: Error) -> Error:
+    """The dynamic shift to int8; the identity on what is int8 already."""
+    v, e = error
+    shift = max(0, bits(int(np.abs(v).max(initial=0))) - 7)
+    return Error(np.clip(rne(v, shift), -127, 127), e + shift)
+
+
+def merge(contributions: list[Error]) -> Error:
+    """Fan-out: one contribution passes as it is, several are quantised and joined two at a time, in the order given."""
+    if len(contributions) == 1:
+        return contributions[0]
+    parts = [quantise(c) for c in contributions]
+    total = parts[0]
+    for i, part in enumerate(parts[1:]):
+        a = total if i == 0 else quantise(total)
+        top = max(a.e, part.e)
+        aligned = [rne(p.v << 8, top - p.e) if top - p.e <= 30 else np.zeros_like(p.v) for p in (a, part)]
+        total = Error(aligned[0] + aligned[1], top - 8)
+    return total
+
+
+def mask(error: Error, q: I64, lo: int | None, hi: int | None) -> Error:
+    """v = 0 where the output ``q`` stands at a bound that an activation set (None: no such bound)."""
+    keep = np.ones(q.shape, bool)
+    if lo is not None:
+        keep &= q > lo
+    if hi is not None:
+        keep &= q < hi
+    return Error(np.where(keep, error.v, 0), error.e)
+
+
+def channel_factors(scales: npt.ArrayLike) -> tuple[I64, int]:
+    """K_n (Q15) and g of a channel scale."""
+    s = np.atleast_1d(np.asarray(scales, np.float64))
+    if not s.max() > 0:
+        return np.zeros(s.shape, np.int64), 0
+    g = _log2_ceil(float(s.max()))
+    return np.array([round_half_even(math.ldexp(float(v), 15 - g)) for v in s], np.int64), g
+
+
+def channel_scale(error: Error, scales: npt.ArrayLike) -> Error:
+    """v = rne(v K_n, 15), e += g, the channel being the last axis; v stays when all scales equal 2^g."""
+    factors, g = channel_factors(scales)
+    exact = bool((np.atleast_1d(np.asarray(scales, np.float64)) == math.ldexp(1.0, g)).all())
+    return Error(error.v if exact else rne(error.v * factors, 15), error.e + g)
+
+
+def pool_factor(n: int) -> tuple[int, int]:
+    """K and g' of the constant 1/n of an average pool."""
+    g = _log2_ceil(1.0 / n)
+    return round_half_even(math.ldexp(1.0, -g) / n * 32768), g
+
+
+# -- loss and update ----------------------------------------------------------------------------------------------------------
+
+
+class Loss(NamedTuple):
+    """``errors``: int [B, C]; ``loss_q12``: Q12 bits of each sample; ``predicted``: the lowest arg max of each sample."""
+
+    errors: I64
+    loss_q12: list[int]
+    predicted: list[int]
+
+
+def cross_entropy(logits: I64, labels: npt.ArrayLike, scale: float, eps: float = 0.1) -> Loss:
+    """The integer cross-entropy, base 2, of int logits [B, C] with real scale ``scale`` and label smoothing ``eps``."""
+    classes = logits.shape[1]
+    m_e = max(1, round_half_even(scale * math.log2(math.e) * 2**12))
+    other = round(eps * 32768) // classes
+    rows, losses, predicted = [], [], []
+    for row, label in zip(logits.astype(np.int64), np.asarray(labels).tolist(), strict=True):
+        t = (row.max() - row) * m_e
+        n, f = t >> 12, t & 4095
+        p2 = 32768 - ((f * (2751 - ((703 * f) >> 12))) >> 9)
+        p = np.where(n > 15, 0, p2 >> np.minimum(n, 15))
+        total = int(p.sum())
+        target = np.full(classes, other, np.int64)
+        target[label] = 32768 - (classes - 1) * other
+        error = (p * 32768 + (total >> 1)) // total - target
+        error[label] -= error.sum()
+        m = bits(total) - 1
+        log2 = (m << 12) + (((total << 12) >> m) - 4096)
+        rows.append(error)
+        losses.append(min(int(t[label]), 65536) + log2 - 61440)
+        predicted.append(int(np.argmax(row)))
+    return Loss(np.stack(rows), losses, predicted)
+
+
+def update(g: I64, mu: int) -> I64:
+    """The int8 weight step of an int32 gradient: saturated as it is, or pseudo-stochastically rounded to ``mu`` bits."""
+    peak = int(np.abs(g).max(initial=0))
+    if peak == 0:
+        return np.zeros_like(g)
+    shift = min(bits(peak) - mu, 62)
+    if shift <= 0:
+        return np.clip(g, -127, 127)
+    size = np.abs(g)
+    q = size >> shift
+    r = size - (q << shift)
+    h = shift >> 1
+    p, rest = r >> h, r & ((1 << h) - 1)
+    if shift & 1:
+        rest = rest * 2
+    return np.sign(g) * np.minimum(q + (p > rest), 127)

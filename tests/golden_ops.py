@@ -1,0 +1,303 @@
+"""Forward and backward of each kind of operation on whole tensors. Part of the golden model (see golden.py).
+
+Tensors are int64 ``[B, H, W, C]`` or ``[B, F]``. Products are summed in float64, exactly: every sum stays far below 2^53.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from golden_graph import Graph, Op
+from golden_numbers import I64, Error, accumulator, channel_scale, mask, pool_factor, requantise, residual_factors, rne
+
+__all__ = ["backward", "forward", "gradient"]
+
+Slices = tuple[slice, slice]
+F64 = npt.NDArray[np.float64]
+
+
+class Window:
+    """The geometry of a sliding window over ``[B, H, W, C]``, from the ONNX attributes of a convolution or pool."""
+
+    def __init__(self, attrs: dict[str, Any], size: tuple[int, int], kernel: Sequence[int]) -> None:
+        self.kernel = tuple(kernel)
+        self.stride = tuple(attrs.get("strides", (1, 1)))
+        self.dilation = tuple(attrs.get("dilations", (1, 1)))
+        self.size = size
+        auto = attrs.get("auto_pad", "NOTSET")
+        reach = [d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel, strict=True)]
+        if auto in ("SAME_UPPER", "SAME_LOWER"):
+            out = [-(-n // s) for n, s in zip(size, self.stride, strict=True)]
+            total = [max(0, (o - 1) * s + r - n) for o, s, r, n in zip(out, self.stride, reach, size, strict=True)]
+            first = [t // 2 if auto == "SAME_UPPER" else t - t // 2 for t in total]
+            self.pads = (first[0], first[1], total[0] - first[0], total[1] - first[1])
+        else:
+            self.pads = tuple(attrs.get("pads", (0, 0, 0, 0)))
+        top, left, bottom, right = self.pads
+        padded = (size[0] + top + bottom, size[1] + left + right)
+        self.out = tuple((p - r) // s + 1 for p, r, s in zip(padded, reach, self.stride, strict=True))
+
+    def pad(self, x: npt.NDArray, fill: float) -> npt.NDArray:
+        """``x`` with its padding."""
+        top, left, bottom, right = self.pads
+        return np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=fill)
+
+    def crop(self, x: npt.NDArray) -> npt.NDArray:
+        """The inverse of ``pad``: what lies in the padding is dropped."""
+        top, left, _, _ = self.pads
+        return x[:, top : top + self.size[0], left : left + self.size[1]]
+
+    def taps(self) -> Iterator[tuple[int, int, Slices]]:
+        """Kernel positions row by row, each with the slices of the padded input that it reads for all output pixels."""
+        for i in range(self.kernel[0]):
+            for j in range(self.kernel[1]):
+                rows, cols = (
+                    slice(k * d, k * d + (n - 1) * s + 1, s)
+                    for k, d, n, s in zip((i, j), self.dilation, self.out, self.stride, strict=True)
+                )
+                yield i, j, (rows, cols)
+
+
+def _planes(x: npt.NDArray) -> npt.NDArray:
+    """``[B, F]`` as ``[B, 1, 1, F]``."""
+    return x[:, None, None, :] if x.ndim == 2 else x
+
+
+def _window(op: Op, x: npt.NDArray, w: npt.NDArray) -> tuple[Window, int]:
+    """The geometry of a multiply layer and its number of groups."""
+    attrs = op.attrs if op.kind == "conv" else {}
+    return Window(attrs, (x.shape[1], x.shape[2]), w.shape[:2]), int(attrs.get("group", 1))
+
+
+def _grouped(x: npt.NDArray, groups: int) -> F64:
+    """``[..., C]`` as ``[groups, pixels, C / groups]`` in float64."""
+    return np.ascontiguousarray(x.reshape(-1, groups, x.shape[-1] // groups).transpose(1, 0, 2), dtype=np.float64)
+
+
+def _kernel(w: npt.NDArray, groups: int) -> F64:
+    """``[Cin/g, N]`` as ``[groups, Cin/g, N/g]`` in float64."""
+    return w.astype(np.float64).reshape(w.shape[0], groups, -1).transpose(1, 0, 2)
+
+
+def _multiply(op: Op, x: I64, w: npt.NDArray[np.int8], zero: int) -> F64:
+    """acc = sum x w, the padding reading ``zero``: ``[B, Ho, Wo, N]``."""
+    window, groups = _window(op, x, w)
+    padded = window.pad(x, zero).astype(np.float64)
+    n = w.shape[3]
+    acc = np.zeros((x.shape[0], *window.out, n))
+    for i, j, (rows, cols) in window.taps():
+        tap = padded[:, rows, cols]
+        if w.shape[2] == 1:  # depth-wise: nothing to sum over channels
+            acc += np.repeat(tap, n // groups, axis=3) * w[i, j, 0]
+        else:
+            part = _grouped(tap, groups) @ _kernel(w[i, j], groups)
+            acc += part.transpose(1, 0, 2).reshape(acc.shape)
+    return acc
+
+
+def forward(op: Op, xs: Sequence[I64], graph: Graph, w: npt.NDArray[np.int8] | None = None) -> I64:
+    """The stored output of ``op`` for its stored inputs ``xs``; ``w``: the current weights of a multiply layer."""
+    x, qx, qy = xs[0], graph.quants[op.inputs[0]], graph.quants[op.output]
+    if op.kind in ("conv", "gemm"):
+        assert w is not None
+        assert op.weights is not None
+        acc = _multiply(op, _planes(x), w, qx.zero)
+        sums = w.astype(np.int64).reshape(-1, w.shape[3]).sum(axis=0)
+        y = requantise(
+            accumulator(acc), op.weights.bias - qx.zero * sums, qx.scale * op.weights.scales / qy.scale, qy.zero, op.lo, op.hi
+        )
+        return y.reshape(x.shape[0], -1) if x.ndim == 2 else y
+    if op.kind == "add":
+        qb = graph.quants[op.inputs[1]]
+        m_a, m_b, s = residual_factors(qx.scale / qy.scale, qb.scale / qy.scale)
+        return np.clip(rne((x - qx.zero) * m_a + (xs[1] - qb.zero) * m_b, s) + qy.zero, op.lo, op.hi)
+    if op.kind in ("avgpool", "globalpool"):
+        window = _pool_window(op, x)
+        n = window.kernel[0] * window.kernel[1]
+        padded = window.pad(x, qx.zero)
+        acc = sum(padded[:, rows, cols] for _, _, (rows, cols) in window.taps())
+        y = requantise(acc, -n * qx.zero, qx.scale / (n * qy.scale), qy.zero, op.lo, op.hi)
+        return y if op.attrs.get("keepdims", 1) else y.reshape(x.shape[0], -1)
+    if op.kind == "maxpool":
+        return _maximum(op, x)[0]
+    if op.kind == "rescale":
+        factor = op.attrs["factor"]
+        if factor.size not in (1, x.shape[-1]):
+            raise NotImplementedError(f"{op.name}: constants along an axis other than the channels")
+        return requantise(x, -qx.zero, factor * qx.scale / qy.scale, qy.zero, op.lo, op.hi)
+    if op.kind == "linear":
+        if _sizes(op, x) != (2 * x.shape[1], 2 * x.shape[2]):
+            raise NotImplementedError(f"{op.name}: linear Resize by 2 only")
+        acc = _up(_up(x, 1), 2)
+        return requantise(acc, -16 * qx.zero, qx.scale / (16 * qy.scale), qy.zero, op.lo, op.hi)
+    if op.kind == "nearest":
+        rows, cols = _nearest(op, x)
+        return requantise(x[:, rows][:, :, cols], -qx.zero, qx.scale / qy.scale, qy.zero, op.lo, op.hi)
+    if op.kind == "concat":
+        quants = [graph.quants[n] for n in op.inputs]
+        parts = [requantise(v, -q.zero, q.scale / qy.scale, qy.zero, op.lo, op.hi) for v, q in zip(xs, quants, strict=True)]
+        return np.concatenate(parts, axis=-1)
+    if op.kind == "pad":
+        top, left, bottom, right = op.attrs["pads"]
+        return np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=op.attrs["fill"])
+    if op.kind == "shape":
+        return _reshape(op, x)
+    raise NotImplementedError(op.kind)
+
+
+def backward(op: Op, error: Error, xs: Sequence[I64], y: I64, w: npt.NDArray[np.int8] | None = None) -> list[Error]:
+    """The error of each input. ``error``: of a multiply layer the int8 error after its stage, else the output's as it arrived."""
+    x = xs[0]
+    v, e = error
+    if op.kind in ("conv", "gemm"):
+        assert w is not None
+        return [Error(_transposed(op, x, v, w), e)]
+    error = v, e = mask(error, y, op.mask_lo, op.mask_hi)
+    if op.kind == "add":
+        return [error, error]
+    if op.kind in ("avgpool", "globalpool"):
+        window = _pool_window(op, x)
+        total = np.zeros(window.pad(x, 0).shape, np.int64)
+        for _, _, (rows, cols) in window.taps():
+            total[:, rows, cols] += v.reshape(x.shape[0], *window.out, x.shape[3])
+        factor, g = pool_factor(window.kernel[0] * window.kernel[1])
+        total = accumulator(window.crop(total))
+        return [Error(total if factor == 32768 else rne(total * factor, 15), e + g)]
+    if op.kind == "maxpool":
+        _, first, window = _maximum(op, x)
+        total = np.zeros(window.pad(x, 0).shape, np.int64)
+        for i, j, (rows, cols) in window.taps():
+            total[:, rows, cols] += np.where(first == i * window.kernel[1] + j, v, 0)
+        return [Error(accumulator(window.crop(total)), e)]
+    if op.kind == "rescale":
+        factor = op.attrs["factor"]
+        scaled = channel_scale(error, np.abs(factor))
+        return [Error(scaled.v * np.where(factor < 0, -1, 1), scaled.e)]
+    if op.kind == "linear":
+        return [Error(accumulator(_down(_down(v, 1), 2)), e - 4)]
+    if op.kind == "nearest":
+        rows, cols = _nearest(op, x)
+        total = np.zeros_like(x)
+        np.add.at(total, (slice(None), rows[:, None], cols[None, :]), v)
+        return [Error(accumulator(total), e)]
+    if op.kind == "concat":
+        ends = np.cumsum([a.shape[-1] for a in xs])[:-1]
+        return [Error(part, e) for part in np.split(v, ends, axis=-1)]
+    if op.kind == "pad":
+        top, left, _, _ = op.attrs["pads"]
+        return [Error(v[:, top : top + x.shape[1], left : left + x.shape[2]], e)]
+    if op.kind == "shape":
+        return [Error(_unshape(op, v, x.shape), e)]
+    raise NotImplementedError(op.kind)
+
+
+def gradient(op: Op, x: I64, m: I64, zero: int, w: npt.NDArray[np.int8]) -> I64:
+    """g = sum over batch and pixels (x - z_x) m: int64 (checked to fit int32), shaped like the weights."""
+    x, m = _planes(x), _planes(m)
+    window, groups = _window(op, x, w)
+    padded = window.pad(x - zero, 0)
+    errors = _grouped(m, groups)
+    g = np.zeros(w.shape)
+    for i, j, (rows, cols) in window.taps():
+        part = _grouped(padded[:, rows, cols], groups).transpose(0, 2, 1) @ errors  # [groups, Cin/g, N/g]
+        g[i, j] = part.transpose(1, 0, 2).reshape(w.shape[2:])
+    return accumulator(g)
+
+
+def _transposed(op: Op, x: I64, m: I64, w: npt.NDArray[np.int8]) -> I64:
+    """v_x = W^T m, scattered into the input positions (eq. 1)."""
+    shape, x, m = x.shape, _planes(x), _planes(m)
+    window, groups = _window(op, x, w)
+    total = np.zeros(window.pad(x, 0).shape)
+    errors = _grouped(m, groups)
+    for i, j, (rows, cols) in window.taps():
+        part = errors @ _kernel(w[i, j], groups).transpose(0, 2, 1)  # [groups, pixels, Cin/g]
+        total[:, rows, cols] += part.transpose(1, 0, 2).reshape(x.shape[0], *window.out, -1)
+    return accumulator(window.crop(total)).reshape(shape)
+
+
+# -- windows, resize, shapes --------------------------------------------------------------------------------------------------
+
+
+def _pool_window(op: Op, x: I64) -> Window:
+    size = (x.shape[1], x.shape[2])
+    return Window({}, size, size) if op.kind == "globalpool" else Window(op.attrs, size, op.attrs["kernel_shape"])
+
+
+def _maximum(op: Op, x: I64) -> tuple[I64, I64, Window]:
+    """The maxima, the index of the first maximum of each window (row by row), and the geometry."""
+    window = _pool_window(op, x)
+    padded = window.pad(x, -(1 << 40))
+    stack = np.stack([padded[:, rows, cols] for _, _, (rows, cols) in window.taps()])
+    return stack.max(axis=0), stack.argmax(axis=0), window
+
+
+def _sizes(op: Op, x: I64) -> tuple[int, int]:
+    """Output height and width of a Resize."""
+    if op.attrs["scales"] is not None:
+        h, w = (int(np.floor(np.float32(s) * np.float32(n))) for s, n in zip(op.attrs["scales"][2:], x.shape[1:3], strict=True))
+    else:
+        h, w = (int(n) for n in op.attrs["sizes"][2:])
+    return h, w
+
+
+def _nearest(op: Op, x: I64) -> tuple[I64, I64]:
+    """Input row of each output row and input column of each output column."""
+    rows, cols = (np.arange(n) * old // n for n, old in zip(_sizes(op, x), x.shape[1:3], strict=True))
+    return rows, cols
+
+
+def _up(x: I64, axis: int) -> I64:
+    """Four times the linear x2 interpolation along one axis."""
+    x = np.moveaxis(x, axis, 0)
+    before, after = np.concatenate([x[:1], x[:-1]]), np.concatenate([x[1:], x[-1:]])
+    out = np.stack([before + 3 * x, 3 * x + after], axis=1).reshape(2 * x.shape[0], *x.shape[1:])
+    return np.moveaxis(out, 0, axis)
+
+
+def _down(v: I64, axis: int) -> I64:
+    """The transpose of ``_up``."""
+    v = np.moveaxis(v, axis, 0)
+    even, odd = v[0::2], v[1::2]
+    out = 3 * (even + odd)
+    out[:-1] += even[1:]
+    out[0] += even[0]
+    out[1:] += odd[:-1]
+    out[-1] += odd[-1]
+    return np.moveaxis(out, 0, axis)
+
+
+def _onnx(x: npt.NDArray) -> npt.NDArray:
+    return x.transpose(0, 3, 1, 2) if x.ndim == 4 else x
+
+
+def _ours(x: npt.NDArray) -> npt.NDArray:
+    return np.ascontiguousarray(x.transpose(0, 2, 3, 1)) if x.ndim == 4 else x
+
+
+def _reshape(op: Op, x: I64) -> I64:
+    """Flatten, Reshape, Squeeze, Unsqueeze, Transpose, Identity in ONNX's axis order; the batch stays in front."""
+    x, attrs, kind = _onnx(x), op.attrs, op.attrs["op"]
+    if kind == "Transpose":
+        return _ours(x.transpose(attrs["perm"]))
+    axes = attrs["target"] if attrs["target"] is not None else attrs.get("axes")
+    if kind == "Flatten":
+        x = x.reshape(x.shape[0], -1)
+    elif kind == "Reshape":
+        x = x.reshape(x.shape[0], *(x.shape[i] if n == 0 else n for i, n in enumerate(axes) if i))
+    elif kind == "Squeeze":
+        x = x.squeeze(tuple(axes))
+    elif kind == "Unsqueeze":
+        x = np.expand_dims(x, tuple(axes))
+    return _ours(x)
+
+
+def _unshape(op: Op, v: I64, shape: tuple[int, ...]) -> I64:
+    """The error of a shape operation's input."""
+    back = np.empty(shape, np.int64)
+    index = _reshape(op, np.arange(back.size, dtype=np.int64).reshape(shape))
+    back.reshape(-1)[index.reshape(-1)] = v.reshape(-1)
+    return back
