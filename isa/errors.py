@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Diagnostic", "DiagnosticsError", "SasError", "Span", "near"]
+__all__ = ["Diagnostic", "DiagnosticsError", "SasError", "Span", "Trap", "near"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,24 @@ class DiagnosticsError(SasError):
         self.diagnostics = tuple(diagnostics)
         self.diagnostic = diagnostics[0]
         self.args = ("\n".join(str(d) for d in diagnostics),)
+
+
+class Trap(SasError):
+    """The machine stopped an instruction: out-of-range access, uninitialised rows, accumulator overflow, loop depth, ...
+
+    ``kind`` is the class of the trap (a fixed phrase), ``index`` the instruction's index in the code, ``text`` the instruction, ``line`` its line
+    in the source (0: none), ``node`` the ONNX node it works for (empty: none).
+    """
+
+    def __init__(
+        self, kind: str, detail: str, *, index: int, text: str = "", line: int = 0, node: str = "", source: str = "", hint: str = ""
+    ) -> None:
+        self.kind, self.detail, self.index, self.text, self.line, self.node = kind, detail, index, text, line, node
+        places = [f"instruction {index}" + (f" `{text}`" if text else "")]
+        if node:
+            places.append(f"node {node}")
+        place = f"{source or '<program>'}:{line}" if line else (source or "<program>")
+        super().__init__(f"trap, {kind}: {detail} ({', '.join(places)})", where=place, hint=hint)
 
 
 def near(word: str, known: Sequence[str]) -> str:
