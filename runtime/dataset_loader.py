@@ -1,0 +1,127 @@
+"""Batches for training and evaluation, decoded ahead of the machine that consumes them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from sasimc.isa.errors import SasError
+from sasimc.runtime.images import Preprocess, eval_crop, train_crop
+from sasimc.runtime.procedural import Stream
+
+if TYPE_CHECKING:
+    from sasimc.runtime.datasets import Dataset
+
+__all__ = ["Batch", "Loader", "shuffled"]
+
+Batch = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32], npt.NDArray[np.int64]]
+"""Images [B, S, S, 3], labels [B], positions in the split's list [B]."""
+
+
+def shuffled(n: int, *key: int) -> npt.NDArray[np.int64]:
+    """A permutation of 0..n-1 that depends on ``key`` alone, on every platform and NumPy version (Fisher and Yates)."""
+    order, rng = list(range(n)), Stream(0x5F, *key)
+    for i in range(n - 1, 0, -1):
+        j = rng.below(i + 1)
+        order[i], order[j] = order[j], order[i]
+    return np.asarray(order, np.int64)
+
+
+class Loader:
+    """Iterates over one split of a data set, an epoch an iteration; the epochs count up from 0.
+
+    ``augment`` cuts and mirrors at random (``train_crop``), else the middle is cut. ``shuffle`` (default: only
+    ``train``) draws the order anew each epoch. Order and cuts depend on (seed, epoch, position) alone, not on
+    ``threads``, which decode up to ``ahead`` batches in advance while the caller computes. The last batch may be
+    smaller; ``drop_last`` leaves it out. ``limit`` takes that many images of the (fixed, seeded) order of the split.
+    Raises SasError for an unknown or empty split; a damaged image raises SasError, naming the file, when its batch is
+    due.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        split: str,
+        preprocess: Preprocess,
+        batch: int,
+        seed: int = 0,
+        augment: bool = False,
+        threads: int = 1,
+        *,
+        shuffle: bool | None = None,
+        drop_last: bool = False,
+        ahead: int = 2,
+        limit: int | None = None,
+    ) -> None:
+        if batch < 1 or threads < 1 or ahead < 1 or (limit is not None and limit < 1):
+            raise SasError("batch, threads, read-ahead and image limit must be at least 1")
+        if not dataset.items(split):
+            raise SasError(f"data set {dataset.name}: the {split!r} split has no images", hint=dataset.note)
+        self.dataset = dataset
+        self.split = split
+        self.preprocess = preprocess
+        self.batch = batch
+        self.seed = seed
+        self.augment = augment
+        self.threads = threads
+        self.shuffle = split == "train" if shuffle is None else shuffle
+        self.drop_last = drop_last
+        self.ahead = ahead
+        total = len(dataset.items(split))
+        self._chosen = np.arange(total)
+        if limit is not None and limit < total:
+            self._chosen = np.sort(shuffled(total, seed, 0x11)[:limit])
+        self._epoch = 0
+
+    @property
+    def images(self) -> int:
+        """Images an epoch."""
+        n = len(self._chosen)
+        return n - n % self.batch if self.drop_last else n
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        return -(-self.images // self.batch)
+
+    def __iter__(self) -> Iterator[Batch]:
+        epoch = self._epoch
+        self._epoch += 1
+        return self.epoch(epoch)
+
+    def order(self, epoch: int) -> npt.NDArray[np.int64]:
+        """Positions in the split's list, in the order in which epoch number ``epoch`` takes them."""
+        order = self._chosen
+        if self.shuffle:
+            order = order[shuffled(len(order), self.seed, epoch, 0x12)]
+        return order[: self.images]
+
+    def _image(self, position: int, epoch: int) -> npt.NDArray[np.uint8]:
+        image = self.dataset.load(self.dataset.items(self.split)[position])
+        if self.augment:
+            return train_crop(image, self.preprocess, self.seed, epoch, position)
+        return eval_crop(image, self.preprocess)
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """The batches of one epoch; the same number gives the same batches. Leaving the loop early stops the threads."""
+        order = self.order(epoch)
+        items = self.dataset.items(self.split)
+        labels = np.asarray([items[i].class_id for i in order], np.int32)
+        starts = range(0, len(order), self.batch)
+        pool = ThreadPoolExecutor(self.threads, thread_name_prefix="decode")
+        queue: deque[list[Future[npt.NDArray[np.uint8]]]] = deque()
+        try:
+            submitted = 0
+            for start in starts:
+                while submitted < len(starts) and len(queue) <= self.ahead:
+                    part = order[starts[submitted] : starts[submitted] + self.batch]
+                    queue.append([pool.submit(self._image, int(i), epoch) for i in part])
+                    submitted += 1
+                pictures = np.stack([f.result() for f in queue.popleft()])
+                yield pictures, labels[start : start + self.batch], order[start : start + self.batch]
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
