@@ -1,0 +1,132 @@
+"""Patches of sliding windows (im2col), their transpose (col2im), and the count of one bits that a window stream drives.
+
+Geometry and view tuples as in `kernels_depthwise` and `kernels_dense`. The K order of a patch is (ky, kx, c), c fastest,
+the order of word lines of a dense convolution.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from sasimc.runtime.kernels_dense import View, add_row
+from sasimc.runtime.kernels_depthwise import Geom
+from sasimc.runtime.kernels_simd import load_u64, popcount
+
+__all__ = ["gather_patches", "popcount_sum", "scatter_patches"]
+
+
+@njit(cache=True, nogil=True)
+def _gather(buf, xv, geom, pad, r0, r1, out):  # type: ignore[no-untyped-def]
+    kh, kw, sh, sw, dh, dw, pt, pl, h, width, _, wo = geom
+    base, row_stride, pixel_stride, ring, _, chans = xv
+    together = dw == 1 and pixel_stride == chans  # the pixels of one kernel row are neighbours in memory
+    span = kw * chans
+    byte = np.uint8(pad & 255)
+    flat = out.reshape(-1)
+    to = 0
+    for oy in range(r0, r1):
+        for ox in range(wo):
+            left = ox * sw - pl
+            for ky in range(kh):
+                y = oy * sh - pt + ky * dh
+                if y < 0 or y >= h:
+                    flat[to : to + span] = byte
+                    to += span
+                    continue
+                row = base + (y % ring) * row_stride
+                if together and left >= 0 and left + kw <= width:
+                    first = row + left * pixel_stride
+                    for j in range(span):
+                        flat[to + j] = buf[first + j]
+                    to += span
+                    continue
+                for kx in range(kw):
+                    ix = left + kx * dw
+                    if ix < 0 or ix >= width:
+                        flat[to : to + chans] = byte
+                    else:
+                        first = row + ix * pixel_stride
+                        for j in range(chans):
+                            flat[to + j] = buf[first + j]
+                    to += chans
+
+
+def gather_patches(buf: npt.NDArray[np.uint8], xv: View, geom: Geom, pad: int, r0: int, r1: int) -> npt.NDArray[np.uint8]:
+    """Patches of output rows r0..r1: uint8 [(r1 - r0) * wo, kh * kw * chans]; outside the plane the byte `pad`.
+
+    A 1x1 stride-1 window over densely packed rows gives a view of the buffer instead of a copy: read it before the rows change.
+    """
+    kh, kw, sh, sw, _, _, pt, pl, h, width, ho, wo = geom
+    base, row_stride, pixel_stride, ring, _, chans = xv
+    count = r1 - r0
+    if (kh, kw, sh, sw, pt, pl) == (1, 1, 1, 1, 0, 0) and (h, width) == (ho, wo) and pixel_stride == chans:
+        first = r0 % ring
+        if (row_stride == width * chans and first + count <= ring) or count == 1:
+            start = base + first * row_stride
+            return buf[start : start + count * width * chans].reshape(count * width, chans)
+    out = np.empty((count * wo, kh * kw * chans), np.uint8)
+    _gather(buf, xv, geom, pad, r0, r1, out)
+    return out
+
+
+@njit(cache=True, nogil=True)
+def scatter_patches(acc, av, products, geom, r0, r1):  # type: ignore[no-untyped-def]
+    """Transpose of `gather_patches`: products int32 [(r1 - r0) * wo, kh * kw * chans of av] of output rows r0..r1 are added at
+    their input positions (acc rows = input rows); those in the padding are dropped. Non-zero if one wrapped."""
+    kh, kw, sh, sw, dh, dw, pt, pl, h, width, _, wo = geom
+    base, row_stride, pixel_stride, ring, _, chans = av
+    wrapped = np.int32(0)
+    for oy in range(r0, r1):
+        for ox in range(wo):
+            values = products[(oy - r0) * wo + ox]
+            for ky in range(kh):
+                y = oy * sh - pt + ky * dh
+                if y < 0 or y >= h:
+                    continue
+                row = base + (y % ring) * row_stride
+                for kx in range(kw):
+                    ix = ox * sw - pl + kx * dw
+                    if ix >= 0 and ix < width:
+                        first = (ky * kw + kx) * chans
+                        wrapped |= add_row(acc, row + ix * pixel_stride, values[first : first + chans], chans)
+    return wrapped < 0
+
+
+@njit(cache=True, nogil=True)
+def _ones(buf, at, count):  # type: ignore[no-untyped-def]
+    """Number of one bits of buf[at..at+count]."""
+    words = count >> 3
+    total = np.int64(0)
+    for i in range(words):
+        total += np.int64(popcount(load_u64(buf, at + 8 * i)))
+    for i in range(8 * words, count):
+        total += np.int64(popcount(buf[at + i]))
+    return total
+
+
+@njit(cache=True, nogil=True)
+def popcount_sum(buf, xv, my, mx, r0, r1):  # type: ignore[no-untyped-def]
+    """Sum over rows r0..r1, columns x and channels c of popcount(byte) * my[y - r0] * mx[x]: sense operations with input bit 1.
+
+    my int64 [r1 - r0], mx int64 [cols]: how many windows use the row, the column.
+    """
+    base, row_stride, pixel_stride, ring, cols, chans = xv
+    total = np.int64(0)
+    for y in range(r0, r1):
+        if my[y - r0] == 0:
+            continue
+        row = base + (y % ring) * row_stride
+        line = np.int64(0)
+        x = 0
+        while x < cols:
+            run = 1
+            if pixel_stride == chans:  # neighbours of equal weight are counted in one run
+                while x + run < cols and mx[x + run] == mx[x]:
+                    run += 1
+            if mx[x] != 0:
+                line += mx[x] * _ones(buf, row + x * pixel_stride, run * chans)
+            x += run
+        total += line * my[y - r0]
+    return total
