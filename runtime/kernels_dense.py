@@ -11,10 +11,9 @@ flat[base + (y % ring) * row_stride + x * pixel_stride + c]. See `make_view`.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import numpy.typing as npt
-from numba import njit, prange
+from numba import njit
 
 from sasimc.runtime.kernels_simd import (
     LANES,
@@ -24,6 +23,7 @@ from sasimc.runtime.kernels_simd import (
     dot_block_8x2,
     plane_words,
 )
+from sasimc.runtime.kernels_threads import run_shares, thread_count
 
 __all__ = [
     "View",
@@ -44,7 +44,9 @@ View = tuple[int, int, int, int, int, int]
 """(base, row_stride, pixel_stride, ring, cols, chans), in elements of the flat array."""
 
 _PIXELS = 8  # pixels of one fused micro-kernel
-_PARALLEL_MAC = 300_000  # below this many multiply-adds a second thread costs more than it saves (benchmarks/kernels.py)
+# below these many multiply-adds a second thread costs more than it saves (benchmarks/kernels.py)
+_SHARED_BITSERIAL = 2_000_000
+_SHARED_FUSED = 6_000_000
 
 
 def make_view(base: int, cols: int, chans: int, ring: int, row_stride: int = 0, pixel_stride: int = 0) -> View:
@@ -177,25 +179,6 @@ def _fused_range(x, w, signed_x, acc, view, r0, c0, n, p0, p1):  # type: ignore[
     return wrapped < 0
 
 
-@njit(cache=True, nogil=True, parallel=True)
-def _dense_parallel(x, planes, w, bitserial, signed_x, acc, view, r0, c0, n, threads):  # type: ignore[no-untyped-def]
-    pixels = x.shape[0]
-    # shares are multiples of 8 pixels, so that only the last block is ragged
-    share = -(-pixels // (threads * _PIXELS)) * _PIXELS
-    wrapped = 0
-    for t in prange(threads):
-        p0, p1 = min(pixels, t * share), min(pixels, (t + 1) * share)
-        if bitserial:
-            wrapped += _bitserial_range(x, planes, signed_x, acc, view, r0, c0, n, p0, p1)
-        else:
-            wrapped += _fused_range(x, w, signed_x, acc, view, r0, c0, n, p0, p1)
-    return wrapped
-
-
-_NO_PLANES = np.zeros((0, 0, 8, LANES), np.uint32)
-_NO_PAIRS = np.zeros((0, 0, LANES, 2), np.int16)
-
-
 def dense_bitserial_acc(
     x: npt.NDArray[np.uint8],
     planes: npt.NDArray[np.uint32],
@@ -211,10 +194,10 @@ def dense_bitserial_acc(
     Returns non-zero if an accumulator wrapped. x: C-contiguous [P, K]; planes from `pack_weights`.
     """
     x, signed_x = x.view(np.uint8), bool(signed_x)
-    threads = numba.get_num_threads()
-    if threads == 1 or x.size * n < _PARALLEL_MAC or x.shape[0] < 2 * _PIXELS:
-        return int(_bitserial_range(x, planes, signed_x, acc, view, r0, c0, n, 0, x.shape[0]))
-    return int(_dense_parallel(x, planes, _NO_PAIRS, True, signed_x, acc, view, r0, c0, n, threads))
+    pixels = x.shape[0]
+    if thread_count() == 1 or x.size * n < _SHARED_BITSERIAL or pixels < 2 * _PIXELS:
+        return int(_bitserial_range(x, planes, signed_x, acc, view, r0, c0, n, 0, pixels))
+    return run_shares(lambda a, b: _bitserial_range(x, planes, signed_x, acc, view, r0, c0, n, a, b), 0, pixels)
 
 
 def dense_fused_acc(
@@ -229,10 +212,10 @@ def dense_fused_acc(
 ) -> int:
     """As `dense_bitserial_acc` with integer products (16 x 16 bits into 32, exact); w from `prepare_fused`."""
     x, signed_x = x.view(np.uint8), bool(signed_x)
-    threads = numba.get_num_threads()
-    if threads == 1 or x.size * n < 8 * _PARALLEL_MAC or x.shape[0] < 2 * _PIXELS:
-        return int(_fused_range(x, w, signed_x, acc, view, r0, c0, n, 0, x.shape[0]))
-    return int(_dense_parallel(x, _NO_PLANES, w, False, signed_x, acc, view, r0, c0, n, threads))
+    pixels = x.shape[0]
+    if thread_count() == 1 or x.size * n < _SHARED_FUSED or pixels < 2 * _PIXELS:
+        return int(_fused_range(x, w, signed_x, acc, view, r0, c0, n, 0, pixels))
+    return run_shares(lambda a, b: _fused_range(x, w, signed_x, acc, view, r0, c0, n, a, b), 0, pixels, _PIXELS)
 
 
 def dense_bitserial(

@@ -11,13 +11,13 @@ iy = oy * sh - pt + ky * dh. Views as in `kernels_dense`.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import numpy.typing as npt
-from numba import njit, prange
+from numba import njit
 
 from sasimc.runtime.kernels_dense import View, add_row
 from sasimc.runtime.kernels_simd import LANES, taps_bitserial, taps_fused
+from sasimc.runtime.kernels_threads import run_shares, thread_count
 
 __all__ = ["ENGINES", "Geom", "dw_row_step", "dw_scatter", "dw_scatter_t", "make_geom"]
 
@@ -26,7 +26,7 @@ Geom = tuple[int, int, int, int, int, int, int, int, int, int, int, int]
 
 ENGINES = {"fused": 0, "bitserial": 1, "step": 2}
 
-_PARALLEL_PRODUCTS = 400_000  # below this many products one thread is faster (benchmarks/kernels.py)
+_SHARED_PRODUCTS = 1_500_000  # below this many products one thread is faster (benchmarks/kernels.py)
 
 
 def make_geom(
@@ -106,13 +106,12 @@ def _taps_step(where, starts, count, signed, scratch, wide, outs, sums):  # type
 def _pixel(engine, signed, where, starts, count, shift, scratch, wide, outs, sums):  # type: ignore[no-untyped-def]
     """sums[n] = sum over taps of x w; the byte addresses of the taps are where[] + shift."""
     flat = wide.reshape(-1)
-    flag = 1 if signed else 0
     if engine == 0:
         for at in range(0, wide.shape[1], LANES):
-            taps_fused(where, starts, count, at + shift, flat, at, flag, sums)
+            taps_fused(where, starts, count, at + shift, flat, at, signed, sums)
     elif engine == 1:
         for at in range(0, wide.shape[1], LANES):
-            taps_bitserial(where, starts, count, at + shift, flat, at, flag, sums)
+            taps_bitserial(where, starts, count, at + shift, flat, at, signed, sums)
     else:
         _taps_step(where, starts, count, signed, scratch, wide, outs, sums)
 
@@ -137,6 +136,7 @@ def _dw_band(engine, buf, xv, signed, w, geom, pad, r0, r1, acc, av, o0, o1):  #
     inside_where, inside_starts = np.empty(taps, np.int64), np.empty(taps, np.int64)
     inner0 = (pl + sw - 1) // sw  # columns whose whole window lies inside the plane
     inner1 = (width - 1 + pl - (kw - 1) * dw) // sw + 1
+    zero = np.int64(0)  # a typed zero: a literal would make numba compile the helpers once more
     wrapped = np.int32(0)
     for oy in range(o0, o1):
         fixed = 0  # taps of an inner column
@@ -156,23 +156,18 @@ def _dw_band(engine, buf, xv, signed, w, geom, pad, r0, r1, acc, av, o0, o1):  #
                     fixed += 1
         target = a_base + (oy % a_ring) * a_row
         for ox in range(wo):
-            if whole and inner0 <= ox and ox < inner1:
-                if fixed:
-                    shift = ox * sw * pixel_stride
-                    _pixel(engine, signed, inside_where, inside_starts, fixed, shift, scratch, wide, outs, sums)
-                    wrapped |= add_row(acc, target + ox * a_pixel, sums, outs)
-                continue
-            count = 0
+            inner = whole and inner0 <= ox and ox < inner1
+            count = fixed if inner else zero
             for ky in range(kh):
                 row = rows[ky]
-                if row == -2:
+                if inner or row == -2:
                     continue
                 for kx in range(kw):
                     ix = ox * sw - pl + kx * dw
                     if row == -1 or ix < 0 or ix >= width:
                         if pad == 0:
                             continue
-                        where[count] = _copy_tap(border, 0, chans, times, scratch, count)
+                        where[count] = _copy_tap(border, zero, chans, times, scratch, count)
                     elif in_place:
                         where[count] = origin + row + ix * pixel_stride
                     else:
@@ -180,19 +175,11 @@ def _dw_band(engine, buf, xv, signed, w, geom, pad, r0, r1, acc, av, o0, o1):  #
                     starts[count] = (ky * kw + kx) * line
                     count += 1
             if count:
-                _pixel(engine, signed, where, starts, count, 0, scratch, wide, outs, sums)
+                shift = ox * sw * pixel_stride if inner else zero
+                lists = (inside_where, inside_starts) if inner else (where, starts)
+                _pixel(engine, signed, lists[0], lists[1], count, shift, scratch, wide, outs, sums)
                 wrapped |= add_row(acc, target + ox * a_pixel, sums, outs)
     return wrapped < 0
-
-
-@njit(cache=True, nogil=True, parallel=True)
-def _dw_parallel(engine, buf, xv, signed, w, geom, pad, r0, r1, acc, av, o0, o1, threads):  # type: ignore[no-untyped-def]
-    share = -(-(o1 - o0) // threads)
-    wrapped = 0
-    for t in prange(threads):
-        a, b = min(o1, o0 + t * share), min(o1, o0 + (t + 1) * share)
-        wrapped += _dw_band(engine, buf, xv, signed, w, geom, pad, r0, r1, acc, av, a, b)
-    return wrapped
 
 
 def dw_scatter(
@@ -219,11 +206,11 @@ def dw_scatter(
     o1 = min(ho, (r1 - 1 + pt) // sh + 1)
     if o1 <= o0:
         return 0
-    code, threads, signed = ENGINES[engine], numba.get_num_threads(), bool(signed)
+    code, flag = ENGINES[engine], int(bool(signed))
     pad &= 255
-    if threads == 1 or o1 - o0 < 2 or (o1 - o0) * kh * kw * wo * av[5] < _PARALLEL_PRODUCTS:
-        return int(_dw_band(code, buf, xv, signed, w, geom, pad, r0, r1, acc, av, o0, o1))
-    return int(_dw_parallel(code, buf, xv, signed, w, geom, pad, r0, r1, acc, av, o0, o1, min(threads, o1 - o0)))
+    if thread_count() == 1 or o1 - o0 < 2 or (o1 - o0) * kh * kw * wo * av[5] < _SHARED_PRODUCTS:
+        return int(_dw_band(code, buf, xv, flag, w, geom, pad, r0, r1, acc, av, o0, o1))
+    return run_shares(lambda a, b: _dw_band(code, buf, xv, flag, w, geom, pad, r0, r1, acc, av, a, b), o0, o1)
 
 
 @njit(cache=True, nogil=True)
@@ -247,6 +234,7 @@ def _dw_t_band(engine, ebuf, ev, w, geom, r0, r1, acc, av, i0, i1):  # type: ign
             met = right >= 0 and right % sw == 0 and right // sw < wo
             columns[ix, kx] = (right // sw) * pixel_stride if met else -1
     where, starts = np.empty(taps, np.int64), np.empty(taps, np.int64)
+    zero, one = np.int64(0), np.int64(1)
     wrapped = np.int32(0)
     for iy in range(i0, i1):
         for ky in range(kh):
@@ -265,11 +253,11 @@ def _dw_t_band(engine, ebuf, ev, w, geom, r0, r1, acc, av, i0, i1):  # type: ign
                     if in_place:
                         where[count] = origin + rows[ky] + column
                     else:
-                        where[count] = _copy_tap(ebuf, rows[ky] + column, outs, 1, scratch, count)
+                        where[count] = _copy_tap(ebuf, rows[ky] + column, outs, one, scratch, count)
                     starts[count] = (ky * kw + kx) * line
                     count += 1
             if count:
-                _pixel(engine, True, where, starts, count, 0, scratch, wide, outs, sums)
+                _pixel(engine, one, where, starts, count, zero, scratch, wide, outs, sums)
                 if times > 1:  # the products of one input channel's kernels are joined
                     for c in range(chans):
                         total = np.int32(0)
@@ -278,16 +266,6 @@ def _dw_t_band(engine, ebuf, ev, w, geom, r0, r1, acc, av, i0, i1):  # type: ign
                         sums[c] = total
                 wrapped |= add_row(acc, a_base + (iy % a_ring) * a_row + ix * a_pixel, sums, chans)
     return wrapped < 0
-
-
-@njit(cache=True, nogil=True, parallel=True)
-def _dw_t_parallel(engine, ebuf, ev, w, geom, r0, r1, acc, av, i0, i1, threads):  # type: ignore[no-untyped-def]
-    share = -(-(i1 - i0) // threads)
-    wrapped = 0
-    for t in prange(threads):
-        a, b = min(i1, i0 + t * share), min(i1, i0 + (t + 1) * share)
-        wrapped += _dw_t_band(engine, ebuf, ev, w, geom, r0, r1, acc, av, a, b)
-    return wrapped
 
 
 def dw_scatter_t(
@@ -305,13 +283,13 @@ def dw_scatter_t(
 
     acc rows are input rows; positions in the padding are dropped. Returns non-zero if an accumulator wrapped.
     """
-    kh, _, sh, _, dh, _, pt, _, h, width, _, _ = geom
+    kh, kw, sh, _, dh, _, pt, _, h, width, _, _ = geom
     # input rows that the error rows reach
     i0 = max(0, r0 * sh - pt)
     i1 = min(h, (r1 - 1) * sh - pt + (kh - 1) * dh + 1)
     if i1 <= i0:
         return 0
-    code, threads = ENGINES[engine], numba.get_num_threads()
-    if threads == 1 or i1 - i0 < 2 or (i1 - i0) * width * kh * geom[1] * ev[5] < _PARALLEL_PRODUCTS:
+    code = ENGINES[engine]
+    if thread_count() == 1 or i1 - i0 < 2 or (i1 - i0) * width * kh * kw * ev[5] < _SHARED_PRODUCTS:
         return int(_dw_t_band(code, ebuf, ev, w, geom, r0, r1, acc, av, i0, i1))
-    return int(_dw_t_parallel(code, ebuf, ev, w, geom, r0, r1, acc, av, i0, i1, min(threads, i1 - i0)))
+    return run_shares(lambda a, b: _dw_t_band(code, ebuf, ev, w, geom, r0, r1, acc, av, a, b), i0, i1)

@@ -6,12 +6,12 @@ the flat byte buffer, `acc` the flat int32 accumulators; `signed` says how the b
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import numpy.typing as npt
-from numba import njit, prange
+from numba import njit
 
 from sasimc.runtime.kernels_dense import View
+from sasimc.runtime.kernels_threads import run_shares, thread_count
 
 __all__ = [
     "add_q",
@@ -27,7 +27,7 @@ __all__ = [
     "upsample_nearest_t",
 ]
 
-_PARALLEL_ELEMENTS = 60_000  # below this many elements one thread is faster (benchmarks/kernels.py)
+_SHARED_ELEMENTS = 200_000  # below this many elements one thread is faster (benchmarks/kernels.py)
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -58,14 +58,6 @@ def _requant_rows(acc, av, buf, dv, bias, mult, shift, half, zero, lo, hi, r0, r
                 source[:] = 0
 
 
-@njit(cache=True, nogil=True, parallel=True)
-def _requant_parallel(acc, av, buf, dv, bias, mult, shift, half, zero, lo, hi, r0, r1, clear, threads):  # type: ignore[no-untyped-def]
-    share = -(-(r1 - r0) // threads)
-    for t in prange(threads):
-        a, b = min(r1, r0 + t * share), min(r1, r0 + (t + 1) * share)
-        _requant_rows(acc, av, buf, dv, bias, mult, shift, half, zero, lo, hi, a, b, clear)
-
-
 def requant(
     acc: npt.NDArray[np.int32],
     av: View,
@@ -86,12 +78,16 @@ def requant(
     bias, mult, shift: int64 [chans of av]; shift 1..62; |acc + bias| < 2^31.
     """
     half = (np.int64(1) << (shift - 1)) - 1
-    threads = numba.get_num_threads()
-    if threads == 1 or r1 - r0 < 2 or (r1 - r0) * av[4] * av[5] < _PARALLEL_ELEMENTS:
-        _requant_rows(acc, av, buf, dv, bias, mult, shift, half, zero, lo, hi, r0, r1, bool(clear))
-    else:
-        threads = min(threads, r1 - r0)
-        _requant_parallel(acc, av, buf, dv, bias, mult, shift, half, zero, lo, hi, r0, r1, bool(clear), threads)
+    clear = bool(clear)
+    if thread_count() == 1 or (r1 - r0) * av[4] * av[5] < _SHARED_ELEMENTS:
+        _requant_rows(acc, av, buf, dv, bias, mult, shift, half, zero, lo, hi, r0, r1, clear)
+        return
+
+    def rows(a: int, b: int) -> int:
+        _requant_rows(acc, av, buf, dv, bias, mult, shift, half, zero, lo, hi, a, b, clear)
+        return 0
+
+    run_shares(rows, r0, r1)
 
 
 @njit(cache=True, nogil=True)

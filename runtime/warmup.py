@@ -49,29 +49,21 @@ def _calls() -> list[tuple[str, Callable[[], object]]]:
     mask = (0, 1, 1, 2, 2, 1)
     shift = np.full(1, 8, np.int64)
     half = shift * 0
-    no_planes, no_pairs = dense._NO_PLANES, dense._NO_PAIRS
     calls: list[tuple[str, Callable[[], object]]] = [
         ("dense bit-serial", lambda: dense._bitserial_range(x, planes, False, words, row, 0, 0, n, 0, 2)),
         ("dense fused", lambda: dense._fused_range(x, pairs, False, words, row, 0, 0, n, 0, 2)),
-        ("dense on threads", lambda: dense._dense_parallel(x, no_planes, pairs, False, False, words, row, 0, 0, n, 1)),
         ("accumulate", lambda: dense.accumulate(words, row, np.zeros((2, n), np.int32), 0, 0)),
         ("row activation", lambda: dense.tile_step(3, 8, False, buf[:n], words[:n])),
         ("column activation", lambda: dense.column_step(3, 8, True, np.zeros((8, n), np.uint8), words[:n])),
-        ("depth-wise row activation", lambda: depthwise.dw_row_step(3, 8, False, buf[:n], words[:n])),
-        ("depth-wise", lambda: depthwise._dw_band(0, buf, view, False, taps, one, 0, 0, 2, words, view, 0, 2)),
-        ("depth-wise on threads", lambda: depthwise._dw_parallel(0, buf, view, False, taps, one, 0, 0, 2, words, view, 0, 2, 1)),
+        ("depth-wise row activation", lambda: depthwise.dw_row_step(3, 8, 0, buf[:n], words[:n])),
+        ("depth-wise", lambda: depthwise._dw_band(0, buf, view, 0, taps, one, 0, 0, 2, words, view, 0, 2)),
         ("depth-wise transposed", lambda: depthwise._dw_t_band(0, buf, view, taps, one, 0, 2, words, view, 0, 2)),
-        ("depth-wise transposed on threads", lambda: depthwise._dw_t_parallel(0, buf, view, taps, one, 0, 2, words, view, 0, 2, 1)),
         ("gather", lambda: patches._gather(buf, view, one, 0, 0, 2, np.empty((4, 1), np.uint8))),
         ("scatter", lambda: patches.scatter_patches(words, view, np.zeros((4, 1), np.int32), one, 0, 2)),
         ("one bits", lambda: patches.popcount_sum(buf, view, np.ones(2, np.int64), np.ones(2, np.int64), 0, 2)),
         (
             "requantise",
             lambda: periphery._requant_rows(words, view, buf, view, half, vector, shift, half, 0, 0, 9, 0, 2, True),
-        ),
-        (
-            "requantise on threads",
-            lambda: periphery._requant_parallel(words, view, buf, view, half, vector, shift, half, 0, 0, 9, 0, 2, True, 1),
         ),
         ("residual add", lambda: periphery.add_q(buf, view, False, view, False, view, 0, 1, 0, 1, 1, 0, 0, 9, 0, 2)),
         ("average pool", lambda: periphery.avgpool_sum(buf, view, False, words, view, one, 0, 0, 2)),
