@@ -1,0 +1,509 @@
+"""Emit the backward pass of a batch: errors layer by layer, gradients, updates.
+
+Error tensors live in host memory (int8 mantissas, one exponent register each); a layer is propagated for all samples before its exponent
+is known (docs/numerics.md), so its 32-bit sums pass through one host scratch tensor: explicit, counted movement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from sasimc.backend.builder import Builder, CapacityError, Stage, stripe_loop
+from sasimc.backend.forward import geometry_of
+from sasimc.backend.mapping import LayerMatrix, Placement
+from sasimc.backend.stripes import ring_rows, window
+from sasimc.ir.graph import Op, TrainGraph
+from sasimc.isa.objects import Matrix
+from sasimc.isa.spec import RowRange
+
+__all__ = ["BackwardEmitter"]
+
+Shape = tuple[int, int, int]
+PRODUCTS = ("xent", "merge", "conv_t", "avgpool_t", "maxpool_t", "resize_t")
+
+
+class Arena:
+    """Stack of addresses in the buffer for one loop nest."""
+
+    def __init__(self, limit: int, what: str) -> None:
+        self.limit, self.what, self.top = limit, what, 0
+
+    def take(self, size: int) -> int:
+        """Address of ``size`` fresh bytes."""
+        addr = self.top
+        self.top += -(-size // 4) * 4
+        if self.top > self.limit:
+            raise CapacityError(
+                f"the smallest stripe of the backward pass needs {self.top} bytes of the {self.limit}-byte buffer", where=self.what,
+                hint="a lower resolution or width, or a machine with a larger buffer.bytes",
+            )  # fmt: skip
+        return addr
+
+
+@dataclass
+class BackwardEmitter:
+    """``batch``: register with the number of samples, ``sample``: register that numbers them; ``saves``, ``masks``: host views made by the
+    forward pass; ``batch_size``: largest batch; ``mu``: registers of the update magnitude by kind."""
+
+    b: Builder
+    train: TrainGraph
+    placement: Placement
+    batch: int
+    sample: int
+    batch_size: int
+    saves: Mapping[str, str]
+    masks: Mapping[str, str]
+    mu: Mapping[str, int]
+    loss_error: str
+    errors: dict[str, str] = field(default_factory=dict)
+    exponents: dict[str, int] = field(default_factory=dict)
+    peak: int = 0
+    scratch_addr: int = 0
+
+    def emit(self) -> None:
+        """All operations of the training graph."""
+        b, ops = self.b, self.train.ops
+        last_use = {v: i for i, op in enumerate(ops) for v in op.inputs}
+        staged = {op.inputs[0]: op for op in ops if op.kind == "stage"}
+        largest = max((self.train.values[op.output].size for op in ops if op.output), default=0)
+        self.scratch_addr = b.reserve_host("errors as 32-bit words", largest * 4 * self.batch_size)
+        phase = ""
+        for i, op in enumerate(ops):
+            wanted = "update" if op.kind == "update" else "error"
+            if wanted != phase:
+                b.emit("mode", wanted)
+                phase = wanted
+            with b.origin(op.origin or op.name):
+                if op.kind in PRODUCTS:
+                    # sums are quantised at once: 32-bit errors never wait
+                    self._quantise(staged[op.output], op)
+                elif op.kind == "stage":
+                    if op.inputs[0] in self.errors:
+                        self._quantise(op, None)
+                else:
+                    getattr(self, f"_{op.kind}")(op)
+            for v in set(op.inputs):
+                if last_use[v] == i and v in self.exponents:
+                    self._drop(v)
+        b.emit("mode", "forward")
+
+    # --- names -----------------------------------------------------------------------------------------------------------
+
+    def _type(self, value: str) -> Shape:
+        return self.train.values[value].shape
+
+    def _drop(self, value: str) -> None:
+        reg = self.exponents.pop(value)
+        if reg not in self.exponents.values():
+            self.b.release(reg)
+
+    def _forward(self, op: Op) -> Op:
+        return self.train.forward.op(op.str_attr("forward"))
+
+    def _host32(self, shape: Shape) -> str:
+        """The scratch tensor of 32-bit sums, in this shape."""
+        h, w, c = shape
+        return self.b.view("e32", "host", "i32", shape, self.scratch_addr, batch=h * w * c * 4)
+
+    def _alias(self, op: Op, host: str) -> None:
+        """The output is another view of the input's mantissas; the exponent is shared."""
+        self.errors[op.output] = host
+        self.exponents[op.output] = self.exponents[op.inputs[0]]
+
+    # --- loss and views --------------------------------------------------------------------------------------------------
+
+    def _slice_t(self, op: Op) -> None:
+        c = self._type(op.output)[2]
+        self._alias(op, self.b.channel_slice(self.errors[op.inputs[0]], op.int_attr("start"), c))
+
+    def _reshape_t(self, op: Op) -> None:
+        v = self.b.views[self.errors[op.inputs[0]]]
+        shape = self._type(op.output)
+        if v.chan != 1 or v.pix != v.channels or v.row != v.width * v.channels:
+            raise CapacityError("the error of a reshape must be contiguous", where=op.name)
+        self._alias(op, self.b.view(op.output, "host", "i8", shape, v.addr, batch=v.batch))
+
+    def _crop_t(self, op: Op) -> None:
+        v = self.b.views[self.errors[op.inputs[0]]]
+        top, left = op.ints("pads")[:2]
+        shape = self._type(op.output)
+        addr = v.addr + top * v.row + left * v.pix
+        self._alias(op, self.b.view(op.output, "host", "i8", shape, addr, strides=(v.row, v.pix, v.chan), batch=v.batch))
+
+    # --- quantisation ----------------------------------------------------------------------------------------------------
+
+    def _quantise(self, op: Op, product: Op | None) -> None:
+        """Pass 1: sums, mask, channel scale, range, to host as 32 bits. Pass 2: shift to 8 bits."""
+        b, value = self.b, op.inputs[0]
+        shape = self._type(op.output)
+        bits, shift = b.register(), b.register()
+        b.emit("li", bits, 0)
+        exponent = b.register()
+        if product is None:
+            self._pass1_pointwise(op, shape, bits, [(self.errors[value], "i8")], None)
+            b.emit("addi", exponent, self.exponents[value], op.int_attr("exp_add"))
+        elif product.kind == "xent":
+            self._pass1_pointwise(op, shape, bits, [(self.loss_error, "i32")], None)
+            b.emit("li", exponent, op.int_attr("exp_add"))
+        elif product.kind == "merge":
+            left, right = product.inputs
+            ra, rb = self.exponents[left], self.exponents[right]
+            self._pass1_pointwise(op, shape, bits, [(self.errors[left], "i8"), (self.errors[right], "i8")], (ra, rb))
+            b.emit("max", exponent, ra, rb)
+            b.emit("addi", exponent, exponent, op.int_attr("exp_add") - 8)
+        else:
+            self._pass1_scatter(op, product, self.errors[product.inputs[0]], shape, bits)
+            extra = product.int_attr("exp_add") if "exp_add" in product.attrs else 0
+            b.emit("addi", exponent, self.exponents[product.inputs[0]], op.int_attr("exp_add") + extra)
+        b.emit("addi", shift, bits, -7)
+        b.emit("max", shift, shift, 0)
+        b.emit("add", exponent, exponent, shift)
+        self._pass2(op, shape, shift)
+        self.exponents[op.output] = exponent
+        b.release(bits)
+        b.release(shift)
+
+    def _post(self, op: Op, view: str, mask: str, rr: RowRange) -> None:
+        """Mask and channel scale in place on a 32-bit stripe."""
+        b = self.b
+        if mask:
+            b.emit("emask", view, view, mask, rr)
+        if "kscale" in op.consts:
+            b.emit("escale", view, view, b.table(op.name, "scale", {}, {"k": self.train.constants[op.consts["kscale"]]}), rr)
+
+    def _mask_view(self, op: Op, arena: Arena, shape: Shape, rows: int) -> tuple[str, str]:
+        """(buffer view, host view) of the clip mask a stage applies; empty names when there is none."""
+        name = op.str_attr("mask_of")
+        if not name or not (op.flag("mask_lo") or op.flag("mask_hi")):
+            return "", ""
+        addr = arena.take(min(rows, shape[0]) * -(-shape[1] * shape[2] // 8))
+        return self.b.view(f"{name}.bits", "buf", "bit", shape, addr, ring=rows), self.masks[name]
+
+    def _fit_rows(self, height: int, bytes_per_row: int) -> int:
+        """Rows of a stripe so that everything fits the buffer (at least 1)."""
+        rows = max(1, min(height, (self.b.machine.buffer.bytes - 64) // max(1, bytes_per_row)))
+        return -(-height // -(-height // rows))
+
+    def _pass1_pointwise(self, op: Op, shape: Shape, bits: int, sources: list[tuple[str, str]], merge: tuple[int, int] | None) -> None:
+        """Element-wise: load, (aligned add,) mask, scale, range, store."""
+        b, (h, w, c) = self.b, shape
+        per_row = w * c * (4 + sum(4 if t == "i32" else 1 for _, t in sources)) + -(-w * c // 8) + 8
+        rows = self._fit_rows(h, per_row)
+        arena = Arena(b.machine.buffer.bytes, op.name)
+        loaded = []
+        for i, (host, dtype) in enumerate(sources):
+            size = rows * w * c * (4 if dtype == "i32" else 1)
+            loaded.append((host, b.view(f"e.in{i}", "buf", dtype, shape, arena.take(size), ring=rows), dtype))
+        out = b.view("e.sum", "buf", "i32", shape, arena.take(rows * w * c * 4), ring=rows)
+        mask, mask_host = self._mask_view(op, arena, shape, rows)
+        scale = "kscale" in op.consts
+
+        def run(rr: RowRange) -> None:
+            for host, view, _ in loaded:
+                b.emit("hld", view, host, self.sample, rr)
+            if mask:
+                b.emit("hld", mask, mask_host, self.sample, rr)
+            result = out
+            if merge is not None:
+                b.emit("adda", out, loaded[0][1], loaded[1][1], *merge, rr)
+                self._post(op, out, mask, rr)
+            else:
+                view, dtype = loaded[0][1:]
+                if mask:
+                    b.emit("emask", out, view, mask, rr)
+                    view = out
+                if scale:
+                    table = b.table(op.name, "scale", {}, {"k": self.train.constants[op.consts["kscale"]]})
+                    b.emit("escale", out, view, table, rr)
+                elif not mask:
+                    if dtype == "i32":
+                        result = view
+                    else:
+                        table = b.table("identity", "scale", {}, {"k": [1 << 15] * c})
+                        b.emit("escale", out, view, table, rr)
+            b.emit("range", bits, result, rr)
+            b.emit("hst", self._host32(shape), result, self.sample, rr)
+
+        self.peak = max(self.peak, arena.top)
+        with b.batch_loop(self.batch, self.sample):
+            stripe_loop(b, [Stage(rows, 0, h, run)])
+
+    def _pass2(self, op: Op, shape: Shape, shift: int) -> None:
+        b, (h, w, c) = self.b, shape
+        rows = self._fit_rows(h, 5 * w * c)
+        arena = Arena(b.machine.buffer.bytes, op.name)
+        wide = b.view("e.wide", "buf", "i32", shape, arena.take(rows * w * c * 4), ring=rows)
+        small = b.view("e.small", "buf", "i8", shape, arena.take(rows * w * c), ring=rows)
+        host = b.host(op.output, "i8", shape, self.batch_size)
+        self.errors[op.output] = host
+
+        def run(rr: RowRange) -> None:
+            b.emit("hld", wide, self._host32(shape), self.sample, rr)
+            b.emit("shr8", small, wide, shift, rr)
+            b.emit("hst", host, small, self.sample, rr)
+
+        self.peak = max(self.peak, arena.top)
+        with b.batch_loop(self.batch, self.sample):
+            stripe_loop(b, [Stage(rows, 0, h, run)])
+
+    def _pass1_scatter(self, op: Op, product: Op, source: str, shape: Shape, bits: int) -> None:
+        """Errors stream through a product into accumulators of the input's positions; finished rows are drained."""
+        b = self.b
+        fwd = self._forward(product)
+        e_shape = self._type(product.inputs[0])
+        if product.kind == "avgpool_t" and fwd.flag("global"):
+            self._pass1_broadcast(op, source, shape, e_shape, bits)
+            return
+        channelwise = product.kind != "conv_t" or fwd.flag("depthwise")
+        entries = b.machine.accumulator.entries
+        if product.kind == "resize_t":
+            stride, extent, pad = 1, shape[0], 0
+        else:
+            stride, extent, pad = window(fwd, shape)
+
+        def ring(rows: int) -> int:
+            return shape[0] if product.kind == "resize_t" else min(shape[0], ring_rows(rows * stride, stride, extent))
+
+        chunk = shape[2]
+        if ring(1) * shape[1] * chunk > entries:
+            if not channelwise:
+                raise CapacityError(
+                    f"errors of one stripe need {ring(1) * shape[1] * chunk} accumulator words, {entries} are available",
+                    where=fwd.origin or fwd.name, hint="a lower resolution, or a larger accumulator.entries",
+                )  # fmt: skip
+            chunk = entries // (ring(1) * shape[1])
+            if not chunk or op.str_attr("mask_of"):
+                raise CapacityError(
+                    f"one channel of {ring(1)} x {shape[1]} errors does not fit {entries} accumulator words", where=fwd.origin or fwd.name
+                )
+        for first in range(0, shape[2], chunk):
+            count = min(chunk, shape[2] - first)
+            self._scatter_chunk(op, product, fwd, source, shape, e_shape, bits, (stride, extent, pad), ring, first, count)
+
+    def _pass1_broadcast(self, op: Op, source: str, shape: Shape, e_shape: Shape, bits: int) -> None:
+        """Backward of a global pool: every position reads the one error of its channel."""
+        b, (h, w, c) = self.b, shape
+        rows = min(self._fit_rows(h, w * c * 4 + -(-w * c // 8) + 4 + -(-c // h)), max(1, b.machine.accumulator.entries // (w * c)))
+        rows = -(-h // -(-h // rows))
+        arena = Arena(b.machine.buffer.bytes, op.name)
+        e_view = b.view("e.in0", "buf", "i8", e_shape, arena.take(c))
+        acc = b.view("e.acc", "acc", "i32", shape, 0, ring=rows)
+        out = b.view("e.sum", "buf", "i32", shape, arena.take(rows * w * c * 4), ring=rows)
+        mask, mask_host = self._mask_view(op, arena, shape, rows)
+        geom = b.geometry(mode="nearest")
+
+        def run(rr: RowRange) -> None:
+            b.emit("ups", acc, e_view, geom, rr)
+            b.emit("drain", out, acc, rr)
+            if mask:
+                b.emit("hld", mask, mask_host, self.sample, rr)
+            self._post(op, out, mask, rr)
+            b.emit("range", bits, out, rr)
+            b.emit("hst", self._host32(shape), out, self.sample, rr)
+
+        self.peak = max(self.peak, arena.top)
+        with b.batch_loop(self.batch, self.sample):
+            b.emit("hld", e_view, source, self.sample, RowRange(0, 0, 1))
+            stripe_loop(b, [Stage(rows, 0, h, run)])
+
+    def _scatter_chunk(
+        self, op: Op, product: Op, fwd: Op, source: str, shape: Shape, e_shape: Shape, bits: int,
+        win: tuple[int, int, int], ring: Callable[[int], int], first: int, count: int,
+    ) -> None:  # fmt: skip
+        b = self.b
+        stride, extent, pad = win
+        partial = count != shape[2]
+        e_channels = count if partial else e_shape[2]
+        (h, w, _), (he, we, _) = shape, e_shape
+        resize = product.kind == "resize_t"
+
+        def out_rows(rows: int) -> int:
+            return h if resize else rows * stride
+
+        def need(rows: int) -> int:
+            total = rows * we * e_channels + min(h, out_rows(rows)) * (w * count * 4 + -(-w * count // 8) + 4) + 64
+            if product.kind == "maxpool_t":
+                total += min(h, ring_rows(rows * stride, stride, extent)) * w * count
+            return total
+
+        rows = he
+        while rows > 1 and (need(rows) > b.machine.buffer.bytes or ring(rows) * w * count > b.machine.accumulator.entries):
+            rows -= 1
+        if resize and need(rows) > b.machine.buffer.bytes:
+            raise CapacityError("the errors of a resize do not fit the buffer", where=fwd.origin or fwd.name)
+        rows = -(-he // -(-he // rows))
+        chunk_shape, e_chunk = (h, w, count), (he, we, e_channels)
+        arena = Arena(b.machine.buffer.bytes, op.name)
+        acc = b.view(f"{product.name}.acc", "acc", "i32", chunk_shape, 0, ring=ring(rows))
+        e_view = b.view("e.in0", "buf", "i8", e_chunk, arena.take(rows * we * e_channels), ring=rows)
+        r_out = out_rows(rows)
+        out = b.view("e.sum", "buf", "i32", chunk_shape, arena.take(min(h, r_out) * w * count * 4), ring=r_out)
+        mask, mask_host = self._mask_view(op, arena, chunk_shape, r_out)
+        e_host = b.channel_slice(source, first, e_channels) if partial else source
+        host32 = b.channel_slice(self._host32(shape), first, count)
+        geom = geometry_of(b, fwd, shape)
+        stages: list[Stage] = []
+        x_view = ""
+        if product.kind == "maxpool_t":
+            x_name = product.inputs[1]
+            x_type = self.train.forward.type(x_name)
+            x_rows = ring_rows(rows * stride, stride, extent)
+            size = min(h, x_rows) * w * count
+            x_view = b.view(f"{x_name}.saved", "buf", x_type.dtype, chunk_shape, arena.take(size), ring=x_rows, pad=x_type.zero)
+            x_host = b.channel_slice(self.saves[x_name], first, count)
+
+            def load_x(rr: RowRange) -> None:
+                b.emit("hld", x_view, x_host, self.sample, rr)
+
+            stages.append(Stage(rows * stride, extent - stride - pad, h, load_x))
+
+        def stream(rr: RowRange) -> None:
+            b.emit("hld", e_view, e_host, self.sample, rr)
+            if product.kind == "avgpool_t":
+                b.emit("pavgt", acc, e_view, geom, rr)
+            elif product.kind == "maxpool_t":
+                b.emit("pmaxt", acc, e_view, x_view, geom, rr)
+            elif resize:
+                b.emit("upst", acc, e_view, geom, rr)
+            elif fwd.flag("depthwise"):
+                b.emit("dwmt", acc, e_view, self._whole_matrix(fwd, first, count), geom, rr)
+            else:
+                for part, matrix in self.placement.layers[fwd.name]:
+                    target = b.channel_slice(acc, part.c0, part.cin)
+                    b.emit("vmmt", target, b.channel_slice(e_view, part.n0, part.n), b.matrix(matrix), geom, rr)
+
+        def finish(rr: RowRange) -> None:
+            b.emit("drain", out, acc, rr)
+            if mask:
+                b.emit("hld", mask, mask_host, self.sample, rr)
+                b.emit("emask", out, out, mask, rr)
+            if "kscale" in op.consts:
+                k = self.train.constants[op.consts["kscale"]][first : first + count]
+                b.emit("escale", out, out, b.table(f"{op.name}" + (f".c{first}" if partial else ""), "scale", {}, {"k": k}), rr)
+            b.emit("range", bits, out, rr)
+            b.emit("hst", host32, out, self.sample, rr)
+
+        self.peak = max(self.peak, arena.top)
+        stages.append(Stage(rows, 0, he, stream))
+        with b.batch_loop(self.batch, self.sample):
+            if resize:
+                stripe_loop(b, stages)
+                stripe_loop(b, [Stage(h, 0, h, finish)])
+            else:
+                stages.append(Stage(r_out, -pad, h, finish))
+                stripe_loop(b, stages)
+
+    def _whole_matrix(self, fwd: Op, first: int, count: int) -> str:
+        (_, matrix) = self.placement.layers[fwd.name][0]
+        if count != matrix.k:
+            raise CapacityError("the errors of a depth-wise layer do not fit the accumulators", where=fwd.origin or fwd.name)
+        if matrix.n != fwd.ints("kernel")[0] * fwd.ints("kernel")[1]:
+            raise CapacityError(
+                "errors cannot pass a depth-wise layer with a channel multiplier", where=fwd.origin or fwd.name, hint="--backprop truncated"
+            )
+        return self.b.matrix(matrix)
+
+    # --- gradients and updates -------------------------------------------------------------------------------------------
+
+    def _update(self, op: Op) -> None:
+        """Gradient of each block of columns over the whole batch, its range, then rounding and row updates."""
+        b = self.b
+        fwd = self._forward(op)
+        x_name, e_name = op.inputs
+        parts = self.placement.layers[fwd.name]
+        scratch = self.placement.scratch
+        assert scratch is not None
+        bits, shift = b.register(), b.register()
+        b.emit("mode", "gradient")
+        b.emit("li", bits, 0)
+        blocks: list[tuple[Matrix, str, int, int]] = []
+        for part, matrix in parts:
+            width = max(1, min(matrix.n, b.machine.accumulator.entries // matrix.k))
+            if matrix.k > b.machine.accumulator.entries:
+                raise CapacityError(f"a gradient of {matrix.k} rows does not fit the accumulators", where=fwd.origin or fwd.name)
+            if part.kind == "depthwise":
+                if matrix.n != fwd.ints("kernel")[0] * fwd.ints("kernel")[1]:
+                    raise CapacityError("a depth-wise layer with a channel multiplier cannot be trained", where=fwd.origin or fwd.name)
+                if matrix.k * matrix.n > b.machine.accumulator.entries:
+                    raise CapacityError("the gradient of a depth-wise layer does not fit the accumulators", where=fwd.origin or fwd.name)
+                width = matrix.n
+            width = -(-matrix.n // -(-matrix.n // width))
+            for first in range(0, matrix.n, width):
+                count = min(width, matrix.n - first)
+                host = b.host(f"{matrix.name}.g{first}", "i32", (matrix.k, 1, count), 1)
+                self._gradient_block(fwd, part, matrix, x_name, e_name, scratch, first, count, host, bits)
+                blocks.append((matrix, host, first, count))
+        b.emit("mode", "update")
+        b.emit("sub", shift, bits, self.mu[op.str_attr("mu")])
+        for matrix, host, first, count in blocks:
+            rows = self._fit_rows(matrix.k, 5 * count)
+            arena = Arena(b.machine.buffer.bytes, op.name)
+            g = b.view("g.in", "buf", "i32", (matrix.k, 1, count), arena.take(rows * count * 4), ring=rows)
+            delta = b.view("g.delta", "buf", "i8", (matrix.k, 1, count), arena.take(rows * count), ring=rows)
+
+            def run(rr: RowRange, host: str = host, g: str = g, delta: str = delta, matrix: Matrix = matrix, first: int = first) -> None:
+                b.emit("hld", g, host, 0, rr)
+                b.emit("psr", delta, g, shift, rr)
+                b.emit("wupd", b.matrix(matrix), delta, first, rr)
+
+            self.peak = max(self.peak, arena.top)
+            stripe_loop(b, [Stage(rows, 0, matrix.k, run)])
+        b.release(bits)
+        b.release(shift)
+
+    def _gradient_block(
+        self, fwd: Op, part: LayerMatrix, matrix: Matrix, x_name: str, e_name: str, scratch: Matrix, first: int, count: int, host: str, bits: int
+    ) -> None:
+        b = self.b
+        x_type = self.train.forward.type(x_name)
+        (hx, wx, _), (he, we, _) = x_type.shape, self._type(e_name)
+        stride, extent, pad = window(fwd, x_type.shape)
+        depthwise = part.kind == "depthwise"
+        ce = part.n if depthwise else count
+
+        def need(rows: int) -> int:
+            return rows * we * ce + min(hx, ring_rows(rows * stride, stride, extent)) * wx * part.cin + 64
+
+        rows = he
+        while rows > 1 and need(rows) > b.machine.buffer.bytes:
+            rows -= 1
+        rows = -(-he // -(-he // rows))
+        arena = Arena(b.machine.buffer.bytes, fwd.name)
+        x_rows = ring_rows(rows * stride, stride, extent)
+        e_view = b.view("e.in0", "buf", "i8", (he, we, ce), arena.take(rows * we * ce), ring=rows)
+        x_shape = (hx, wx, part.cin)
+        x_view = b.view(f"{x_name}.saved", "buf", x_type.dtype, x_shape, arena.take(min(hx, x_rows) * wx * part.cin), ring=x_rows, pad=x_type.zero)
+        x_host = b.channel_slice(self.saves[x_name], part.c0, part.cin)
+        e_host = b.channel_slice(self.errors[e_name], part.n0 + (0 if depthwise else first), ce)
+        geom = geometry_of(b, fwd, x_type.shape)
+        b.matrix(scratch)
+        acc = b.view("g.acc", "acc", "i32", (matrix.k, 1, count), 0)
+        # the operand that needs fewer writes is kept in the scratch rows
+        stationary = "a" if matrix.k < count and x_type.dtype == "i8" and x_type.zero == 0 else "e"
+
+        def load_x(rr: RowRange) -> None:
+            b.emit("hld", x_view, x_host, self.sample, rr)
+
+        def product(rr: RowRange) -> None:
+            b.emit("hld", e_view, e_host, self.sample, rr)
+            if depthwise:
+                b.emit("gradd", acc, x_view, e_view, scratch.name, geom, rr)
+            else:
+                b.emit("gradp", acc, x_view, e_view, scratch.name, geom, stationary, rr)
+
+        self.peak = max(self.peak, arena.top)
+        with b.batch_loop(self.batch, self.sample):
+            stripe_loop(b, [Stage(rows * stride, extent - stride - pad, hx, load_x), Stage(rows, 0, he, product)])
+        drain_rows = self._fit_rows(matrix.k, 4 * count)
+        out_arena = Arena(b.machine.buffer.bytes, fwd.name)
+        out = b.view("g.sum", "buf", "i32", (matrix.k, 1, count), out_arena.take(drain_rows * count * 4), ring=drain_rows)
+
+        def finish(rr: RowRange) -> None:
+            b.emit("drain", out, acc, rr)
+            b.emit("range", bits, out, rr)
+            b.emit("hst", host, out, 0, rr)
+
+        self.peak = max(self.peak, out_arena.top)
+        stripe_loop(b, [Stage(drain_rows, 0, matrix.k, finish)])
+

@@ -1,0 +1,231 @@
+"""Collects what becomes a program: descriptors (equal ones are shared), constants, registers, code and its origin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import sasimc.isa.instructions  # noqa: F401  (fills the instruction table)
+from sasimc.isa.errors import SasError
+from sasimc.isa.machine import Machine
+from sasimc.isa.objects import Geometry, Matrix, Table, View
+from sasimc.isa.program import Instr, Origin
+from sasimc.isa.spec import TABLE, RowRange
+
+__all__ = ["Builder", "CapacityError", "Stage", "stripe_loop"]
+
+Array = npt.NDArray[Any]
+
+ROW_REGISTERS = range(8, 20)  # row counters of stripe loops
+FREE_REGISTERS = range(20, 64)  # shifts and exponents
+
+
+class CapacityError(SasError):
+    """The graph does not fit the machine; the message has the numbers."""
+
+
+@dataclass
+class Builder:
+    """Mutable state of one emission. Names are unique; an equal descriptor is declared once."""
+
+    machine: Machine
+    made_by: str = "emit"
+    views: dict[str, View] = field(default_factory=dict)
+    geometries: dict[str, Geometry] = field(default_factory=dict)
+    matrices: dict[str, Matrix] = field(default_factory=dict)
+    tables: dict[str, Table] = field(default_factory=dict)
+    tensors: dict[str, Array] = field(default_factory=dict)
+    code: list[Instr] = field(default_factory=list)
+    entries: dict[str, int] = field(default_factory=dict)
+    host_top: int = 0
+    _names: dict[Any, str] = field(default_factory=dict)
+    _taken: set[str] = field(default_factory=set)
+    _origin: Origin = Origin()
+    _free: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._free = [r for r in FREE_REGISTERS if r < self.machine.controller.registers]
+
+    # --- names and descriptors -------------------------------------------------------------------------------------
+
+    def unique(self, base: str) -> str:
+        """``base`` made a legal, unused name."""
+        clean = "".join(c if c.isalnum() or c in "._" else "_" for c in base) or "v"
+        if not (clean[0].isalpha() or clean[0] == "_"):
+            clean = "_" + clean
+        name, i = clean, 1
+        while name in self._taken:
+            i += 1
+            name = f"{clean}.{i}"
+        self._taken.add(name)
+        return name
+
+    def _declare(self, pool: dict[str, Any], base: str, made: Any) -> str:
+        key = (type(made), repr(replace(made, name="")))
+        if key not in self._names:
+            name = self.unique(base)
+            self._names[key] = name
+            pool[name] = replace(made, name=name)
+        return self._names[key]
+
+    def view(
+        self, base: str, space: str, dtype: str, shape: tuple[int, int, int], addr: int, *, ring: int = 0, pad: int = 0,
+        strides: tuple[int, int, int] | None = None, batch: int = 0,
+    ) -> str:  # fmt: skip
+        """Name of a view with these properties."""
+        row, pix, chan = strides or View.dense_strides(space, dtype, shape)
+        ring = 0 if ring >= shape[0] else ring
+        return self._declare(self.views, base, View("", space, dtype, shape, addr, row, pix, chan, ring, batch, pad))
+
+    def channel_slice(self, name: str, first: int, count: int) -> str:
+        """A view on channels first..first+count-1 of another view."""
+        v = self.views[name]
+        if first == 0 and count == v.channels:
+            return name
+        if v.dtype == "bit":
+            raise CapacityError("a mask cannot be cut by channels", where=name)
+        made = replace(v, name="", addr=v.addr + first * v.chan, shape=(v.height, v.width, count))
+        return self._declare(self.views, f"{name}.c{first}", made)
+
+    def geometry(self, **fields: Any) -> str:
+        """Name of a geometry."""
+        made = Geometry("", **fields)
+        k, s = made.kernel, made.stride
+        base = made.mode if made.mode != "window" else f"k{k[0]}x{k[1]}s{s[0]}"
+        return self._declare(self.geometries, base, made)
+
+    def table(self, base: str, kind: str, ints: dict[str, int], arrays: dict[str, Array] | None = None) -> str:
+        """Name of a table; its arrays go to the weights file."""
+        made_arrays: dict[str, str | tuple[int, ...]] = {}
+        for role, values in (arrays or {}).items():
+            made_arrays[role] = self.tensor(f"{base}.{role}", np.asarray(values, dtype=np.int32))
+        return self._declare(self.tables, f"t.{base}", Table("", kind, ints, made_arrays))
+
+    def tensor(self, base: str, values: Array) -> str:
+        """Name of an array in the weights file; equal arrays of one base name are stored once."""
+        name, i = base, 1
+        while name in self.tensors:
+            if self.tensors[name].dtype == values.dtype and np.array_equal(self.tensors[name], values):
+                return name
+            i += 1
+            name = f"{base}.{i}"
+        self.tensors[name] = np.ascontiguousarray(values)
+        return name
+
+    def matrix(self, matrix: Matrix) -> str:
+        """Declare a matrix under its own name."""
+        if matrix.name not in self.matrices:
+            self._taken.add(matrix.name)
+            self.matrices[matrix.name] = matrix
+        return matrix.name
+
+    def host(self, base: str, dtype: str, shape: tuple[int, int, int], batch: int) -> str:
+        """A fresh tensor in host memory, ``batch`` samples, 64-byte aligned."""
+        row = View.dense_strides("host", dtype, shape)[0]
+        stride = -(-row * shape[0] // 4) * 4
+        return self.view(base, "host", dtype, shape, self.reserve_host(base, stride * batch), batch=stride)
+
+    def reserve_host(self, what: str, size: int) -> int:
+        """Address of ``size`` fresh bytes of host memory."""
+        addr = self.host_top
+        self.host_top += -(-size // 64) * 64
+        if self.host_top > self.machine.host.memory_bytes:
+            raise CapacityError(
+                f"host memory: {self.host_top} bytes needed for inputs, saved and spilled tensors, {self.machine.host.memory_bytes} available",
+                where=what, hint="a smaller --batch, or a larger host.memory_bytes in the machine file",
+            )  # fmt: skip
+        return addr
+
+    # --- registers ---------------------------------------------------------------------------------------------------
+
+    def register(self) -> int:
+        """A free scalar register."""
+        if not self._free:
+            raise CapacityError(
+                f"more than {len(FREE_REGISTERS)} error exponents are alive at once", hint="a machine with more controller.registers"
+            )
+        return self._free.pop(0)
+
+    def release(self, reg: int) -> None:
+        """Give a register back."""
+        self._free.insert(0, reg)
+
+    # --- code ----------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def origin(self, node: str, made_by: str = "") -> Iterator[None]:
+        """Instructions emitted inside belong to this ONNX node."""
+        before = self._origin
+        self._origin = Origin(node, made_by or self.made_by)
+        try:
+            yield
+        finally:
+            self._origin = before
+
+    def emit(self, mnemonic: str, *operands: Any) -> None:
+        """Append an instruction."""
+        spec = TABLE[mnemonic]
+        if len(operands) != len(spec.fields):
+            raise AssertionError(f"{mnemonic} takes {len(spec.fields)} operands, got {len(operands)}")
+        for f, value in zip(spec.fields, operands, strict=True):
+            if not isinstance(value, str) and (problem := f.check(value)):
+                raise CapacityError(f"{mnemonic}: operand {f.name}: {problem}", where=self._origin.node)
+        self.code.append(Instr(spec, tuple(operands), self._origin))
+
+    def entry(self, name: str) -> None:
+        """The next instruction starts entry point ``name``."""
+        self.entries[name] = len(self.code)
+
+    @contextmanager
+    def batch_loop(self, count: int, index: int) -> Iterator[None]:
+        """Loop over the samples: register ``count`` times, ``index`` counts up from 0."""
+        self.emit("li", index, 0)
+        self.emit("loop", count)
+        yield
+        self.emit("addi", index, index, 1)
+        self.emit("endl")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a stripe loop: in iteration i it works on rows i * rows + offset .. + rows (clipped by the instruction)."""
+
+    rows: int
+    offset: int
+    height: int
+    run: Callable[[RowRange], None]
+
+
+def stripe_loop(b: Builder, stages: Sequence[Stage], iterations: tuple[int, int] | None = None) -> None:
+    """Emit a hardware loop over row stripes.
+
+    The first iteration is early enough that every stage starts at or before row 0; the last one covers the last stage's height, or
+    ``iterations`` = (first, one past last) says so. A single iteration needs no loop.
+    """
+    first = min(-(-(-s.offset) // s.rows) * -1 if s.offset > 0 else 0 for s in stages)
+    last = -(-(stages[-1].height - stages[-1].offset) // stages[-1].rows)
+    if iterations is not None:
+        first, last = min(first, iterations[0]), max(last, iterations[1])
+    count = last - first
+    if count == 1:
+        for s in stages:
+            s.run(RowRange(0, first * s.rows + s.offset, s.rows))
+        return
+    regs: dict[int, int] = {}
+    for s in stages:
+        if s.rows not in regs:
+            if len(regs) >= len(ROW_REGISTERS):
+                raise CapacityError("too many different stripe heights in one loop", where=b._origin.node)
+            regs[s.rows] = ROW_REGISTERS[len(regs)]
+            b.emit("li", regs[s.rows], first * s.rows)
+    b.emit("loopi", count)
+    for s in stages:
+        s.run(RowRange(regs[s.rows], s.offset, s.rows))
+    for rows, reg in regs.items():
+        b.emit("addi", reg, reg, rows)
+    b.emit("endl")

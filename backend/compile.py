@@ -1,0 +1,207 @@
+"""From the integer graph (and its training graph) to a program."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from sasimc.backend.backward import BackwardEmitter
+from sasimc.backend.builder import Builder, CapacityError
+from sasimc.backend.forward import ForwardEmitter
+from sasimc.backend.mapping import Placement, cut_layers, place
+from sasimc.backend.stripes import ForwardPlan, plan_forward
+from sasimc.ir.graph import Graph, TrainGraph, type_range
+from sasimc.isa.estimate import Estimate, estimate
+from sasimc.isa.machine import Machine
+from sasimc.isa.program import Program
+from sasimc.isa.spec import RowRange
+
+__all__ = ["Compiled", "compile_graph"]
+
+BATCH, MU_HEAD, MU_REP, SAMPLE, LABEL, LOSS, PREDICTION = 1, 2, 3, 4, 5, 6, 7
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A program and what the compiler knows about it. ``cycles``: one inference, one training step of ``batch`` samples."""
+
+    program: Program
+    placement: Placement
+    plan: ForwardPlan
+    buffer_peak_bytes: int
+    infer: Estimate
+    train_step: Estimate | None
+    batch: int
+    notes: tuple[str, ...] = field(default_factory=tuple)
+
+
+def compile_graph(
+    graph: Graph, machine: Machine, train: TrainGraph | None = None, *, batch: int = 8, progress: Callable[[str], None] = lambda _: None
+) -> Compiled:
+    """Map, place, plan and emit entries ``infer`` and, with a training graph, ``train_step``.
+
+    Raises:
+        CapacityError: arrays, buffer, accumulators, registers or host memory are too small (with the numbers).
+    """
+    if not 1 <= batch <= 4096:
+        raise CapacityError(f"a batch of {batch} is not between 1 and 4096", hint="--batch 8")
+    progress("map")
+    transposed = {op.str_attr("forward") for op in train.ops if op.kind == "conv_t"} if train else set[str]()
+    layers = cut_layers(graph, machine, transposed)
+    placement = place(layers, machine, scratch=train is not None)
+    _prove_accumulators(graph)
+    b = Builder(machine)
+    for parts in placement.layers.values():
+        for part, matrix in parts:
+            b.matrix(matrix)
+            b.tensors[matrix.tensor] = part.values
+    if placement.scratch:
+        b.matrix(placement.scratch)
+    logits = _logits(graph)
+    shape_in, t_out = graph.type(graph.inputs[0]).shape, graph.type(logits)
+    dtype_in = graph.type(graph.inputs[0]).dtype
+    io = {
+        "input": b.host("input", dtype_in, shape_in, batch),
+        "logits": b.host("logits", t_out.dtype, t_out.shape, batch),
+        "prediction": b.host("prediction", "i32", (1, 1, 1), batch),
+    }
+    progress("plan")
+    plan = plan_forward(graph, machine)
+    peak = plan.peak
+    progress("emit infer")
+    b.entry("infer")
+    b.emit("mode", "forward")
+    spilled = {v: b.host(f"{v}.spill", graph.type(v).dtype, graph.type(v).shape, 1) for v in _hosted(plan) if v not in graph.inputs}
+    host = {graph.inputs[0]: io["input"], **{v: _unbatched(b, s) for v, s in spilled.items()}}
+    with b.batch_loop(BATCH, SAMPLE):
+        emitter = ForwardEmitter(b, graph, plan, placement, SAMPLE, host)
+        emitter.emit()
+        _results(b, emitter, io, logits)
+    b.emit("halt")
+    if train is not None:
+        progress("emit train_step")
+        io["labels"] = b.host("labels", "i32", (1, 1, 1), batch)
+        io["loss"] = b.host("loss", "i32", (1, 1, 1), batch)
+        peak = max(peak, _train_step(b, graph, train, machine, placement, io, logits, batch))
+    params = {"batch": BATCH, **({"mu_head": MU_HEAD, "mu_rep": MU_REP} if train else {})}
+    t_in = graph.type(graph.inputs[0])
+    meta = {
+        "batch": str(batch), "name": graph.name, "input_scale": repr(t_in.scale), "input_zero": str(t_in.zero), "classes": str(t_out.shape[2]),
+        "logit_scale": repr(t_out.scale), "logit_zero": str(t_out.zero), "io": json.dumps(io, sort_keys=True),
+        **{f"note.{k}": v for k, v in graph.notes.items()},
+    }  # fmt: skip
+    if train is not None:
+        meta["backprop"] = train.policy
+    program = Program(
+        machine, tuple(b.code), b.views, b.geometries, b.matrices, b.tables, b.entries, params, meta,
+        {name: np.ascontiguousarray(a) for name, a in b.tensors.items()},
+    )  # fmt: skip
+    progress("price")
+    infer = estimate(program, "infer", {"batch": 1})
+    step = estimate(program, "train_step", {"batch": batch}) if train else None
+    return Compiled(program, placement, plan, peak, infer, step, batch)
+
+
+def _unbatched(b: Builder, name: str) -> str:
+    """A host view that is the same for every sample (a spilled tensor is dead when the next sample starts)."""
+    v = b.views[name]
+    return b.view(name, v.space, v.dtype, v.shape, v.addr, strides=(v.row, v.pix, v.chan), batch=0)
+
+
+def _hosted(plan: ForwardPlan) -> list[str]:
+    return sorted(v for v, home in plan.home.items() if home == "host")
+
+
+def _logits(graph: Graph) -> str:
+    """The value the loss and the arg max read."""
+    value = graph.outputs[0]
+    producer = graph.producer(value)
+    return producer.inputs[0] if producer is not None and producer.kind == "argmax" else value
+
+
+def _results(b: Builder, emitter: ForwardEmitter, io: dict[str, str], logits: str) -> str:
+    """Store logits and prediction of a sample; returns the logits' view in the buffer."""
+    view = emitter.full_view(logits)
+    h, w, _ = b.views[view].shape
+    with b.origin("output"):
+        b.emit("hst", io["logits"], view, SAMPLE, RowRange(0, 0, h))
+        if (h, w) == (1, 1):
+            b.emit("argmax", PREDICTION, view)
+            b.emit("stw", io["prediction"], PREDICTION, SAMPLE)
+    return view
+
+
+def _train_step(
+    b: Builder, graph: Graph, train: TrainGraph, machine: Machine, placement: Placement, io: dict[str, str], logits: str, batch: int
+) -> int:
+    """Emit the ``train_step`` entry; returns the buffer bytes it needs."""
+    stages = [op for op in train.ops if op.kind == "stage" and op.str_attr("mask_of") and (op.flag("mask_lo") or op.flag("mask_hi"))]
+    masked = {op.str_attr("mask_of"): op for op in stages}
+    plan = plan_forward(graph, machine, frozenset(masked))
+    wanted = {v for op in train.ops if op.kind == "update" for v in op.inputs[:1]}
+    wanted |= {op.inputs[1] for op in train.ops if op.kind == "maxpool_t"}
+    hosted = [v for v in _hosted(plan) if v not in graph.inputs]
+    saves: dict[str, str] = {}
+    host = {graph.inputs[0]: io["input"]}
+    for v in sorted(wanted):
+        root = plan.roots.get(v, v)
+        t = graph.type(v)
+        if root in graph.inputs:
+            saves[v] = b.view(f"{v}.in", "host", t.dtype, t.shape, b.views[io["input"]].addr, batch=b.views[io["input"]].batch)
+        else:
+            stored = graph.type(root)
+            name = b.host(f"{root}.save", stored.dtype, stored.shape, batch)
+            saves[root] = name
+            saves[v] = b.view(f"{v}.save", "host", t.dtype, t.shape, b.views[name].addr, batch=b.views[name].batch)
+            if root in hosted:
+                host[root] = name
+    for v in hosted:
+        if v not in host:
+            name = b.host(f"{v}.spill.t", graph.type(v).dtype, graph.type(v).shape, 1)
+            host[v] = _unbatched(b, name)
+    masks = {v: b.host(f"{v}.mask.save", "bit", graph.type(v).shape, batch) for v in masked}
+    mask_tables = {}
+    for v, op in masked.items():
+        ints = {"lo": op.int_attr("lo"), "hi": op.int_attr("hi"), "use_lo": int(op.flag("mask_lo")), "use_hi": int(op.flag("mask_hi"))}
+        mask_tables[v] = (b.table(f"{v}.mask", "mask", ints), masks[v])
+    xent = next(op for op in train.ops if op.kind == "xent")
+    t = graph.type(logits)
+    loss_error = b.host("loss.error", "i32", t.shape, batch)
+    b.entry("train_step")
+    b.emit("mode", "forward")
+    with b.batch_loop(BATCH, SAMPLE):
+        emitter = ForwardEmitter(b, graph, plan, placement, SAMPLE, host, saves, mask_tables)
+        emitter.emit()
+        view = _results(b, emitter, io, logits)
+        with b.origin(xent.origin or xent.name):
+            ints = {"mult": xent.int_attr("logit_mult"), "t_other": xent.int_attr("t_other"), "t_label": xent.int_attr("t_label")}
+            addr = b.views[view].end
+            wide = b.view("loss.error.buf", "buf", "i32", t.shape, -(-addr // 4) * 4)
+            if b.views[wide].end > machine.buffer.bytes:
+                wide = b.view("loss.error.buf", "buf", "i32", t.shape, 0)
+            b.emit("ldw", LABEL, io["labels"], SAMPLE)
+            b.emit("xent", wide, view, b.table("loss", "loss", ints), LABEL, LOSS)
+            b.emit("stw", io["loss"], LOSS, SAMPLE)
+            b.emit("hst", loss_error, wide, SAMPLE, RowRange(0, 0, 1))
+    back = BackwardEmitter(
+        b, train, placement, BATCH, SAMPLE, batch, saves, masks, {"head": MU_HEAD, "rep": MU_REP}, loss_error
+    )
+    back.emit()
+    b.emit("halt")
+    return max(plan.peak, back.peak)
+
+
+def _prove_accumulators(graph: Graph) -> None:
+    """No 32-bit sum of a convolution can overflow: sum of |w| times the largest input, for trainable layers the largest weights."""
+    for op in graph.ops:
+        if op.kind != "conv":
+            continue
+        weight = np.asarray(graph.constant(op, "weight"), dtype=np.int64)
+        low, high = type_range(graph.type(op.inputs[0]).dtype)
+        per_column = np.abs(weight).sum(axis=(0, 1, 2)) if not op.flag("trainable") else np.full(weight.shape[3], 127 * weight[..., 0].size)
+        worst = int(per_column.max()) * max(abs(low), high)
+        if worst >= 1 << 31:
+            raise CapacityError(f"a 32-bit sum may reach {worst}", where=op.origin or op.name, hint="split the layer's input channels")

@@ -1,0 +1,254 @@
+"""Emit the forward pass of one sample, stripe by stripe, from a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from sasimc.backend.builder import Builder, Stage, stripe_loop
+from sasimc.backend.mapping import Placement
+from sasimc.backend.stripes import STREAMABLE, Chain, ForwardPlan, column_chunk, ring_rows, window
+from sasimc.ir.graph import Graph, Op
+from sasimc.isa.spec import RowRange
+
+__all__ = ["ForwardEmitter", "geometry_of", "requant_table"]
+
+
+class _Rows:
+    """Stands for the row range in a list of operands."""
+
+
+ROWS = _Rows()
+
+
+def requant_table(b: Builder, graph: Graph, op: Op, first: int, count: int) -> str:
+    """The constants of an operation's requantisation, channels first..first+count-1."""
+    out = graph.type(op.output)
+    ints = {"zero": out.zero, "lo": op.int_attr("lo"), "hi": op.int_attr("hi")}
+    if op.kind in ("conv", "rescale"):
+        arrays = {role: graph.constant(op, role)[first : first + count] for role in ("bias", "mult", "shift")}
+    else:
+        arrays = {role: [op.int_attr(role)] * count for role in ("bias", "mult", "shift")}
+    suffix = f".c{first}" if count != out.shape[2] else ""
+    return b.table(op.name + suffix, "requant", ints, arrays)
+
+
+def geometry_of(b: Builder, op: Op, x_shape: tuple[int, int, int]) -> str:
+    """The window of a convolution or pool."""
+    if op.kind == "resize":
+        return b.geometry(mode="linear2" if op.str_attr("mode") == "linear" else "nearest")
+    if op.kind not in ("conv", "avgpool", "maxpool"):
+        return b.geometry()
+    kernel = (x_shape[0], x_shape[1]) if op.flag("global") else op.ints("kernel")
+    pads, stride = op.ints("pads"), op.ints("stride")
+    dilation = op.ints("dilation") if "dilation" in op.attrs else (1, 1)
+    return b.geometry(kernel=(kernel[0], kernel[1]), stride=(stride[0], stride[1]), pad=(pads[0], pads[1]), dilation=(dilation[0], dilation[1]))
+
+
+@dataclass
+class ForwardEmitter:
+    """Emits all segments of a plan. ``sample`` is the register that numbers the sample; ``host`` gives the host view of values that live
+    there; ``saves``: values to store (value -> host view); ``masks``: clip masks to store (value -> (table, host view))."""
+
+    b: Builder
+    graph: Graph
+    plan: ForwardPlan
+    placement: Placement
+    sample: int
+    host: Mapping[str, str]
+    saves: Mapping[str, str] = field(default_factory=dict)
+    masks: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+
+    def emit(self) -> None:
+        """All segments in order."""
+        for k, chain in enumerate(self.plan.chains):
+            self._segment(k, chain)
+
+    def full_view(self, value: str) -> str:
+        """The whole tensor in the buffer (its root's bytes)."""
+        t = self.graph.type(value)
+        root = self.plan.roots.get(value, value)
+        return self.b.view(value, "buf", t.dtype, t.shape, self.plan.address[root], pad=t.zero)
+
+    def _temp(self, k: int, key: str, value: str, rows: int) -> str:
+        t = self.graph.type(value)
+        return self.b.view(value, "buf", t.dtype, t.shape, self.plan.temps[k][key], ring=rows, pad=t.zero)
+
+    def _segment(self, k: int, chain: Chain) -> None:
+        b, graph, plan = self.b, self.graph, self.plan
+        schedule = chain.schedule(graph, plan.rows[k])
+        stages: list[Stage] = []
+        acc_base = self._ring_addresses(chain, plan.rows[k])
+        x_view = ""
+        for j, op in enumerate(chain.ops):
+            (r_in, d_in), (r_out, d_out) = schedule[j], schedule[j + 1]
+            x, t_in, t_out = op.inputs[0], graph.type(op.inputs[0]), graph.type(op.output)
+            stride, extent, _ = window(op, t_in.shape)
+            depthwise = op.kind == "conv" and op.flag("depthwise")
+            ring = r_in if depthwise else ring_rows(r_in, stride, extent)
+            hosted = plan.home.get(plan.roots.get(x, x)) == "host"
+            if j == 0:
+                if hosted and op.kind in STREAMABLE:
+                    x_view = self._temp(k, f"in:{op.name}:0", x, ring)
+                    stages.append(self._load(op, x, x_view, r_in, d_in, t_in.shape[0]))
+                elif hosted:
+                    x_view = self._temp(k, f"in:{op.name}:0", x, t_in.shape[0])
+                    with b.origin(op.origin or op.name):
+                        b.emit("hld", x_view, self._host_view(x), self.sample, RowRange(0, 0, t_in.shape[0]))
+                else:
+                    x_view = self.full_view(x)
+            others: list[str] = []
+            for i, other in enumerate(op.inputs[1:], 1):
+                if plan.home.get(plan.roots.get(other, other)) == "host":
+                    view = self._temp(k, f"in:{op.name}:{i}", other, r_out)
+                    stages.append(self._load(op, other, view, r_out, d_out, t_out.shape[0]))
+                else:
+                    view = self.full_view(other)
+                others.append(view)
+            if op is not chain.last:
+                following = chain.ops[j + 1]
+                s2, e2, _ = window(following, t_out.shape)
+                next_dw = following.kind == "conv" and following.flag("depthwise")
+                out_view = self._temp(k, f"in:{following.name}:0", op.output, r_out if next_dw else ring_rows(r_out, s2, e2))
+            elif plan.home.get(op.output) == "host":
+                out_view = self._temp(k, "out", op.output, t_out.shape[0] if op.kind == "pad" else r_out)
+            else:
+                out_view = self.full_view(op.output)
+            stages += self._compute(op, x_view, others, out_view, (r_in, d_in), (r_out, d_out), acc_base)
+            stages += self._after(k, op, out_view, r_out, d_out, chain)
+            x_view = out_view
+        stripe_loop(b, stages)
+
+    def _host_view(self, value: str) -> str:
+        return self.host[self.plan.roots.get(value, value)]
+
+    def _load(self, op: Op, value: str, view: str, rows: int, offset: int, height: int) -> Stage:
+        def run(rr: RowRange) -> None:
+            with self.b.origin(op.origin or op.name):
+                self.b.emit("hld", view, self._host_view(value), self.sample, rr)
+
+        return Stage(rows, offset, height, run)
+
+    def _ring_addresses(self, chain: Chain, rows: int) -> dict[str, tuple[int, int]]:
+        """(address, ring rows) of each depth-wise accumulator ring; they stand at the top, the shared area starts at 0."""
+        out: dict[str, tuple[int, int]] = {}
+        top = self.b.machine.accumulator.entries
+        for op, (r, _) in zip(chain.ops, chain.schedule(self.graph, rows)[1:], strict=True):
+            if op.kind == "conv" and op.flag("depthwise"):
+                stride, extent, _ = window(op, self.graph.type(op.inputs[0]).shape)
+                h, w, c = self.graph.type(op.output).shape
+                ring = min(h, r + (extent - 1) // stride + 1)
+                top -= ring * w * c
+                out[op.name] = (top, ring)
+        return out
+
+    def _compute(
+        self, op: Op, x: str, others: list[str], out: str, rows_in: tuple[int, int], rows_out: tuple[int, int], rings: Mapping[str, tuple[int, int]]
+    ) -> list[Stage]:
+        """Stages that compute one operation."""
+        b, graph = self.b, self.graph
+        shape = graph.type(op.output).shape
+        h, w, c = shape
+        geom = geometry_of(b, op, graph.type(op.inputs[0]).shape)
+        r, d = rows_out
+        node = op.origin or op.name
+
+        def stage(*work: tuple[object, ...]) -> Stage:
+            def run(rr: RowRange) -> None:
+                with b.origin(node):
+                    for mnemonic, *operands in work:
+                        b.emit(str(mnemonic), *(rr if o is ROWS else o for o in operands))
+
+            return Stage(r, d, h, run)
+
+        if op.kind == "conv" and op.flag("depthwise"):
+            addr, ring = rings[op.name]
+            acc = b.view(f"{op.name}.acc", "acc", "i32", shape, addr, ring=ring)
+            (_, matrix) = self.placement.layers[op.name][0]
+            name = b.matrix(matrix)
+
+            def stream(rr: RowRange) -> None:
+                with b.origin(node):
+                    b.emit("dwm", acc, x, name, geom, rr)
+
+            h_in = graph.type(op.inputs[0]).shape[0]
+            return [Stage(*rows_in, h_in, stream), stage(("req", out, acc, requant_table(b, graph, op, 0, c), ROWS))]
+        if op.kind == "conv":
+            return [stage(*self._dense(op, x, out, geom, min(r, h)))]
+        if op.kind in ("avgpool", "rescale", "resize"):
+            acc = b.view(f"{op.name}.acc", "acc", "i32", shape, 0, ring=r)
+            product = "ups" if op.kind == "resize" else "pavg"
+            return [stage((product, acc, x, geom, ROWS), ("req", out, acc, requant_table(b, graph, op, 0, c), ROWS))]
+        if op.kind == "maxpool":
+            return [stage(("pmax", out, x, geom, ROWS))]
+        if op.kind == "add":
+            ta, tb, ty = graph.type(op.inputs[0]), graph.type(op.inputs[1]), graph.type(op.output)
+            ints = {"za": ta.zero, "zb": tb.zero, "zy": ty.zero, **{key: op.int_attr(key) for key in ("ma", "mb", "shift", "lo", "hi")}}
+            return [stage(("addq", out, x, others[0], b.table(op.name, "addq", ints), ROWS))]
+        if op.kind == "concat":
+            work, first = [], 0
+            for view, value in zip([x, *others], op.inputs, strict=True):
+                n = graph.type(value).shape[2]
+                work.append(("cpy", b.channel_slice(out, first, n), view, 0, ROWS))
+                first += n
+            return [stage(*work)]
+        if op.kind == "pad":
+            top, left = op.ints("pads")[:2]
+            v, t_in = b.views[out], graph.type(op.inputs[0])
+            inner = b.view(f"{op.output}.inner", "buf", v.dtype, (h, t_in.shape[1], c), v.addr + left * v.pix, strides=(v.row, v.pix, v.chan))
+
+            def whole(rr: RowRange) -> None:
+                with b.origin(node):
+                    b.emit("fill", out, v.pad, RowRange(0, 0, h))
+                    b.emit("cpy", inner, x, top, RowRange(0, 0, t_in.shape[0]))
+
+            return [Stage(h, 0, h, whole)]
+        raise AssertionError(f"no emission for {op.kind}")
+
+    def _dense(self, op: Op, x: str, out: str, geom: str, rows: int) -> list[tuple[object, ...]]:
+        """Products of all parts, then requantisation: at once when the sums of a whole row fit, else part by part."""
+        b, graph = self.b, self.graph
+        h, w, c = graph.type(op.output).shape
+        parts = self.placement.layers[op.name]
+        work: list[tuple[object, ...]] = []
+        if len(parts) == 1 or column_chunk(b.machine, w, c) == c:
+            acc = b.view(f"{op.name}.acc", "acc", "i32", (h, w, c), 0, ring=rows)
+            for part, matrix in parts:
+                target = b.channel_slice(acc, part.n0, part.n)
+                work.append(("vmm", target, b.channel_slice(x, part.c0, part.cin), b.matrix(matrix), geom, ROWS))
+            return [*work, ("req", out, acc, requant_table(b, graph, op, 0, c), ROWS)]
+        for part, matrix in parts:
+            acc = b.view(f"{op.name}.acc", "acc", "i32", (h, w, part.n), 0, ring=rows)
+            work.append(("vmm", acc, b.channel_slice(x, part.c0, part.cin), b.matrix(matrix), geom, ROWS))
+            table = requant_table(b, graph, op, part.n0, part.n)
+            work.append(("req", b.channel_slice(out, part.n0, part.n), acc, table, ROWS))
+        return work
+
+    def _after(self, k: int, op: Op, out: str, rows: int, offset: int, chain: Chain) -> list[Stage]:
+        """Store what lives in host memory, what the backward pass reads, and clip masks."""
+        b = self.b
+        height, width, channels = self.graph.type(op.output).shape
+        work: list[tuple[str, ...]] = []
+        targets = []
+        if op is chain.last and self.plan.home.get(op.output) == "host":
+            targets.append(self.host[op.output])
+        if op.output in self.saves and self.saves[op.output] not in targets:
+            targets.append(self.saves[op.output])
+        if op.output in self.masks:
+            table, host = self.masks[op.output]
+            view = b.view(f"{op.output}.mask", "buf", "bit", (height, width, channels), self.plan.temps[k][f"mask:{op.output}"], ring=rows)
+            work = [("mask", view, out, table), ("hst", host, view)]
+        if not work and not targets:
+            return []
+        whole = op.kind == "pad"
+
+        def run(rr: RowRange) -> None:
+            rr = RowRange(0, 0, height) if whole else rr
+            with b.origin(op.origin or op.name):
+                for target in targets:
+                    b.emit("hst", target, out, self.sample, rr)
+                for mnemonic, *operands in work:
+                    b.emit(mnemonic, *operands, *([self.sample] if mnemonic == "hst" else []), rr)
+
+        return [Stage(height if whole else rows, 0 if whole else offset, height, run)]
+

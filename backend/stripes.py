@@ -1,0 +1,310 @@
+"""Which operations run together in row stripes, how high the stripes are, and where every tensor lives.
+
+A segment is a chain of operations executed by one loop over row stripes; tensors inside the chain exist only as rings of rows
+(an inverted residual's expanded tensor never exists as a whole). Tensors between segments live whole in the buffer, or in host
+memory when they do not fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from sasimc.backend.builder import CapacityError
+from sasimc.ir.graph import Graph, Op
+from sasimc.isa.machine import Machine
+
+__all__ = ["Chain", "ForwardPlan", "column_chunk", "plan_forward", "ring_rows", "root_values", "row_bytes", "window"]
+
+STREAMABLE = {"conv", "add", "rescale", "avgpool", "maxpool"}
+ALIGN = 4
+
+
+def window(op: Op, x_shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    """(stride, extent, top padding) of the rows an operation reads of its first input."""
+    if op.kind in ("conv", "avgpool", "maxpool"):
+        kernel = (x_shape[0], x_shape[1]) if op.flag("global") else op.ints("kernel")
+        dilation = op.ints("dilation") if "dilation" in op.attrs else (1, 1)
+        return op.ints("stride")[0], (kernel[0] - 1) * dilation[0] + 1, op.ints("pads")[0]
+    return 1, 1, 0
+
+
+def ring_rows(rows_in: int, stride: int, extent: int) -> int:
+    """Rows of an input that are alive at once when ``rows_in`` new ones arrive an iteration."""
+    return max(rows_in, rows_in + extent - stride)
+
+
+def row_bytes(graph: Graph, value: str) -> int:
+    """Bytes of one row of an 8-bit tensor."""
+    _, w, c = graph.type(value).shape
+    return w * c
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Operations of one stripe loop, in order; each reads the previous one's output first."""
+
+    ops: tuple[Op, ...]
+
+    @property
+    def last(self) -> Op:
+        return self.ops[-1]
+
+    def schedule(self, graph: Graph, rows: int) -> list[tuple[int, int]]:
+        """(rows, offset) of the head's input and of each op's output when the last op makes ``rows`` rows an iteration."""
+        out = [(rows, 0)]
+        for op in reversed(self.ops):
+            stride, extent, pad = window(op, graph.type(op.inputs[0]).shape)
+            r, d = out[0]
+            out.insert(0, (r * stride, d * stride + extent - stride - pad))
+        return out
+
+
+@dataclass
+class ForwardPlan:
+    """Segments in order, stripe heights, homes (``buf`` or ``host``; values inside a chain have none) and addresses in the buffer."""
+
+    chains: list[Chain]
+    rows: list[int]
+    home: dict[str, str]
+    address: dict[str, int]
+    temps: list[dict[str, int]]
+    peak: int
+    roots: dict[str, str] = field(default_factory=dict)
+
+
+def root_values(graph: Graph) -> dict[str, str]:
+    """Reshapes are another view of the same bytes: every value's underlying value."""
+    roots: dict[str, str] = {}
+    for op in graph.ops:
+        if op.kind == "reshape":
+            roots[op.output] = roots.get(op.inputs[0], op.inputs[0])
+    return roots
+
+
+def _chains(graph: Graph, streamed: set[str], roots: Mapping[str, str]) -> list[Chain]:
+    """Greedy chains in an order in which every input is there before it is read."""
+    ops = [op for op in graph.ops if op.kind not in ("reshape", "argmax")]
+    ready = set(graph.inputs)
+    left = {op.name: op for op in ops}
+    out: list[Chain] = []
+
+    def available(op: Op, but: str = "") -> bool:
+        return all(roots.get(v, v) in ready or v == but for v in op.inputs)
+
+    while left:
+        op = next((o for o in left.values() if available(o)), None)
+        if op is None:
+            raise AssertionError(f"graph {graph.name!r} is not topological")
+        chain = [op]
+        del left[op.name]
+        while chain[-1].output in streamed:
+            value = chain[-1].output
+            consumers = [c for c in graph.consumers(value) if c.kind != "argmax"]
+            if len(consumers) != 1 or consumers[0].inputs[0] != value or consumers[0].inputs.count(value) > 1:
+                break
+            following = consumers[0]
+            if following.kind not in STREAMABLE or following.name not in left or not available(following, value):
+                break
+            chain.append(following)
+            del left[following.name]
+        ready.add(chain[-1].output)
+        out.append(Chain(tuple(chain)))
+    return out
+
+
+def column_chunk(machine: Machine, width: int, channels: int) -> int:
+    """Output channels of one row that the shared half of the accumulators takes."""
+    return min(channels, max(1, machine.accumulator.entries // 2 // width))
+
+
+def _accumulators(graph: Graph, machine: Machine, chain: Chain, rows: int) -> tuple[int, dict[str, int]]:
+    """Words of the shared area (sums drained at once) and of each depth-wise ring."""
+    shared, rings = 0, {}
+    for op, (r, _) in zip(chain.ops, chain.schedule(graph, rows)[1:], strict=True):
+        h, w, c = graph.type(op.output).shape
+        if op.kind == "conv" and op.flag("depthwise"):
+            stride, extent, _ = window(op, graph.type(op.inputs[0]).shape)
+            rings[op.name] = min(h, r + (extent - 1) // stride + 1) * w * c
+        elif op.kind in ("conv", "avgpool", "rescale", "resize"):
+            if op.kind == "conv":
+                c = column_chunk(machine, w, c)
+            shared = max(shared, min(r, h) * w * c)
+    return shared, rings
+
+
+class _Planner:
+    def __init__(self, graph: Graph, machine: Machine, masks: frozenset[str]) -> None:
+        self.graph, self.machine, self.masks = graph, machine, masks
+        self.roots = root_values(graph)
+        self.outputs = {self.roots.get(v, v) for v in graph.outputs}
+        for op in graph.ops:
+            if op.kind == "argmax":
+                self.outputs.add(self.roots.get(op.inputs[0], op.inputs[0]))
+        self.aliased = set(self.roots.values()) | set(self.roots)
+
+    def temporaries(self, chain: Chain, rows: int, home: Mapping[str, str]) -> dict[str, int]:
+        """Bytes of every stripe buffer a chain needs, by key."""
+        graph, out = self.graph, dict[str, int]()
+        plan = chain.schedule(graph, rows)
+        for j, op in enumerate(chain.ops):
+            (r_in, _), (r_out, _) = plan[j], plan[j + 1]
+            x = op.inputs[0]
+            h_in, h_out = graph.type(x).shape[0], graph.type(op.output).shape[0]
+            stride, extent, _ = window(op, graph.type(x).shape)
+            dw = op.kind == "conv" and op.flag("depthwise")
+            ring = r_in if dw else ring_rows(r_in, stride, extent)
+            if j or home.get(self.root(x)) == "host":
+                full = op.kind not in STREAMABLE
+                out[f"in:{op.name}:0"] = (h_in if full else min(ring, h_in)) * row_bytes(graph, x)
+            for i, other in enumerate(op.inputs[1:], 1):
+                if home.get(self.root(other)) == "host":
+                    out[f"in:{op.name}:{i}"] = min(r_out, h_out) * row_bytes(graph, other)
+            if op is chain.last and home.get(self.root(op.output)) == "host":
+                full = op.kind == "pad"
+                out["out"] = (h_out if full else min(r_out, h_out)) * row_bytes(graph, op.output)
+            if op.output in self.masks:
+                out[f"mask:{op.output}"] = min(r_out, h_out) * ((row_bytes(graph, op.output) + 7) // 8)
+        return out
+
+    def root(self, value: str) -> str:
+        return self.roots.get(value, value)
+
+    def run(self) -> ForwardPlan:
+        graph, limit = self.graph, self.machine.buffer.bytes
+        hosted = {v for v in graph.inputs}
+        streamed = {v for v, t in graph.values.items() if t.size > limit // 2 and v not in self.aliased and v not in hosted}
+        while True:
+            chains = _chains(graph, streamed, self.roots)
+            inside = {op.output for c in chains for op in c.ops[:-1]}
+            for v in streamed - inside:
+                if v in graph.values and graph.type(v).size > limit // 2:
+                    hosted.add(v)
+            home = {self.root(v): ("host" if v in hosted else "buf") for v in graph.values if v not in inside}
+            live = self.intervals(chains, home)
+            address = self.allocate(live)
+            bad = None if address is None else next((k for k, c in enumerate(chains) if self.stripe(c, 1, home, live, address, k) is None), None)
+            if address is not None and bad is None:
+                return self.finish(chains, home, live, address)
+            self.evict(chains, home, live, bad, streamed, hosted, inside)
+
+    def intervals(self, chains: list[Chain], home: Mapping[str, str]) -> dict[str, tuple[int, int]]:
+        """First and last segment in which each buffered value is needed."""
+        out: dict[str, tuple[int, int]] = {}
+        for k, c in enumerate(chains):
+            for op in c.ops:
+                for v in (*map(self.root, op.inputs), self.root(op.output)):
+                    if home.get(v) == "buf":
+                        out[v] = (min(out.get(v, (k, k))[0], k), k)
+        for v in self.outputs:
+            if v in out:
+                out[v] = (out[v][0], len(chains))
+        return out
+
+    def allocate(self, live: Mapping[str, tuple[int, int]]) -> dict[str, int] | None:
+        """Addresses by size, first fit; None when something does not fit."""
+        placed: dict[str, int] = {}
+        for v in sorted(live, key=lambda v: (-self.graph.type(v).size, v)):
+            size, (a, b) = self.graph.type(v).size, live[v]
+            rivals = [(placed[o], placed[o] + self.graph.type(o).size) for o in placed if live[o][0] <= b and a <= live[o][1]]
+            spot = _first_fit(rivals, size, self.machine.buffer.bytes)
+            if spot is None:
+                return None
+            placed[v] = spot
+        return placed
+
+    def stripe(
+        self, chain: Chain, rows: int, home: Mapping[str, str], live: Mapping[str, tuple[int, int]], address: Mapping[str, int], k: int
+    ) -> dict[str, int] | None:
+        """Addresses of the temporaries of chain ``k`` at this stripe height, or None when buffer or accumulators are too small."""
+        shared, rings = _accumulators(self.graph, self.machine, chain, rows)
+        if shared + sum(rings.values()) > self.machine.accumulator.entries:
+            if rows > 1:
+                return None
+            raise CapacityError(
+                f"one row of stripes needs {shared + sum(rings.values())} accumulator words, {self.machine.accumulator.entries} are available",
+                where=chain.last.origin or chain.last.name, hint="a lower resolution or width, or a larger accumulator.entries",
+            )  # fmt: skip
+        taken = [(address[v], address[v] + self.graph.type(v).size) for v, (a, b) in live.items() if a <= k <= b]
+        out: dict[str, int] = {}
+        for key, size in sorted(self.temporaries(chain, rows, home).items(), key=lambda kv: -kv[1]):
+            spot = _first_fit(taken, size, self.machine.buffer.bytes)
+            if spot is None:
+                return None
+            out[key] = spot
+            taken.append((spot, spot + size))
+        return out
+
+    def evict(
+        self, chains: list[Chain], home: Mapping[str, str], live: Mapping[str, tuple[int, int]], bad: int | None,
+        streamed: set[str], hosted: set[str], inside: set[str],
+    ) -> None:  # fmt: skip
+        """Stream the largest value that is in the way, or move it to host memory."""
+
+        def alive(k: int) -> list[str]:
+            return [v for v, (a, b) in live.items() if a <= k <= b and v not in hosted]
+
+        if bad is None:
+            bad = max(range(len(chains)), key=lambda k: sum(self.graph.type(v).size for v in alive(k)))
+        candidates = [v for v in alive(bad) if v not in self.outputs]
+        if not candidates:
+            chain = chains[bad]
+            need = sum(self.temporaries(chain, 1, home).values()) + sum(self.graph.type(v).size for v in alive(bad))
+            raise CapacityError(
+                f"the smallest stripe needs {need} bytes of the {self.machine.buffer.bytes}-byte buffer",
+                where=chain.last.origin or chain.last.name, hint="a lower resolution or width, or a machine with a larger buffer.bytes",
+            )  # fmt: skip
+        victim = max(candidates, key=lambda v: (self.graph.type(v).size, v))
+        if victim not in streamed and victim not in self.aliased:
+            streamed.add(victim)
+            if any(op.output == victim for c in _chains(self.graph, streamed, self.roots) for op in c.ops[:-1]):
+                return
+        hosted.add(victim)
+
+    def finish(
+        self, chains: list[Chain], home: dict[str, str], live: Mapping[str, tuple[int, int]], address: dict[str, int]
+    ) -> ForwardPlan:
+        """Raise every stripe as far as accumulators and buffer allow, then even the stripes out."""
+        rows, temps, peak = [], [], max((address[v] + self.graph.type(v).size for v in address), default=0)
+        for k, c in enumerate(chains):
+            height = self.graph.type(c.last.output).shape[0]
+            low, high = 1, height
+            while low < high:
+                mid = (low + high + 1) // 2
+                shared, rings = _accumulators(self.graph, self.machine, c, mid)
+                fits = shared + sum(rings.values()) <= self.machine.accumulator.entries
+                if fits and self.stripe(c, mid, home, live, address, k) is not None:
+                    low = mid
+                else:
+                    high = mid - 1
+            even = -(-height // -(-height // low))
+            got = self.stripe(c, even, home, live, address, k)
+            if got is None:
+                even, got = low, self.stripe(c, low, home, live, address, k)
+            assert got is not None
+            rows.append(even)
+            temps.append(got)
+            sizes = self.temporaries(c, even, home)
+            peak = max([peak, *(got[key] + sizes[key] for key in got)])
+        return ForwardPlan(chains, rows, home, address, temps, peak, self.roots)
+
+
+def _first_fit(taken: list[tuple[int, int]], size: int, limit: int) -> int | None:
+    """Lowest aligned address with ``size`` free bytes."""
+    spot = 0
+    for a, b in sorted(taken):
+        if spot + size <= a:
+            break
+        spot = max(spot, -(-b // ALIGN) * ALIGN)
+    return spot if spot + size <= limit else None
+
+
+def plan_forward(graph: Graph, machine: Machine, masks: frozenset[str] = frozenset()) -> ForwardPlan:
+    """Plan the forward pass of one sample.
+
+    ``masks``: values of which clip masks are stored for the backward pass.
+
+    Raises:
+        CapacityError: a stripe of one row does not fit.
+    """
+    return _Planner(graph, machine, masks).run()
