@@ -1,7 +1,7 @@
 """Shapes of MobileNet-V2 and of the Rep-Net modules beside it; no weights, no ONNX.
 
 Sources: MobileNet-V2, Sandler et al. 2018, table 2 (channel rule and inverted residuals); the Rep-Net table of
-``docs``/``shared/design/training.md``. Names follow the widely used ``features.i.conv.j`` convention, so that weights of either
+the shared design note "training". Names follow the widely used ``features.i.conv.j`` convention, so that weights of either
 origin find their layer.
 """
 
@@ -141,7 +141,7 @@ def mobilenet_v2(width: float = 1.0, last_channels: int | None = None) -> Archit
 
 
 def same_pads(padding: str, size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """(before, after) padding of one axis. ``tf``: TensorFlow SAME, the odd pixel goes after; ``symmetric``: kernel // 2 twice."""
+    """(before, after) padding of one axis. ``tf``: TensorFlow SAME, odd pixel after; ``symmetric``: kernel // 2 twice."""
     if padding == "symmetric":
         return kernel // 2, kernel // 2
     out = -(-size // stride)
@@ -165,7 +165,7 @@ class RepSpec:
 
 @dataclass(frozen=True)
 class RepModule:
-    """A Rep-Net module with every size known. ``image``: reads the image (through ``image_pool`` first), else the block's input."""
+    """A Rep-Net module with every size known. ``image``: reads the image (through ``image_pool``), else the block's input."""
 
     attach: int
     image: bool
@@ -203,8 +203,8 @@ class RepModule:
 def resolve_modules(arch: Architecture, specs: tuple[RepSpec, ...], resolution: int) -> tuple[RepModule, ...]:
     """Sizes and channels of every module; the first one reads the image, the later ones what enters their block.
 
-    The image is first averaged down to the side of its block's output when that divides it (4x4 for block 2, the table's value
-    being twice the module's own 2x2); otherwise the nearest smaller whole factor is taken and the nearest-neighbour resize makes up.
+    The image is first averaged down to the side of its block's output (4x4 for block 2, as in the table) when that divides it;
+    otherwise by the next smaller whole factor, and the nearest-neighbour resize makes up for the rest.
     """
     sizes = arch.input_sizes(resolution)
     modules = []

@@ -59,7 +59,7 @@ class Stats:
         return math.sqrt(self.squares / max(1, self.count))
 
     def magnitude(self, percent: float) -> float:
-        """The value that ``percent`` % of the magnitudes do not exceed (exact for the tail that was kept, else the kept minimum)."""
+        """The value that ``percent`` % of the magnitudes do not exceed (exact within the kept tail, else its minimum)."""
         tail = np.sort(np.concatenate(self._tails))
         above = round(self.count * (1 - percent / 100))
         return float(tail[max(0, tail.size - 1 - above)])
@@ -121,7 +121,8 @@ def prepare(image: Image, preprocess: Preprocess, resolution: int, resize: int) 
     w, h = picture.size
     left, top = (w - resolution) // 2, (h - resolution) // 2
     pixels = np.asarray(picture.crop((left, top, left + resolution, top + resolution)), np.float32)
-    return ((pixels - np.float32(preprocess.mean)) / np.float32(preprocess.std)).transpose(2, 0, 1).astype(np.float32)
+    mean, std = np.array(preprocess.mean, np.float32), np.array(preprocess.std, np.float32)
+    return ((pixels - mean) / std).transpose(2, 0, 1)
 
 
 def batches(images: Iterable[Image], preprocess: Preprocess, resolution: int, resize: int, size: int = 4) -> Iterator[Batch]:
@@ -157,7 +158,7 @@ def folder_images(folder: Path, count: int) -> list[Image]:
 
 
 def generated_images(count: int, size: int, seed: int = 0) -> Iterator[Image]:
-    """Images by formula: coloured noise with a 1/f amplitude spectrum, as photographs have, plus a few flat ellipses with edges."""
+    """Images by formula: coloured noise with the 1/f amplitude spectrum of photographs, and a few flat ellipses with edges."""
     rng = np.random.default_rng(seed)
     fy, fx = np.meshgrid(np.fft.fftfreq(size), np.fft.rfftfreq(size), indexing="ij")
     falloff = 1 / np.maximum(np.hypot(fy, fx), 1 / size)

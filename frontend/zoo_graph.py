@@ -8,7 +8,7 @@ When every site has a scale, the result is a standard QDQ model.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -160,7 +160,8 @@ def emit(net: Network, scales: Mapping[str, Scale], name: str) -> tuple[onnx.Mod
         outputs,
         list(e.initializers.values()),
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=_IR_VERSION, producer_name="sas-imc")
+    opset = helper.make_opsetid("", OPSET)
+    model = helper.make_model(graph, opset_imports=[opset], ir_version=_IR_VERSION, producer_name="sas-imc")
     return model, e.candidates
 
 
@@ -174,7 +175,7 @@ def _module(e: Emitter, net: Network, m: RepModule, x: str) -> str:
         x = e.node("AveragePool", f"{m.name}.pool", [x], kernel_shape=[2, 2], strides=[2, 2])
     x = e.site(f"{m.name}.pool", x)
     pad = m.kernel // 2
-    x = e.conv(ConvSpec(m.conv1.name, m.cin, m.hidden, m.kernel, 1, m.groups, relu6=False), x, net.rep_weights[m.conv1.name], (pad, pad))
+    x = e.conv(replace(m.conv1, relu6=False), x, net.rep_weights[m.conv1.name], (pad, pad))
     x = e.site(m.conv1.name, e.node("Relu", f"{m.conv1.name}.relu", [x]))
     x = e.site(m.conv2.name, e.conv(m.conv2, x, net.rep_weights[m.conv2.name], (0, 0)))
     if m.size_out == m.pooled:
@@ -190,8 +191,8 @@ def _module(e: Emitter, net: Network, m: RepModule, x: str) -> str:
 def _nearest(e: Emitter, m: RepModule, x: str) -> str:
     """Nearest-neighbour resize to a given side, out -> floor(out * in / size).
 
-    ``sizes`` would have to name the batch, so scales are given: the ratio, rounded up until in * ratio is not below the wanted side
-    in double precision either. in and size are coprime here (size = 2 in + 1 or in + 1), so that this moves no index.
+    ``sizes`` would have to name the batch, so scales are given: the ratio, rounded up until in * ratio is not below the wanted
+    side in double precision either. in and size are coprime here (size = 2 in + 1 or in + 1), so that this moves no index.
     """
     ratio = np.float32(m.size_out / m.pooled)
     while m.pooled * float(ratio) < m.size_out:

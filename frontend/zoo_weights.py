@@ -25,6 +25,7 @@ __all__ = [
     "QuantWeights",
     "Scale",
     "fold_batch_norm",
+    "fold_state",
     "from_floats",
     "load_floats",
     "load_folder",
@@ -116,7 +117,13 @@ def _check_shape(name: str, got: tuple[int, ...], want: tuple[int, ...], source:
 
 
 def from_floats(
-    arch: Architecture, tensors: Mapping[str, Array], *, padding: str, preprocess: Preprocess, source: str, labels: tuple[str, ...] = ()
+    arch: Architecture,
+    tensors: Mapping[str, Array],
+    *,
+    padding: str,
+    preprocess: Preprocess,
+    source: str,
+    labels: tuple[str, ...] = (),
 ) -> Backbone:
     """A backbone from folded float tensors ``<conv>.weight``, ``<conv>.bias`` and, optionally, ``classifier.weight/bias``.
 
@@ -163,7 +170,7 @@ def random_backbone(arch: Architecture, seed: int, classes: int | None, *, paddi
 
 
 def load_floats(path: Path, arch: Architecture) -> Backbone:
-    """An ``.npz`` with folded float tensors (see :func:`from_floats`); optional arrays ``padding``, ``labels``, ``mean``, ``std``."""
+    """An ``.npz`` of folded float tensors (:func:`from_floats`); optional arrays ``padding``, ``labels``, ``mean``, ``std``."""
     tensors = _load_npz(path)
     padding = str(tensors.get("padding", "symmetric"))
     if padding not in ("tf", "symmetric"):
@@ -179,7 +186,7 @@ def load_floats(path: Path, arch: Architecture) -> Backbone:
 
 def _load_npz(path: Path) -> dict[str, Array]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise SasError(f"weights file {path} does not exist") from None
@@ -190,10 +197,10 @@ def _load_npz(path: Path) -> dict[str, Array]:
 def load_folder(folder: Path, arch: Architecture) -> Backbone:
     """INT8 weights with their scales: one ``X.layers.json`` and ``X.npz`` in ``folder``.
 
-    Per convolution ``<name>.weight_int8``, ``.weight_scale``, ``.bias_int32``, ``.in_scale_zp``, ``.out_scale_zp``; per residual block
-    ``features.k.add_scale_zp`` (rows a, b, out); ``avgpool.out_scale_zp``; ``classifier.1.*``. Integers and scales are kept as they are.
-    Stride-2 layers use TensorFlow SAME padding. A background class (``classes`` one more than a known label set, as the file's
-    ``note`` says: class 0 = background) is dropped, so that output k is ImageNet class k.
+    Per convolution ``<name>.weight_int8``, ``.weight_scale``, ``.bias_int32``, ``.in_scale_zp``, ``.out_scale_zp``; per residual
+    block ``features.k.add_scale_zp`` (rows a, b, out); ``avgpool.out_scale_zp``; ``classifier.1.*``. Integers and scales are kept
+    as they are. Stride-2 layers use TensorFlow SAME padding. A background class (the description's ``note`` or the first label
+    says so) is dropped, so that output k is ImageNet class k.
     """
     found = sorted(folder.glob("*.layers.json"))
     if not folder.is_dir():
@@ -271,13 +278,15 @@ class _Folder:
         step = scales["input"]
         # the integers the original network is fed are pixel - 128: real = (pixel - 128 - zero) * scale, without rounding ties
         mean, std = float(128 + step.zero), 1 / step.scale
-        return Backbone(convs, head, scales, "tf", Preprocess((mean,) * 3, (std,) * 3), labels)
+        return Backbone(convs, head, scales, "tf", Preprocess((mean, mean, mean), (std, std, std)), labels)
 
     def _check_layer(self, spec: ConvSpec) -> None:
         entry = self.layers.get(spec.name)
         if entry is None:
-            raise SasError(f"layer '{spec.name}' is not described in {self.path.stem}.layers.json", hint=near(spec.name, list(self.layers)))
-        want = {"shape": list(spec.weight_shape), "stride": spec.stride, "groups": spec.groups, "act": "relu6" if spec.relu6 else "none"}
+            hint = near(spec.name, list(self.layers))
+            raise SasError(f"layer '{spec.name}' is not described in {self.path.stem}.layers.json", hint=hint)
+        act = "relu6" if spec.relu6 else "none"
+        want = {"shape": list(spec.weight_shape), "stride": spec.stride, "groups": spec.groups, "act": act}
         for key, value in want.items():
             if entry.get(key, value) != value:
                 raise SasError(
@@ -300,7 +309,7 @@ def load_torchvision(arch: Architecture) -> Backbone:
         from torchvision.models import MobileNet_V2_Weights, mobilenet_v2  # type: ignore[import-not-found]
     except ImportError:
         raise SasError(
-            "torchvision is not installed", hint="pip install torchvision, or give --weights a folder or .npz, or use random weights"
+            "torchvision is not installed", hint="pip install torchvision, or give --weights a folder or an .npz file"
         ) from None
     chosen = MobileNet_V2_Weights.IMAGENET1K_V2
     try:
@@ -314,14 +323,16 @@ def load_torchvision(arch: Architecture) -> Backbone:
 
 
 def fold_state(arch: Architecture, state: Mapping[str, Array]) -> dict[str, Array]:
-    """Folded tensors for :func:`from_floats` from a state dict with batch norms (``a.b.N`` is followed by the norm ``a.b.N+1``)."""
+    """Folded tensors for :func:`from_floats` from a state dict with batch norms (conv ``a.b.N`` has the norm ``a.b.N+1``)."""
     tensors: dict[str, Array] = {}
     for spec in arch.convs:
         head, _, last = spec.name.rpartition(".")
         norm = f"{head}.{int(last) + 1}"
         parts = [_tensor(state, f"{norm}.{p}", "state dict") for p in ("weight", "bias", "running_mean", "running_var")]
         weight = _tensor(state, f"{spec.name}.weight", "state dict")
-        tensors[f"{spec.name}.weight"], tensors[f"{spec.name}.bias"] = fold_batch_norm(weight, *parts)
+        tensors[f"{spec.name}.weight"], tensors[f"{spec.name}.bias"] = fold_batch_norm(
+            weight, parts[0], parts[1], parts[2], parts[3]
+        )
     if "classifier.1.weight" in state:
         tensors["classifier.weight"] = _tensor(state, "classifier.1.weight", "state dict")
         tensors["classifier.bias"] = _tensor(state, "classifier.1.bias", "state dict")

@@ -1,0 +1,412 @@
+"""The zoo: what it writes is a standard QDQ model with the promised numbers, and bad input is refused with a reason."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import numpy_helper
+
+from sasimc.frontend.zoo import (
+    DEFAULT_MODULES,
+    RepSpec,
+    ZooOptions,
+    build,
+    build_mobilenetv2_repnet,
+    default_model_path,
+    parse_modules,
+    write,
+)
+from sasimc.frontend.zoo_arch import mobilenet_v2, resolve_modules, same_pads
+from sasimc.frontend.zoo_calibrate import Stats, affine_scale, generated_images, power_of_two
+from sasimc.frontend.zoo_weights import fold_batch_norm, fold_state, quantise_weights
+from sasimc.isa.errors import SasError
+
+SMALL = ZooOptions(width=0.35, resolution=96, classes=10, calibration_images=4)
+DATA = os.environ.get("SASIMC_DATA")
+
+
+@pytest.fixture(scope="module")
+def small() -> onnx.ModelProto:
+    return build_mobilenetv2_repnet(SMALL)
+
+
+def props(model: onnx.ModelProto) -> dict[str, Any]:
+    return {p.key: json.loads(p.value) for p in model.metadata_props}
+
+
+def constants(model: onnx.ModelProto) -> dict[str, npt.NDArray[Any]]:
+    return {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+
+
+def run(model: onnx.ModelProto, x: npt.NDArray[np.float32], outputs: Sequence[str] | None = None) -> list[npt.NDArray[Any]]:
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
+    if outputs:
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)
+        known = {o.name for o in copy.graph.output}
+        for name in outputs:
+            if name not in known:
+                copy.graph.output.append(onnx.ValueInfoProto(name=name))
+        model = copy
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return [np.asarray(v) for v in session.run(list(outputs) if outputs else None, {"input": x})]
+
+
+def noise(size: int, batch: int = 2) -> npt.NDArray[np.float32]:
+    images = np.stack(list(generated_images(batch, size, 5)))
+    return ((images.astype(np.float32) - np.float32(128)) / np.float32(128)).transpose(0, 3, 1, 2).copy()
+
+
+# --- the graph ------------------------------------------------------------------------------------------------------
+
+
+def test_runs_and_carries_metadata(small: onnx.ModelProto) -> None:
+    onnx.checker.check_model(small, full_check=True)
+    (logits,) = run(small, noise(96, 3))
+    assert logits.shape == (3, 10)
+    assert logits.std() > 0
+    meta = props(small)
+    names = [f"rep.{b}.{c}" for b in (2, 4, 7, 11, 14, 17) for c in ("conv1", "conv2")] + ["classifier"]
+    assert meta["sasimc.trainable"] == names
+    multiply = {n.name for n in small.graph.node if n.op_type in ("Conv", "Gemm")}
+    assert set(names) < multiply
+    assert meta["sasimc.preprocess"] == {
+        "mean": [128.0] * 3, "std": [128.0] * 3, "size": 96, "resize": 110, "interpolation": "bilinear",
+    }  # fmt: skip
+    assert "sasimc.labels" not in meta
+
+
+def test_every_multiply_layer_is_quantised(small: onnx.ModelProto) -> None:
+    producer = {o: n for n in small.graph.node for o in n.output}
+    values = constants(small)
+    for node in small.graph.node:
+        if node.op_type not in ("Conv", "Gemm", "Add", "AveragePool", "GlobalAveragePool", "Resize"):
+            continue
+        x = producer[node.input[0]]
+        if x.op_type == "Flatten":
+            x = producer[x.input[0]]
+        assert x.op_type == "DequantizeLinear", node.name
+        if node.op_type in ("Conv", "Gemm"):
+            weight = producer[node.input[1]]
+            assert values[weight.input[0]].dtype == np.int8
+            frozen_conv = node.name.startswith("features")
+            assert values[weight.input[1]].ndim == (1 if frozen_conv else 0)
+            if len(node.input) > 2:
+                bias = producer[node.input[2]]
+                assert values[bias.input[0]].dtype == np.int32
+                want = values[x.input[1]] * values[weight.input[1]]
+                np.testing.assert_allclose(values[bias.input[1]], want, rtol=1e-6)
+
+
+def test_trainable_numbers_are_powers_of_two(small: onnx.ModelProto) -> None:
+    values = constants(small)
+    for name in props(small)["sasimc.trainable"]:
+        assert math.frexp(float(values[f"{name}.weight_scale"]))[0] == 0.5, name
+        assert float(values[f"{name}.scale"]) == 2.0 ** round(math.log2(float(values[f"{name}.scale"])))
+        assert int(values[f"{name}.zero"]) == 0
+        weight = values[f"{name}.weight_q"]
+        assert weight.dtype == np.int8
+        assert 8 <= np.abs(weight.astype(int)).max() <= 64  # head-room to train
+    for site in [f"rep.{b}.pool" for b in (2, 4, 7, 11, 14, 17)] + ["avgpool", "rep.2.image_pool"]:
+        assert math.frexp(float(values[f"{site}.scale"]))[0] == 0.5, site
+        assert int(values[f"{site}.zero"]) == 0
+    assert values["avgpool.zero"].dtype == np.uint8
+    assert values["rep.4.conv1.zero"].dtype == np.uint8
+    assert not values["classifier.bias_q"].any()
+
+
+def test_relu6_is_visible(small: onnx.ModelProto) -> None:
+    consumers: dict[str, list[onnx.NodeProto]] = {}
+    for node in small.graph.node:
+        for name in node.input:
+            consumers.setdefault(name, []).append(node)
+    clips = 0
+    for spec in mobilenet_v2(0.35).convs:
+        node = next(n for n in small.graph.node if n.name == spec.name)
+        (after,) = consumers[node.output[0]]
+        assert after.op_type == ("Clip" if spec.relu6 else "QuantizeLinear")
+        clips += spec.relu6
+    assert clips == 35
+    assert [float(constants(small)[f"relu6.{b}"]) for b in ("min", "max")] == [0, 6]
+
+
+def test_module_sizes_follow_the_table(small: onnx.ModelProto) -> None:
+    arch = mobilenet_v2(1.0)
+    table = [(2, 3, 8, 24, 56, 28, 56), (4, 24, 24, 32, 56, 28, 28), (7, 32, 32, 64, 28, 14, 14), (11, 64, 64, 96, 14, 7, 14),
+             (14, 96, 96, 160, 14, 7, 7), (17, 160, 160, 320, 7, 3, 7)]  # fmt: skip
+    modules = resolve_modules(arch, DEFAULT_MODULES, 224)
+    assert [(m.attach, m.cin, m.hidden, m.cout, m.size_in, m.pooled, m.size_out) for m in modules] == table
+    # the note's 380,072 counts two norm parameters per channel, which this module has not
+    assert sum(m.parameters + 2 * (m.hidden + m.cout) for m in modules) == 380_072
+    modes = {n.name: onnx.helper.get_node_attr_value(n, "mode") for n in small.graph.node if n.op_type == "Resize"}
+    assert modes == {"rep.2.up": b"linear", "rep.11.up": b"linear", "rep.17.up": b"nearest"}  # 96 px: 24, 6 and 1 -> 3
+
+
+@pytest.mark.parametrize("resolution", [224, 160, 200])
+def test_nearest_resize_to_odd_sizes(resolution: int) -> None:
+    """3 -> 7 and the like: output index floor(out * in / size)."""
+    model = build_mobilenetv2_repnet(
+        ZooOptions(
+            width=0.1, resolution=resolution, classes=4, calibration_images=1, modules=(RepSpec(2, 8, 3, 1), RepSpec(17, None, 3))
+        )
+    )
+    node = next(n for n in model.graph.node if n.name == "rep.17.up")
+    small_, large, total = run(model, noise(resolution, 1), [node.input[0], node.output[0], "logits"])
+    n_in, n_out = small_.shape[2], large.shape[2]
+    assert (n_in, n_out) == (-(-resolution // 32) // 2, -(-resolution // 32))
+    index = np.arange(n_out) * n_in // n_out
+    np.testing.assert_array_equal(large, small_[:, :, index][:, :, :, index])
+    assert total.shape == (1, 4)
+
+
+def test_gain_of_modules() -> None:
+    """The module's contribution is about rep_gain of the block's output; gain 0 leaves the backbone untouched."""
+    model = build_mobilenetv2_repnet(SMALL)
+    x = noise(110)[:, :, 7:103, 7:103].copy()
+    up, block = run(model, x, ["rep.11.up.dq:0", "features.11.conv.2.dq:0"])
+    assert 0.08 < np.sqrt(np.mean(up**2)) / np.sqrt(np.mean(block**2)) < 0.7
+    off = build_mobilenetv2_repnet(ZooOptions(width=0.35, resolution=64, classes=10, calibration_images=2, rep_gain=0))
+    assert not constants(off)["rep.4.conv2.weight_q"].any()
+    assert constants(off)["rep.4.conv1.weight_q"].any()
+
+
+def test_without_modules_and_with_own_head() -> None:
+    plain = build("mobilenetv2", ZooOptions(width=0.35, resolution=64, calibration_images=2))
+    assert props(plain)["sasimc.trainable"] == []
+    assert run(plain, noise(64))[0].shape == (2, 1000)
+    assert not [n for n in plain.graph.node if n.name.startswith("rep.")]
+    headed = build("mobilenetv2", ZooOptions(width=0.35, resolution=64, classes=3, labels=("a", "b", "c"), calibration_images=2))
+    assert props(headed)["sasimc.trainable"] == ["classifier"]
+    assert props(headed)["sasimc.labels"] == ["a", "b", "c"]
+
+
+def test_modules_on_residual_blocks_and_options() -> None:
+    options = ZooOptions(
+        width=0.5, resolution=64, classes=5, last_channels=256, calibration_images=2, padding="tf", head_init="zero", seed=3,
+        modules=parse_modules("3:4:3:1,5:8:5:4,6"), logit_exponent=-3, head_weight_exponent=-7,
+    )  # fmt: skip
+    model = build_mobilenetv2_repnet(options)
+    values = constants(model)
+    assert values["classifier.weight_q"].shape == (5, 256)
+    assert not values["classifier.weight_q"].any()
+    assert float(values["classifier.scale"]) == 2**-3
+    assert float(values["classifier.weight_scale"]) == 2**-7
+    total = next(n for n in model.graph.node if n.name == "rep.5.sum")
+    assert total.input[0] == "features.5.add.dq:0"
+    pads = [list(onnx.helper.get_node_attr_value(n, "pads")) for n in model.graph.node if n.name == "features.0.0"]
+    assert pads == [[0, 0, 1, 1]]
+    assert run(model, noise(64))[0].shape == (2, 5)
+
+
+def test_same_seed_same_file(small: onnx.ModelProto) -> None:
+    again = build_mobilenetv2_repnet(SMALL)
+    assert constants(again)["rep.4.conv1.weight_q"].tolist() == constants(small)["rep.4.conv1.weight_q"].tolist()
+    other = build_mobilenetv2_repnet(ZooOptions(width=0.35, resolution=96, classes=10, calibration_images=4, seed=1))
+    assert constants(other)["rep.4.conv1.weight_q"].tolist() != constants(small)["rep.4.conv1.weight_q"].tolist()
+
+
+def test_write(tmp_path: Path, small: onnx.ModelProto) -> None:
+    path = write(small, tmp_path / "m.onnx")
+    assert onnx.load(path) == small
+    assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
+    with pytest.raises(SasError, match="cannot write"):
+        write(small, tmp_path / "absent" / "m.onnx")
+
+
+def test_default_model() -> None:
+    path = default_model_path()
+    assert path.stat().st_size < 1_500_000
+    model = onnx.load(path)
+    meta = props(model)
+    assert len(meta["sasimc.trainable"]) == 13
+    assert meta["sasimc.preprocess"]["size"] == 96
+    assert run(model, noise(96))[0].shape == (2, len(meta["sasimc.labels"]))
+
+
+# --- pieces ---------------------------------------------------------------------------------------------------------
+
+
+def test_pads() -> None:
+    assert same_pads("tf", 224, 3, 2) == (0, 1)
+    assert same_pads("tf", 7, 3, 2) == (1, 1)
+    assert same_pads("tf", 7, 3, 1) == (1, 1)
+    assert same_pads("symmetric", 224, 3, 2) == (1, 1)
+
+
+def test_scales() -> None:
+    assert power_of_two(1.0, unsigned=False).scale == 2**-6
+    assert power_of_two(127 / 128, unsigned=False).scale == 2**-7
+    assert power_of_two(3.9, unsigned=True).scale == 2**-6
+    s = affine_scale(-1.0, 3.0)
+    assert s.bounds[0] == pytest.approx(-1.0, abs=s.scale)
+    assert s.bounds[1] == pytest.approx(3.0, abs=s.scale)
+    assert affine_scale(0.0, 6.0).zero == -128
+    stats = Stats()
+    stats.add(np.arange(-1000, 1000, dtype=np.float32))
+    assert (stats.lo, stats.hi) == (-1000, 999)
+    assert stats.magnitude(100) == 1000
+    assert stats.magnitude(99) == pytest.approx(990, abs=2)
+
+
+def test_quantised_weights_are_close_and_dead_channels_safe() -> None:
+    rng = np.random.default_rng(0)
+    w = rng.normal(0, 1, (4, 3, 3, 3)).astype(np.float32)
+    w[1] = 0
+    q = quantise_weights(w, np.array([0.0, 5.0, 0.1, 0.0]))
+    assert np.abs(q.real - w).max() <= q.scale.max() / 2 + 1e-7
+    assert np.abs(q.weight.astype(int)).max(axis=(1, 2, 3)).tolist() == [127, 0, 127, 127]
+    assert q.bias is not None
+    assert np.abs(q.bias / q.scale * 128).max() <= 2**24 * 1.001
+
+
+def test_fold_batch_norm_and_state_names() -> None:
+    rng = np.random.default_rng(1)
+    w, x = rng.normal(size=(2, 3, 1, 1)), rng.normal(size=3)
+    gamma, beta, mean, var = rng.normal(size=2), rng.normal(size=2), rng.normal(size=2), rng.random(2) + 0.5
+    fw, fb = fold_batch_norm(w, gamma, beta, mean, var)
+    y = w[:, :, 0, 0] @ x
+    np.testing.assert_allclose(fw[:, :, 0, 0] @ x + fb, gamma * (y - mean) / np.sqrt(var + 1e-5) + beta)
+    arch = mobilenet_v2(0.1)
+    state: dict[str, npt.NDArray[Any]] = {}
+    for spec in arch.convs:  # torchvision's naming: the norm is the next entry of the Sequential
+        state[f"{spec.name}.weight"] = rng.normal(size=spec.weight_shape)
+        head, _, last = spec.name.rpartition(".")
+        for part in ("weight", "bias", "running_mean", "running_var"):
+            state[f"{head}.{int(last) + 1}.{part}"] = rng.random(spec.cout) + 0.5
+    assert set(fold_state(arch, state)) == {f"{s.name}.{p}" for s in arch.convs for p in ("weight", "bias")}
+    del state["features.2.conv.3.bias"]
+    with pytest.raises(SasError, match=r"features\.2\.conv\.3\.bias"):
+        fold_state(arch, state)
+
+
+# --- errors ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (ZooOptions(resolution=8), "resolution is 8"),
+        (ZooOptions(width=9.0), "width 9.0"),
+        (ZooOptions(classes=1), "classes is 1"),
+        (ZooOptions(padding="sane"), "padding 'sane'"),
+        (ZooOptions(head_init="ones"), "head_init 'ones'"),
+        (ZooOptions(classes=3, labels=("a",)), "1 labels for 3 classes"),
+        (ZooOptions(resize=100), "resize 100"),
+        (ZooOptions(weights="torchvison"), "(?s)do not exist.*did you mean 'torchvision'"),
+        (ZooOptions(weights="torchvision", width=0.35), "width 1.0 only"),
+        (ZooOptions(modules=(RepSpec(40),)), "block 40"),
+        (ZooOptions(modules=(RepSpec(4), RepSpec(4))), "two Rep-Net modules"),
+        (ZooOptions(modules=(RepSpec(2), RepSpec(4, 25))), "2 groups do not divide"),
+        (ZooOptions(modules=(RepSpec(2, None, 4),)), "kernel 4"),
+        (ZooOptions(width=0.1, resolution=32, calibrate=Path("no-such-folder")), "no-such-folder"),
+    ],
+)
+def test_bad_options(options: ZooOptions, message: str) -> None:
+    with pytest.raises(SasError, match=message):
+        build_mobilenetv2_repnet(options)
+
+
+def test_unknown_model_and_module_text() -> None:
+    with pytest.raises(SasError, match=r"(?s)unknown zoo model.*did you mean 'mobilenetv2-repnet'"):
+        build("mobilenet2-repnet", ZooOptions())
+    assert parse_modules("none") == ()
+    assert parse_modules("default") == DEFAULT_MODULES
+    assert parse_modules("2:8:5:1,17:0:3") == (RepSpec(2, 8, 5, 1), RepSpec(17, None, 3))
+    for bad in ("", "a", "1:2:3:4:5", "nnone"):
+        with pytest.raises(SasError, match="not a Rep-Net module"):
+            parse_modules(bad)
+
+
+def test_bad_weight_files(tmp_path: Path) -> None:
+    def attempt(path: Path) -> None:
+        build_mobilenetv2_repnet(ZooOptions(weights=str(path), width=0.1, resolution=32, classes=2, calibration_images=1))
+
+    with pytest.raises(SasError, match=r"layers\.json"):
+        attempt(tmp_path)
+    (tmp_path / "x.npz").write_bytes(b"PK\x03\x04 no archive")
+    with pytest.raises(SasError, match="not a readable"):
+        attempt(tmp_path / "x.npz")
+    arch = mobilenet_v2(0.1)
+    rng = np.random.default_rng(0)
+    tensors: dict[str, npt.NDArray[Any]] = {f"{s.name}.bias": np.zeros(s.cout, np.float32) for s in arch.convs}
+    tensors |= {f"{s.name}.weight": rng.normal(0, 0.2, s.weight_shape).astype(np.float32) for s in arch.convs}
+    np.savez(tmp_path / "good.npz", **tensors)  # type: ignore[arg-type]
+    attempt(tmp_path / "good.npz")
+    for name, value, message in (
+        ("features.3.conv.2.bias", np.zeros(3), r"have shape \[3\]"),
+        ("features.3.conv.2.weight", np.full(arch.blocks[3].convs[-1].weight_shape, np.nan), "not finite"),
+        ("std", np.zeros(3), "std positive"),
+        ("padding", np.array("valid"), "padding 'valid'"),
+    ):
+        np.savez(tmp_path / "bad.npz", **{**tensors, name: value})  # type: ignore[arg-type]
+        with pytest.raises(SasError, match=message):
+            attempt(tmp_path / "bad.npz")
+    del tensors["features.0.0.weight"]
+    np.savez(tmp_path / "bad.npz", **tensors)  # type: ignore[arg-type]
+    with pytest.raises(SasError, match=r"features\.0\.0\.weight' is missing"):
+        attempt(tmp_path / "bad.npz")
+
+
+# --- real weights ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not DATA, reason="needs SASIMC_DATA")
+def test_folder_weights_are_kept_to_the_bit() -> None:
+    folder = Path(str(DATA)) / "weights"
+    archive = np.load(next(folder.glob("*.npz")))
+    plain = constants(build("mobilenetv2", ZooOptions(weights=str(folder))))
+    trained = constants(build_mobilenetv2_repnet(ZooOptions(weights=str(folder), classes=17, calibration_images=2)))
+    for spec in mobilenet_v2(1.0).convs:
+        for values in (plain, trained):
+            integers = archive[f"{spec.name}.weight_int8"].reshape(spec.weight_shape)
+            np.testing.assert_array_equal(values[f"{spec.name}.weight_q"], integers)
+            np.testing.assert_array_equal(values[f"{spec.name}.weight_scale"], archive[f"{spec.name}.weight_scale"])
+            scale, zero = archive[f"{spec.name}.out_scale_zp"]
+            assert values[f"{spec.name}.scale"] == np.float32(scale)
+            assert values[f"{spec.name}.zero"] == zero
+        np.testing.assert_array_equal(plain[f"{spec.name}.bias_q"], archive[f"{spec.name}.bias_int32"])
+    assert plain["classifier.weight_q"].shape == (1000, 1280)  # the background class is dropped
+    np.testing.assert_array_equal(plain["classifier.bias_q"], archive["classifier.1.bias_int32"][1:])
+    assert trained["classifier.weight_q"].shape == (17, 1280)
+    with pytest.raises(SasError, match="width"):
+        build_mobilenetv2_repnet(ZooOptions(weights=str(folder), width=0.5))
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not DATA, reason="needs SASIMC_DATA")
+def test_real_weights_recognise_images() -> None:
+    """60 images: far above what a wrong padding, scale or class order leaves (README: 86 % on all 1,000)."""
+    import csv
+
+    from PIL import Image
+
+    from sasimc.frontend.zoo_calibrate import batches
+
+    root = Path(str(DATA))
+    model = build("mobilenetv2", ZooOptions(weights=str(root / "weights")))
+    pre = props(model)["sasimc.preprocess"]
+    assert pre["size"] == 224
+    assert pre["mean"] == [127.0] * 3
+    assert props(model)["sasimc.labels"][0].startswith("tench")
+    with (root / "imagenet-sample-1000" / "labels.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))[::17]
+    images = [np.asarray(Image.open(root / "imagenet-sample-1000" / "images" / r["file"]).convert("RGB")) for r in rows]
+    from sasimc.frontend.zoo_weights import Preprocess
+
+    feed = batches(images, Preprocess(tuple(pre["mean"]), tuple(pre["std"])), 224, pre["resize"])
+    predicted = np.concatenate([run(model, x)[0].argmax(axis=1) for x in feed])
+    right = np.mean(predicted == [int(r["class_index"]) for r in rows])
+    assert right > 0.75, right
