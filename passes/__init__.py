@@ -1,0 +1,1 @@
+"""Graph-level passes, one a file; :mod:`sasimc.passes.manager` runs them."""

@@ -1,0 +1,292 @@
+"""ONNX graph -> float-level IR graph, and on to integers through the passes. All that is unsupported is collected, not only the first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx import ModelProto, NodeProto, TensorProto
+
+# the handlers register themselves
+import sasimc.frontend.ops_elementwise
+import sasimc.frontend.ops_linear
+import sasimc.frontend.ops_quant
+import sasimc.frontend.ops_shape
+import sasimc.frontend.ops_window  # noqa: F401
+from sasimc.frontend.load import load_model, model_opset, sorted_nodes
+from sasimc.frontend.ops_quant import fold
+from sasimc.frontend.state import (
+    Act,
+    Finding,
+    Importer,
+    Unsupported,
+    handler,
+    node_name,
+    supported_operators,
+    tensor_array,
+)
+from sasimc.ir.graph import Graph, Op, TensorType
+from sasimc.isa.errors import Diagnostic, DiagnosticsError, SasError, near
+from sasimc.passes.manager import Sink, run_passes
+from sasimc.passes.pipeline import forward_passes
+
+__all__ = ["FloatImport", "import_float", "import_model"]
+
+_REWRITES = {
+    "Sigmoid": "replace it by a piecewise-linear activation (Clip), or use a network with ReLU/ReLU6",
+    "HardSwish": "use a network with ReLU/ReLU6",
+    "HardSigmoid": "use a network with ReLU/ReLU6",
+    "LeakyRelu": "use Relu or Clip",
+    "PRelu": "use Relu or Clip",
+    "Gelu": "use Relu or Clip",
+    "Tanh": "use Clip(-1, 1)",
+    "ConvTranspose": "use Resize (nearest, or linear x2) followed by Conv",
+    "ConvInteger": "use static quantisation (QLinearConv or QuantizeLinear/DequantizeLinear), not dynamic",
+    "MatMulInteger": "use static quantisation (QLinearMatMul or QuantizeLinear/DequantizeLinear), not dynamic",
+    "DynamicQuantizeLinear": "use static quantisation: scales must be constants",
+    "ReduceSum": "use ReduceMean over height and width",
+    "Split": "split the convolution's weights instead",
+    "Slice": "split the convolution's weights instead",
+    "Gather": "only constant indexing of shapes is supported",
+    "If": "export with constant control flow",
+    "Loop": "unroll the loop",
+    "LSTM": "recurrent networks are not supported",
+    "GRU": "recurrent networks are not supported",
+    "LayerNormalization": "use BatchNormalization folded into the convolution",
+    "InstanceNormalization": "use BatchNormalization folded into the convolution",
+}
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
+_INTS = {TensorProto.UINT8: "u8", TensorProto.INT8: "i8"}
+
+
+@dataclass(frozen=True, eq=False)
+class FloatImport:
+    """What reading the nodes gave: the float-level graph (None if not even its outputs are known) and everything unsupported."""
+
+    graph: Graph | None
+    findings: tuple[Finding, ...]
+    operators: Mapping[str, str] = field(default_factory=dict)  # ONNX node name -> operator
+
+
+def import_model(
+    path: str | Path | ModelProto, trainable: str | None = None, *, print_ir_after: str = "", sink: Sink | None = None
+) -> Graph:
+    """The integer forward graph of an ONNX file.
+
+    ``trainable``: patterns (glob or regular expression, comma separated) over node and initialiser names; None takes the file's
+    own ``sasimc.trainable`` list; '' none. Raises SasError (a :class:`DiagnosticsError` listing everything unsupported).
+    """
+    model = path if isinstance(path, ModelProto) else load_model(path)
+    found = import_float(model)
+    if found.findings or found.graph is None:
+        raise DiagnosticsError([Diagnostic(f"{f.op}: {f.reason}", where=f.node, hint=f.rewrite) for f in found.findings])
+    return run_passes(found.graph, forward_passes(trainable), print_ir_after=print_ir_after, sink=sink)
+
+
+def import_float(model: ModelProto) -> FloatImport:
+    """Walk all nodes. An unsupported node becomes an ``opaque`` operation so that the rest is still looked at."""
+    graph, nodes = model.graph, sorted_nodes(model.graph)
+    imp = Importer(model_opset(model))
+    operators: dict[str, str] = {}
+    shapes = _InferredShapes(model)
+    _initialisers(imp, model)
+    inputs = _inputs(imp, model, nodes)
+    for node in nodes:
+        operators[node_name(node)] = node.op_type
+        _one(imp, node, shapes)
+    outputs: list[str] = []
+    for out in graph.output:
+        if out.name in imp.acts:
+            act = imp.acts[out.name]
+            if act.order is not None and imp.values[act.value].shape[:2] == (1, 1):
+                imp.findings.append(
+                    Finding(out.name, "output", "is a flattened plane in an order that no layer absorbs", "pool or flatten before the last Gemm")
+                )
+            outputs.append(act.value)
+        elif out.name in imp.consts:
+            imp.findings.append(Finding(out.name, "output", "is a constant", "remove this output"))
+    ops = tuple(imp.ops)
+    if not outputs or not inputs:
+        if not imp.findings:
+            imp.findings.append(Finding(graph.name or "graph", "graph", "no output depends on an input", "check the export"))
+        return FloatImport(None, tuple(imp.findings), operators)
+    notes = {e.key: e.value for e in model.metadata_props if e.key.startswith("sasimc.")}
+    ir = Graph(graph.name or "main", dict(imp.values), ops, dict(imp.constants), tuple(inputs), tuple(dict.fromkeys(outputs)), notes)
+    return FloatImport(ir, tuple(imp.findings), operators)
+
+
+def _initialisers(imp: Importer, model: ModelProto) -> None:
+    for tensor in model.graph.initializer:
+        try:
+            imp.consts[tensor.name] = tensor_array(tensor)
+        except Unsupported as e:
+            imp.findings.append(Finding(tensor.name, "initialiser", e.reason, e.rewrite))
+            imp.poisoned.add(tensor.name)
+    for sparse in model.graph.sparse_initializer:
+        imp.findings.append(Finding(sparse.values.name, "initialiser", "is sparse", "store it densely"))
+        imp.poisoned.add(sparse.values.name)
+
+
+def _inputs(imp: Importer, model: ModelProto, nodes: list[NodeProto]) -> list[str]:
+    """Types of the graph inputs. Batch may be symbolic; height, width and channels may not."""
+    found = []
+    for info in model.graph.input:
+        if info.name in imp.consts or info.name in imp.poisoned:
+            continue  # old files list initialisers among the inputs
+        try:
+            found.append(_input(imp, info, nodes))
+        except Unsupported as e:
+            imp.findings.append(Finding(info.name, "input", e.reason, e.rewrite))
+            imp.poisoned.add(info.name)
+    return found
+
+
+def _input(imp: Importer, info: Any, nodes: list[NodeProto]) -> str:
+    tensor = info.type.tensor_type
+    if not info.type.HasField("tensor_type") or not tensor.HasField("shape"):
+        raise Unsupported("has no shape", "export with a fixed input shape (only the batch may be symbolic)")
+    dims = [d.dim_value if d.HasField("dim_value") else 0 for d in tensor.shape.dim]
+    if len(dims) not in (2, 4):
+        raise Unsupported(f"has rank {len(dims)}", "the input must be N x C x H x W, N x H x W x C, or N x C")
+    if any(d <= 0 for d in dims[1:]):
+        names = [d.dim_param or d.dim_value for d in tensor.shape.dim]
+        raise Unsupported(f"has shape {names}", "fix height, width and channels (only the batch may be symbolic)")
+    imp.batch = max(1, dims[0])
+    axes: tuple[str, ...] = ("N", "C")
+    if len(dims) == 4:
+        axes = ("N", "H", "W", "C") if _channels_last(info.name, nodes) else ("N", "C", "H", "W")
+    size = dict(zip(axes, dims, strict=True))
+    shape = (size.get("H", 1), size.get("W", 1), size["C"])
+    if tensor.elem_type in _FLOATS:
+        t = TensorType("f32", shape)
+    elif tensor.elem_type in _INTS:
+        t = _quantised_input(imp, info.name, nodes, _INTS[tensor.elem_type], shape)
+    else:
+        raise Unsupported(f"has type {TensorProto.DataType.Name(tensor.elem_type)}", "use float, or int8/uint8 with a DequantizeLinear")
+    imp.add_value(info.name, t)
+    imp.acts[info.name] = Act(info.name, axes)
+    return info.name
+
+
+def _followers(name: str, nodes: list[NodeProto]) -> list[NodeProto]:
+    """Nodes that read ``name``, through operators that keep every element in place."""
+    names, found = {name}, []
+    through = ("QuantizeLinear", "DequantizeLinear", "Identity", "Cast", "Mul", "Add", "Sub", "Div")
+    for node in nodes:
+        if names & set(node.input):
+            found.append(node)
+            if node.op_type in through:
+                names |= set(node.output)
+    return found
+
+
+def _channels_last(name: str, nodes: list[NodeProto]) -> bool:
+    """Whether a 4-D input is N x H x W x C: it is transposed to channels first before anything else reads it."""
+    for node in _followers(name, nodes):
+        if node.op_type == "Transpose":
+            perm = next((list(a.ints) for a in node.attribute if a.name == "perm"), [])
+            return perm == [0, 3, 1, 2]
+    return False
+
+
+def _quantised_input(imp: Importer, name: str, nodes: list[NodeProto], dtype: str, shape: tuple[int, int, int]) -> TensorType:
+    """Type of an int8/uint8 graph input: scale and zero point are those of its first reader that states them."""
+    names = {name}
+    for node in nodes:
+        if node.input and node.input[0] in names:
+            if node.op_type == "DequantizeLinear" or node.op_type.startswith(("QLinear", "QGemm")):
+                scale, zero, found = imp.scale_zero(node, 1, 2, "uint8" if dtype == "u8" else "int8")
+                if found != dtype:
+                    raise Unsupported(f"is {dtype}, but its reader's zero point is {found}", "make the types agree")
+                return TensorType(dtype, shape, scale, zero)
+            if node.op_type in ("Transpose", "Identity", "MaxPool", "Pad", "Reshape", "Flatten"):
+                names |= set(node.output)
+    raise Unsupported("is an integer tensor without scale", "put a DequantizeLinear behind the input")
+
+
+def _one(imp: Importer, node: NodeProto, shapes: _InferredShapes) -> None:
+    if any(i in imp.poisoned for i in node.input):
+        known = handler(node) is not None or not any(i in imp.acts for i in node.input)
+        if not known:
+            _unknown(imp, node)
+        imp.poisoned.update(filter(None, node.output))
+        return
+    if any(a.type in (a.GRAPH, a.GRAPHS) for a in node.attribute):
+        _refuse(imp, node, "has a sub-graph", _REWRITES.get(node.op_type, "export without control flow"), shapes)
+        return
+    try:
+        if fold(imp, node):
+            return
+        run = handler(node)
+        if run is None:
+            _unknown(imp, node)
+            _opaque(imp, node, shapes)
+            return
+        run(imp, node)
+    except Unsupported as e:
+        _refuse(imp, node, e.reason, e.rewrite, shapes)
+    except SasError:
+        raise
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, ZeroDivisionError) as e:
+        # attributes and constants of the file with the wrong rank, type or count: the file's fault, not a crash
+        _refuse(imp, node, f"malformed attributes or constants ({type(e).__name__}: {e})", "check the node in the file", shapes)
+
+
+def _unknown(imp: Importer, node: NodeProto) -> None:
+    operator = f"{node.domain}.{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type
+    known = near(operator, supported_operators())
+    rewrite = _REWRITES.get(node.op_type) or (f"unknown operator; {known}" if known else "replace it by supported operators")
+    imp.findings.append(Finding(node_name(node), operator, "operator is not supported", rewrite))
+
+
+def _refuse(imp: Importer, node: NodeProto, reason: str, rewrite: str, shapes: _InferredShapes) -> None:
+    imp.findings.append(Finding(node_name(node), node.op_type, reason, rewrite))
+    _opaque(imp, node, shapes)
+
+
+def _opaque(imp: Importer, node: NodeProto, shapes: _InferredShapes) -> None:
+    """Stand-in outputs, so that what follows is checked too; without a known shape the outputs poison their readers."""
+    for out in filter(None, node.output):
+        found = shapes.get(out)
+        imp.acts.pop(out, None)
+        if found is None:
+            imp.poisoned.add(out)
+            continue
+        axes, t = found
+        value = out
+        while value in imp.values:
+            value += ":opaque"
+        imp.values[value] = t
+        inputs = tuple(dict.fromkeys(imp.acts[i].value for i in node.input if i in imp.acts))
+        imp.ops.append(Op(imp.unique(node_name(node)), "opaque", inputs, value, {}, {}, node_name(node), "import"))
+        imp.acts[out] = Act(value, axes)
+
+
+class _InferredShapes:
+    """Shapes by onnx's own inference, computed only when something unsupported needs them."""
+
+    def __init__(self, model: ModelProto) -> None:
+        self._model, self._shapes = model, None
+
+    def get(self, name: str) -> tuple[tuple[str, ...], TensorType] | None:
+        if self._shapes is None:
+            self._shapes = self._infer()
+        return self._shapes.get(name)
+
+    def _infer(self) -> dict[str, tuple[tuple[str, ...], TensorType]]:
+        try:
+            inferred = onnx.shape_inference.infer_shapes(self._model)
+        except Exception:
+            return {}
+        found: dict[str, tuple[tuple[str, ...], TensorType]] = {}
+        for info in [*inferred.graph.value_info, *inferred.graph.output]:
+            tensor = info.type.tensor_type
+            dims = [d.dim_value for d in tensor.shape.dim]
+            if len(dims) not in (2, 4) or any(d <= 0 or d > 2**20 for d in dims[1:]) or tensor.elem_type not in _FLOATS:
+                continue
+            c, h, w = (dims[1], 1, 1) if len(dims) == 2 else dims[1:]
+            found[info.name] = (("N", "C") if len(dims) == 2 else ("N", "C", "H", "W"), TensorType("f32", (h, w, c)))
+        return found

@@ -1,0 +1,259 @@
+"""Convolutions and matrix products: Conv, Gemm, MatMul and their QOperator forms. All become ``conv_f``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnx import NodeProto
+
+from sasimc.frontend.state import Act, Const, Importer, QConst, Unsupported, handles
+from sasimc.ir.graph import TensorType
+from sasimc.ir.kinds import window_output
+
+__all__ = ["auto_pads", "pair", "requantize"]
+
+Array = npt.NDArray[Any]
+
+
+@handles("Conv")
+def conv(imp: Importer, node: NodeProto) -> None:
+    act = imp.spatial(imp.act(node, 0))
+    _conv(imp, node, act, act.value, _weight(imp, node, 1), _bias(imp, node, 2), node.output[0])
+
+
+@handles("QLinearConv")
+def qlinear_conv(imp: Importer, node: NodeProto) -> None:
+    act = imp.spatial(imp.typed(imp.act(node, 0), *imp.scale_zero(node, 1, 2)))
+    w = _operator_weight(imp, node, 3)
+    bias = imp.const(node, 8, "bias") if imp.has(node, 8) else None
+    if bias is not None:
+        bias = _int_bias(imp, act, w, bias)
+    x = imp.dequantized(node, act, "x")
+    _conv(imp, node, act, x, w, bias, f"{node.output[0]}:f")
+    _requantize(imp, node, 6, 7)
+
+
+@handles("Gemm")
+def gemm(imp: Importer, node: NodeProto) -> None:
+    attrs = imp.attrs(node)
+    for name in ("alpha", "beta"):
+        if attrs.get(name, 1.0) != 1.0:
+            raise Unsupported(f"{name} = {attrs[name]:g}", f"fold {name} into the weights before quantising")
+    act = _transposed(imp.act(node, 0)) if attrs.get("transA") else imp.act(node, 0)
+    w = _weight(imp, node, 1)
+    if attrs.get("transB"):
+        w = _swap(w)
+    _matmul(imp, node, imp.vector(act), act.value, w, _bias(imp, node, 2), node.output[0])
+
+
+@handles("com.microsoft.QGemm")
+def qgemm(imp: Importer, node: NodeProto) -> None:
+    attrs = imp.attrs(node)
+    if attrs.get("alpha", 1.0) != 1.0:
+        raise Unsupported(f"alpha = {attrs['alpha']:g}", "fold alpha into the weights before quantising")
+    act = imp.typed(imp.act(node, 0), *imp.scale_zero(node, 1, 2))
+    act = imp.vector(_transposed(act) if attrs.get("transA") else act)
+    w = _operator_weight(imp, node, 3, axis=1)
+    if attrs.get("transB"):
+        w = _swap(QConst(w.q, w.scale, w.zero, 0 if w.scale.ndim else w.axis))
+    if not imp.has(node, 7):
+        raise Unsupported("output is not quantised", "give the node an output scale and zero point")
+    bias = _int_bias(imp, act, w, imp.const(node, 6, "bias")) if imp.has(node, 6) else None
+    x = imp.dequantized(node, act, "x")
+    _matmul(imp, node, act, x, w, bias, f"{node.output[0]}:f")
+    _requantize(imp, node, 7, 8)
+
+
+@handles("MatMul")
+def matmul(imp: Importer, node: NodeProto) -> None:
+    if imp.is_const(node, 0):
+        raise Unsupported("the constant is the left operand", "write x W instead of W x (transpose the weights)")
+    act = imp.act(node, 0)
+    if not imp.is_const(node, 1):
+        raise Unsupported("both operands are activations", "products of two activations (attention) have no place in weight memory")
+    _matmul(imp, node, act, act.value, _weight(imp, node, 1), None, node.output[0])
+
+
+@handles("QLinearMatMul")
+def qlinear_matmul(imp: Importer, node: NodeProto) -> None:
+    act = imp.typed(imp.act(node, 0), *imp.scale_zero(node, 1, 2))
+    w = _operator_weight(imp, node, 3, axis=1)
+    x = imp.dequantized(node, act, "x")
+    _matmul(imp, node, act, x, w, None, f"{node.output[0]}:f")
+    _requantize(imp, node, 6, 7)
+
+
+# -- parts --------------------------------------------------------------------------------------------------------------
+
+
+def _weight(imp: Importer, node: NodeProto, index: int) -> QConst:
+    c = imp.const(node, index, "weight")
+    if not isinstance(c, QConst):
+        raise Unsupported(
+            f"weight {node.input[index]!r} is not quantised ({c.dtype})", "quantise weights to int8 (a DequantizeLinear in front)"
+        )
+    return c
+
+
+def _operator_weight(imp: Importer, node: NodeProto, index: int, axis: int = 0) -> QConst:
+    """Weight, scale, zero point as three inputs of a QOperator node."""
+    q = imp.const(node, index, "weight")
+    if isinstance(q, QConst):
+        raise Unsupported("weight is not an integer tensor")
+    scale, zero = imp.scales(node, index + 1, index + 2, q.dtype)
+    if scale.size == 1:
+        return QConst(q, scale.reshape(()), zero.reshape(()) if zero.size == 1 else zero, 0)
+    zero = np.broadcast_to(zero.ravel(), scale.size) if zero.size in (1, scale.size) else zero
+    return QConst(q, scale.ravel(), zero, axis)
+
+
+def _bias(imp: Importer, node: NodeProto, index: int) -> Const | None:
+    if not imp.has(node, index):
+        return None
+    return imp.const(node, index, "bias")
+
+
+def _int_bias(imp: Importer, act: Act, w: QConst, bias: Const) -> QConst:
+    """An operator's int32 bias: its scale is x_scale * w_scale by definition."""
+    if isinstance(bias, QConst) or bias.dtype != np.int32:
+        raise Unsupported("bias is not int32", "quantise the bias with x_scale * w_scale")
+    return QConst(bias, np.asarray(imp.type(act).scale * w.scale), np.zeros(w.scale.shape, np.int32), 0)
+
+
+def _swap(w: QConst) -> QConst:
+    if w.q.ndim != 2:
+        raise Unsupported(f"weight has rank {w.q.ndim}, a matrix is expected")
+    return QConst(w.q.T, w.scale, w.zero, 1 - w.axis)
+
+
+def _transposed(act: Act) -> Act:
+    return Act(act.value, act.axes[::-1], act.order) if len(act.axes) == 2 else act
+
+
+def _int8(w: QConst, channels_axis: int) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float64]]:
+    """Weights with zero point 0 and one scale per output channel. uint8 around 128 is the same thing re-expressed."""
+    if w.q.dtype not in (np.int8, np.uint8):
+        raise Unsupported(f"weights have type {w.q.dtype}, expected int8 or uint8", "quantise weights to 8 bits")
+    if w.scale.ndim and w.axis != channels_axis:
+        raise Unsupported(f"weights are quantised along axis {w.axis}", f"quantise along the output channels (axis {channels_axis})")
+    n = w.q.shape[channels_axis]
+    if w.scale.ndim and w.scale.size != n:
+        raise Unsupported(f"{w.scale.size} weight scales for {n} output channels")
+    if w.zero.ndim and w.zero.size != w.q.shape[w.axis]:
+        raise Unsupported(f"{w.zero.size} weight zero points for {w.q.shape[w.axis]} channels")
+    centred = w.q.astype(np.int16) - w._along(w.zero).astype(np.int16)
+    if centred.size and (centred.min() < -128 or centred.max() > 127):
+        zeros = sorted({int(z) for z in np.ravel(w.zero)})
+        raise Unsupported(
+            f"weights are asymmetric (zero points {zeros[:4]}{'...' if len(zeros) > 4 else ''})", "quantise weights symmetrically (zero point 0)"
+        )
+    return centred.astype(np.int8), np.ascontiguousarray(np.broadcast_to(w.scale, (n,)).astype(np.float64))
+
+
+def _bias_consts(bias: Const | None, n: int) -> dict[str, Array]:
+    """The constants of ``conv_f`` that carry a bias: int32 with its scale, or real."""
+    if bias is None:
+        return {}
+    values = bias.q if isinstance(bias, QConst) else np.asarray(bias)
+    if values.size not in (1, n) or (values.ndim and values.shape[-1] not in (1, n)):
+        raise Unsupported(f"bias of shape {values.shape} for {n} output channels")
+    if isinstance(bias, QConst):
+        if bias.q.dtype == np.int32 and not bias.zero.any():
+            q = np.broadcast_to(bias.q.ravel(), (n,)).astype(np.int32)
+            return {"bias_q": q, "bias_scale": np.broadcast_to(bias.scale, (n,)).astype(np.float64)}
+        values = bias.real()
+    if values.dtype.kind != "f" or not np.isfinite(values).all():
+        raise Unsupported("bias has NaN or infinite elements, or is not a number", "repair the initialiser")
+    return {"bias": np.broadcast_to(values.ravel(), (n,)).astype(np.float64)}
+
+
+def auto_pads(imp: Importer, node: NodeProto, plane: tuple[int, int], kernel: tuple[int, int], stride: tuple[int, int],
+              dilation: tuple[int, int]) -> tuple[int, int, int, int]:  # fmt: skip
+    """Pads (top, left, bottom, right) from ``pads`` or ``auto_pad``."""
+    attrs = imp.attrs(node)
+    mode = attrs.get("auto_pad", "NOTSET")
+    if mode in ("NOTSET", "VALID"):
+        pads = [int(p) for p in attrs.get("pads", [0, 0, 0, 0])] if mode == "NOTSET" else [0, 0, 0, 0]
+        if len(pads) != 4 or min(pads) < 0:
+            raise Unsupported(f"pads {pads}", "pads must be four numbers, none negative")
+        return (pads[0], pads[1], pads[2], pads[3])
+    if mode not in ("SAME_UPPER", "SAME_LOWER"):
+        raise Unsupported(f"auto_pad {mode!r}", "use explicit pads")
+    before, after = [], []
+    for size, k, s, d in zip(plane, kernel, stride, dilation, strict=True):
+        total = max(0, (-(-size // s) - 1) * s + d * (k - 1) + 1 - size)
+        small, large = total // 2, total - total // 2
+        before.append(small if mode == "SAME_UPPER" else large)
+        after.append(large if mode == "SAME_UPPER" else small)
+    return (before[0], before[1], after[0], after[1])
+
+
+def pair(values: Any, what: str, default: int = 1) -> tuple[int, int]:
+    """Two positive integers from an attribute that may be absent."""
+    v = [int(x) for x in values] if values else [default, default]
+    if len(v) != 2 or min(v) < 1:
+        raise Unsupported(f"{what} {v}", f"{what} must be two positive numbers (2-D)")
+    return v[0], v[1]
+
+
+def _conv(imp: Importer, node: NodeProto, act: Act, x: str, w: QConst, bias: Const | None, out: str) -> None:
+    attrs, t = imp.attrs(node), imp.type(act)
+    if w.q.ndim != 4:
+        raise Unsupported(f"weight has rank {w.q.ndim}", "only 2-D convolutions are supported; add an axis of size 1")
+    weight, wscale = _int8(w, 0)
+    n, per_group, kh, kw = weight.shape
+    groups = int(attrs.get("group", 1))
+    if groups < 1 or per_group * groups != t.shape[2] or n % groups:
+        raise Unsupported(f"weight {list(weight.shape)} with {groups} groups does not fit {t.shape[2]} input channels")
+    if attrs.get("kernel_shape") and tuple(attrs["kernel_shape"]) != (kh, kw):
+        raise Unsupported(f"kernel_shape {list(attrs['kernel_shape'])} differs from the weight's {[kh, kw]}")
+    stride, dilation = pair(attrs.get("strides"), "strides"), pair(attrs.get("dilations"), "dilations")
+    pads = auto_pads(imp, node, t.shape[:2], (kh, kw), stride, dilation)
+    h = window_output(t.shape[0], kh, stride[0], pads[0], pads[2], dilation[0])
+    wide = window_output(t.shape[1], kw, stride[1], pads[1], pads[3], dilation[1])
+    if min(h, wide) < 1:
+        raise Unsupported(f"kernel {kh} x {kw} is larger than its padded input {t.shape[0]} x {t.shape[1]}")
+    geometry = {"kernel": (kh, kw), "stride": stride, "pads": pads, "dilation": dilation, "groups": groups, "param": _param(imp, node)}
+    consts = {"weight": np.ascontiguousarray(weight.transpose(2, 3, 1, 0)), "wscale": wscale, **_bias_consts(bias, n)}
+    imp.emit(node, "conv_f", [x], out, TensorType("f32", (h, wide, n)), geometry, consts)
+    imp.bind(node, act, out)
+
+
+def _matmul(imp: Importer, node: NodeProto, act: Act, x: str, w: QConst, bias: Const | None, out: str) -> None:
+    t = imp.type(act)
+    if w.q.ndim != 2:
+        raise Unsupported(f"weight has rank {w.q.ndim}, a matrix is expected", "only products with one weight matrix are supported")
+    if act.axes not in (("N", "C"), ("N", "H", "W", "C")):
+        imp.vector(act)
+    weight, wscale = _int8(w, 1)
+    k, n = weight.shape
+    if k != t.shape[2]:
+        raise Unsupported(f"weight {list(weight.shape)} does not fit {t.shape[2]} inputs")
+    if act.order is not None:  # rows of W follow the ONNX order of the flattened plane; the IR's order is channels last
+        permuted = np.empty_like(weight)
+        permuted[act.order] = weight
+        weight = permuted
+    geometry = {"kernel": (1, 1), "stride": (1, 1), "pads": (0, 0, 0, 0), "dilation": (1, 1), "groups": 1, "param": _param(imp, node)}
+    consts = {"weight": np.ascontiguousarray(weight.reshape(1, 1, k, n)), "wscale": wscale, **_bias_consts(bias, n)}
+    imp.emit(node, "conv_f", [x], out, TensorType("f32", (*t.shape[:2], n)), geometry, consts)
+    imp.bind(node, Act(out, act.axes))
+
+
+def _param(imp: Importer, node: NodeProto) -> str:
+    """Name of the initialiser the weight comes from, for ``--trainable`` patterns."""
+    index = 3 if node.op_type.startswith("Q") else 1
+    return imp.params.get(node.input[index], node.input[index])
+
+
+def _requantize(imp: Importer, node: NodeProto, scale: int, zero: int) -> None:
+    """The quantised output of a QOperator node, from the real value the node just made."""
+    act = imp.acts[node.output[0]]
+    requantize(imp, node, act, *imp.scale_zero(node, scale, zero))
+
+
+def requantize(imp: Importer, node: NodeProto, act: Act, scale: float, zero: int, dtype: str) -> None:
+    """Quantise ``act`` and make it the node's output."""
+    t = TensorType(dtype, imp.type(act).shape, scale, zero)
+    imp.bind(node, act, imp.emit(node, "quantize", [act.value], node.output[0], t, suffix=":q"))

@@ -1,0 +1,240 @@
+"""Pools, means over the plane, Resize and Pad, with their QOperator forms."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from onnx import NodeProto
+
+from sasimc.frontend.ops_linear import auto_pads, pair, requantize
+from sasimc.frontend.state import Act, Importer, Unsupported, handles
+from sasimc.ir.graph import Attr, TensorType
+from sasimc.ir.kinds import resize_index, window_output
+
+__all__: list[str] = []
+
+
+@handles("AveragePool")
+def average_pool(imp: Importer, node: NodeProto) -> None:
+    act = imp.spatial(imp.act(node, 0))
+    _average(imp, node, act, act.value, node.output[0])
+
+
+@handles("com.microsoft.QLinearAveragePool")
+def qlinear_average_pool(imp: Importer, node: NodeProto) -> None:
+    _channels_first(imp, node)
+    act = imp.spatial(imp.typed(imp.act(node, 0), *imp.scale_zero(node, 1, 2)))
+    _average(imp, node, act, imp.dequantized(node, act, "x"), f"{node.output[0]}:f")
+    requantize(imp, node, imp.acts[node.output[0]], *imp.scale_zero(node, 3, 4))
+
+
+def _channels_first(imp: Importer, node: NodeProto) -> None:
+    if imp.attrs(node).get("channels_last", 0):
+        raise Unsupported("channels_last = 1", "use the channels-first form")
+
+
+def _average(imp: Importer, node: NodeProto, act: Act, x: str, out: str) -> None:
+    window, shape = _window(imp, node, act)
+    if any(window["pads"]) and not imp.attrs(node).get("count_include_pad", 0):  # type: ignore[arg-type]
+        raise Unsupported("padding that is not counted (count_include_pad = 0) makes the divisor vary", "set count_include_pad = 1")
+    imp.emit(node, "avgpool_f", [x], out, TensorType("f32", shape), {**window, "global": False})
+    imp.bind(node, act, out)
+
+
+def _window(imp: Importer, node: NodeProto, act: Act) -> tuple[dict[str, Attr], tuple[int, int, int]]:
+    """Window attributes and output shape of a pool. ``ceil_mode`` becomes padding at the end where padding is neutral."""
+    attrs, (h, w, c) = imp.attrs(node), imp.type(act).shape
+    kernel, stride = pair(attrs.get("kernel_shape"), "kernel_shape"), pair(attrs.get("strides"), "strides")
+    dilation = pair(attrs.get("dilations"), "dilations")
+    if dilation != (1, 1):
+        raise Unsupported(f"dilations {list(dilation)} in a pool", "use dilation 1")
+    pads = list(auto_pads(imp, node, (h, w), kernel, stride, dilation))
+    if attrs.get("ceil_mode", 0):
+        for axis, size in enumerate((h, w)):
+            padded = size + pads[axis] + pads[axis + 2]
+            out = -(-(padded - kernel[axis]) // stride[axis]) + 1
+            if (out - 1) * stride[axis] >= size + pads[axis]:
+                out -= 1  # the last window would start in the padding
+            extra = (out - 1) * stride[axis] + kernel[axis] - padded
+            if extra > 0:
+                if node.op_type != "MaxPool":
+                    raise Unsupported("ceil_mode = 1 makes the divisor of the last window differ", "set ceil_mode = 0")
+                pads[axis + 2] += extra
+    shape = (
+        window_output(h, kernel[0], stride[0], pads[0], pads[2]),
+        window_output(w, kernel[1], stride[1], pads[1], pads[3]),
+        c,
+    )
+    if min(shape) < 1:
+        raise Unsupported(f"window {list(kernel)} is larger than its padded input {h} x {w}")
+    return {"kernel": kernel, "stride": stride, "pads": (pads[0], pads[1], pads[2], pads[3])}, shape
+
+
+@handles("MaxPool")
+def max_pool(imp: Importer, node: NodeProto) -> None:
+    act = imp.spatial(imp.act(node, 0))
+    if len([o for o in node.output if o]) > 1:
+        raise Unsupported("the Indices output is used", "only the maximum is computed")
+    window, shape = _window(imp, node, act)
+    t = imp.type(act).with_shape(shape)
+    imp.bind(node, act, imp.emit(node, "maxpool", [act.value], node.output[0], t, window))
+
+
+@handles("GlobalMaxPool")
+def global_max_pool(imp: Importer, node: NodeProto) -> None:
+    act = imp.spatial(imp.act(node, 0))
+    t = imp.type(act)
+    window: dict[str, Attr] = {"kernel": t.shape[:2], "stride": (1, 1), "pads": (0, 0, 0, 0)}
+    out = imp.emit(node, "maxpool", [act.value], node.output[0], t.with_shape((1, 1, t.shape[2])), window)
+    imp.bind(node, act, out)
+
+
+def _mean(imp: Importer, node: NodeProto, act: Act, x: str, out: str, over: tuple[str, ...], keep: bool) -> None:
+    """Mean over some of the axes H and W."""
+    h, w, c = imp.type(act).shape
+    kernel = (h if "H" in over else 1, w if "W" in over else 1)
+    shape = (h // kernel[0], w // kernel[1], c)
+    attrs: dict[str, Attr] = {"kernel": kernel, "stride": kernel, "pads": (0, 0, 0, 0), "global": kernel == (h, w)}
+    imp.emit(node, "avgpool_f", [x], out, TensorType("f32", shape), attrs)
+    imp.acts[node.output[0]] = Act(out, act.axes if keep else tuple(a for a in act.axes if a not in over), act.order)
+
+
+@handles("GlobalAveragePool")
+def global_average_pool(imp: Importer, node: NodeProto) -> None:
+    act = imp.spatial(imp.act(node, 0))
+    _mean(imp, node, act, act.value, node.output[0], ("H", "W"), True)
+
+
+@handles("com.microsoft.QLinearGlobalAveragePool")
+def qlinear_global_average_pool(imp: Importer, node: NodeProto) -> None:
+    _channels_first(imp, node)
+    act = imp.spatial(imp.typed(imp.act(node, 0), *imp.scale_zero(node, 1, 2)))
+    _mean(imp, node, act, imp.dequantized(node, act, "x"), f"{node.output[0]}:f", ("H", "W"), True)
+    requantize(imp, node, imp.acts[node.output[0]], *imp.scale_zero(node, 3, 4))
+
+
+@handles("ReduceMean")
+def reduce_mean(imp: Importer, node: NodeProto) -> None:
+    act, attrs = imp.act(node, 0), imp.attrs(node)
+    _mean(imp, node, act, act.value, node.output[0], _reduced(imp, node, act, 1), bool(attrs.get("keepdims", 1)))
+
+
+@handles("com.microsoft.QLinearReduceMean")
+def qlinear_reduce_mean(imp: Importer, node: NodeProto) -> None:
+    act, attrs = imp.typed(imp.act(node, 0), *imp.scale_zero(node, 1, 2)), imp.attrs(node)
+    over, keep = _reduced(imp, node, act, 9), bool(attrs.get("keepdims", 1))
+    _mean(imp, node, act, imp.dequantized(node, act, "x"), f"{node.output[0]}:f", over, keep)
+    requantize(imp, node, imp.acts[node.output[0]], *imp.scale_zero(node, 3, 4))
+
+
+def _reduced(imp: Importer, node: NodeProto, act: Act, index: int) -> tuple[str, ...]:
+    axes = imp.ints(node, index, "axes") if imp.has(node, index) else list(imp.attrs(node).get("axes", []))
+    names = tuple(act.axes[a] for a in axes if -len(act.axes) <= a < len(act.axes))
+    if not names or len(names) != len(axes) or not set(names) <= {"H", "W"}:
+        raise Unsupported(f"mean over axes {axes} of {'x'.join(act.axes)}", "reduce over height and width only")
+    return names
+
+
+# -- Resize -------------------------------------------------------------------------------------------------------------
+
+
+@handles("Resize")
+def resize(imp: Importer, node: NodeProto) -> None:
+    act, attrs = imp.spatial(imp.act(node, 0)), imp.attrs(node)
+    mode, coordinates = attrs.get("mode", "nearest"), attrs.get("coordinate_transformation_mode", "half_pixel")
+    if attrs.get("axes") is not None and sorted(attrs["axes"]) != [0, 1, 2, 3]:
+        raise Unsupported(f"resizes axes {list(attrs['axes'])} only", "give scales or sizes for all four axes")
+    if attrs.get("keep_aspect_ratio_policy", "stretch") != "stretch":
+        raise Unsupported(f"keep_aspect_ratio_policy {attrs['keep_aspect_ratio_policy']!r}", "use 'stretch' with explicit sizes")
+    shape, scales = _resized(imp, node, act)
+    x = imp.type(act).shape
+    if mode == "nearest":
+        for size_in, size_out, scale in zip(x[:2], shape[:2], scales, strict=True):
+            rows = _nearest_rows(size_in, size_out, scale, coordinates, attrs.get("nearest_mode", "round_prefer_floor"))
+            if rows != [resize_index(i, size_in, size_out) for i in range(size_out)]:
+                raise Unsupported(
+                    f"nearest resize {size_in} -> {size_out} with {coordinates!r} and {attrs.get('nearest_mode', 'round_prefer_floor')!r}",
+                    "use coordinate_transformation_mode 'asymmetric' with nearest_mode 'floor'",
+                )
+    elif mode == "linear":
+        if shape[:2] != (2 * x[0], 2 * x[1]) or coordinates not in ("half_pixel", "pytorch_half_pixel", "half_pixel_symmetric"):
+            raise Unsupported(
+                f"linear resize {x[0]} x {x[1]} -> {shape[0]} x {shape[1]} with {coordinates!r}",
+                "use nearest, or linear with factor 2 and 'half_pixel'",
+            )
+    else:
+        raise Unsupported(f"mode {mode!r}", "use nearest, or linear with factor 2")
+    source, quant = act.value, imp.type(act)
+    out = node.output[0]
+    if quant.dtype != "f32":  # an integer Resize is the same arithmetic on real values of the same scale
+        source, out = imp.dequantized(node, act, "x"), f"{out}:f"
+    imp.emit(node, "resize_f", [source], out, TensorType("f32", shape), {"mode": str(mode)})
+    imp.bind(node, act, out)
+    if quant.dtype != "f32":
+        requantize(imp, node, imp.acts[node.output[0]], quant.scale, quant.zero, quant.dtype)
+
+
+def _resized(imp: Importer, node: NodeProto, act: Act) -> tuple[tuple[int, int, int], tuple[float, float]]:
+    """Output shape and the scales of height and width."""
+    dims, (h, w, c) = imp.dims(act), imp.type(act).shape
+    if imp.has(node, 3):
+        sizes = imp.ints(node, 3, "sizes")
+        if len(sizes) != 4 or sizes[1] != c or sizes[0] not in (dims[0], 1):
+            raise Unsupported(f"sizes {sizes} for {list(dims)}", "resize height and width only")
+        return (sizes[2], sizes[3], c), (sizes[2] / h, sizes[3] / w)
+    scales = [float(s) for s in imp.real(node, 2, "scales").ravel()] if imp.has(node, 2) else []
+    if len(scales) != 4 or scales[0] != 1 or scales[1] != 1 or min(scales) <= 0 or max(scales) > 2**16:
+        raise Unsupported(f"scales {scales} for {list(dims)}", "resize height and width only")
+    return (math.floor(h * scales[2]), math.floor(w * scales[3]), c), (scales[2], scales[3])
+
+
+def _nearest_rows(size_in: int, size_out: int, scale: float, coordinates: str, rounding: str) -> list[int]:
+    """Source index of every output index, from the operator's definition."""
+    rows = []
+    for i in range(size_out):
+        match coordinates:
+            case "asymmetric":
+                x = i / scale
+            case "half_pixel":
+                x = (i + 0.5) / scale - 0.5
+            case "pytorch_half_pixel":
+                x = (i + 0.5) / scale - 0.5 if size_out > 1 else 0.0
+            case "align_corners":
+                x = i * (size_in - 1) / (size_out - 1) if size_out > 1 else 0.0
+            case _:
+                raise Unsupported(f"coordinate_transformation_mode {coordinates!r}", "use 'asymmetric'")
+        nearest = round(x, 6)  # 1/3-like positions must not fall below an integer they mathematically reach
+        match rounding:
+            case "floor":
+                index = math.floor(nearest)
+            case "ceil":
+                index = math.ceil(nearest)
+            case "round_prefer_ceil":
+                index = math.floor(nearest + 0.5)
+            case _:
+                index = math.ceil(nearest - 0.5)
+        rows.append(min(max(index, 0), size_in - 1))
+    return rows
+
+
+@handles("Pad")
+def pad(imp: Importer, node: NodeProto) -> None:
+    act, attrs = imp.act(node, 0), imp.attrs(node)
+    if attrs.get("mode", "constant") != "constant":
+        raise Unsupported(f"mode {attrs['mode']!r}", "pad with a constant")
+    pads, rank = imp.ints(node, 1, "pads"), len(act.axes)
+    axes = imp.ints(node, 3, "axes") if imp.has(node, 3) else list(range(rank))
+    if len(pads) != 2 * len(axes) or min(pads, default=0) < 0:
+        raise Unsupported(f"pads {pads}", "negative pads (cropping) are not supported")
+    t = imp.type(act)
+    value = float(np.ravel(imp.real(node, 2, "pad value"))[0]) if imp.has(node, 2) else 0.0
+    if value != (0.0 if t.dtype == "f32" else t.zero):
+        raise Unsupported(f"pads with {value:g}", "only padding with a real zero is supported")
+    amount = {act.axes[a]: (pads[i], pads[i + len(axes)]) for i, a in enumerate(axes)}
+    if any(amount.get(a, (0, 0)) != (0, 0) for a in ("N", "C")):
+        raise Unsupported("pads batch or channels", "pad height and width only")
+    (top, bottom), (left, right) = amount.get("H", (0, 0)), amount.get("W", (0, 0))
+    shape = (t.shape[0] + top + bottom, t.shape[1] + left + right, t.shape[2])
+    out = imp.emit(node, "pad", [act.value], node.output[0], t.with_shape(shape), {"pads": (top, left, bottom, right)})
+    imp.bind(node, act, out)

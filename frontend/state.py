@@ -1,0 +1,294 @@
+"""What the importer knows while it walks an ONNX graph: constants, activations with their axes, operations made so far, findings.
+
+An activation of any ONNX rank becomes one (H, W, C) value. ``Act.axes`` names each ONNX axis (``N``, ``C``, ``H``, ``W``), so a
+Transpose only renames; ``Act.order`` maps the ONNX position of a flattened vector to its channels-last position, so a Flatten of a
+plane costs nothing but a permutation of the next layer's weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from sasimc.ir.graph import Attr, Op, TensorType
+
+__all__ = ["Act", "Finding", "Importer", "QConst", "Unsupported", "handler", "handles", "node_name", "supported_operators", "tensor_array"]
+
+Array = npt.NDArray[Any]
+MAX_ELEMENTS = 2**27  # of one activation; a larger one is a mistake in the file, not a network for this machine
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is not supported: the ONNX node, its operator, why, and the rewrite that would help."""
+
+    node: str
+    op: str
+    reason: str
+    rewrite: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.node} ({self.op}): {self.reason}" + (f"; {self.rewrite}" if self.rewrite else "")
+
+
+class Unsupported(Exception):
+    """Raised by a handler: reason and rewrite of one finding."""
+
+    def __init__(self, reason: str, rewrite: str = "") -> None:
+        super().__init__(reason)
+        self.reason, self.rewrite = reason, rewrite
+
+
+@dataclass(frozen=True, eq=False)
+class QConst:
+    """A quantised constant: real = scale * (q - zero), scale and zero of shape () or per element of ``axis``."""
+
+    q: Array
+    scale: npt.NDArray[np.float64]
+    zero: Array
+    axis: int = 0
+
+    def _along(self, a: Array) -> Array:
+        if a.ndim == 0:
+            return a
+        return a.reshape([-1 if i == self.axis else 1 for i in range(self.q.ndim)])
+
+    def real(self) -> npt.NDArray[np.float64]:
+        """The real values, float64."""
+        return (self.q.astype(np.float64) - self._along(self.zero).astype(np.float64)) * self._along(self.scale)
+
+
+Const = Array | QConst
+
+
+@dataclass(frozen=True, eq=False)
+class Act:
+    """An activation: IR value, names of the ONNX axes, and the order of a flattened vector (None: the same as the IR's)."""
+
+    value: str
+    axes: tuple[str, ...]
+    order: npt.NDArray[np.int64] | None = None
+
+
+@dataclass(eq=False)
+class Importer:
+    """Mutable state of one import. Handlers read nodes through it and add operations to it."""
+
+    opset: int
+    batch: int = 1
+    consts: dict[str, Const] = field(default_factory=dict)
+    acts: dict[str, Act] = field(default_factory=dict)
+    poisoned: set[str] = field(default_factory=set)
+    values: dict[str, TensorType] = field(default_factory=dict)
+    ops: list[Op] = field(default_factory=list)
+    constants: dict[str, Array] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+    names: set[str] = field(default_factory=set)
+    origins: dict[str, NodeProto] = field(default_factory=dict)
+    params: dict[str, str] = field(default_factory=dict)
+
+    # -- reading a node ---------------------------------------------------------------------------------------------
+
+    def attrs(self, node: NodeProto) -> dict[str, Any]:
+        """Attributes by name; strings decoded."""
+        found = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        return {k: v.decode("utf-8", "replace") if isinstance(v, bytes) else v for k, v in found.items()}
+
+    def has(self, node: NodeProto, index: int) -> bool:
+        return index < len(node.input) and bool(node.input[index])
+
+    def act(self, node: NodeProto, index: int) -> Act:
+        """The activation that is input ``index``; a constant there is not supported."""
+        name = node.input[index] if index < len(node.input) else ""
+        if name not in self.acts:
+            raise Unsupported(f"input {index} ({name!r}) is a constant, an activation is expected", "fold this node into a constant")
+        return self.acts[name]
+
+    def is_const(self, node: NodeProto, index: int) -> bool:
+        return self.has(node, index) and node.input[index] in self.consts
+
+    def const(self, node: NodeProto, index: int, what: str) -> Const:
+        """The constant that is input ``index``."""
+        name = node.input[index] if index < len(node.input) else ""
+        if name not in self.consts:
+            raise Unsupported(
+                f"{what} ({name!r}) is not a constant" if name else f"{what} is missing", f"make the {what} an initialiser"
+            )
+        return self.consts[name]
+
+    def real(self, node: NodeProto, index: int, what: str) -> npt.NDArray[np.float64]:
+        """The constant input as finite float64."""
+        c = self.const(node, index, what)
+        values = c.real() if isinstance(c, QConst) else np.asarray(c, np.float64)
+        if not np.isfinite(values).all():
+            raise Unsupported(f"{what} has NaN or infinite elements", "repair the initialiser")
+        return values
+
+    def ints(self, node: NodeProto, index: int, what: str) -> list[int]:
+        """The constant input as a flat list of integers."""
+        c = self.const(node, index, what)
+        if isinstance(c, QConst) or c.dtype.kind not in "iu":
+            raise Unsupported(f"{what} is not an integer tensor")
+        return [int(v) for v in c.ravel()]
+
+    def scale_zero(self, node: NodeProto, scale: int, zero: int, default: str = "uint8") -> tuple[float, int, str]:
+        """Per-tensor scale, zero point and IR dtype from two constant inputs, checked."""
+        s, z = self.scales(node, scale, zero, np.dtype(default))
+        if s.size != 1 or z.size != 1:
+            raise Unsupported("activation is quantised per channel", "quantise activations per tensor")
+        if z.dtype not in (np.uint8, np.int8):
+            raise Unsupported(f"zero point has type {z.dtype}, activations must be int8 or uint8", "quantise activations to 8 bits")
+        return float(s.ravel()[0]), int(z.ravel()[0]), "u8" if z.dtype == np.uint8 else "i8"
+
+    def scales(self, node: NodeProto, scale: int, zero: int, default: np.dtype[Any]) -> tuple[npt.NDArray[np.float64], Array]:
+        """Scale (float64) and zero point constants; every scale must be positive and finite."""
+        for index, what in ((scale, "scale"), (zero, "zero point")):
+            if self.has(node, index) and node.input[index] not in self.consts:
+                raise Unsupported(
+                    f"{what} {node.input[index]!r} is not a constant", "use static quantisation (scales as initialisers), not dynamic"
+                )
+        c = self.const(node, scale, "scale")
+        s = np.asarray(c.real() if isinstance(c, QConst) else c, np.float64)
+        if not np.isfinite(s).all():
+            raise Unsupported(f"scale {node.input[scale]!r} is NaN or infinite", "calibrate again; a range was empty or overflowed")
+        if not (s > 0).all():
+            raise Unsupported(f"scale {node.input[scale]!r} is zero or negative", "calibrate again; a scale must be positive")
+        if not self.has(node, zero):
+            return s, np.zeros(s.shape, default)
+        z = self.const(node, zero, "zero point")
+        return s, z.q if isinstance(z, QConst) else z
+
+    # -- shapes -----------------------------------------------------------------------------------------------------
+
+    def type(self, act: Act) -> TensorType:
+        return self.values[act.value]
+
+    def dims(self, act: Act) -> tuple[int, ...]:
+        """ONNX shape of an activation, batch included."""
+        h, w, c = self.type(act).shape
+        size = {"N": self.batch, "H": h, "W": w, "C": c}
+        return tuple(size[a] for a in act.axes)
+
+    def spatial(self, act: Act) -> Act:
+        """The activation if it is laid out N, C, H, W."""
+        if act.axes != ("N", "C", "H", "W"):
+            shape = "x".join(act.axes)
+            raise Unsupported(f"input is laid out {shape}, expected N x C x H x W", "only 4-D (2-D convolution) tensors are supported")
+        return act
+
+    def vector(self, act: Act) -> Act:
+        """The activation if it is a batch of vectors."""
+        if act.axes != ("N", "C"):
+            raise Unsupported(f"input is laid out {'x'.join(act.axes)}, expected N x C", "flatten or transpose before this node")
+        return act
+
+    def in_order(self, act: Act) -> Act:
+        """The activation if no pending permutation of a Flatten is left on it."""
+        if act.order is not None:
+            raise Unsupported("reads a flattened plane element by element", "pool to 1 x 1 first, or let a Gemm follow the Flatten")
+        return act
+
+    # -- adding to the graph ------------------------------------------------------------------------------------------
+
+    def unique(self, name: str) -> str:
+        base, n = name, 1
+        while name in self.names:
+            n += 1
+            name = f"{base}:{n}"
+        self.names.add(name)
+        return name
+
+    def add_value(self, name: str, t: TensorType) -> str:
+        if min(t.shape) < 1 or max(t.shape) > 2**20 or math.prod(t.shape) > MAX_ELEMENTS:
+            raise Unsupported(f"tensor {name!r} would have shape {t.shape}", "check the shapes in the file")
+        self.values[name] = t
+        return name
+
+    def emit(
+        self,
+        node: NodeProto,
+        kind: str,
+        inputs: Sequence[str],
+        output: str,
+        out: TensorType,
+        attrs: Mapping[str, Attr] | None = None,
+        consts: Mapping[str, Array] | None = None,
+        suffix: str = "",
+    ) -> str:
+        """Add one operation that stems from ``node``; constants are stored under the operation's name. Returns the output value."""
+        self.add_value(output, out)
+        label = node_name(node)
+        name = self.unique(label + suffix)
+        stored = {role: f"{name}.{role}" for role in consts or {}}
+        self.constants.update({stored[role]: a for role, a in (consts or {}).items()})
+        self.ops.append(Op(name, kind, tuple(inputs), output, dict(attrs or {}), stored, label, "import"))
+        return output
+
+    def bind(self, node: NodeProto, act: Act, value: str | None = None, index: int = 0) -> None:
+        """Say which activation output ``index`` of the node is."""
+        self.acts[node.output[index]] = replace(act, value=value or act.value)
+
+    def dequantized(self, node: NodeProto, act: Act, tag: str) -> str:
+        """The real value of a quantised activation (a new dequantize), for operators on stored values."""
+        t = self.type(act)
+        return self.emit(node, "dequantize", [act.value], f"{node.output[0]}:{tag}", TensorType("f32", t.shape), suffix=f":{tag}")
+
+    def typed(self, act: Act, scale: float, zero: int, dtype: str) -> Act:
+        """The activation as an operator reads it; its stored type must be the one the operator's own scale inputs state."""
+        t = self.type(act)
+        if t.dtype == "f32":
+            raise Unsupported("reads a float tensor as if it were quantised", "insert QuantizeLinear")
+        if (t.dtype, t.zero) != (dtype, zero) or not math.isclose(t.scale, scale, rel_tol=1e-6):
+            raise Unsupported(
+                f"reads {act.value!r} with scale {scale:g}, zero point {zero} ({dtype}), which was written with {t.scale:g}, {t.zero} ({t.dtype})",
+                "give both sides of a tensor the same quantisation",
+            )
+        return act
+
+
+def node_name(node: NodeProto) -> str:
+    """The node's name, or one made of its operator and output when it has none."""
+    return node.name or f"{node.op_type}_{node.output[0] if node.output else ''}"
+
+
+Handler = Callable[[Importer, NodeProto], None]
+_HANDLERS: dict[str, Handler] = {}
+
+
+def handles(*operators: str) -> Callable[[Handler], Handler]:
+    """Register a handler for operators, written ``Conv`` or ``com.microsoft.QLinearAdd``."""
+
+    def register(f: Handler) -> Handler:
+        for operator in operators:
+            assert operator not in _HANDLERS, operator
+            _HANDLERS[operator] = f
+        return f
+
+    return register
+
+
+def handler(node: NodeProto) -> Handler | None:
+    """The handler of a node's operator, or None."""
+    domain = "" if node.domain in ("", "ai.onnx") else node.domain + "."
+    return _HANDLERS.get(domain + node.op_type)
+
+
+def supported_operators() -> tuple[str, ...]:
+    """Names of all operators with a handler, sorted."""
+    return tuple(sorted(_HANDLERS))
+
+
+def tensor_array(tensor: TensorProto) -> Array:
+    """A numpy copy of an initialiser or attribute; Unsupported for element types numpy cannot hold."""
+    try:
+        return np.asarray(numpy_helper.to_array(tensor))
+    except Exception as e:
+        raise Unsupported(f"initialiser {tensor.name!r} has an element type that cannot be read ({e})") from e
+
+

@@ -1,0 +1,434 @@
+"""Float-level QDQ graph -> integer graph: every ``dequantize -> operator -> (clip) -> quantize`` becomes one integer operation.
+
+A real value is either a *view* of a stored tensor (a dequantize, moved around or not), or *pending*: an operator whose result is not
+stored yet and waits for its quantize. Clips narrow a pending value; operators that only move elements (max pool, reshape, pad)
+commute with the quantize behind them, so they are carried along. Anything else that reads a pending value has no integer meaning
+and is reported, with the rewrite that would give it one; all such places are reported together.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from sasimc.ir.graph import Attr, Graph, Op, TensorType
+from sasimc.isa.errors import Diagnostic, DiagnosticsError
+from sasimc.passes.factors import FactorError, add_factors, clamp_bounds, factor, factors
+
+__all__ = ["Canonicalise", "canonicalise"]
+
+Array = npt.NDArray[Any]
+_MOVES = ("maxpool", "reshape", "pad")
+BIAS_TOLERANCE = 1e-5  # an int32 bias is used as it stands if its scale is s_x s_w up to float32 rounding
+
+
+@dataclass(frozen=True)
+class View:
+    """A real value that is a stored tensor; ``softmax`` once a softmax has been passed (only the end of the graph may follow)."""
+
+    stored: str
+    softmax: bool = False
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A real value not stored yet: ``op`` over stored ``sources`` (or a concat of real values), clipped to [lo, hi], then moved."""
+
+    op: Op
+    sources: tuple[str, ...]
+    lo: float = -math.inf
+    hi: float = math.inf
+    scale: Array | None = None
+    offset: Array | None = None
+    moves: tuple[Op, ...] = ()
+    parts: tuple[Any, ...] = ()
+    origins: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """Follows something already reported."""
+
+
+Real = View | Pending | Unknown
+
+
+@dataclass(frozen=True)
+class Canonicalise:
+    name: ClassVar[str] = "canonicalise"
+
+    def run(self, graph: Graph) -> Graph:
+        result, problems = canonicalise(graph)
+        if problems:
+            raise DiagnosticsError(problems)
+        return result
+
+
+def canonicalise(graph: Graph) -> tuple[Graph, list[Diagnostic]]:
+    """The integer graph and all that stands in its way; the graph is complete only when the list is empty."""
+    state = _State(graph)
+    for op in graph.ops:
+        state.step(op)
+    return state.finish(), state.problems
+
+
+@dataclass(eq=False)
+class _State:
+    graph: Graph
+    real: dict[str, Real] = field(default_factory=dict)
+    stored: dict[str, str] = field(default_factory=dict)  # quantised value of the old graph -> value of the new one
+    values: dict[str, TensorType] = field(default_factory=dict)
+    ops: list[Op] = field(default_factory=list)
+    constants: dict[str, Array] = field(default_factory=dict)
+    inputs: dict[str, str] = field(default_factory=dict)
+    problems: list[Diagnostic] = field(default_factory=list)
+    made: dict[tuple[Any, ...], str] = field(default_factory=dict)
+    names: set[str] = field(default_factory=set)
+    notes: dict[str, str] = field(default_factory=dict)
+    softmaxed: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        for name in self.graph.inputs:
+            t = self.graph.type(name)
+            if t.dtype != "f32":
+                self.values[name], self.stored[name], self.inputs[name] = t, name, name
+
+    # -- one operation ----------------------------------------------------------------------------------------------
+
+    def step(self, op: Op) -> None:
+        match op.kind:
+            case "opaque":
+                self._set_unknown(op)
+            case "dequantize":
+                source = self.stored.get(op.inputs[0])
+                softmax = op.inputs[0] in self.softmaxed
+                self.real[op.output] = View(source, softmax) if source is not None else Unknown()
+            case "quantize":
+                self._quantize(op)
+            case _ if self.graph.type(op.output).dtype != "f32" and op.kind != "argmax":
+                self._integer(op)
+            case "argmax":
+                self._argmax(op)
+            case _:
+                self._real(op)
+
+    def _set_unknown(self, op: Op) -> None:
+        if self.graph.type(op.output).dtype == "f32":
+            self.real[op.output] = Unknown()
+
+    def _integer(self, op: Op) -> None:
+        """An operator on stored values that needs no arithmetic (or one that is integer already)."""
+        sources = [self.stored.get(v) for v in op.inputs]
+        if None in sources:
+            return
+        self.stored[op.output] = self._keep(replace(op, inputs=tuple(s for s in sources if s is not None)), self.graph.type(op.output))
+
+    def _keep(self, op: Op, t: TensorType) -> str:
+        """Add an operation whose constants are those of the old graph."""
+        for name in op.consts.values():
+            self.constants[name] = self.graph.constants[name]
+        return self._add(op, t)
+
+    def _add(self, op: Op, t: TensorType) -> str:
+        name, n = op.name, 1
+        while name in self.names:
+            n += 1
+            name = f"{op.name}:{n}"
+        self.names.add(name)
+        value, n = op.output, 1
+        while value in self.values:
+            n += 1
+            value = f"{op.output}:{n}"
+        self.values[value] = t
+        self.ops.append(replace(op, name=name, output=value, made_by="canonicalise" if op.kind not in _MOVES else op.made_by))
+        return value
+
+    def _argmax(self, op: Op) -> None:
+        source = self.stored.get(op.inputs[0])
+        if source is None and op.inputs[0] in self.real:
+            found = self.real[op.inputs[0]]
+            if isinstance(found, Pending):
+                self._problem(op, "reads a value that is not quantised", "put QuantizeLinear and DequantizeLinear behind the last layer")
+            source = found.stored if isinstance(found, View) else None
+        if source is not None:
+            self.stored[op.output] = self._keep(replace(op, inputs=(source,)), self.graph.type(op.output))
+
+    # -- real operators ---------------------------------------------------------------------------------------------
+
+    def _real(self, op: Op) -> None:
+        args = [self._read(op, v) for v in op.inputs]
+        if any(isinstance(a, Unknown) for a in args):
+            self.real[op.output] = Unknown()
+        elif any(isinstance(a, View) and a.softmax for a in args):
+            self._problem(op, "follows a Softmax", "Softmax is only supported at the end of the network")
+            self.real[op.output] = Unknown()
+        else:
+            self.real[op.output] = self._apply(op, args)
+
+    def _read(self, op: Op, value: str) -> Real:
+        if value in self.real:
+            return self.real[value]
+        if value in self.graph.inputs:
+            self._problem(op, f"reads the input {value!r} before it is quantised", "put QuantizeLinear and DequantizeLinear behind the input")
+            self.real[value] = Unknown()  # once is enough
+        return Unknown()
+
+    def _apply(self, op: Op, args: list[Real]) -> Real:
+        first, trail = args[0], (op.origin,)
+        if op.kind == "concat":
+            return Pending(op, (), parts=tuple(args), origins=trail)
+        if op.kind == "softmax_f":
+            if isinstance(first, View):
+                self.notes["softmax"] = op.origin
+                return View(first.stored, softmax=True)
+            return self._unquantised(op, args)
+        if op.kind in _MOVES:
+            if isinstance(first, Pending):
+                return replace(first, moves=(*first.moves, op), origins=(*first.origins, *trail))
+            assert isinstance(first, View)
+            out = self.values[first.stored].with_shape(self.graph.type(op.output).shape)
+            return View(self._keep(replace(op, inputs=(first.stored,)), out))
+        if op.kind == "clip_f":
+            return self._clip(op, first)
+        if op.kind in ("mul_f", "addc_f"):
+            return self._affine(op, first)
+        if not all(isinstance(a, View) for a in args):
+            args = [self._settle(a) for a in args]
+        if all(isinstance(a, View) for a in args):
+            return Pending(op, tuple(a.stored for a in args if isinstance(a, View)), origins=trail)
+        return self._unquantised(op, args)
+
+    def _settle(self, a: Real) -> Real:
+        """A pending value whose own quantisation is exact as a view: ReLU or a nearest resize of a stored tensor."""
+        if not isinstance(a, Pending) or a.moves or a.parts:
+            return a
+        exact = a.op.kind == "rescale" and _is_one(a.scale) and a.offset is None and a.lo in (0.0, -math.inf) and a.hi == math.inf
+        exact = exact or (a.op.kind == "resize_f" and a.op.attrs["mode"] == "nearest" and (a.lo, a.hi) == (-math.inf, math.inf))
+        if not exact:
+            return a
+        t = self.values[a.sources[0]].with_shape(self.graph.type(a.op.output).shape)
+        return View(self._emit(a, t, a.op.output))
+
+    def _clip(self, op: Op, a: Real) -> Real:
+        lo, hi = op.float_attr("lo"), op.float_attr("hi")
+        if isinstance(a, View):
+            a = Pending(replace(op, kind="rescale"), (a.stored,))
+        assert isinstance(a, Pending)
+        if a.parts or any(m.kind == "pad" for m in a.moves):
+            return self._unquantised(op, [a])
+        new_lo, new_hi = min(max(a.lo, lo), hi), max(min(a.hi, hi), lo)
+        return replace(a, lo=new_lo, hi=new_hi, origins=(*a.origins, op.origin))
+
+    def _affine(self, op: Op, a: Real) -> Real:
+        c = self.graph.constant(op, "c")
+        if isinstance(a, View):
+            a = Pending(replace(op, kind="rescale", consts={}), (a.stored,), scale=np.ones(c.shape))
+        assert isinstance(a, Pending)
+        if a.op.kind != "rescale" or a.moves or (a.lo, a.hi) != (-math.inf, math.inf) or a.scale is None:
+            return self._unquantised(op, [a])
+        origins = (*a.origins, op.origin)
+        if op.kind == "mul_f":
+            return replace(a, scale=a.scale * c, offset=None if a.offset is None else a.offset * c, origins=origins)
+        return replace(a, offset=c if a.offset is None else a.offset + c, origins=origins)
+
+    def _unquantised(self, op: Op, args: list[Real]) -> Real:
+        sources = {a.op.origin: a for a in args if isinstance(a, Pending)}
+        between = " and ".join(repr(s) for s in sources)
+        what = op.kind.removesuffix("_f")
+        self._problem(
+            op, f"{what} reads the unquantised result of {between}", f"put QuantizeLinear and DequantizeLinear between {between} and {op.origin!r}"
+        )
+        return Unknown()
+
+    def _problem(self, op: Op, message: str, hint: str) -> None:
+        self.problems.append(Diagnostic(message, where=op.origin or op.name, hint=hint))
+
+    # -- quantize: emit what is pending -------------------------------------------------------------------------------
+
+    def _quantize(self, op: Op) -> None:
+        source, t = op.inputs[0], self.graph.type(op.output)
+        found = self.real.get(source)
+        if found is None and source in self.graph.inputs:
+            self._quantize_input(op, source, t)
+            return
+        if found is None or isinstance(found, Unknown):
+            self.stored[op.output] = self._stand_in(op.output, t)
+            return
+        if isinstance(found, View) and found.softmax:
+            self.softmaxed.add(op.output)
+            self.stored[op.output] = found.stored
+            return
+        try:
+            self.stored[op.output] = self._store(found, t, op)
+        except FactorError as e:
+            self._problem(op, str(e), "calibrate again; the scales of input, weight and output do not fit together")
+            self.stored[op.output] = self._stand_in(op.output, t)
+
+    def _stand_in(self, value: str, t: TensorType) -> str:
+        """A value behind something reported: the rest of the graph can still be looked at."""
+        name = self._add(Op(f"{value}:opaque", "opaque", (), value), t)
+        return name
+
+    def _quantize_input(self, op: Op, source: str, t: TensorType) -> None:
+        """The host quantises the image; the integer graph's input keeps the ONNX input's name."""
+        if source not in self.inputs:
+            self.values[source], self.inputs[source] = t, source
+        elif self.values[source].quant != t.quant:
+            self._problem(op, f"the input {source!r} is quantised in two ways", "quantise the input once")
+        self.stored[op.output] = source
+
+    def _store(self, a: Real, t: TensorType, op: Op) -> str:
+        """The stored tensor of type ``t`` that holds the real value ``a``."""
+        if isinstance(a, View):
+            have = self.values[a.stored]
+            if have.quant == t.quant:
+                return a.stored
+            a = Pending(replace(op, kind="rescale", consts={}), (a.stored,), origins=(op.origin,))
+        assert isinstance(a, Pending)
+        key = (a.op.output, *a.sources, tuple(m.output for m in a.moves), a.lo, a.hi, t.quant)
+        if key not in self.made:
+            base = a.op.output.removesuffix(":f")
+            if any(k[:1] == (a.op.output,) and a.op.kind == "conv_f" for k in self.made):
+                self._problem(op, f"the result of {a.op.origin!r} is quantised in two ways", "quantise it once, then rescale")
+            name = op.output if not a.moves else f"{base}:q"
+            at = t.with_shape(self.graph.type(a.op.output).shape)
+            value = self._emit(a, at, name)
+            for i, move in enumerate(a.moves):
+                at = t.with_shape(self.graph.type(move.output).shape)
+                out = op.output if i == len(a.moves) - 1 else move.output
+                value = self._keep(replace(move, inputs=(value,), output=out), at)
+            self.made[key] = value
+        return self.made[key]
+
+    def _emit(self, a: Pending, t: TensorType, output: str) -> str:
+        origins = ",".join(dict.fromkeys(o for part in (*a.origins, a.op.origin) for o in part.split(",") if o))
+        if a.op.kind == "concat":
+            if a.moves and any(m.kind == "pad" for m in a.moves) and t.zero != 0:
+                pass  # padding with the zero point is padding with a real zero in every scale
+            parts = [self._store(p, t.with_shape(self._real_shape(p)), _part(a.op, i, output)) for i, p in enumerate(a.parts)]
+            return self._add(Op(a.op.name, "concat", tuple(parts), output, {}, {}, origins), t)
+        bounds = clamp_bounds(t.dtype, t.scale, t.zero, a.lo, a.hi)
+        x = self.values[a.sources[0]]
+        base = Op(a.op.name, a.op.kind.removesuffix("_f"), a.sources, output, dict(bounds), {}, origins)
+        match a.op.kind:
+            case "conv_f":
+                return self._conv(a.op, base, x, t)
+            case "add_f":
+                y = self.values[a.sources[1]]
+                ma, mb, shift = add_factors(x.scale / t.scale, y.scale / t.scale)
+                return self._add(base.with_attrs(ma=ma, mb=mb, shift=shift), t)
+            case "avgpool_f":
+                kh, kw = a.op.ints("kernel")
+                mult, shift = factor(x.scale / (kh * kw * t.scale))
+                window: dict[str, Attr] = {k: a.op.attrs[k] for k in ("kernel", "stride", "pads", "global")}
+                return self._add(base.with_attrs(**window, mult=mult, shift=shift, bias=-kh * kw * x.zero), t)
+            case "resize_f":
+                n = 16 if a.op.attrs["mode"] == "linear" else 1
+                mult, shift = factor(x.scale / (n * t.scale))
+                return self._add(base.with_attrs(mode=a.op.attrs["mode"], mult=mult, shift=shift, bias=-n * x.zero), t)
+            case _:
+                return self._rescale(a, base, x, t)
+
+    def _real_shape(self, a: Real) -> tuple[int, int, int]:
+        if isinstance(a, View):
+            return self.values[a.stored].shape
+        assert isinstance(a, Pending)
+        return self.graph.type(a.moves[-1].output if a.moves else a.op.output).shape
+
+    def _conv(self, op: Op, base: Op, x: TensorType, t: TensorType) -> str:
+        weight, wscale = self.graph.constant(op, "weight"), self.graph.constant(op, "wscale")
+        mult, shift = factors(x.scale * wscale / t.scale)
+        bias = self._bias(op, x.scale * wscale) - x.zero * weight.astype(np.int64).sum(axis=(0, 1, 2))
+        if np.abs(bias).max(initial=0) >= 2**31:
+            raise FactorError(f"bias of {op.origin!r} needs more than 32 bits at the scale of its input and weights")
+        geometry: dict[str, Attr] = {k: op.attrs[k] for k in ("kernel", "stride", "pads", "dilation", "groups")}
+        geometry["depthwise"] = op.int_attr("groups") == x.shape[2] > 1
+        if "param" in op.attrs:
+            geometry["param"] = op.attrs["param"]
+        consts = {"weight": weight, "bias": bias.astype(np.int32), "mult": mult, "shift": shift, "wscale": wscale}
+        return self._with_consts(base.with_attrs(**geometry, trainable=False, head=False), consts, t)
+
+    def _bias(self, op: Op, scale: Array) -> npt.NDArray[np.int64]:
+        if "bias_q" in op.consts:
+            q, s = self.graph.constant(op, "bias_q"), self.graph.constant(op, "bias_scale")
+            if np.abs(s / scale - 1).max(initial=0) < BIAS_TOLERANCE:
+                return q.astype(np.int64)
+            return _to_int(q * (s / scale), op)
+        if "bias" in op.consts:
+            return _to_int(self.graph.constant(op, "bias") / scale, op)
+        return np.zeros(scale.shape, np.int64)
+
+    def _rescale(self, a: Pending, base: Op, x: TensorType, t: TensorType) -> str:
+        channels = x.shape[2]
+        scale = np.ones(channels) if a.scale is None else a.scale
+        if a.offset is not None and a.offset.any():
+            return self._affine_conv(base, x, t, scale, a.offset)
+        mult, shift = factors(scale * x.scale / t.scale)
+        bias = np.full(channels, -x.zero, np.int32)
+        return self._with_consts(base, {"mult": mult, "shift": shift, "bias": bias, "cscale": np.asarray(scale, np.float64)}, t)
+
+    def _affine_conv(self, base: Op, x: TensorType, t: TensorType, scale: Array, offset: Array) -> str:
+        """c x + d as a 1 x 1 depth-wise convolution: weight +-64, so that d keeps six more bits than x has."""
+        channels, size = x.shape[2], np.abs(scale) / 64
+        if (size == 0).any():
+            raise FactorError("multiplies a channel by zero and adds a constant")
+        weight = np.where(scale < 0, -64, 64).astype(np.int8).reshape(1, 1, 1, channels)
+        mult, shift = factors(x.scale * size / t.scale)
+        bias = _to_int(offset / (x.scale * size), base) - x.zero * weight.astype(np.int64).ravel()
+        geometry: dict[str, Attr] = {
+            "kernel": (1, 1), "stride": (1, 1), "pads": (0, 0, 0, 0), "dilation": (1, 1),
+            "groups": channels, "depthwise": channels > 1, "trainable": False, "head": False,
+        }  # fmt: skip
+        consts = {"weight": weight, "bias": bias.astype(np.int32), "mult": mult, "shift": shift, "wscale": size}
+        return self._with_consts(replace(base, kind="conv").with_attrs(**geometry), consts, t)
+
+    def _with_consts(self, op: Op, consts: dict[str, Array], t: TensorType) -> str:
+        tag = op.name if f"{op.name}.mult" not in self.constants else f"{op.name}@{op.output}"
+        names = {role: f"{tag}.{role}" for role in consts}
+        self.constants.update({names[role]: a for role, a in consts.items()})
+        return self._add(replace(op, consts=names), t)
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    def finish(self) -> Graph:
+        outputs = []
+        for value in self.graph.outputs:
+            found = self.real.get(value)
+            if isinstance(found, Pending):
+                settled = self._settle(found)
+                if not isinstance(settled, View):
+                    where = found.op.origin or value
+                    hint = f"put QuantizeLinear (and DequantizeLinear) behind {where!r}"
+                    self.problems.append(Diagnostic(f"output {value!r} is not quantised", where=where, hint=hint))
+                    continue
+                found = settled
+            name = found.stored if isinstance(found, View) else self.stored.get(value)
+            if name is not None:
+                outputs.append(name)
+        for name in self.graph.inputs:
+            if name not in self.inputs and self.graph.consumers(name) and not self.problems:
+                self.problems.append(Diagnostic(f"the input {name!r} is never quantised", where=name, hint="put QuantizeLinear behind it"))
+        inputs = tuple(n for n in self.graph.inputs if n in self.inputs)
+        return Graph(
+            self.graph.name, self.values, tuple(self.ops), self.constants, inputs, tuple(dict.fromkeys(outputs)),
+            {**self.graph.notes, **self.notes},
+        )  # fmt: skip
+
+
+def _part(op: Op, index: int, output: str) -> Op:
+    """Name and origin of the rescale in front of input ``index`` of a concat."""
+    return replace(op, name=f"{op.name}:{index}", output=f"{output}:{index}")
+
+
+def _is_one(scale: Array | None) -> bool:
+    return scale is None or bool((scale == 1).all())
+
+
+def _to_int(values: Array, op: Op) -> npt.NDArray[np.int64]:
+    if not np.isfinite(values).all() or np.abs(values).max(initial=0) >= 2**31:
+        raise FactorError(f"bias of {op.origin!r} needs more than 32 bits at the scale of its input and weights")
+    return np.rint(values).astype(np.int64)

@@ -1,0 +1,26 @@
+"""The order in which the forward passes run."""
+
+from __future__ import annotations
+
+from sasimc.passes.canonicalise import Canonicalise
+from sasimc.passes.eliminate_dead import EliminateDead
+from sasimc.passes.fold_constants import FoldConstants
+from sasimc.passes.manager import Pass
+from sasimc.passes.mark_trainable import MarkTrainable
+from sasimc.passes.simplify import Simplify
+from sasimc.passes.to_unsigned import ToUnsigned
+
+__all__ = ["forward_passes"]
+
+
+def forward_passes(trainable: str | None = None) -> tuple[Pass, ...]:
+    """From a float-level graph to the integer graph with its trainable layers marked."""
+    return (
+        EliminateDead(),
+        FoldConstants(),
+        Canonicalise(),
+        ToUnsigned(),
+        Simplify(),
+        EliminateDead(),
+        MarkTrainable(pattern=trainable),
+    )
