@@ -11,6 +11,7 @@ import os
 import tarfile
 import tempfile
 import threading
+import weakref
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -166,6 +167,7 @@ class _ZipTree(_ArchiveTree):
             self._zip = zipfile.ZipFile(path)
         except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as e:
             raise SasError(f"{path}: damaged zip archive ({e})") from e
+        weakref.finalize(self, self._zip.close)
         self._members = {clean_name(i.filename, self.where): i for i in self._zip.infolist() if not i.is_dir()}
         self._index(self._members)
 
@@ -194,6 +196,7 @@ class _TarTree(_ArchiveTree):
                     for member in self._regular(tar):
                         self._places[clean_name(member.name, self.where)] = (member.offset_data, member.size)
                     self._data: BinaryIO = open(path, "rb")  # noqa: SIM115  kept for the life of the tree
+                    weakref.finalize(self, self._data.close)
                 else:
                     self._data = self._expand(tar)
         except (OSError, EOFError, zlib.error, tarfile.TarError) as e:
@@ -214,6 +217,7 @@ class _TarTree(_ArchiveTree):
 
     def _expand(self, tar: tarfile.TarFile) -> BinaryIO:
         spool = tempfile.TemporaryFile()  # noqa: SIM115  kept for the life of the tree
+        weakref.finalize(self, spool.close)
         for member in self._regular(tar):
             if member.size > MAX_MEMBER_BYTES:
                 raise _too_large(self.where, member.name, member.size)
