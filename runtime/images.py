@@ -87,7 +87,7 @@ class Preprocess:
 
     @staticmethod
     def from_json(source: str | Mapping[str, Any]) -> Preprocess:
-        """From JSON text or a parsed object. Missing keys take the defaults (``resize`` 8/7 of ``size``), unknown ones refused."""
+        """From JSON text or a parsed object. Missing keys take the defaults (``resize`` 8/7 of ``size``); unknown: refused."""
         if isinstance(source, str):
             try:
                 source = json.loads(source)
