@@ -45,7 +45,8 @@ class Program:
     ``views``, ``geometries``, ``matrices``, ``tables``: descriptor memory by name, in declaration order (the order is their index in the
     encoding). ``entries`` maps a name to the index of its first instruction. ``params`` names registers the host sets before an entry runs
     (``batch``, ``mu_head``, ``mu_rep``); ``meta`` holds strings (input scale, labels, preprocessing, ...). ``tensors`` are the arrays of the
-    weights file; ``digest`` is its SHA-256.
+    weights file; ``digest`` is its SHA-256. ``inline`` names the tensors that stand in the text instead. ``lines`` gives the source line of a
+    declaration by (kind, name), kind being ``view``, ``geom``, ``mat``, ``table``, ``tensor`` or ``entry``.
     """
 
     machine: Machine
@@ -61,6 +62,8 @@ class Program:
     weights_file: str = ""
     digest: str = ""
     source: str = "<program>"
+    inline: frozenset[str] = frozenset()
+    lines: Mapping[tuple[str, str], int] = field(default_factory=dict, compare=False)
 
     def resolve(self, instr: Instr) -> SimpleNamespace:
         """Operands by field name, with names replaced by their descriptors.

@@ -1,0 +1,163 @@
+"""Program files: ``prog.s`` or ``prog.bin`` with ``prog.weights.safetensors`` beside it, bound by a SHA-256 digest."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from sasimc.isa.assembler import Assembly, assemble_source
+from sasimc.isa.container import MAGIC, check_program, decode_program, encode_program
+from sasimc.isa.errors import DiagnosticsError, SasError
+from sasimc.isa.printer import with_lines
+from sasimc.isa.program import Program, Tensor
+
+__all__ = ["WEIGHTS_SUFFIX", "load_assembly", "load_program", "save_program", "weights_loader", "write_atomically"]
+
+WEIGHTS_SUFFIX = ".weights.safetensors"
+MAX_PROGRAM_BYTES = 1 << 30
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that at any time either the old or the new content is there.
+
+    Raises:
+        SasError: the file cannot be written (no such folder, no permission, disk full); nothing half-written is left.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        try:
+            with open(temporary, "wb") as f:
+                f.write(data)
+                f.flush()
+                os.fsync(f.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as exc:
+        raise SasError(
+            f"cannot write {path}: {exc.strerror or exc}", hint="is there room on the disk, and may you write there?"
+        ) from None
+
+
+def _read(path: Path, what: str) -> bytes:
+    try:
+        if path.stat().st_size > MAX_PROGRAM_BYTES:
+            raise SasError(f"{path} is too large for a {what}")
+        return path.read_bytes()
+    except OSError as exc:
+        raise SasError(f"cannot read the {what} {path}: {exc.strerror or exc}") from None
+
+
+def weights_loader(folder: Path, source: str) -> Callable[[str, str], tuple[Mapping[str, Tensor], str]]:
+    """A loader for the weights files beside a program.
+
+    The loader raises :class:`SasError` for a name that is not a plain file name in ``folder``, a missing, damaged or other file (digest), and
+    tensors that are not int8 or int32.
+    """
+
+    def load(name: str, digest: str) -> tuple[Mapping[str, Tensor], str]:
+        if not name or name != os.path.basename(name) or name in (".", "..") or "\\" in name or "\0" in name:
+            raise SasError(
+                f"the weights file {name!r} is not a file beside the program",
+                where=source,
+                hint="paths are not allowed in .weights",
+            )
+        path = folder / name
+        try:
+            if path.resolve().parent != folder.resolve():
+                raise SasError(f"the weights file {name!r} leads out of the program's folder", where=source)
+        except (OSError, RuntimeError) as exc:
+            raise SasError(f"cannot read the weights file {path}: {exc}", where=source) from None
+        if not path.is_file():
+            raise SasError(
+                f"the weights file {path} is missing",
+                where=source,
+                hint="keep it beside the program; compile again to make it anew",
+            )
+        data = _read(path, "weights file")
+        found = hashlib.sha256(data).hexdigest()
+        if digest and found != digest.lower():
+            raise SasError(
+                f"{path} is not the weights file this program was made with (SHA-256 {found[:12]}..., expected {digest[:12]}...)", where=source,
+                hint="the file was changed or cut off, or belongs to another program; compile again",
+            )  # fmt: skip
+        try:
+            tensors: dict[str, Any] = safetensors.numpy.load(data)
+        except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as exc:
+            raise SasError(f"{path} is not a valid safetensors file: {exc}", where=source) from None
+        for key, tensor in tensors.items():
+            if tensor.dtype not in (np.int8, np.int32):
+                raise SasError(f"{path}: tensor {key!r} is {tensor.dtype}; programs use int8 and int32", where=source)
+        return tensors, found
+
+    return load
+
+
+def load_assembly(path: str | Path) -> Assembly:
+    """Read a program in text form, with the tests in it."""
+    path = Path(path)
+    data = _read(path, "program")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as exc:
+        raise SasError(f"not a text file (byte {exc.start} is not UTF-8)", where=str(path)) from None
+    if "\0" in text:
+        raise SasError("not a text file (it contains zero bytes)", where=str(path))
+    return assemble_source(text, str(path), weights_loader(path.parent, str(path)))
+
+
+def load_program(path: str | Path) -> Program:
+    """Read a program, text or binary (told apart by content), with its weights.
+
+    Raises:
+        SasError: whatever is wrong with the files; a :class:`DiagnosticsError` lists every mistake of a text.
+    """
+    path = Path(path)
+    data = _read(path, "program")
+    if data.startswith(MAGIC[:6]):
+        return decode_program(data, str(path), weights_loader(path.parent, str(path)))
+    return load_assembly(path).program
+
+
+def save_program(program: Program, path: str | Path) -> Program:
+    """Write a program and its weights file; a name ending in ``.bin`` gives the binary form.
+
+    Returns the program as a load of the file would give it: file names, digest and source lines filled in. The weights are written first,
+    each file atomically.
+
+    Raises:
+        SasError: a program that could not be executed, or files that cannot be written.
+    """
+    path = Path(path)
+    problems = check_program(program)
+    if problems:
+        raise DiagnosticsError(problems[:100])
+    stored = {n: np.ascontiguousarray(t) for n, t in program.tensors.items() if n not in program.inline}
+    name = digest = ""
+    data = b""
+    if stored:
+        data = safetensors.numpy.save(stored)
+        name, digest = path.stem + WEIGHTS_SUFFIX, hashlib.sha256(data).hexdigest()
+    program = replace(program, weights_file=name, digest=digest)
+    if path.suffix == ".bin":
+        content = encode_program(program)
+        program = replace(program, source=str(path), code=tuple(replace(i, line=0) for i in program.code))
+    else:
+        program, text = with_lines(program, str(path))
+        try:
+            content = text.encode("utf-8")
+        except UnicodeEncodeError:
+            raise SasError("a name or text of the program is not valid Unicode") from None
+    if stored:
+        write_atomically(path.with_name(name), data)
+    write_atomically(path, content)
+    return program
