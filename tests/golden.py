@@ -72,7 +72,7 @@ class StepResult:
 
 
 class Golden:
-    """The network of a QDQ ONNX file. Its whole state is ``weights``: int8 [kh, kw, Cin/g, N] by node name; it may be assigned."""
+    """The network of a QDQ ONNX file. Its state is ``weights`` (may be assigned): int8 [kh, kw, Cin/g, N] by node name."""
 
     def __init__(
         self,

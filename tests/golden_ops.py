@@ -160,7 +160,7 @@ def backward(op: Op, error: Error, xs: Sequence[I64], y: I64, w: npt.NDArray[np.
         return [error, error]
     if op.kind in ("avgpool", "globalpool"):
         window = _pool_window(op, x)
-        total = np.zeros(window.pad(x, 0).shape, np.int64)
+        total = np.zeros(window.pad(x, 0).shape, v.dtype)
         for _, _, (rows, cols) in window.taps():
             total[:, rows, cols] += v.reshape(x.shape[0], *window.out, x.shape[3])
         factor, g = pool_factor(window.kernel[0] * window.kernel[1])
@@ -168,7 +168,7 @@ def backward(op: Op, error: Error, xs: Sequence[I64], y: I64, w: npt.NDArray[np.
         return [Error(total if factor == 32768 else rne(total * factor, 15), e + g)]
     if op.kind == "maxpool":
         _, first, window = _maximum(op, x)
-        total = np.zeros(window.pad(x, 0).shape, np.int64)
+        total = np.zeros(window.pad(x, 0).shape, v.dtype)
         for i, j, (rows, cols) in window.taps():
             total[:, rows, cols] += np.where(first == i * window.kernel[1] + j, v, 0)
         return [Error(accumulator(window.crop(total)), e)]
@@ -180,7 +180,7 @@ def backward(op: Op, error: Error, xs: Sequence[I64], y: I64, w: npt.NDArray[np.
         return [Error(accumulator(_down(_down(v, 1), 2)), e - 4)]
     if op.kind == "nearest":
         rows, cols = _nearest(op, x)
-        total = np.zeros_like(x)
+        total = np.zeros(x.shape, v.dtype)
         np.add.at(total, (slice(None), rows[:, None], cols[None, :]), v)
         return [Error(accumulator(total), e)]
     if op.kind == "concat":
@@ -297,7 +297,7 @@ def _reshape(op: Op, x: I64) -> I64:
 
 def _unshape(op: Op, v: I64, shape: tuple[int, ...]) -> I64:
     """The error of a shape operation's input."""
-    back = np.empty(shape, np.int64)
+    back = np.empty(shape, v.dtype)
     index = _reshape(op, np.arange(back.size, dtype=np.int64).reshape(shape))
     back.reshape(-1)[index.reshape(-1)] = v.reshape(-1)
     return back

@@ -1,9 +1,9 @@
 """Small statically quantised (QDQ) ONNX networks for the tests, made by formula from a seed.
 
 Every builder returns an ``onnx.ModelProto`` with a symbolic batch, runnable under onnxruntime, whose metadata key
-``sasimc.trainable`` holds the JSON list of the names of the trainable nodes. Scales are calibrated on random inputs, so that no layer is dead or
-saturated. Activations next to trainable layers have power-of-two scales and z = 0 (docs/numerics.md, "Forward"); frozen ones get
-arbitrary scales and zero points, uint8 and int8.
+``sasimc.trainable`` holds the JSON list of the names of the trainable nodes. Scales are calibrated on random inputs, so that
+no layer is dead or saturated. Activations next to trainable layers have power-of-two scales and z = 0 (docs/numerics.md,
+"Forward"); frozen ones get arbitrary scales and zero points, uint8 and int8.
 
     mlp, plain_cnn, residual_net, mobilenet_like, random_graph, and Builder for tests that need their own graph.
 """
@@ -177,7 +177,7 @@ class Builder:
         like: Value | None = None,
         stem: str | None = None,
     ) -> Value:
-        """Append QuantizeLinear and DequantizeLinear after the float tensor ``name``; ``like``: a tensor to copy scale and z from."""
+        """Append QuantizeLinear and DequantizeLinear after the float tensor ``name``; ``like``: whose scale and z to copy."""
         pow2 = self.pow2 if pow2 is None else pow2
         scale, zero, dtype = (like.scale, like.zero, like.dtype) if like else self._range(data, dtype, pow2)
         stem = stem or name
@@ -603,10 +603,27 @@ def random_graph(
         )  # fmt: skip
 
     for _ in range(ops):
-        x = live[-1] if rng.random() < 0.75 else live[int(rng.integers(len(live)))]
+        x = live[-1] if rng.random() < 0.7 else live[int(rng.integers(len(live)))]
         h = min(x.shape[1:])
         kind = rng.choice(
-            ["conv", "conv", "conv", "add", "add", "mul", "avg", "max", "nearest", "linear", "concat", "act", "pad", "requant"]
+            [
+                "conv",
+                "conv",
+                "conv",
+                "add",
+                "add",
+                "add",
+                "concat",
+                "mul",
+                "avg",
+                "max",
+                "nearest",
+                "linear",
+                "concat",
+                "act",
+                "pad",
+                "requant",
+            ]
         )
         same = [v for v in live if v.shape == x.shape and v.name != x.name]
         near = [v for v in live if v.shape[1:] == x.shape[1:] and v.name != x.name]
@@ -636,7 +653,10 @@ def random_graph(
         else:
             y = conv(x)
         live.append(y)
-    x = live[-1]
+    # What no operator has read yet joins the last value where the planes agree; the rest is pruned.
+    x, read = live[-1], {name for node in b.nodes for name in node.input}
+    leaves = [v for v in live[:-1] if v.name not in read and v.shape[1:] == x.shape[1:]]
+    x = b.concat([x, *leaves]) if leaves else x
     ending = rng.choice(["gap", "mean", "flatten"])
     if ending == "flatten" and x.data[0].size <= 600 and (not train or deep):
         x = b.flatten(x, reshape=bool(rng.integers(2)))
