@@ -1,0 +1,167 @@
+"""A device: one program on one engine, with images in and predictions out, one training step at a time."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from sasimc.isa.files import load_program
+from sasimc.isa.errors import SasError
+from sasimc.isa.program import Program
+from sasimc.runtime.images import Preprocess, eval_crop, quantise
+from sasimc.runtime.interpreter import Interpreter
+
+__all__ = ["LOSS_TO_NATS", "Device", "Inference", "StepResult"]
+
+LOSS_TO_NATS = math.log(2.0) / 4096.0
+
+Images = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Inference:
+    """``logits`` [B, C] as stored integers, ``classes`` [B]: the arg max the device computed."""
+
+    logits: npt.NDArray[np.int64]
+    classes: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Mean loss (nats) before the update, predictions [B] of the forward pass, how many were right."""
+
+    loss: float
+    classes: npt.NDArray[np.int64]
+    correct: int
+
+
+class Device:
+    """Runs a compiled program.
+
+    Args:
+        program: a :class:`Program`, or the path of a ``.s`` or ``.bin`` file.
+        engine: ``bitserial``, ``fused`` or ``step``; all give the same values, cycles and events.
+        threads: worker threads of the engine (default: all cores).
+    """
+
+    def __init__(self, program: Program | str | Path, engine: str = "bitserial", threads: int | None = None) -> None:
+        self.program = program if isinstance(program, Program) else load_program(Path(program))
+        meta = self.program.meta
+        if "io" not in meta or "infer" not in self.program.entries:
+            raise SasError(
+                "the program has no images-in, classes-out interface (entry `infer` and meta `io`)",
+                where=self.program.source,
+                hint="hand-written programs run with the assembly tests or sasimc.runtime.interpreter.Interpreter",
+            )
+        try:
+            self.io: Mapping[str, str] = json.loads(meta["io"])
+            self.batch_size, self.classes = int(meta["batch"]), int(meta["classes"])
+            self._scale, self._zero = float(meta["input_scale"]), int(meta["input_zero"])
+            labels = json.loads(meta.get("note.labels", "null") or "null")
+            view = self.program.views[self.io["input"]]
+        except (ValueError, KeyError, TypeError) as exc:
+            raise SasError(f"the program's meta data are damaged: {exc!r}", where=self.program.source) from None
+        self.labels: tuple[str, ...] = tuple(map(str, labels)) if isinstance(labels, list) else ()
+        self._dtype = {"u8": "uint8", "i8": "int8"}[view.dtype]
+        self.input_shape = view.shape
+        note = meta.get("note.preprocess", "")
+        size = view.height
+        self.preprocess = Preprocess.from_json(note) if note else Preprocess(size=size, resize=round(size * 256 / 224))
+        self.interpreter = Interpreter(self.program, engine, threads)
+        self.engine = engine
+
+    @property
+    def trainable(self) -> bool:
+        """True when the program has a ``train_step``."""
+        return "train_step" in self.program.entries
+
+    @property
+    def simulated_s(self) -> float:
+        """Device time so far, seconds: cycles / clock."""
+        return self.interpreter.cycles / self.program.machine.clock_hz
+
+    def quantise(self, images: Images) -> npt.NDArray[np.int8 | np.uint8]:
+        """uint8 RGB [B, S, S, 3] to the input's integers; the host does this, and no other arithmetic."""
+        return quantise(images, self.preprocess, self._scale, self._zero, self._dtype)
+
+    def _feed(self, images: npt.NDArray[np.generic]) -> int:
+        x = np.asarray(images)
+        if x.ndim == 3:
+            x = x[None]
+        if x.shape[1:] != self.input_shape:
+            if x.dtype == np.uint8 and x.ndim == 4 and len(x) and x.shape[3] == 3 == self.input_shape[2]:
+                x = np.stack([eval_crop(image, self.preprocess) for image in x])
+            else:
+                raise SasError(f"images are {x.shape}, the network takes [batch, {', '.join(map(str, self.input_shape))}]")
+        if not 1 <= len(x) <= self.batch_size:
+            raise SasError(f"{len(x)} images, the program was compiled for 1 to {self.batch_size}", hint="sasc compile --batch N")
+        if x.dtype != np.uint8 and x.dtype != np.int8:
+            raise SasError(f"images are {x.dtype}; RGB bytes (uint8) are needed")
+        if x.dtype == np.uint8 and self.input_shape[2] == 3:
+            x = self.quantise(x)
+        for b in range(len(x)):
+            self.interpreter.write_view(self.io["input"], x[b], b)
+        return len(x)
+
+    def _collect(self, n: int) -> Inference:
+        it = self.interpreter
+        logits = np.stack([it.read_view(self.io["logits"], b).reshape(-1).astype(np.int64) for b in range(n)])
+        classes = np.asarray([int(it.read_view(self.io["prediction"], b).reshape(-1)[0]) for b in range(n)], dtype=np.int64)
+        return Inference(logits, classes)
+
+    def infer(self, images: npt.NDArray[np.generic]) -> Inference:
+        """Classify 1 to ``batch_size`` images.
+
+        Args:
+            images: uint8 RGB [H, W, 3] or [B, H, W, 3] of any size (resized and cropped as the model asks), or already quantised
+                integers of the input's shape when the input has not 3 channels.
+        """
+        n = self._feed(images)
+        self._set("batch", n)
+        self.interpreter.run("infer")
+        return self._collect(n)
+
+    def train_step(self, images: npt.NDArray[np.generic], labels: npt.NDArray[np.integer], *, mu_head: int = 3, mu_rep: int = 2) -> StepResult:
+        """Forward, loss, backward and update on one batch. ``mu``: the largest gradient moves its weight by about 2^mu steps."""
+        if not self.trainable:
+            raise SasError("the program has no train_step", where=self.program.source, hint="compile a model with trainable layers")
+        y = np.asarray(labels).reshape(-1)
+        n = self._feed(images)
+        if len(y) != n:
+            raise SasError(f"{n} images and {len(y)} labels")
+        if n and (y.min() < 0 or y.max() >= self.classes):
+            raise SasError(f"labels reach {int(y.min())}..{int(y.max())}, the classifier has classes 0..{self.classes - 1}")
+        for b in range(n):
+            self.interpreter.write_view(self.io["labels"], np.asarray(y[b], np.int32).reshape(1, 1, 1), b)
+        self._set("batch", n)
+        self._set("mu_head", mu_head)
+        self._set("mu_rep", mu_rep)
+        self.interpreter.run("train_step")
+        classes = self._collect(n).classes
+        loss = [int(self.interpreter.read_view(self.io["loss"], b).reshape(-1)[0]) for b in range(n)]
+        return StepResult(float(np.mean(loss)) * LOSS_TO_NATS, classes, int((classes == y).sum()))
+
+    def _set(self, param: str, value: int) -> None:
+        self.interpreter.regs[self.program.params[param]] = int(value)
+
+    def state(self) -> dict[str, npt.NDArray[np.int8]]:
+        """Weights of all trainable matrices, [K, N] int8 each, by name."""
+        return {
+            name: self.interpreter.read_matrix(name) for name, m in self.program.matrices.items() if m.trainable and m.kind != "scratch"
+        }
+
+    def load_state(self, state: Mapping[str, npt.NDArray[np.int8]]) -> None:
+        """Put trainable weights back (not counted as device writes)."""
+        for name, values in state.items():
+            matrix = self.program.matrices.get(name)
+            if matrix is None or not matrix.trainable:
+                raise SasError(f"the program has no trainable matrix {name!r}")
+            if values.shape != (matrix.k, matrix.n) or values.dtype != np.int8:
+                raise SasError(f"{name}: weights are {values.dtype} {values.shape}, the matrix is int8 ({matrix.k}, {matrix.n})")
+            self.interpreter.write_matrix(name, values)

@@ -1,0 +1,151 @@
+"""Training and evaluation over data sets. The host decodes and augments images; everything else is the device's program."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from sasimc.isa.errors import SasError
+from sasimc.runtime.dataset_loader import Loader
+from sasimc.runtime.datasets import Dataset
+from sasimc.runtime.device import Device
+
+__all__ = ["Epoch", "Recipe", "Training", "check_classes", "evaluate", "train"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the host decides about training.
+
+    mu falls linearly over all steps from its first to its last value, rounded (modules and classifier apart); negative values make
+    updates sparse.
+    """
+
+    epochs: int = 10
+    seed: int = 0
+    mu_head: tuple[float, float] = (4.0, -1.0)
+    mu_rep: tuple[float, float] = (2.0, -2.0)
+    augment: bool = True
+    limit: int | None = None
+
+    def mu(self, which: tuple[float, float], step: int, steps: int) -> int:
+        """mu of a step (0-based) of ``steps``."""
+        part = step / max(1, steps - 1)
+        return int(np.floor(which[0] + (which[1] - which[0]) * part + 0.5))
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch: mean loss (nats), accuracies in percent, bits written to the arrays, wall time."""
+
+    epoch: int
+    loss: float
+    train_top1: float
+    val_top1: float
+    writes_bits: int
+    wall_s: float
+
+
+@dataclass
+class Training:
+    """Result: epochs, the best one on the validation split, and whether its weights were put back."""
+
+    epochs: list[Epoch] = field(default_factory=list)
+    best_epoch: int = -1
+    images: int = 0
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Epochs as dictionaries for a report."""
+        return [asdict(e) for e in self.epochs]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What is shown while running."""
+
+    what: str
+    done: int
+    total: int
+    loss: float | None = None
+    top1: float | None = None
+    simulated_s: float = 0.0
+
+
+Watch = Callable[[Progress], None]
+
+
+def check_classes(device: Device, dataset: Dataset) -> None:
+    """The classifier must have at least as many outputs as the data set has classes."""
+    if len(dataset.classes) > device.classes:
+        raise SasError(
+            f"{dataset.name} has {len(dataset.classes)} classes and the program {device.classes}",
+            hint=f"build the model with --classes {len(dataset.classes)}",
+        )
+
+
+def evaluate(device: Device, dataset: Dataset, split: str, watch: Watch | None = None, limit: int | None = None, threads: int = 1) -> float:
+    """Top-1 accuracy in percent on a split."""
+    check_classes(device, dataset)
+    loader = Loader(dataset, split, device.preprocess, device.batch_size, threads=threads, limit=limit)
+    right = seen = 0
+    for images, labels, _ in loader.epoch(0):
+        right += int((device.infer(images).classes == labels).sum())
+        seen += len(labels)
+        if watch:
+            watch(Progress(split, seen, loader.images, top1=100 * right / seen, simulated_s=device.simulated_s))
+    return 100.0 * right / max(1, seen)
+
+
+def _writes(device: Device) -> int:
+    events = device.interpreter.events
+    return int(events.get("bits_written_transposable", 0) + events.get("bits_written_compute", 0))
+
+
+def train(
+    device: Device, dataset: Dataset, recipe: Recipe, watch: Watch | None = None, on_epoch: Callable[[Epoch], None] | None = None,
+    before_step: Callable[[int, Any, Any, int, int], None] | None = None,
+) -> Training:  # fmt: skip
+    """Train and keep the weights of the epoch that is best on the validation split (never the test split).
+
+    ``before_step`` (step number, images, labels, mu_head, mu_rep) is called before each step, for cross-checks.
+    """
+    if recipe.epochs < 1:
+        raise SasError(f"{recipe.epochs} epochs; at least 1 is needed")
+    check_classes(device, dataset)
+    loader = Loader(dataset, "train", device.preprocess, device.batch_size, recipe.seed, recipe.augment, limit=recipe.limit)
+    total, result = len(loader) * recipe.epochs, Training()
+    best: tuple[float, dict[str, Any]] | None = None
+    step = 0
+    for number in range(recipe.epochs):
+        start, before = time.perf_counter(), _writes(device)
+        losses: list[float] = []
+        right = seen = 0
+        for images, labels, _ in loader.epoch(number):
+            mu_head = recipe.mu(recipe.mu_head, step, total)
+            mu_rep = recipe.mu(recipe.mu_rep, step, total)
+            if before_step:
+                before_step(step, images, labels, mu_head, mu_rep)
+            got = device.train_step(images, labels, mu_head=mu_head, mu_rep=mu_rep)
+            losses += [got.loss] * len(labels)
+            right, seen, step = right + got.correct, seen + len(labels), step + 1
+            if watch:
+                what = f"epoch {number + 1}/{recipe.epochs}"
+                watch(Progress(what, seen, loader.images, float(np.mean(losses)), 100 * right / seen, device.simulated_s))
+        result.images += seen
+        written = _writes(device) - before
+        val = evaluate(device, dataset, "val", watch) if dataset.items("val") else float("nan")
+        epoch = Epoch(number, float(np.mean(losses)), 100 * right / max(1, seen), val, written, time.perf_counter() - start)
+        result.epochs.append(epoch)
+        if on_epoch:
+            on_epoch(epoch)
+        if best is None or val > best[0] or np.isnan(val):
+            best = (val, device.state())
+            result.best_epoch = number
+    if best is not None:
+        device.load_state(best[1])
+    return result
+

@@ -1,0 +1,154 @@
+"""``sasc``: build, check and compile models; assemble, disassemble and lint programs."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sasimc.cli import sasc_asm
+from sasimc.cli.common import console, run_app, write_json
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+@app.command()
+def zoo(
+    name: Annotated[str, typer.Argument(help="Model to build: mobilenetv2-repnet")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="ONNX file to write")],
+    weights: Annotated[str | None, typer.Option(help="Folder of INT8 weights, an .npz of folded floats, or 'torchvision'; default: random")] = None,
+    classes: Annotated[int | None, typer.Option(help="Outputs of a new, trainable classifier; default: the classifier of the weights, frozen")] = None,
+    width: Annotated[float, typer.Option(help="Width multiplier")] = 1.0,
+    resolution: Annotated[int, typer.Option(help="Input size in pixels")] = 224,
+    modules: Annotated[str, typer.Option(help="Rep-Net modules: default, none, or attach[:hidden[:kernel[:groups]]],...")] = "default",
+    calibrate: Annotated[Path | None, typer.Option(help="Folder of images for activation ranges; default: images drawn by formula")] = None,
+    calibration_images: Annotated[int, typer.Option(help="Images used from that folder")] = 32,
+    padding: Annotated[str | None, typer.Option(help="tf or symmetric; default: as the weights were trained")] = None,
+    headroom: Annotated[float, typer.Option(help="Factor by which ranges of trainable activations may grow in training")] = 1.5,
+    rep_gain: Annotated[float, typer.Option(help="Initial size of a module's output beside the block's")] = 0.25,
+    head_init: Annotated[str, typer.Option(help="Classifier start: random or zero")] = "random",
+    seed: Annotated[int, typer.Option(help="Seed of initial weights")] = 0,
+) -> None:
+    """Build MobileNet-V2 + Rep-Net as a quantised ONNX file that onnxruntime runs as well."""
+    from sasimc.frontend.zoo import ZooOptions, build, parse_modules, write
+
+    options = ZooOptions(
+        weights=weights, width=width, resolution=resolution, classes=classes, modules=parse_modules(modules), padding=padding, seed=seed,
+        calibrate=calibrate, calibration_images=calibration_images, headroom=headroom, rep_gain=rep_gain, head_init=head_init,
+    )  # fmt: skip
+    with console.status(f"building {name}"):
+        model = build(name, options)
+        path = write(model, output)
+    trainable = next((p.value for p in model.metadata_props if p.key == "sasimc.trainable"), "[]")
+    console.print(f"wrote {path} ({path.stat().st_size / 1e6:.2f} MB), trainable layers: {trainable}")
+
+
+@app.command()
+def check(
+    model: Annotated[Path, typer.Argument(help="ONNX file")],
+    machine: Annotated[Path | None, typer.Option(help="Machine description; default: the paper's")] = None,
+    trainable: Annotated[str | None, typer.Option(help="Pattern over node and initialiser names")] = None,
+    batch: Annotated[int, typer.Option(help="Largest batch of a training step")] = 8,
+    backprop: Annotated[str, typer.Option(help="exact or truncated")] = "exact",
+) -> None:
+    """List what maps where, and everything that does not and why, before compiling."""
+    from rich.table import Table
+
+    from sasimc.api import CompileOptions, compile_model
+    from sasimc.frontend.check import check_model
+    from sasimc.frontend.load import load_model
+
+    report = check_model(load_model(model), trainable)
+    console.print(str(report), markup=False, highlight=False)
+    if not report.ok:
+        raise typer.Exit(2)
+    compiled = compile_model(model, CompileOptions(machine=machine, batch=batch, backprop=backprop, trainable=trainable))
+    table = Table(box=None)
+    for column in ("layer", "kind", "array", "weights", "tiles", "copies", "sub-arrays", "groups"):
+        table.add_column(column, justify="left" if column in ("layer", "kind", "array") else "right", overflow="fold")
+    m = compiled.program.machine
+    for parts in compiled.placement.layers.values():
+        for part, matrix in parts:
+            subs = {t.subarray for t in matrix.tiles}
+            groups = sorted({m.group_of(s) for s in subs})
+            kind = part.kind + (" trainable" if part.trainable else "")
+            tiles = len(matrix.tiles) // matrix.copies
+            row = (part.name, kind, part.array, f"{matrix.k}x{matrix.n}", str(tiles), str(matrix.copies), str(len(subs)), _ranges(groups))
+            table.add_row(*row)
+    console.print(table)
+    place = compiled.placement
+    console.print(
+        f"{place.used} of {m.subarrays} sub-arrays ({place.transposable_subarrays} transposable), buffer peak "
+        f"{compiled.buffer_peak_bytes} of {m.buffer.bytes} bytes"
+    )
+    hosted = sorted(v for v, home in compiled.plan.home.items() if home == "host")
+    console.print(f"kept in host memory: {', '.join(hosted)}", markup=False)
+
+
+def _ranges(numbers: list[int]) -> str:
+    out: list[str] = []
+    for n in numbers:
+        if out and int(out[-1].split("-")[-1]) == n - 1:
+            out[-1] = f"{out[-1].split('-')[0]}-{n}"
+        else:
+            out.append(str(n))
+    return ",".join(out)
+
+
+@app.command("compile")
+def compile_command(
+    model: Annotated[Path | None, typer.Argument(help="ONNX file; default: the embedded small MobileNet-V2 + Rep-Net")] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Program to write: .s (text) or .bin")] = Path("prog.s"),
+    machine: Annotated[Path | None, typer.Option(help="Machine description (TOML); default: the paper's")] = None,
+    batch: Annotated[int, typer.Option(help="Largest batch of a training step")] = 8,
+    backprop: Annotated[str, typer.Option(help="exact: errors pass every layer; truncated: they stop at frozen multiply layers where they can")] = "exact",
+    trainable: Annotated[str | None, typer.Option(help="Pattern over node and initialiser names; default: what the file's metadata say")] = None,
+    eps: Annotated[float, typer.Option(help="Label smoothing")] = 0.1,
+    inference_only: Annotated[bool, typer.Option("--inference-only", help="No train_step entry, no transposable sub-arrays")] = False,
+    report: Annotated[Path | None, typer.Option(help="Write the summary as JSON (docs/reports.md)")] = None,
+    print_ir_after: Annotated[str, typer.Option(help="Print the graph after this pass (or 'all')")] = "",
+) -> None:
+    """Compile an ONNX file to SAS assembly (and its weights file beside it)."""
+    start = time.perf_counter()
+    from sasimc.api import CompileOptions, compile_model, compile_report
+    from sasimc.frontend.zoo import default_model_path
+    from sasimc.isa.errors import SasError
+    from sasimc.isa.files import save_program
+
+    if output.suffix not in (".s", ".bin"):
+        raise SasError(f"cannot tell the program's format from {output.name!r}", hint="end the name in .s or .bin")
+    path = model if model is not None else default_model_path()
+    options = CompileOptions(machine, batch, backprop, trainable, eps, inference_only, print_ir_after)
+    with console.status("compiling") as status:
+        compiled = compile_model(path, options, progress=lambda what: status.update(f"compiling: {what}"), sink=lambda text: print(text))
+        status.update("writing")
+        save_program(compiled.program, output)
+    made = compile_report(compiled, time.perf_counter() - start)
+    if report:
+        write_json(report, made)
+    clock = compiled.program.machine.clock_hz
+    console.print(f"{output}: {made['instructions']} instructions, {made['encoded_bytes']} bytes encoded", highlight=False)
+    console.print(
+        f"sub-arrays {made['subarrays_used']} of {made['subarrays_total']} ({made['subarrays_transposable']} transposable, "
+        f"{made['subarrays_scratch']} scratch), buffer peak {made['buffer_peak_bytes']} of {made['buffer_bytes']} bytes",
+        highlight=False,
+    )
+    for entry, cycles in made["cycles"].items():
+        console.print(f"{entry}: {cycles} cycles = {1e3 * cycles / clock:.3g} ms at {clock / 1e6:g} MHz", highlight=False)
+    console.print(f"compiled in {made['wall_s']:.2f} s", highlight=False)
+
+
+sasc_asm.register(app)
+
+
+def main() -> None:
+    """Entry point of the ``sasc`` command."""
+    run_app(app)
+
+
+if __name__ == "__main__":
+    main()

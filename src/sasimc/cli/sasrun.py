@@ -1,0 +1,134 @@
+"""``sasrun``: classify images, train and evaluate a compiled program on the simulated device."""
+
+from __future__ import annotations
+
+import platform
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sasimc.cli.common import console, run_app, write_json
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+def _pair(text: str, option: str) -> tuple[float, float]:
+    """``4`` or ``4:-1`` as (first, last)."""
+    from sasimc.isa.errors import SasError
+
+    try:
+        parts = [float(p) for p in text.split(":")]
+    except ValueError:
+        parts = []
+    if len(parts) not in (1, 2) or not all(-30 <= p <= 30 for p in parts):
+        raise SasError(f"{option} {text!r} is not FIRST or FIRST:LAST with numbers from -30 to 30", hint=f"{option} 4:-1")
+    return parts[0], parts[-1]
+
+
+@app.callback(invoke_without_command=True)
+def run(
+    ctx: typer.Context,
+    program: Annotated[Path | None, typer.Argument(help="Program (.s or .bin); default: the embedded small network, compiled now")] = None,
+    input: Annotated[list[Path] | None, typer.Option("--input", help="Image to classify (may be given more than once)")] = None,
+    train: Annotated[str | None, typer.Option(help="Data set to train on: a name (see `sasrun data`) or a path")] = None,
+    evaluate: Annotated[str | None, typer.Option("--eval", help="Data set to evaluate on (its test split)")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of data sets; default: SASIMC_DATA")] = None,
+    engine: Annotated[str, typer.Option(help="bitserial, fused or step")] = "bitserial",
+    threads: Annotated[int | None, typer.Option(help="Worker threads; default: all cores")] = None,
+    epochs: Annotated[int, typer.Option(help="Epochs of training")] = 10,
+    seed: Annotated[int, typer.Option(help="Seed of image order and augmentation")] = 0,
+    mu_head: Annotated[str, typer.Option(help="Update magnitude of the classifier, FIRST:LAST")] = "4:-1",
+    mu_rep: Annotated[str, typer.Option(help="Update magnitude of the modules, FIRST:LAST")] = "2:-2",
+    augment: Annotated[bool, typer.Option("--augment/--no-augment", help="Random crops and flips in training")] = True,
+    split: Annotated[str, typer.Option(help="Split that --eval uses")] = "test",
+    limit: Annotated[int | None, typer.Option(help="Use at most this many images of a split")] = None,
+    save: Annotated[Path | None, typer.Option(help="Write the program with its trained weights (.s or .bin)")] = None,
+    cross_check: Annotated[int, typer.Option(help="Replay every Nth image or step on another engine and stop at the first difference")] = 0,
+    report: Annotated[Path | None, typer.Option(help="Write the summary as JSON (docs/reports.md)")] = None,
+    top: Annotated[int, typer.Option(help="Classes shown for --input")] = 5,
+) -> None:
+    """Run a compiled program: classify (--input), train (--train), evaluate (--eval). `sasrun data` lists data sets."""
+    if ctx.invoked_subcommand is not None:
+        return
+    from sasimc.runtime.session import Session, SessionOptions
+
+    options = SessionOptions(
+        program=program, inputs=tuple(input or ()), train=train, evaluate=evaluate, data=data, engine=engine, threads=threads, epochs=epochs,
+        seed=seed, mu_head=_pair(mu_head, "--mu-head"), mu_rep=_pair(mu_rep, "--mu-rep"), augment=augment, split=split, limit=limit,
+        cross_check=cross_check, top=top,
+    )  # fmt: skip
+    start = time.perf_counter()
+    if program is None:
+        options = _with_default(options)
+    session = Session(options, console)
+    made: dict[str, Any] = session.run()
+    if save:
+        session.save(save)
+        console.print(f"wrote {save}", highlight=False)
+    made["wall_s"] = time.perf_counter() - start
+    made["host"] = platform.machine()
+    if report:
+        write_json(report, made)
+
+
+def _with_default(options: Any) -> Any:
+    """Compile the embedded default model; without any task, train it on ``flowers``."""
+    import dataclasses
+
+    from sasimc.api import CompileOptions, compile_model
+    from sasimc.frontend.zoo import default_model_path
+
+    console.print("no program given: compiling the embedded MobileNet-V2 + Rep-Net")
+    compiled = compile_model(default_model_path(), CompileOptions())
+    return dataclasses.replace(options, program=compiled.program)
+
+
+@app.command()
+def data(
+    folder: Annotated[Path | None, typer.Option("--data", help="Folder of data sets; default: SASIMC_DATA")] = None,
+    fetch: Annotated[str | None, typer.Option(help="Fetch this data set from its official address")] = None,
+) -> None:
+    """List the data sets, where each is looked for, and fetch those with an official address."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+    from rich.table import Table
+
+    from sasimc.isa.errors import SasError
+    from sasimc.runtime.datasets import data_folder, list_datasets
+    from sasimc.runtime.fetch import fetch_dataset
+
+    if fetch:
+        target = data_folder(folder)
+        if target is None:
+            raise SasError("nowhere to fetch to", hint="--data FOLDER, or set SASIMC_DATA")
+        with Progress("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn(), console=console) as bar:
+            tasks: dict[str, Any] = {}
+
+            def show(name: str, done: int, total: int | None) -> None:
+                if name not in tasks:
+                    tasks[name] = bar.add_task(name, total=total)
+                bar.update(tasks[name], completed=done, total=total)
+
+            path = fetch_dataset(fetch, target, show)
+        console.print(f"{fetch}: {path}")
+        return
+    table = Table(box=None)
+    for column in ("name", "data set", "classes", "found", "looked for", "official address", "licence"):
+        table.add_column(column, overflow="fold")
+    for row in list_datasets(folder):
+        found = row.found or f"no ({row.note})" if row.note else row.found or "no"
+        looked = f"{row.looked_for} in {row.looked_in}" if row.looked_in else row.looked_for
+        table.add_row(row.name, row.title, str(row.classes), found, looked, "\n".join(row.address) or "none", row.licence)
+    console.print(table)
+
+
+def main() -> None:
+    """Entry point of the ``sasrun`` command."""
+    run_app(app)
+
+
+if __name__ == "__main__":
+    main()
