@@ -8,6 +8,7 @@ and is reported, with the rewrite that would give it one; all such places are re
 
 from __future__ import annotations
 
+import heapq
 import math
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -90,8 +91,11 @@ class _State:
     names: set[str] = field(default_factory=set)
     notes: dict[str, str] = field(default_factory=dict)
     softmaxed: set[str] = field(default_factory=set)
+    index: dict[str, int] = field(default_factory=dict)
+    position: dict[str, int] = field(default_factory=dict)  # new value -> place of its main operation in the old graph
 
     def __post_init__(self) -> None:
+        self.index = {op.name: i for i, op in enumerate(self.graph.ops)}
         for name in self.graph.inputs:
             t = self.graph.type(name)
             if t.dtype != "f32":
@@ -144,6 +148,7 @@ class _State:
             n += 1
             value = f"{op.output}:{n}"
         self.values[value] = t
+        self.position[value] = self.index.get(op.name, self.index.get(op.name.rpartition(":")[0], len(self.index)))
         self.ops.append(replace(op, name=name, output=value, made_by="canonicalise" if op.kind not in _MOVES else op.made_by))
         return value
 
@@ -414,9 +419,30 @@ class _State:
                 self.problems.append(Diagnostic(f"the input {name!r} is never quantised", where=name, hint="put QuantizeLinear behind it"))
         inputs = tuple(n for n in self.graph.inputs if n in self.inputs)
         return Graph(
-            self.graph.name, self.values, tuple(self.ops), self.constants, inputs, tuple(dict.fromkeys(outputs)),
+            self.graph.name, self.values, self._ordered(), self.constants, inputs, tuple(dict.fromkeys(outputs)),
             {**self.graph.notes, **self.notes},
         )  # fmt: skip
+
+
+    def _ordered(self) -> tuple[Op, ...]:
+        """Topological order, among the ready ones by place of the main node: the order of readers matters in the backward pass."""
+        waiting = {op.output: {v for v in op.inputs if v not in self.inputs} for op in self.ops}
+        readers: dict[str, list[Op]] = {}
+        for op in self.ops:
+            for v in waiting[op.output]:
+                readers.setdefault(v, []).append(op)
+        by_output = {op.output: op for op in self.ops}
+        heap = [(self.position[v], i, v) for i, v in enumerate(waiting) if not waiting[v]]
+        heapq.heapify(heap)
+        order: list[Op] = []
+        while heap:
+            value = heapq.heappop(heap)[2]
+            order.append(by_output[value])
+            for reader in readers.get(value, []):
+                waiting[reader.output].discard(value)
+                if not waiting[reader.output]:
+                    heapq.heappush(heap, (self.position[reader.output], len(order) + len(heap), reader.output))
+        return tuple(order)
 
 
 def _part(op: Op, index: int, output: str) -> Op:

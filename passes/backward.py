@@ -1,0 +1,306 @@
+"""Derive the backward half of a training step from an integer forward graph (docs/numerics.md: Backward, Where errors go).
+
+Works on any graph and any set of trainable layers. The rules that fix every bit:
+
+- A product (``xent``, ``conv_t``, ``avgpool_t``, ``maxpool_t``, ``resize_t``, ``merge``) is int32 and is quantised exactly once, by the
+  stage right behind it. If its tensor has this one contribution, that stage also carries the mask of the tensor's producer and, if
+  the producer is a convolution (or a Mul by constants), its channel scale.
+- An average pool's constant K rides on the same stage unless the producer has a channel scale of its own; then the first stage
+  carries K and a second one the mask and the channel scale.
+- Adds, slices, crops, reshapes and pure requantisations hand int8 mantissas on, exponent and all, under the same name where nothing
+  changes.
+- Contributions to a tensor with several readers are int8 each, merged in the order of the readers in the forward graph.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sasimc.ir.graph import Attr, Graph, Op, TensorType, TrainGraph
+from sasimc.ir.verify import verify_train
+from sasimc.isa.errors import SasError
+
+__all__ = ["POLICIES", "channel_factors", "derive_backward", "error_path", "logits_of", "pool_factor"]
+
+POLICIES = ("exact", "truncated")
+ONE = 32768
+Factors = npt.NDArray[np.int32]
+
+
+def channel_factors(scales: npt.NDArray[np.float64]) -> tuple[Factors | None, int]:
+    """(K_n in Q15, g) of a channel scale; K is None where all are 2^g, and v stays. The sign of a scale goes to its K."""
+    size = np.abs(scales)
+    top = float(size.max())
+    if not top > 0:
+        return np.zeros(scales.shape, np.int32), 0
+    g = _ceil_log2(top)
+    k = np.array([round(math.ldexp(float(s), 15 - g)) for s in scales], np.int32)
+    return (None if (size == math.ldexp(1.0, g)).all() and (scales > 0).all() else k), g
+
+
+def pool_factor(n: int) -> tuple[int, int]:
+    """(K in Q15, g') of the constant 1/n."""
+    g = _ceil_log2(1.0 / n)
+    return round(math.ldexp(1.0, -g) / n * ONE), g
+
+
+def _ceil_log2(f: float) -> int:
+    mantissa, exponent = math.frexp(f)
+    return exponent - 1 if mantissa == 0.5 else exponent
+
+
+def logits_of(graph: Graph) -> str:
+    """The value the loss reads: the graph's output, or what its arg max reads. SasError unless it is one vector."""
+    found: list[str] = []
+    for value in graph.outputs:
+        producer = graph.producer(value)
+        found.append(producer.inputs[0] if producer is not None and producer.kind == "argmax" else value)
+    found = list(dict.fromkeys(found))
+    if len(found) != 1:
+        raise SasError(f"training needs one output (the logits), the graph has {len(found)}", hint="remove the other outputs")
+    t = graph.type(found[0])
+    if t.shape[:2] != (1, 1) or t.shape[2] < 2 or t.dtype not in ("u8", "i8"):
+        raise SasError(f"training needs a vector of at least two logits, the output is {t}", hint="end the network in a classifier")
+    return found[0]
+
+
+def _passes_freely(op: Op) -> bool:
+    """Whether errors always pass: everything but frozen multiply layers."""
+    return op.kind not in ("conv", "argmax") or op.flag("trainable")
+
+
+def error_path(graph: Graph, policy: str) -> frozenset[str]:
+    """Names of the operations that errors may pass. ``truncated``: frozen convolutions only where a trainable layer needs them."""
+    if policy not in POLICIES:
+        raise SasError(f"unknown backprop policy {policy!r}", hint=f"one of {', '.join(POLICIES)}")
+    if policy == "exact":
+        return frozenset(op.name for op in graph.ops if op.kind != "argmax")
+    cost: dict[str, int] = {logits_of(graph): 0}
+    step: dict[str, Op] = {}
+    for op in reversed(graph.ops):
+        _cheapest(graph, op.output, cost, step)
+    chosen = {op.name for op in graph.ops if _passes_freely(op)}
+    for op in graph.ops:
+        value = op.output
+        while op.flag("trainable") and value in step:
+            chosen.add(step[value].name)
+            value = step[value].output
+    return frozenset(chosen)
+
+
+def _cheapest(graph: Graph, value: str, cost: dict[str, int], step: dict[str, Op]) -> None:
+    """Fewest frozen multiply layers from ``value`` to the loss, and the reader to take (the earlier among equals)."""
+    if value in cost:
+        return
+    for reader in graph.consumers(value):
+        if reader.output in cost and reader.kind != "argmax":
+            through = cost[reader.output] + (not _passes_freely(reader))
+            if value not in cost or through < cost[value]:
+                cost[value], step[value] = through, reader
+
+
+def derive_backward(graph: Graph, policy: str = "exact", eps: float = 0.1) -> TrainGraph:
+    """Loss, errors, gradients and updates for the trainable layers of ``graph``.
+
+    ``policy``: ``exact`` or ``truncated``; ``eps``: label smoothing in [0, 1). SasError when nothing is trainable, when a trainable
+    layer does not reach the loss, or when the output is not a vector of logits.
+    """
+    trainable = [op.name for op in graph.ops if op.flag("trainable")]
+    if not trainable:
+        raise SasError(
+            "no layer is trainable", hint="mark layers with --trainable PATTERN, or in the file's metadata (sasimc.trainable)"
+        )
+    if not 0 <= eps < 1:
+        raise SasError(f"label smoothing {eps} is outside [0, 1)")
+    state = _Backward(graph, error_path(graph, policy))
+    state.loss(logits_of(graph), eps)
+    for op in reversed(graph.ops):
+        state.step(op)
+    if missing := [name for name in trainable if name not in state.updated]:
+        raise SasError(f"trainable layers do not reach the loss: {', '.join(missing[:5])}", hint="unmark them, or connect them to the output")
+    train = TrainGraph(graph, tuple(state.ops), state.values, state.constants, frozenset(state.saved), policy)
+    verify_train(train)
+    return train
+
+
+@dataclass(frozen=True)
+class Part:
+    """One contribution to a tensor's error. ``product``: int32, not staged yet; ``factor``, ``exp_add``: a pool's constant."""
+
+    value: str
+    product: bool
+    factor: int = ONE
+    exp_add: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """What a stage in front of a forward operation has to do besides quantising."""
+
+    mask: Op | None = None
+    scale: Factors | None = None
+    exp_add: int = 0
+
+    @property
+    def nothing(self) -> bool:
+        return self.mask is None and self.scale is None and self.exp_add == 0
+
+
+@dataclass(eq=False)
+class _Backward:
+    graph: Graph
+    passes: frozenset[str]
+    ops: list[Op] = field(default_factory=list)
+    values: dict[str, TensorType] = field(default_factory=dict)
+    constants: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
+    saved: set[str] = field(default_factory=set)
+    updated: set[str] = field(default_factory=set)
+    parts: dict[str, dict[tuple[int, int], Part]] = field(default_factory=dict)
+    wanted: dict[str, bool] = field(default_factory=dict)
+    position: dict[str, int] = field(default_factory=dict)
+    logits: str = ""
+
+    def __post_init__(self) -> None:
+        """A tensor wants an error when a trainable layer upstream of it can be reached by errors."""
+        self.position = {op.name: i for i, op in enumerate(self.graph.ops)}
+        for value in self.graph.inputs:
+            self.wanted[value] = False
+        for op in self.graph.ops:
+            reachable = op.name in self.passes and any(self.wanted[v] for v in op.inputs)
+            self.wanted[op.output] = op.flag("trainable") or reachable
+
+    # -- building blocks ----------------------------------------------------------------------------------------------
+
+    def emit(self, kind: str, name: str, inputs: tuple[str, ...], output: str, dtype: str, like: str, forward: Op | None = None,
+             attrs: dict[str, Attr] | None = None, consts: dict[str, str] | None = None) -> str:  # fmt: skip
+        """Add one operation whose output has the shape of forward value ``like``; its name is made unique. Returns the output."""
+        if output:
+            base, n = output, 1
+            while output in self.values:
+                n += 1
+                output = f"{base}#{n}"
+            self.values[output] = TensorType(dtype, self.graph.type(like).shape)
+        known: dict[str, Attr] = {"forward": forward.name} if forward is not None and kind not in ("stage", "merge", "xent") else {}
+        origin = forward.origin if forward is not None else ""
+        full = f"{name}:{output}" if kind in ("stage", "merge") else name
+        self.ops.append(Op(full, kind, inputs, output, {**known, **(attrs or {})}, consts or {}, origin, "derive_backward"))
+        return output
+
+    def contribute(self, op: Op, index: int, part: Part) -> None:
+        """Error of input ``index`` of ``op``."""
+        self.parts.setdefault(op.inputs[index], {})[(self.position[op.name], index)] = part
+
+    def stage(self, tensor: str, part: Part, work: Work, producer: Op | None) -> str:
+        """int8 error of ``tensor`` from one contribution, with the work of its producer; the same name when there is nothing to do."""
+        if not part.product and work.nothing:
+            return part.value
+        if part.factor != ONE and work.scale is not None:
+            part = Part(self.stage(tensor, part, Work(), producer), product=False)
+        scale, channels = work.scale, self.graph.type(tensor).shape[2]
+        if part.factor != ONE:
+            scale = np.full(channels, part.factor, np.int32)
+        mask = work.mask
+        attrs: dict[str, Attr] = {
+            "mask_of": "", "lo": 0, "hi": 0, "mask_lo": False, "mask_hi": False, "exp_add": work.exp_add + part.exp_add,
+        }  # fmt: skip
+        if mask is not None:
+            attrs |= {"mask_of": mask.output, **{k: mask.attrs[k] for k in ("lo", "hi", "mask_lo", "mask_hi")}}
+            self.saved.add(mask.output)
+        consts = {}
+        if scale is not None:
+            name = f"k:{tensor}"
+            while name in self.constants:
+                name += "'"
+            self.constants[name], consts["kscale"] = scale, name
+        return self.emit("stage", "stage", (part.value,), f"e8:{tensor}", "i8", tensor, producer, attrs, consts)
+
+    def gather(self, tensor: str, work: Work, producer: Op) -> str:
+        """All contributions to ``tensor`` merged, then staged for its producer."""
+        parts = [part for _, part in sorted(self.parts.pop(tensor).items())]
+        total = parts[0]
+        for i, part in enumerate(parts[1:]):
+            if i == 0 or total.product:
+                total = Part(self.stage(tensor, total, Work(), producer), product=False)
+            right = self.stage(tensor, part, Work(), producer)
+            total = Part(self.emit("merge", "merge", (total.value, right), f"e:{tensor}", "i32", tensor, producer), product=True)
+        return self.stage(tensor, total, work, producer)
+
+    # -- the operations -----------------------------------------------------------------------------------------------
+
+    def loss(self, logits: str, eps: float) -> None:
+        t = self.graph.type(logits)
+        classes = t.shape[2]
+        eps_q15 = round(eps * ONE)
+        other = eps_q15 // classes
+        attrs: dict[str, Attr] = {
+            "logit_mult": max(1, round(t.scale * math.log2(math.e) * 4096)), "eps_q15": eps_q15,
+            "t_other": other, "t_label": ONE - (classes - 1) * other,
+        }  # fmt: skip
+        value = self.emit("xent", "xent", (logits,), f"e:{logits}", "i32", logits, self.graph.producer(logits), attrs)
+        self.parts[logits] = {(len(self.graph.ops), 0): Part(value, product=True)}
+        self.logits = logits
+
+    def step(self, op: Op) -> None:
+        if op.output not in self.parts or not self.wanted[op.output]:
+            return
+        if op.kind == "conv":
+            self._conv(op)
+            return
+        inputs = [i for i, v in enumerate(op.inputs) if self.wanted[v]]
+        work = Work(mask=op if op.flag("mask_lo") or op.flag("mask_hi") else None)
+        if op.kind == "rescale":
+            scale, g = channel_factors(self.graph.constant(op, "cscale"))
+            work = Work(work.mask, scale, g)
+        error = self.gather(op.output, work, op)
+        start = 0
+        for i, v in enumerate(op.inputs):
+            if i in inputs:
+                self.contribute(op, i, self._through(op, i, error, start))
+            start += self.graph.type(v).shape[2]
+
+    def _conv(self, op: Op) -> None:
+        goes_on = op.name in self.passes and self.wanted[op.inputs[0]]
+        scale, g = channel_factors(self.graph.constant(op, "wscale"))
+        mask = op if op.flag("mask_lo") or op.flag("mask_hi") else None
+        # the exponent of an error that ends here is read by nobody: the update looks at the gradient's bits only
+        error = self.gather(op.output, Work(mask, scale, g if goes_on else 0), op)
+        if goes_on:
+            value = self.emit("conv_t", f"conv_t:{op.name}", (error,), f"e:{op.inputs[0]}", "i32", op.inputs[0], op)
+            self.contribute(op, 0, Part(value, product=True))
+        if op.flag("trainable"):
+            self.saved.add(op.inputs[0])
+            mu = {"mu": "head" if op.flag("head") else "rep"}
+            self.emit("update", f"update:{op.name}", (op.inputs[0], error), "", "", "", op, dict(mu))
+            self.updated.add(op.name)
+
+    def _through(self, op: Op, index: int, error: str, start: int) -> Part:
+        """The contribution of ``op`` to its input ``index``, given the int8 error of its output."""
+        x = op.inputs[index]
+        name, out = f"{op.kind}_t:{op.name}", f"e:{x}"
+        match op.kind:
+            case "add" | "rescale":
+                return Part(error, product=False)
+            case "avgpool":
+                kh, kw = op.ints("kernel")
+                factor, g = pool_factor(kh * kw)
+                return Part(self.emit("avgpool_t", name, (error,), out, "i32", x, op), True, factor, g)
+            case "maxpool":
+                self.saved.add(x)
+                return Part(self.emit("maxpool_t", name, (error, x), out, "i32", x, op), product=True)
+            case "resize":
+                shift = -4 if op.attrs["mode"] == "linear" else 0
+                return Part(self.emit("resize_t", name, (error,), out, "i32", x, op, {"exp_add": shift}), product=True)
+            case "concat":
+                part = self.emit("slice_t", f"slice_t:{op.name}:{index}", (error,), out, "i8", x, op, {"start": start})
+                return Part(part, product=False)
+            case "pad":
+                return Part(self.emit("crop_t", name, (error,), out, "i8", x, op), product=False)
+            case "reshape":
+                return Part(self.emit("reshape_t", name, (error,), out, "i8", x, op), product=False)
+            case _:
+                raise SasError(f"errors cannot pass {op.kind} {op.name!r}", where=op.origin or op.name)
