@@ -65,10 +65,11 @@ def _pack_weights(w: npt.NDArray[np.int8], planes: npt.NDArray[np.uint32]) -> No
         word, shift = k >> 5, np.uint32(k & 31)
         for block in range(planes.shape[0]):
             first = block * LANES
+            row = w[k, first : min(first + LANES, n_count)]
             for bit in range(8):
-                for lane in range(min(LANES, n_count - first)):
-                    value = np.uint32(np.uint8(w[k, first + lane]))
-                    planes[block, word, bit, lane] |= ((value >> np.uint32(bit)) & np.uint32(1)) << shift
+                plane, at = planes[block, word, bit], np.uint32(bit)
+                for lane in range(row.shape[0]):
+                    plane[lane] |= ((np.uint32(np.uint8(row[lane])) >> at) & np.uint32(1)) << shift
 
 
 def pack_weights(w: npt.NDArray[np.int8]) -> npt.NDArray[np.uint32]:
@@ -85,8 +86,9 @@ def _prepare_fused(w: npt.NDArray[np.int8], out: npt.NDArray[np.int16]) -> None:
     for block in range(out.shape[0]):
         first = block * LANES
         for k in range(k_count):
-            for lane in range(min(LANES, n_count - first)):
-                out[block, k >> 1, lane, k & 1] = w[k, first + lane]
+            row, pair = w[k, first : min(first + LANES, n_count)], out[block, k >> 1]
+            for lane in range(row.shape[0]):
+                pair[lane, k & 1] = row[lane]
 
 
 def prepare_fused(w: npt.NDArray[np.int8]) -> npt.NDArray[np.int16]:
@@ -101,7 +103,7 @@ def prepare_fused(w: npt.NDArray[np.int8]) -> npt.NDArray[np.int16]:
 
 
 @njit(cache=True, nogil=True)
-def add_row(acc: npt.NDArray[np.int32], at: int, values: npt.NDArray[np.int32], n: int) -> int:
+def add_row(acc, at, values, n):  # type: ignore[no-untyped-def]
     """acc[at..at+n] += values; negative if a sum left 32 bits."""
     wrapped = np.int32(0)
     target = acc[at : at + n]
@@ -142,6 +144,18 @@ def _bitserial_range(x, planes, signed_x, acc, view, r0, c0, n, p0, p1):  # type
 
 
 @njit(cache=True, nogil=True)
+def _widen_signed(values, out):  # type: ignore[no-untyped-def]
+    for j in range(out.shape[0]):
+        out[j] = values[j]
+
+
+@njit(cache=True, nogil=True)
+def _widen_unsigned(values, out):  # type: ignore[no-untyped-def]
+    for j in range(out.shape[0]):
+        out[j] = values[j]
+
+
+@njit(cache=True, nogil=True)
 def _fused_range(x, w, signed_x, acc, view, r0, c0, n, p0, p1):  # type: ignore[no-untyped-def]
     base, row_stride, pixel_stride, ring, cols, _ = view
     k = x.shape[1]
@@ -157,15 +171,15 @@ def _fused_range(x, w, signed_x, acc, view, r0, c0, n, p0, p1):  # type: ignore[
     wrapped = np.int32(0)
     for first in range(p0, p1, step):
         count = min(step, p1 - first)
-        for i in range(count):
-            line = xs[i]
-            at = (first + i) * k
+        # even K: the rows of the block are one run of bytes
+        runs, length = (1, count * k) if k & 1 == 0 else (count, k)
+        for i in range(runs):
+            at, to = (first + i) * k, i * 2 * pairs
+            line = flat_xs[to : to + length]  # slices: indices that start at 0 let the loops become vector code
             if signed_x:
-                for j in range(k):
-                    line[j] = signed_bytes[at + j]
+                _widen_signed(signed_bytes[at : at + length], line)
             else:
-                for j in range(k):
-                    line[j] = flat_x[at + j]
+                _widen_unsigned(flat_x[at : at + length], line)
         for block in range(0, blocks, 2):
             w_at = block * pairs * 2 * LANES
             if few:
@@ -180,7 +194,7 @@ def _fused_range(x, w, signed_x, acc, view, r0, c0, n, p0, p1):  # type: ignore[
 
 
 def dense_bitserial_acc(
-    x: npt.NDArray[np.uint8],
+    x: npt.NDArray[np.uint8 | np.int8],
     planes: npt.NDArray[np.uint32],
     signed_x: bool,
     acc: npt.NDArray[np.int32],
@@ -201,7 +215,7 @@ def dense_bitserial_acc(
 
 
 def dense_fused_acc(
-    x: npt.NDArray[np.uint8],
+    x: npt.NDArray[np.uint8 | np.int8],
     w: npt.NDArray[np.int16],
     signed_x: bool,
     acc: npt.NDArray[np.int32],
@@ -219,7 +233,7 @@ def dense_fused_acc(
 
 
 def dense_bitserial(
-    x: npt.NDArray[np.uint8] | npt.NDArray[np.int8], planes: npt.NDArray[np.uint32], n: int, signed_x: bool
+    x: npt.NDArray[np.uint8 | np.int8], planes: npt.NDArray[np.uint32], n: int, signed_x: bool
 ) -> npt.NDArray[np.int32]:
     """x [P, K] times the packed weights: int32 [P, n]."""
     out = np.zeros(x.shape[0] * n, np.int32)
@@ -227,9 +241,7 @@ def dense_bitserial(
     return out.reshape(x.shape[0], n)
 
 
-def dense_fused(
-    x: npt.NDArray[np.uint8] | npt.NDArray[np.int8], w: npt.NDArray[np.int16], n: int, signed_x: bool
-) -> npt.NDArray[np.int32]:
+def dense_fused(x: npt.NDArray[np.uint8 | np.int8], w: npt.NDArray[np.int16], n: int, signed_x: bool) -> npt.NDArray[np.int32]:
     """x [P, K] times the prepared weights: int32 [P, n]."""
     out = np.zeros(x.shape[0] * n, np.int32)
     dense_fused_acc(np.ascontiguousarray(x), w, signed_x, out, make_view(0, max(1, x.shape[0]), n, 1), 0, 0, n)
@@ -301,5 +313,3 @@ def column_step(e_value, bits, signed, column_bits, acc):  # type: ignore[no-unt
                 else:
                     acc[row] += sensed << (bit + cycle)
     return ones
-
-

@@ -29,9 +29,7 @@ ENGINES = {"fused": 0, "bitserial": 1, "step": 2}
 _SHARED_PRODUCTS = 1_500_000  # below this many products one thread is faster (benchmarks/kernels.py)
 
 
-def make_geom(
-    kh: int, kw: int, sh: int, sw: int, dh: int, dw: int, pt: int, pl: int, h: int, w: int, ho: int, wo: int
-) -> Geom:
+def make_geom(kh: int, kw: int, sh: int, sw: int, dh: int, dw: int, pt: int, pl: int, h: int, w: int, ho: int, wo: int) -> Geom:
     """The geometry tuple of a sliding window: kernel, strides, dilations, top and left padding, input and output plane."""
     return (kh, kw, sh, sw, dh, dw, pt, pl, h, w, ho, wo)
 
@@ -78,14 +76,14 @@ def _widen(w):  # type: ignore[no-untyped-def]
 @njit(cache=True, nogil=True)
 def _copy_tap(flat, first, chans, times, scratch, slot):  # type: ignore[no-untyped-def]
     """The bytes of one tap into line `slot` of scratch, each repeated `times`; returns their address."""
-    line = scratch[slot]
+    line, source = scratch[slot], flat[first : first + chans]
     if times == 1:
         for c in range(chans):
-            line[c] = flat[first + c]
+            line[c] = source[c]
     else:
         for c in range(chans):
             for j in range(times):
-                line[c * times + j] = flat[first + c]
+                line[c * times + j] = source[c]
     return line.ctypes.data
 
 
@@ -131,7 +129,8 @@ def _dw_band(engine, buf, xv, signed, w, geom, pad, r0, r1, acc, av, o0, o1):  #
     scratch = np.zeros((taps, line), np.uint8)
     border = np.full(line, np.uint8(pad))
     sums = np.empty(line, np.int32)
-    rows = np.empty(kh, np.int64)  # element of the first column of the input row under each ky; -1: the border; -2: not streamed now
+    # element of the first column of the input row under each ky; -1: the border; -2: not streamed now
+    rows = np.empty(kh, np.int64)
     where, starts = np.empty(taps, np.int64), np.empty(taps, np.int64)
     inside_where, inside_starts = np.empty(taps, np.int64), np.empty(taps, np.int64)
     inner0 = (pl + sw - 1) // sw  # columns whose whole window lies inside the plane

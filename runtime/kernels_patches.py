@@ -18,6 +18,13 @@ __all__ = ["gather_patches", "popcount_sum", "scatter_patches"]
 
 
 @njit(cache=True, nogil=True)
+def _copy(flat, to, buf, first, count):  # type: ignore[no-untyped-def]
+    target, source = flat[to : to + count], buf[first : first + count]
+    for j in range(count):
+        target[j] = source[j]
+
+
+@njit(cache=True, nogil=True)
 def _gather(buf, xv, geom, pad, r0, r1, out):  # type: ignore[no-untyped-def]
     kh, kw, sh, sw, dh, dw, pt, pl, h, width, _, wo = geom
     base, row_stride, pixel_stride, ring, _, chans = xv
@@ -37,9 +44,7 @@ def _gather(buf, xv, geom, pad, r0, r1, out):  # type: ignore[no-untyped-def]
                     continue
                 row = base + (y % ring) * row_stride
                 if together and left >= 0 and left + kw <= width:
-                    first = row + left * pixel_stride
-                    for j in range(span):
-                        flat[to + j] = buf[first + j]
+                    _copy(flat, to, buf, row + left * pixel_stride, span)
                     to += span
                     continue
                 for kx in range(kw):
@@ -47,9 +52,7 @@ def _gather(buf, xv, geom, pad, r0, r1, out):  # type: ignore[no-untyped-def]
                     if ix < 0 or ix >= width:
                         flat[to : to + chans] = byte
                     else:
-                        first = row + ix * pixel_stride
-                        for j in range(chans):
-                            flat[to + j] = buf[first + j]
+                        _copy(flat, to, buf, row + ix * pixel_stride, chans)
                     to += chans
 
 

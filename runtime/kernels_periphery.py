@@ -198,8 +198,9 @@ def maxpool(buf, xv, signed, dv, geom, r0, r1):  # type: ignore[no-untyped-def]
                         for c in range(best.shape[0]):
                             best[c] = max(best[c], source[c] ^ flip)
             to = dv[0] + (oy % dv[3]) * dv[1] + ox * dv[2]
+            target = buf[to : to + best.shape[0]]
             for c in range(best.shape[0]):
-                buf[to + c] = best[c] ^ flip
+                target[c] = best[c] ^ flip
 
 
 @njit(cache=True, nogil=True)

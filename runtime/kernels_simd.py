@@ -13,7 +13,7 @@ import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.extending import intrinsic as _intrinsic
 
 __all__ = [
     "LANES",
@@ -31,6 +31,7 @@ __all__ = [
 LANES = 16
 """Lanes of one vector block: weight columns that are processed together."""
 
+intrinsic: Any = _intrinsic  # the typing context is numba's argument, not the caller's: keep type checkers out
 _I16, _I32, _I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
 _V32 = ir.VectorType(_I32, LANES)
 _V16 = ir.VectorType(_I16, 2 * LANES)
@@ -38,9 +39,12 @@ _V16 = ir.VectorType(_I16, 2 * LANES)
 
 def _has_avx512bw() -> bool:
     """True if the code is generated for a processor with 512-bit vpmaddwd (numba compiles for the host)."""
-    from numba.core import config
+    from numba.core import config as numba_config
 
-    if config.CPU_NAME and config.CPU_NAME != "host":
+    config: Any = numba_config
+    if config.CPU_FEATURES is not None:
+        return "+avx512bw" in config.CPU_FEATURES.split(",")
+    if config.CPU_NAME not in (None, "", "host"):
         return False
     return bool(llvm.get_host_cpu_features().get("avx512bw", False))
 
@@ -180,7 +184,9 @@ bit_block_signed = _bit_block(True)
 def _madd(builder: Any, x: Any, w: Any) -> Any:
     """Products of 32 int16 pairs, neighbours added: 16 int32 lanes."""
     if _has_avx512bw():
-        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_V32, [_V16, _V16]), "llvm.x86.avx512.pmaddw.d.512")
+        function = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(_V32, [_V16, _V16]), "llvm.x86.avx512.pmaddw.d.512"
+        )
         return builder.call(function, [x, w])
     wide = ir.VectorType(_I32, 2 * LANES)
     product = builder.mul(builder.sext(x, wide), builder.sext(w, wide))
@@ -235,7 +241,6 @@ def _dot_block(pixels: int, blocks: int) -> Any:
 
 dot_block_8x2 = _dot_block(8, 2)
 dot_block_1x2 = _dot_block(1, 2)
-
 
 
 def _taps(bitserial: bool) -> Any:

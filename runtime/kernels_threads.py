@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numba
 
@@ -23,7 +24,7 @@ def thread_count() -> int:
     return numba.get_num_threads()
 
 
-def run_shares(work: Callable[[int, int], int], start: int, stop: int, step: int = 1) -> int:
+def run_shares(work: Callable[[int, int], Any], start: int, stop: int, step: int = 1) -> int:
     """Call work(a, b) on disjoint ranges that cover start..stop, in parallel; returns the OR of the results.
 
     The ranges begin at multiples of `step` from start.
@@ -32,7 +33,7 @@ def run_shares(work: Callable[[int, int], int], start: int, stop: int, step: int
     share = -(-(stop - start) // (threads * step)) * step
     ranges = [(a, min(stop, a + share)) for a in range(start, stop, share)] if stop > start else []
     if len(ranges) < 2:
-        return work(start, stop)
+        return int(work(start, stop))
     key = (os.getpid(), threads - 1)
     pool = _pools.get(key)
     if pool is None:

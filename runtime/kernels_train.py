@@ -114,8 +114,9 @@ def escale(src, sv, dst, dv, mbuf, mv, k, r0, r1):  # type: ignore[no-untyped-de
         for x in range(cols):
             at = sv[0] + (y % sv[3]) * sv[1] + x * sv[2]
             to = dv[0] + (y % dv[3]) * dv[1] + x * dv[2]
+            source, target = src[at : at + chans], dst[to : to + chans]
             for c in range(chans):
-                v = np.int64(src[at + c])
+                v = np.int64(source[c])
                 if mv[3] > 0:
                     index = x * chans + c
                     v *= np.int64((mbuf[row + (index >> 3)] >> (index & 7)) & 1)
@@ -123,7 +124,7 @@ def escale(src, sv, dst, dv, mbuf, mv, k, r0, r1):  # type: ignore[no-untyped-de
                     v = rne(v * (k[c] if k.shape[0] > 1 else k[0]), 15)
                 narrow = np.int32(v)
                 outside |= v ^ np.int64(narrow)
-                dst[to + c] = narrow
+                target[c] = narrow
     return outside != 0
 
 
@@ -135,11 +136,12 @@ def _aligned_rows(a, av, sa, b, bv, sb, dst, dv, r0, r1):  # type: ignore[no-unt
             at_a = av[0] + (y % av[3]) * av[1] + x * av[2]
             at_b = bv[0] + (y % bv[3]) * bv[1] + x * bv[2]
             to = dv[0] + (y % dv[3]) * dv[1] + x * dv[2]
+            first, second, target = a[at_a : at_a + chans], b[at_b : at_b + chans], dst[to : to + chans]
             for c in range(chans):
                 # a shift of more than 30 gives 0
-                left = rne(np.int64(a[at_a + c]) * 256, sa) if sa <= 30 else np.int64(0)
-                right = rne(np.int64(b[at_b + c]) * 256, sb) if sb <= 30 else np.int64(0)
-                dst[to + c] = np.int32(left + right)
+                left = rne(np.int64(first[c]) * 256, sa) if sa <= 30 else np.int64(0)
+                right = rne(np.int64(second[c]) * 256, sb) if sb <= 30 else np.int64(0)
+                target[c] = np.int32(left + right)
 
 
 def aligned_add(

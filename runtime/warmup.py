@@ -1,4 +1,8 @@
-"""Compile every kernel once, or load it from numba's cache, before the first image, so that the wait can be announced."""
+"""Compile every kernel once, or load it from numba's cache, before the first image, so that the wait can be announced.
+
+numba's cache watches only the file that a kernel stands in: after editing kernels_simd.py or a kernel that another file calls,
+remove the cached files (__pycache__/*.nbi, *.nbc), or old code runs.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +32,8 @@ def _dispatchers() -> Iterator[Any]:
 def cold() -> bool:
     """True if numba's cache holds no compiled kernels, so that `warm_up` will take long (an estimate, for a message)."""
     try:
-        return not dense._bitserial_range._cache._cache_file.load_index()  # no public way to ask
+        kernel: Any = dense._bitserial_range
+        return not kernel._cache._cache_file._load_index()  # no public way to ask
     except Exception:
         return True
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from sasimc.runtime import kernels as K
 
 ENGINES = list(K.ENGINES)
@@ -75,7 +76,9 @@ def rng() -> np.random.Generator:
 
 @pytest.mark.parametrize("kind", ["random", "extreme"])
 @pytest.mark.parametrize("signed", [False, True])
-@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 31, 15), (9, 32, 16), (2, 33, 17), (17, 64, 33), (1, 200, 40), (8, 65, 1), (0, 5, 3)])
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1), (3, 31, 15), (9, 32, 16), (2, 33, 17), (17, 64, 33), (1, 200, 40), (8, 65, 1), (0, 5, 3)]
+)
 def test_dense_engines_equal_the_matrix_product(rng, shape, signed, kind):
     p, k, n = shape
     x, w = operands(rng, (p, k), kind), operands(rng, (k, n), kind).view(np.int8)
@@ -263,7 +266,7 @@ def test_depthwise_row_activation(rng):
 @pytest.mark.parametrize("geom", GEOMETRIES)
 @pytest.mark.parametrize("dense_pixels", [True, False])
 def test_gather_and_scatter_patches(rng, geom, dense_pixels):
-    kh, kw, sh, _, dh, _, pt, _, h, width, ho, wo = geom
+    kh, kw, *_, h, width, ho, wo = geom
     chans, pad = 3, 9
     data = operands(rng, (h, width, chans), "random")
     ring = h if h < 4 else h + 2
@@ -585,7 +588,14 @@ def test_shares_among_threads_change_nothing(rng, monkeypatch):
         sums = forward.copy()
         one = np.ones(16, np.int64)
         K.requant(sums, view, out, view, one, one * 3, one * 9, 0, 0, 255, 0, 11)
-        return [K.dense_bitserial(x, K.pack_weights(w), 21, False), K.dense_fused(x, K.prepare_fused(w), 21, True), forward, back, sums, out]
+        return [
+            K.dense_bitserial(x, K.pack_weights(w), 21, False),
+            K.dense_fused(x, K.prepare_fused(w), 21, True),
+            forward,
+            back,
+            sums,
+            out,
+        ]
 
     threads = numba.get_num_threads()
     try:
