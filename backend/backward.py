@@ -185,7 +185,9 @@ class BackwardEmitter:
         rows = max(1, min(height, (self.b.machine.buffer.bytes - 64) // max(1, bytes_per_row)))
         return -(-height // -(-height // rows))
 
-    def _pass1_pointwise(self, op: Op, shape: Shape, bits: int, sources: list[tuple[str, str]], merge: tuple[int, int] | None) -> None:
+    def _pass1_pointwise(
+        self, op: Op, shape: Shape, bits: int, sources: list[tuple[str, str]], merge: tuple[int, int] | None
+    ) -> None:
         """Element-wise: load, (aligned add,) mask, scale, range, store."""
         b, (h, w, c) = self.b, shape
         per_row = w * c * (4 + sum(4 if t == "i32" else 1 for _, t in sources)) + -(-w * c // 8) + 8
@@ -275,7 +277,8 @@ class BackwardEmitter:
             chunk = entries // (ring(1) * shape[1])
             if not chunk or op.str_attr("mask_of"):
                 raise CapacityError(
-                    f"one channel of {ring(1)} x {shape[1]} errors does not fit {entries} accumulator words", where=fwd.origin or fwd.name
+                    f"one channel of {ring(1)} x {shape[1]} errors does not fit {entries} accumulator words",
+                    where=fwd.origin or fwd.name,
                 )
         for first in range(0, shape[2], chunk):
             count = min(chunk, shape[2] - first)
@@ -284,7 +287,9 @@ class BackwardEmitter:
     def _pass1_broadcast(self, op: Op, source: str, shape: Shape, e_shape: Shape, bits: int) -> None:
         """Backward of a global pool: every position reads the one error of its channel."""
         b, (h, w, c) = self.b, shape
-        rows = min(self._fit_rows(h, w * c * 4 + -(-w * c // 8) + 4 + -(-c // h)), max(1, b.machine.accumulator.entries // (w * c)))
+        rows = min(
+            self._fit_rows(h, w * c * 4 + -(-w * c // 8) + 4 + -(-c // h)), max(1, b.machine.accumulator.entries // (w * c))
+        )
         rows = -(-h // -(-h // rows))
         arena = Arena(b.machine.buffer.bytes, op.name)
         e_view = b.view("e.in0", "buf", "i8", e_shape, arena.take(c))
@@ -400,7 +405,9 @@ class BackwardEmitter:
             raise CapacityError("the errors of a depth-wise layer do not fit the accumulators", where=fwd.origin or fwd.name)
         if matrix.n != fwd.ints("kernel")[0] * fwd.ints("kernel")[1]:
             raise CapacityError(
-                "errors cannot pass a depth-wise layer with a channel multiplier", where=fwd.origin or fwd.name, hint="--backprop truncated"
+                "errors cannot pass a depth-wise layer with a channel multiplier",
+                where=fwd.origin or fwd.name,
+                hint="--backprop truncated",
             )
         return self.b.matrix(matrix)
 
@@ -424,9 +431,13 @@ class BackwardEmitter:
                 raise CapacityError(f"a gradient of {matrix.k} rows does not fit the accumulators", where=fwd.origin or fwd.name)
             if part.kind == "depthwise":
                 if matrix.n != fwd.ints("kernel")[0] * fwd.ints("kernel")[1]:
-                    raise CapacityError("a depth-wise layer with a channel multiplier cannot be trained", where=fwd.origin or fwd.name)
+                    raise CapacityError(
+                        "a depth-wise layer with a channel multiplier cannot be trained", where=fwd.origin or fwd.name
+                    )
                 if matrix.k * matrix.n > b.machine.accumulator.entries:
-                    raise CapacityError("the gradient of a depth-wise layer does not fit the accumulators", where=fwd.origin or fwd.name)
+                    raise CapacityError(
+                        "the gradient of a depth-wise layer does not fit the accumulators", where=fwd.origin or fwd.name
+                    )
                 width = matrix.n
             width = -(-matrix.n // -(-matrix.n // width))
             for first in range(0, matrix.n, width):
@@ -442,7 +453,9 @@ class BackwardEmitter:
             g = b.view("g.in", "buf", "i32", (matrix.k, 1, count), arena.take(rows * count * 4), ring=rows)
             delta = b.view("g.delta", "buf", "i8", (matrix.k, 1, count), arena.take(rows * count), ring=rows)
 
-            def run(rr: RowRange, host: str = host, g: str = g, delta: str = delta, matrix: Matrix = matrix, first: int = first) -> None:
+            def run(
+                rr: RowRange, host: str = host, g: str = g, delta: str = delta, matrix: Matrix = matrix, first: int = first
+            ) -> None:
                 b.emit("hld", g, host, 0, rr)
                 b.emit("psr", delta, g, shift, rr)
                 b.emit("wupd", b.matrix(matrix), delta, first, rr)
@@ -453,7 +466,17 @@ class BackwardEmitter:
         b.release(shift)
 
     def _gradient_block(
-        self, fwd: Op, part: LayerMatrix, matrix: Matrix, x_name: str, e_name: str, scratch: Matrix, first: int, count: int, host: str, bits: int
+        self,
+        fwd: Op,
+        part: LayerMatrix,
+        matrix: Matrix,
+        x_name: str,
+        e_name: str,
+        scratch: Matrix,
+        first: int,
+        count: int,
+        host: str,
+        bits: int,
     ) -> None:
         b = self.b
         x_type = self.train.forward.type(x_name)
@@ -473,7 +496,15 @@ class BackwardEmitter:
         x_rows = ring_rows(rows * stride, stride, extent)
         e_view = b.view("e.in0", "buf", "i8", (he, we, ce), arena.take(rows * we * ce), ring=rows)
         x_shape = (hx, wx, part.cin)
-        x_view = b.view(f"{x_name}.saved", "buf", x_type.dtype, x_shape, arena.take(min(hx, x_rows) * wx * part.cin), ring=x_rows, pad=x_type.zero)
+        x_view = b.view(
+            f"{x_name}.saved",
+            "buf",
+            x_type.dtype,
+            x_shape,
+            arena.take(min(hx, x_rows) * wx * part.cin),
+            ring=x_rows,
+            pad=x_type.zero,
+        )
         x_host = b.channel_slice(self.saves[x_name], part.c0, part.cin)
         e_host = b.channel_slice(self.errors[e_name], part.n0 + (0 if depthwise else first), ce)
         geom = geometry_of(b, fwd, x_type.shape)
@@ -506,4 +537,3 @@ class BackwardEmitter:
 
         self.peak = max(self.peak, out_arena.top)
         stripe_loop(b, [Stage(drain_rows, 0, matrix.k, finish)])
-

@@ -45,7 +45,7 @@ class Builder:
     host_top: int = 0
     _names: dict[Any, str] = field(default_factory=dict)
     _taken: set[str] = field(default_factory=set)
-    _origin: Origin = Origin()
+    _origin: Origin = field(default_factory=Origin)
     _free: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -147,7 +147,8 @@ class Builder:
         """A free scalar register."""
         if not self._free:
             raise CapacityError(
-                f"more than {len(FREE_REGISTERS)} error exponents are alive at once", hint="a machine with more controller.registers"
+                f"more than {len(FREE_REGISTERS)} error exponents are alive at once",
+                hint="a machine with more controller.registers",
             )
         return self._free.pop(0)
 
@@ -207,7 +208,7 @@ def stripe_loop(b: Builder, stages: Sequence[Stage], iterations: tuple[int, int]
     The first iteration is early enough that every stage starts at or before row 0; the last one covers the last stage's height, or
     ``iterations`` = (first, one past last) says so. A single iteration needs no loop.
     """
-    first = min(-(-(-s.offset) // s.rows) * -1 if s.offset > 0 else 0 for s in stages)
+    first = -max(-(-max(s.offset, 0) // s.rows) for s in stages)
     last = -(-(stages[-1].height - stages[-1].offset) // stages[-1].rows)
     if iterations is not None:
         first, last = min(first, iterations[0]), max(last, iterations[1])

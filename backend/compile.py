@@ -39,7 +39,12 @@ class Compiled:
 
 
 def compile_graph(
-    graph: Graph, machine: Machine, train: TrainGraph | None = None, *, batch: int = 8, progress: Callable[[str], None] = lambda _: None
+    graph: Graph,
+    machine: Machine,
+    train: TrainGraph | None = None,
+    *,
+    batch: int = 8,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> Compiled:
     """Map, place, plan and emit entries ``infer`` and, with a training graph, ``train_step``.
 
@@ -74,7 +79,9 @@ def compile_graph(
     progress("emit infer")
     b.entry("infer")
     b.emit("mode", "forward")
-    spilled = {v: b.host(f"{v}.spill", graph.type(v).dtype, graph.type(v).shape, 1) for v in _hosted(plan) if v not in graph.inputs}
+    spilled = {
+        v: b.host(f"{v}.spill", graph.type(v).dtype, graph.type(v).shape, 1) for v in _hosted(plan) if v not in graph.inputs
+    }
     host = {graph.inputs[0]: io["input"], **{v: _unbatched(b, s) for v, s in spilled.items()}}
     with b.batch_loop(BATCH, SAMPLE):
         emitter = ForwardEmitter(b, graph, plan, placement, SAMPLE, host)
@@ -135,10 +142,19 @@ def _results(b: Builder, emitter: ForwardEmitter, io: dict[str, str], logits: st
 
 
 def _train_step(
-    b: Builder, graph: Graph, train: TrainGraph, machine: Machine, placement: Placement, io: dict[str, str], logits: str, batch: int
+    b: Builder,
+    graph: Graph,
+    train: TrainGraph,
+    machine: Machine,
+    placement: Placement,
+    io: dict[str, str],
+    logits: str,
+    batch: int,
 ) -> int:
     """Emit the ``train_step`` entry; returns the buffer bytes it needs."""
-    stages = [op for op in train.ops if op.kind == "stage" and op.str_attr("mask_of") and (op.flag("mask_lo") or op.flag("mask_hi"))]
+    stages = [
+        op for op in train.ops if op.kind == "stage" and op.str_attr("mask_of") and (op.flag("mask_lo") or op.flag("mask_hi"))
+    ]
     masked = {op.str_attr("mask_of"): op for op in stages}
     plan = plan_forward(graph, machine, frozenset(masked))
     wanted = {v for op in train.ops if op.kind == "update" for v in op.inputs[:1]}
@@ -165,7 +181,12 @@ def _train_step(
     masks = {v: b.host(f"{v}.mask.save", "bit", graph.type(v).shape, batch) for v in masked}
     mask_tables = {}
     for v, op in masked.items():
-        ints = {"lo": op.int_attr("lo"), "hi": op.int_attr("hi"), "use_lo": int(op.flag("mask_lo")), "use_hi": int(op.flag("mask_hi"))}
+        ints = {
+            "lo": op.int_attr("lo"),
+            "hi": op.int_attr("hi"),
+            "use_lo": int(op.flag("mask_lo")),
+            "use_hi": int(op.flag("mask_hi")),
+        }
         mask_tables[v] = (b.table(f"{v}.mask", "mask", ints), masks[v])
     xent = next(op for op in train.ops if op.kind == "xent")
     t = graph.type(logits)
@@ -186,9 +207,7 @@ def _train_step(
             b.emit("xent", wide, view, b.table("loss", "loss", ints), LABEL, LOSS)
             b.emit("stw", io["loss"], LOSS, SAMPLE)
             b.emit("hst", loss_error, wide, SAMPLE, RowRange(0, 0, 1))
-    back = BackwardEmitter(
-        b, train, placement, BATCH, SAMPLE, batch, saves, masks, {"head": MU_HEAD, "rep": MU_REP}, loss_error
-    )
+    back = BackwardEmitter(b, train, placement, BATCH, SAMPLE, batch, saves, masks, {"head": MU_HEAD, "rep": MU_REP}, loss_error)
     back.emit()
     b.emit("halt")
     return max(plan.peak, back.peak)
@@ -201,7 +220,13 @@ def _prove_accumulators(graph: Graph) -> None:
             continue
         weight = np.asarray(graph.constant(op, "weight"), dtype=np.int64)
         low, high = type_range(graph.type(op.inputs[0]).dtype)
-        per_column = np.abs(weight).sum(axis=(0, 1, 2)) if not op.flag("trainable") else np.full(weight.shape[3], 127 * weight[..., 0].size)
+        per_column = (
+            np.abs(weight).sum(axis=(0, 1, 2))
+            if not op.flag("trainable")
+            else np.full(weight.shape[3], 127 * weight[..., 0].size)
+        )
         worst = int(per_column.max()) * max(abs(low), high)
         if worst >= 1 << 31:
-            raise CapacityError(f"a 32-bit sum may reach {worst}", where=op.origin or op.name, hint="split the layer's input channels")
+            raise CapacityError(
+                f"a 32-bit sum may reach {worst}", where=op.origin or op.name, hint="split the layer's input channels"
+            )

@@ -42,7 +42,9 @@ def geometry_of(b: Builder, op: Op, x_shape: tuple[int, int, int]) -> str:
     kernel = (x_shape[0], x_shape[1]) if op.flag("global") else op.ints("kernel")
     pads, stride = op.ints("pads"), op.ints("stride")
     dilation = op.ints("dilation") if "dilation" in op.attrs else (1, 1)
-    return b.geometry(kernel=(kernel[0], kernel[1]), stride=(stride[0], stride[1]), pad=(pads[0], pads[1]), dilation=(dilation[0], dilation[1]))
+    return b.geometry(
+        kernel=(kernel[0], kernel[1]), stride=(stride[0], stride[1]), pad=(pads[0], pads[1]), dilation=(dilation[0], dilation[1])
+    )
 
 
 @dataclass
@@ -143,7 +145,14 @@ class ForwardEmitter:
         return out
 
     def _compute(
-        self, op: Op, x: str, others: list[str], out: str, rows_in: tuple[int, int], rows_out: tuple[int, int], rings: Mapping[str, tuple[int, int]]
+        self,
+        op: Op,
+        x: str,
+        others: list[str],
+        out: str,
+        rows_in: tuple[int, int],
+        rows_out: tuple[int, int],
+        rings: Mapping[str, tuple[int, int]],
     ) -> list[Stage]:
         """Stages that compute one operation."""
         b, graph = self.b, self.graph
@@ -183,7 +192,12 @@ class ForwardEmitter:
             return [stage(("pmax", out, x, geom, ROWS))]
         if op.kind == "add":
             ta, tb, ty = graph.type(op.inputs[0]), graph.type(op.inputs[1]), graph.type(op.output)
-            ints = {"za": ta.zero, "zb": tb.zero, "zy": ty.zero, **{key: op.int_attr(key) for key in ("ma", "mb", "shift", "lo", "hi")}}
+            ints = {
+                "za": ta.zero,
+                "zb": tb.zero,
+                "zy": ty.zero,
+                **{key: op.int_attr(key) for key in ("ma", "mb", "shift", "lo", "hi")},
+            }
             return [stage(("addq", out, x, others[0], b.table(op.name, "addq", ints), ROWS))]
         if op.kind == "concat":
             work, first = [], 0
@@ -195,7 +209,9 @@ class ForwardEmitter:
         if op.kind == "pad":
             top, left = op.ints("pads")[:2]
             v, t_in = b.views[out], graph.type(op.inputs[0])
-            inner = b.view(f"{op.output}.inner", "buf", v.dtype, (h, t_in.shape[1], c), v.addr + left * v.pix, strides=(v.row, v.pix, v.chan))
+            inner = b.view(
+                f"{op.output}.inner", "buf", v.dtype, (h, t_in.shape[1], c), v.addr + left * v.pix, strides=(v.row, v.pix, v.chan)
+            )
 
             def whole(rr: RowRange) -> None:
                 with b.origin(node):
@@ -236,7 +252,9 @@ class ForwardEmitter:
             targets.append(self.saves[op.output])
         if op.output in self.masks:
             table, host = self.masks[op.output]
-            view = b.view(f"{op.output}.mask", "buf", "bit", (height, width, channels), self.plan.temps[k][f"mask:{op.output}"], ring=rows)
+            view = b.view(
+                f"{op.output}.mask", "buf", "bit", (height, width, channels), self.plan.temps[k][f"mask:{op.output}"], ring=rows
+            )
             work = [("mask", view, out, table), ("hst", host, view)]
         if not work and not targets:
             return []
@@ -251,4 +269,3 @@ class ForwardEmitter:
                     b.emit(mnemonic, *operands, *([self.sample] if mnemonic == "hst" else []), rr)
 
         return [Stage(height if whole else rows, 0 if whole else offset, height, run)]
-

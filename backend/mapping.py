@@ -77,7 +77,11 @@ def cut_layers(graph: Graph, machine: Machine, transposed: Iterable[str]) -> dic
             m = n_out // cin
             values = weight.reshape(kh * kw, cin, m).transpose(1, 2, 0).reshape(cin, m * kh * kw)
             kind_array = "transposable" if trainable else "compute"
-            parts.append(LayerMatrix(op.name, op.name, "depthwise", kind_array, trainable, 0, cin, 0, n_out, np.ascontiguousarray(values), hi * wi))
+            parts.append(
+                LayerMatrix(
+                    op.name, op.name, "depthwise", kind_array, trainable, 0, cin, 0, n_out, np.ascontiguousarray(values), hi * wi
+                )
+            )
             if m * kh * kw > machine.weights_per_row:
                 raise CapacityError(
                     f"a kernel of {m * kh * kw} weights does not fit one row of {machine.weights_per_row}", where=op.origin or op.name,
@@ -95,7 +99,19 @@ def cut_layers(graph: Graph, machine: Machine, transposed: Iterable[str]) -> dic
                     values = weight[:, :, :, n0 : n0 + count].reshape(kh * kw * cg, count)
                     suffix = (f".g{g}" if groups > 1 else "") + (f".n{first}" if chunks > 1 else "")
                     parts.append(
-                        LayerMatrix(op.name, op.name + suffix, "dense", array, trainable, g * cg, cg, n0, count, np.ascontiguousarray(values), ho * wo)
+                        LayerMatrix(
+                            op.name,
+                            op.name + suffix,
+                            "dense",
+                            array,
+                            trainable,
+                            g * cg,
+                            cg,
+                            n0,
+                            count,
+                            np.ascontiguousarray(values),
+                            ho * wo,
+                        )
                     )
         out[op.name] = parts
     return out
@@ -153,7 +169,13 @@ def _pieces(matrix: LayerMatrix, machine: Machine) -> list[tuple[int, int, int, 
 
 
 def _place_copy(
-    floor: _Floor, pieces: Sequence[tuple[int, int, int, int]], members: Sequence[int], kind: str, copy: int, avoid: set[int], limit: Callable[[], bool]
+    floor: _Floor,
+    pieces: Sequence[tuple[int, int, int, int]],
+    members: Sequence[int],
+    kind: str,
+    copy: int,
+    avoid: set[int],
+    limit: Callable[[], bool],
 ) -> list[Tile] | None:
     """Place all pieces on different sub-arrays of ``members`` (not in ``avoid``), or change nothing and return None."""
     snapshot = {s: (list(floor.bins[s].free), floor.bins[s].kind, floor.bins[s].used) for s in members}
@@ -207,7 +229,9 @@ def place(layers: Mapping[str, Sequence[LayerMatrix]], machine: Machine, scratch
 
     order = sorted(all_parts, key=lambda p: (-sum(r * c for _, _, r, c in pieces[p.name]), p.name))
     for part in order:
-        tiles[part.name] = _place_matrix(floor, pieces[part.name], groups_for(part.array), part.array, limit_of(part.array), size) or []
+        tiles[part.name] = (
+            _place_matrix(floor, pieces[part.name], groups_for(part.array), part.array, limit_of(part.array), size) or []
+        )
         if not tiles[part.name]:
             _no_room(all_parts, pieces, machine, floor, part)
     scratch_matrix = None
@@ -233,7 +257,11 @@ def place(layers: Mapping[str, Sequence[LayerMatrix]], machine: Machine, scratch
             ordered = tuple(sorted(tiles[p.name], key=lambda t: (t.copy, t.k, t.n)))
             result[name].append((p, Matrix(p.name, p.kind, p.array, k, n, f"{p.name}.weight", p.trainable, ordered)))
     return Placement(
-        result, scratch_matrix, floor.kinds_used("compute"), floor.kinds_used("transposable"), sum(p.values.size for p in all_parts)
+        result,
+        scratch_matrix,
+        floor.kinds_used("compute"),
+        floor.kinds_used("transposable"),
+        sum(p.values.size for p in all_parts),
     )
 
 
@@ -251,9 +279,7 @@ def _place_matrix(
         if placed is None:
             placed = []
             for piece in part:
-                one = next(
-                    (t for g in groups if (t := _place_copy(floor, [piece], g, kind, 0, set(), limit)) is not None), None
-                )
+                one = next((t for g in groups if (t := _place_copy(floor, [piece], g, kind, 0, set(), limit)) is not None), None)
                 if one is None:
                     return None
                 placed += one
@@ -294,16 +320,23 @@ def _replicate(
 
 
 def _no_room(
-    parts: Sequence[LayerMatrix], pieces: Mapping[str, list[tuple[int, int, int, int]]], machine: Machine, floor: _Floor, part: LayerMatrix | None
+    parts: Sequence[LayerMatrix],
+    pieces: Mapping[str, list[tuple[int, int, int, int]]],
+    machine: Machine,
+    floor: _Floor,
+    part: LayerMatrix | None,
 ) -> None:
     weights = sum(p.values.size for p in parts)
     whole = machine.array.rows * machine.weights_per_row
     transposable = sum(p.values.size for p in parts if p.array == "transposable")
-    what = f"layer {part.name} ({part.values.shape[0]} x {part.values.shape[1]} weights, {part.array})" if part else "the scratch rows of gradient products"
+    what = (
+        f"layer {part.name} ({part.values.shape[0]} x {part.values.shape[1]} weights, {part.array})"
+        if part
+        else "the scratch rows of gradient products"
+    )
     raise CapacityError(
         f"no room for {what}: {weights} weights ({transposable} in transposable sub-arrays) need at least {-(-weights // whole)} sub-arrays of "
         f"{machine.array.rows} x {machine.weights_per_row}; the machine has {machine.subarrays}"
         + (f", of which {machine.transposed.subarrays} may be transposable" if machine.transposed.subarrays != "auto" else ""),
         hint="a smaller width or head, --backprop truncated, or a machine with more banks",
     )
-

@@ -183,7 +183,11 @@ class _Planner:
             home = {self.root(v): ("host" if v in hosted else "buf") for v in graph.values if v not in inside}
             live = self.intervals(chains, home)
             address = self.allocate(live)
-            bad = None if address is None else next((k for k, c in enumerate(chains) if self.stripe(c, 1, home, live, address, k) is None), None)
+            bad = (
+                None
+                if address is None
+                else next((k for k, c in enumerate(chains) if self.stripe(c, 1, home, live, address, k) is None), None)
+            )
             if address is not None and bad is None:
                 return self.finish(chains, home, live, address)
             self.evict(chains, home, live, bad, streamed, hosted, inside)
@@ -214,7 +218,13 @@ class _Planner:
         return placed
 
     def stripe(
-        self, chain: Chain, rows: int, home: Mapping[str, str], live: Mapping[str, tuple[int, int]], address: Mapping[str, int], k: int
+        self,
+        chain: Chain,
+        rows: int,
+        home: Mapping[str, str],
+        live: Mapping[str, tuple[int, int]],
+        address: Mapping[str, int],
+        k: int,
     ) -> dict[str, int] | None:
         """Addresses of the temporaries of chain ``k`` at this stripe height, or None when buffer or accumulators are too small."""
         shared, rings = _accumulators(self.graph, self.machine, chain, rows)

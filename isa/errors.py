@@ -81,7 +81,16 @@ class Trap(SasError):
     """
 
     def __init__(
-        self, kind: str, detail: str, *, index: int, text: str = "", line: int = 0, node: str = "", source: str = "", hint: str = ""
+        self,
+        kind: str,
+        detail: str,
+        *,
+        index: int,
+        text: str = "",
+        line: int = 0,
+        node: str = "",
+        source: str = "",
+        hint: str = "",
     ) -> None:
         self.kind, self.detail, self.index, self.text, self.line, self.node = kind, detail, index, text, line, node
         places = [f"instruction {index}" + (f" `{text}`" if text else "")]

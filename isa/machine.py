@@ -139,7 +139,9 @@ class Machine(_Section):
         ):
             for axis in (0, 1):
                 if total[axis] % active[axis]:
-                    raise ValueError(f"activation.{what}[{axis}] = {active[axis]} does not divide array.{what}[{axis}] = {total[axis]}")
+                    raise ValueError(
+                        f"activation.{what}[{axis}] = {active[axis]} does not divide array.{what}[{axis}] = {total[axis]}"
+                    )
         if self.array.bit_columns % self.array.weight_bits:
             raise ValueError("array.bit_columns is not a multiple of array.weight_bits")
         return self
@@ -210,7 +212,9 @@ def load_machine(path: str | Path | None = None) -> Machine:
     except tomllib.TOMLDecodeError as exc:
         raise SasError(f"not valid TOML: {exc}", where=name) from None
     except ValidationError as exc:
-        lines = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'machine'}: {e['msg']} (got {e['input']!r:.60})" for e in exc.errors())
+        lines = "; ".join(
+            f"{'.'.join(map(str, e['loc'])) or 'machine'}: {e['msg']} (got {e['input']!r:.60})" for e in exc.errors()
+        )
         raise SasError(f"invalid machine description: {lines}", where=name, hint="compare with the shipped sas28.toml") from None
 
 

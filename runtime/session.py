@@ -111,7 +111,10 @@ class Session:
         save_program(dataclasses.replace(program, tensors=tensors, digest="", weights_file=""), path)
 
     def _default_task(self) -> Dataset:
-        found = open_dataset("flowers", self.options.data, size=self.device.input_shape[0])
+        size = self.device.input_shape[0]
+        found = open_dataset("flowers", self.options.data, size=size)
+        if len(found.classes) > self.device.classes:
+            found = open_dataset("drawn-flowers", size=size)
         self.console.print(f"no task given: training on flowers ({found.note or found.source})", highlight=False)
         self.report.update(dataset=found.name, synthetic=found.synthetic, notes=[found.note] if found.note else [])
         return found
@@ -143,7 +146,12 @@ class Session:
             self.console.print(f"{path}:", highlight=False, markup=False)
             for i in best:
                 self.console.print(f"  {100 * p[i]:5.1f} %  {self._label(int(i))}", highlight=False, markup=False)
-            row = {"file": str(path), "class": int(got.classes[0]), "label": self._label(int(got.classes[0])), "logits": got.logits[0].tolist()}
+            row = {
+                "file": str(path),
+                "class": int(got.classes[0]),
+                "label": self._label(int(got.classes[0])),
+                "logits": got.logits[0].tolist(),
+            }
             self.report.setdefault("predictions", []).append(row)
 
     def _check_infer(self, images: Any) -> None:
@@ -161,7 +169,13 @@ class Session:
     @contextmanager
     def _bar(self) -> Iterator[Any]:
         """A progress bar fed by the trainer."""
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[info]}"), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[info]}"),
+            TimeRemainingColumn(),
+        )
         start, first = time.perf_counter(), self.images
         with Progress(*columns, console=self.console, transient=True) as bar:
             task = bar.add_task("", total=1, info="")
@@ -202,7 +216,9 @@ class Session:
             result: Training = train(self.device, dataset, recipe, watch, done, check)
         self.report["epochs"] = result.rows()
         self.report["best_epoch"] = result.best_epoch
-        self.console.print(f"kept the weights of epoch {result.best_epoch + 1}, the best on the validation split", highlight=False)
+        self.console.print(
+            f"kept the weights of epoch {result.best_epoch + 1}, the best on the validation split", highlight=False
+        )
 
     def _evaluate(self, dataset: Dataset) -> None:
         with self._bar() as watch:
@@ -211,7 +227,10 @@ class Session:
         error = math.sqrt(max(top1 * (100 - top1), 0) / max(1, count))
         self.report["top1"] = top1
         self.report["split"] = self.options.split
-        self.console.print(f"{dataset.name} {self.options.split}: top-1 {top1:.2f} % of {count} images (standard error {error:.2f})", highlight=False)
+        self.console.print(
+            f"{dataset.name} {self.options.split}: top-1 {top1:.2f} % of {count} images (standard error {error:.2f})",
+            highlight=False,
+        )
 
     def _summary(self) -> dict[str, Any]:
         it = self.device.interpreter

@@ -297,7 +297,12 @@ class GradientDepthwise(Instruction):
         cycles, events = _scratch_cost(machine, o.scratch, pixels * channels, width, 1, INPUT_BITS)
         events["accumulator_reads"] = events["accumulator_writes"] = channels * taps
         events["adder_tree_ops"] = pixels * channels * taps
-        return Cost(machine.controller.issue_cycles + cycles, instructions=1, buffer_bits_read=pixels * channels * (taps + 1) * 8, **events)
+        return Cost(
+            machine.controller.issue_cycles + cycles,
+            instructions=1,
+            buffer_bits_read=pixels * channels * (taps + 1) * 8,
+            **events,
+        )
 
     @staticmethod
     def legal(machine: Machine, o: Any) -> Iterator[str]:

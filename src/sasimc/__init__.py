@@ -1,8 +1,8 @@
 """sas-imc: compiler and ISA toolchain for a digital in-memory-computing accelerator of STT-assisted-SOT MRAM.
 
-    program = sasimc.compile("model.onnx")
-    device = sasimc.Device(program)
-    device.infer(images); device.train_step(images, labels); device.state()
+program = sasimc.compile("model.onnx")
+device = sasimc.Device(program)
+device.infer(images); device.train_step(images, labels); device.state()
 """
 
 from __future__ import annotations

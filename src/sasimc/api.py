@@ -87,4 +87,3 @@ def compile_report(compiled: Compiled, wall_s: float) -> dict[str, Any]:
         report["phases"]["train_step"] = compiled.train_step.phases
         report["backprop"] = p.meta["backprop"]
     return report
-

@@ -20,12 +20,20 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, rich
 def zoo(
     name: Annotated[str, typer.Argument(help="Model to build: mobilenetv2-repnet")],
     output: Annotated[Path, typer.Option("-o", "--output", help="ONNX file to write")],
-    weights: Annotated[str | None, typer.Option(help="Folder of INT8 weights, an .npz of folded floats, or 'torchvision'; default: random")] = None,
-    classes: Annotated[int | None, typer.Option(help="Outputs of a new, trainable classifier; default: the classifier of the weights, frozen")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Folder of INT8 weights, an .npz of folded floats, or 'torchvision'; default: random")
+    ] = None,
+    classes: Annotated[
+        int | None, typer.Option(help="Outputs of a new, trainable classifier; default: the classifier of the weights, frozen")
+    ] = None,
     width: Annotated[float, typer.Option(help="Width multiplier")] = 1.0,
     resolution: Annotated[int, typer.Option(help="Input size in pixels")] = 224,
-    modules: Annotated[str, typer.Option(help="Rep-Net modules: default, none, or attach[:hidden[:kernel[:groups]]],...")] = "default",
-    calibrate: Annotated[Path | None, typer.Option(help="Folder of images for activation ranges; default: images drawn by formula")] = None,
+    modules: Annotated[
+        str, typer.Option(help="Rep-Net modules: default, none, or attach[:hidden[:kernel[:groups]]],...")
+    ] = "default",
+    calibrate: Annotated[
+        Path | None, typer.Option(help="Folder of images for activation ranges; default: images drawn by formula")
+    ] = None,
     calibration_images: Annotated[int, typer.Option(help="Images used from that folder")] = 32,
     padding: Annotated[str | None, typer.Option(help="tf or symmetric; default: as the weights were trained")] = None,
     headroom: Annotated[float, typer.Option(help="Factor by which ranges of trainable activations may grow in training")] = 1.5,
@@ -77,7 +85,16 @@ def check(
             groups = sorted({m.group_of(s) for s in subs})
             kind = part.kind + (" trainable" if part.trainable else "")
             tiles = len(matrix.tiles) // matrix.copies
-            row = (part.name, kind, part.array, f"{matrix.k}x{matrix.n}", str(tiles), str(matrix.copies), str(len(subs)), _ranges(groups))
+            row = (
+                part.name,
+                kind,
+                part.array,
+                f"{matrix.k}x{matrix.n}",
+                str(tiles),
+                str(matrix.copies),
+                str(len(subs)),
+                _ranges(groups),
+            )
             table.add_row(*row)
     console.print(table)
     place = compiled.placement
@@ -105,10 +122,16 @@ def compile_command(
     output: Annotated[Path, typer.Option("-o", "--output", help="Program to write: .s (text) or .bin")] = Path("prog.s"),
     machine: Annotated[Path | None, typer.Option(help="Machine description (TOML); default: the paper's")] = None,
     batch: Annotated[int, typer.Option(help="Largest batch of a training step")] = 8,
-    backprop: Annotated[str, typer.Option(help="exact: errors pass every layer; truncated: they stop at frozen multiply layers where they can")] = "exact",
-    trainable: Annotated[str | None, typer.Option(help="Pattern over node and initialiser names; default: what the file's metadata say")] = None,
+    backprop: Annotated[
+        str, typer.Option(help="exact: errors pass every layer; truncated: they stop at frozen multiply layers where they can")
+    ] = "exact",
+    trainable: Annotated[
+        str | None, typer.Option(help="Pattern over node and initialiser names; default: what the file's metadata say")
+    ] = None,
     eps: Annotated[float, typer.Option(help="Label smoothing")] = 0.1,
-    inference_only: Annotated[bool, typer.Option("--inference-only", help="No train_step entry, no transposable sub-arrays")] = False,
+    inference_only: Annotated[
+        bool, typer.Option("--inference-only", help="No train_step entry, no transposable sub-arrays")
+    ] = False,
     report: Annotated[Path | None, typer.Option(help="Write the summary as JSON (docs/reports.md)")] = None,
     print_ir_after: Annotated[str, typer.Option(help="Print the graph after this pass (or 'all')")] = "",
 ) -> None:
@@ -124,7 +147,9 @@ def compile_command(
     path = model if model is not None else default_model_path()
     options = CompileOptions(machine, batch, backprop, trainable, eps, inference_only, print_ir_after)
     with console.status("compiling") as status:
-        compiled = compile_model(path, options, progress=lambda what: status.update(f"compiling: {what}"), sink=lambda text: print(text))
+        compiled = compile_model(
+            path, options, progress=lambda what: status.update(f"compiling: {what}"), sink=lambda text: print(text)
+        )
         status.update("writing")
         save_program(compiled.program, output)
     made = compile_report(compiled, time.perf_counter() - start)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +15,7 @@ from sasimc.cli.common import console, run_app, write_json
 __all__ = ["app", "main"]
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+data_app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
 def _pair(text: str, option: str) -> tuple[float, float]:
@@ -29,10 +31,11 @@ def _pair(text: str, option: str) -> tuple[float, float]:
     return parts[0], parts[-1]
 
 
-@app.callback(invoke_without_command=True)
+@app.command()
 def run(
-    ctx: typer.Context,
-    program: Annotated[Path | None, typer.Argument(help="Program (.s or .bin); default: the embedded small network, compiled now")] = None,
+    program: Annotated[
+        Path | None, typer.Argument(help="Program (.s or .bin); default: the embedded small network, compiled now")
+    ] = None,
     input: Annotated[list[Path] | None, typer.Option("--input", help="Image to classify (may be given more than once)")] = None,
     train: Annotated[str | None, typer.Option(help="Data set to train on: a name (see `sasrun data`) or a path")] = None,
     evaluate: Annotated[str | None, typer.Option("--eval", help="Data set to evaluate on (its test split)")] = None,
@@ -47,13 +50,13 @@ def run(
     split: Annotated[str, typer.Option(help="Split that --eval uses")] = "test",
     limit: Annotated[int | None, typer.Option(help="Use at most this many images of a split")] = None,
     save: Annotated[Path | None, typer.Option(help="Write the program with its trained weights (.s or .bin)")] = None,
-    cross_check: Annotated[int, typer.Option(help="Replay every Nth image or step on another engine and stop at the first difference")] = 0,
+    cross_check: Annotated[
+        int, typer.Option(help="Replay every Nth image or step on another engine and stop at the first difference")
+    ] = 0,
     report: Annotated[Path | None, typer.Option(help="Write the summary as JSON (docs/reports.md)")] = None,
     top: Annotated[int, typer.Option(help="Classes shown for --input")] = 5,
 ) -> None:
     """Run a compiled program: classify (--input), train (--train), evaluate (--eval). `sasrun data` lists data sets."""
-    if ctx.invoked_subcommand is not None:
-        return
     from sasimc.runtime.session import Session, SessionOptions
 
     options = SessionOptions(
@@ -87,7 +90,7 @@ def _with_default(options: Any) -> Any:
     return dataclasses.replace(options, program=compiled.program)
 
 
-@app.command()
+@data_app.command()
 def data(
     folder: Annotated[Path | None, typer.Option("--data", help="Folder of data sets; default: SASIMC_DATA")] = None,
     fetch: Annotated[str | None, typer.Option(help="Fetch this data set from its official address")] = None,
@@ -126,8 +129,11 @@ def data(
 
 
 def main() -> None:
-    """Entry point of the ``sasrun`` command."""
-    run_app(app)
+    """Entry point of the ``sasrun`` command: ``sasrun data ...`` or ``sasrun [PROGRAM] ...``."""
+    if sys.argv[1:2] == ["data"]:
+        run_app(data_app, sys.argv[2:], "sasrun data")
+    else:
+        run_app(app)
 
 
 if __name__ == "__main__":
