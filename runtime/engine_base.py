@@ -1,0 +1,298 @@
+"""The machinery all engines share: control, movement, periphery, rows in and out of the arrays, counters and traps.
+
+Meanings of instructions (`sasimc.isa.instructions`) call these micro-operations. Engines add the array products and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from sasimc.isa.machine import Machine
+from sasimc.isa.objects import Geometry
+from sasimc.isa.spec import PHASES
+from sasimc.runtime import kernels as K
+from sasimc.runtime.engine_cells import gather_block, scatter_block, uninitialised
+from sasimc.runtime.engine_kernels import pool_rows
+from sasimc.runtime.engine_operands import BoundMatrix, BoundTable, BoundView, Window
+from sasimc.runtime.state import State
+
+__all__ = ["EngineBase", "PhaseCounter"]
+
+_INT32 = (-(1 << 31), (1 << 31) - 1)
+
+
+class PhaseCounter:
+    """What one phase executed: how often each (instruction, r0, r1), and the events that depend on data."""
+
+    __slots__ = ("executed", "flips", "sense_ones")
+
+    def __init__(self) -> None:
+        self.executed: dict[tuple[int, int, int], int] = {}
+        self.sense_ones = 0
+        self.flips = {"compute": 0, "transposable": 0}
+
+
+class EngineBase:
+    """State, control and the micro-operations outside the arrays. One instance belongs to one interpreter.
+
+    ``index`` is the instruction being executed, ``pc`` the next one; ``match`` maps a loop to its end. ``fail`` raises a trap.
+    """
+
+    name = ""
+
+    def __init__(self, machine: Machine, state: State, match: dict[int, int], fail: Callable[[int, str, str], NoReturn]) -> None:
+        self.machine, self.state, self.regs = machine, state, state.regs
+        self.match, self._fail = match, fail
+        self.index = self.pc = 0
+        self.running = False
+        self.stack: list[list[int]] = []
+        self.max_depth = machine.controller.loop_depth
+        self._windows: dict[Any, Window] = {}
+        self.reset_counters()
+
+    # ------------------------------------------------------------------------------------------------------ counters and traps
+
+    def reset_counters(self) -> None:
+        """Set all counters to zero and the phase to forward."""
+        self.phases = {name: PhaseCounter() for name in PHASES}
+        self.phase = self.phases["forward"]
+
+    def trap(self, kind: str, detail: str) -> NoReturn:
+        """Stop the current instruction."""
+        self._fail(self.index, kind, detail)
+
+    def overflow(self, view: BoundView) -> NoReturn:
+        """An accumulator of ``view`` left 32 bits."""
+        self.trap("accumulator overflow", f"a sum in {view.name} does not fit 32 bits")
+
+    def window(self, geom: Geometry, inner: BoundView, outer: BoundView) -> Window:
+        """The window between an input-side and an output-side view."""
+        key = (geom.name, inner, outer)
+        found = self._windows.get(key)
+        if found is None:
+            found = self._windows[key] = Window(geom, inner.height, inner.width, outer.height, outer.width)
+        return found
+
+    # ----------------------------------------------------------------------------------------------------------------- control
+
+    def start(self, pc: int) -> None:
+        """Begin at an instruction with an empty loop stack, in the forward phase."""
+        self.pc, self.running = pc, True
+        self.stack.clear()
+        self.phase = self.phases["forward"]
+
+    def halt(self) -> None:
+        self.running = False
+
+    def sync(self) -> None:
+        pass
+
+    def set_phase(self, phase: str) -> None:
+        self.phase = self.phases[phase]
+
+    def loop(self, count: int) -> None:
+        if count <= 0:
+            self.pc = self.match[self.index] + 1
+            return
+        if len(self.stack) >= self.max_depth:
+            self.trap("loop depth", f"more than {self.max_depth} nested loops")
+        self.stack.append([self.pc, count])
+
+    def end_loop(self) -> None:
+        if not self.stack:
+            self.trap("loop depth", "end of a loop that was not begun")
+        top = self.stack[-1]
+        top[1] -= 1
+        if top[1]:
+            self.pc = top[0]
+        else:
+            self.stack.pop()
+
+    # ---------------------------------------------------------------------------------------------------------------- movement
+
+    def _host(self, view: BoundView, index: int) -> npt.NDArray[Any]:
+        state = self.state
+        end = view.high + index * view.batch
+        if end > len(state.host) or index < 0:
+            if index < 0 or end > self.machine.host.memory_bytes:
+                self.trap("out of range", f"sample {index} of {view.name} is outside the {self.machine.host.memory_bytes} bytes of host memory")
+            state.grow_host(end)
+        return view.in_host(state.host, index)
+
+    def host_load(self, dst: BoundView, src: BoundView, index: int, r0: int, r1: int) -> None:
+        dst.put(r0, src.get(r0, r1, self._host(src, index)))
+
+    def host_store(self, dst: BoundView, src: BoundView, index: int, r0: int, r1: int) -> None:
+        dst.put(r0, src.get(r0, r1), self._host(dst, index))
+
+    def copy(self, dst: BoundView, src: BoundView, shift: int, r0: int, r1: int) -> None:
+        if r0 + shift < 0 or r1 + shift > dst.height:
+            self.trap("out of range", f"rows {r0 + shift}..{r1 + shift - 1} of {dst.name}, which has {dst.height}")
+        dst.put(r0 + shift, src.get(r0, r1))
+
+    def fill(self, dst: BoundView, value: int, r0: int, r1: int) -> None:
+        for _, at, count in dst.segments(r0, r1):
+            dst.phys[at : at + count] = value
+
+    def load_word(self, src: BoundView, index: int) -> int:
+        return int(self._host(src, index)[0, 0, 0])
+
+    def store_word(self, dst: BoundView, index: int, value: int) -> None:
+        self._host(dst, index)[0, 0, 0] = value
+
+    # ------------------------------------------------------------------------------------------------------- rows of the arrays
+
+    def require(self, mat: BoundMatrix, k0: int = 0, k1: int = -1) -> None:
+        """Trap when one of the logical rows was never written or loaded."""
+        if "initialised" in mat.ready:
+            return
+        sub, row = uninitialised(self.state.written, mat.index, k0, mat.k if k1 < 0 else k1)
+        if sub >= 0:
+            self.trap("uninitialised rows", f"word line {row} of sub-array {sub} ({mat.name}) was never written")
+        if k0 == 0 and k1 in (-1, mat.k):
+            mat.ready["initialised"] = True
+
+    def stored(self, mat: BoundMatrix) -> npt.NDArray[np.int8]:
+        """The matrix [K, N] as it stands in the cells of copy 0."""
+        self.require(mat)
+        out = np.empty((mat.k, mat.n), np.uint8)
+        gather_block(self.state.cells, mat.index, 0, 0, mat.k, out)
+        return out.view(np.int8)
+
+    def _write(self, mat: BoundMatrix, tiles: npt.NDArray[np.int64], k0: int, n0: int, values: npt.NDArray[np.uint8]) -> None:
+        kind = "transposable" if mat.array == "transposable" else "compute"
+        self.phase.flips[kind] += int(scatter_block(self.state.cells, self.state.written, tiles, k0, n0, values))
+        mat.changed()
+
+    def read_rows(self, dst: BoundView, mat: BoundMatrix, r0: int, r1: int) -> None:
+        self.require(mat, r0, r1)
+        out = np.zeros((r1 - r0, mat.n), np.uint8)
+        gather_block(self.state.cells, mat.index, 0, r0, r1, out)
+        dst.put(r0, out.view(np.int8)[:, None, :])
+
+    def write_rows(self, mat: BoundMatrix, src: BoundView, r0: int, r1: int) -> None:
+        values = np.ascontiguousarray(src.get(r0, r1)[:, 0, :]).view(np.uint8)
+        self._write(mat, mat.index, r0, 0, values)
+
+    def update_rows(self, mat: BoundMatrix, delta: BoundView, first: int, r0: int, r1: int) -> None:
+        self.require(mat, r0, r1)
+        old = np.empty((r1 - r0, mat.n), np.uint8)
+        gather_block(self.state.cells, mat.index, 0, r0, r1, old)
+        change = delta.get(r0, r1)[:, 0, :]
+        block = old.view(np.int8)[:, first : first + change.shape[1]].astype(np.int16)
+        new = np.clip(block - change, -127, 127).astype(np.int8)
+        self._write(mat, mat.index, r0, first, new.view(np.uint8))
+
+    # --------------------------------------------------------------------------------------------------------------- periphery
+
+    def add_bias(self, acc: BoundView, table: BoundTable, r0: int, r1: int) -> None:
+        for _, at, count in acc.segments(r0, r1):
+            sums = acc.phys[at : at + count] + table.arrays["bias"]
+            if sums.min() < _INT32[0] or sums.max() > _INT32[1]:
+                self.overflow(acc)
+            acc.phys[at : at + count] = sums
+
+    def requantise(self, dst: BoundView, acc: BoundView, table: BoundTable, r0: int, r1: int) -> None:
+        a, i = table.arrays, table.ints
+        K.requant(
+            self.state.acc, acc.kv, self.state.buf, dst.kv, a["bias"], a["mult"], a["shift"], i["zero"], i["lo"], i["hi"], r0, r1, True
+        )
+
+    def drain(self, dst: BoundView, acc: BoundView, r0: int, r1: int) -> None:
+        for y, at, count in acc.segments(r0, r1):
+            source = acc.phys[at : at + count]
+            dst.put(y, source)
+            source[...] = 0
+
+    def clip(self, dst: BoundView, src: BoundView, lo: int, hi: int, r0: int, r1: int) -> None:
+        dst.put(r0, np.clip(src.get(r0, r1), lo, hi))
+
+    def add_quantised(self, dst: BoundView, a: BoundView, b: BoundView, table: BoundTable, r0: int, r1: int) -> None:
+        i = table.ints
+        K.add_q(
+            self.state.buf, a.kv, a.signed, b.kv, b.signed, dst.kv,
+            i["za"], i["ma"], i["zb"], i["mb"], i["shift"], i["zy"], i["lo"], i["hi"], r0, r1,
+        )  # fmt: skip
+
+    def add_aligned(self, dst: BoundView, a: BoundView, b: BoundView, ea: int, eb: int, r0: int, r1: int) -> None:
+        K.aligned_add(self.state.buf8, a.kv, ea, self.state.buf8, b.kv, eb, self.state.buf32, dst.kv, r0, r1)
+
+    def pool_sum(self, acc: BoundView, x: BoundView, geom: Geometry, r0: int, r1: int) -> None:
+        window = self.window(geom, x, acc)
+        if pool_rows(self.state.buf, x.kv, x.signed, self.state.acc, acc.kv, window.geom, x.pad, r0, r1):
+            self.overflow(acc)
+
+    def pool_sum_transposed(self, acc: BoundView, e: BoundView, geom: Geometry, r0: int, r1: int) -> None:
+        if K.avgpool_t(self.state.buf, e.kv, self.state.acc, acc.kv, self.window(geom, acc, e).geom, r0, r1):
+            self.overflow(acc)
+
+    def pool_max(self, dst: BoundView, x: BoundView, geom: Geometry, r0: int, r1: int) -> None:
+        K.maxpool(self.state.buf, x.kv, x.signed, dst.kv, self.window(geom, x, dst).geom, r0, r1)
+
+    def pool_max_transposed(self, acc: BoundView, e: BoundView, x: BoundView, geom: Geometry, r0: int, r1: int) -> None:
+        if K.maxpool_t(self.state.buf, x.kv, x.signed, e.kv, self.state.acc, acc.kv, self.window(geom, x, e).geom, r0, r1):
+            self.overflow(acc)
+
+    def upsample(self, acc: BoundView, x: BoundView, geom: Geometry, r0: int, r1: int) -> None:
+        h, w = x.height, x.width
+        if geom.mode == "linear2":
+            wrapped = K.upsample_linear(self.state.buf, x.kv, x.signed, self.state.acc, acc.kv, h, w, r0, r1)
+        else:
+            wrapped = K.upsample_nearest(self.state.buf, x.kv, x.signed, self.state.acc, acc.kv, h, w, acc.height, acc.width, r0, r1)
+        if wrapped:
+            self.overflow(acc)
+
+    def upsample_transposed(self, acc: BoundView, e: BoundView, geom: Geometry, r0: int, r1: int) -> None:
+        h, w = acc.height, acc.width
+        if geom.mode == "linear2":
+            wrapped = K.upsample_linear_t(self.state.buf, e.kv, self.state.acc, acc.kv, h, w, r0, r1)
+        else:
+            wrapped = K.upsample_nearest_t(self.state.buf, e.kv, self.state.acc, acc.kv, h, w, e.height, e.width, r0, r1)
+        if wrapped:
+            self.overflow(acc)
+
+    def make_mask(self, dst: BoundView, src: BoundView, table: BoundTable, r0: int, r1: int) -> None:
+        i = table.ints
+        K.make_mask(self.state.buf, src.kv, src.signed, i["lo"], i["hi"], bool(i["use_lo"]), bool(i["use_hi"]), dst.kv, r0, r1)
+
+    def _errors(self, src: BoundView) -> npt.NDArray[Any]:
+        return self.state.buf32 if src.dtype == "i32" else self.state.buf8
+
+    def apply_mask(self, dst: BoundView, src: BoundView, bits: BoundView, r0: int, r1: int) -> None:
+        K.escale(self._errors(src), src.kv, self.state.buf32, dst.kv, self.state.buf, bits.kv, K.NO_SCALE, r0, r1)
+
+    def scale_error(self, dst: BoundView, src: BoundView, table: BoundTable, r0: int, r1: int) -> None:
+        if K.escale(self._errors(src), src.kv, self.state.buf32, dst.kv, self.state.buf, K.NO_MASK, table.arrays["k"], r0, r1):
+            self.trap("escale overflow", f"a scaled error in {dst.name} does not fit 32 bits")
+
+    def range_bits(self, src: BoundView, r0: int, r1: int) -> int:
+        return K.range_bits(self.state.buf32, src.kv, r0, r1)
+
+    def shift_to_8(self, dst: BoundView, src: BoundView, shift: int, r0: int, r1: int) -> None:
+        K.shift8(self.state.buf32, src.kv, self.state.buf, dst.kv, shift, r0, r1)
+
+    def pseudo_stochastic_round(self, dst: BoundView, src: BoundView, shift: int, r0: int, r1: int) -> None:
+        dst.put(r0, K.psr(src.get(r0, r1), shift))
+
+    def argmax(self, src: BoundView) -> int:
+        return K.argmax(src.get(0, 1))
+
+    def cross_entropy(self, dst: BoundView, src: BoundView, table: BoundTable, label: int) -> int:
+        """docs/numerics.md, "Loss", with the targets of the table."""
+        q = src.get(0, 1).reshape(-1).astype(np.int64)
+        if not 0 <= label < q.size:
+            self.trap("label out of range", f"label {label} with {q.size} classes")
+        t = (int(q.max()) - q) * table.ints["mult"]
+        n, f = t >> 12, t & 4095
+        p = ((32768 - ((f * (2751 - ((703 * f) >> 12))) >> 9)) >> np.minimum(n, 62)) * (n <= 15)
+        total = int(p.sum())
+        target = np.full(q.size, table.ints["t_other"], np.int64)
+        target[label] = table.ints["t_label"]
+        errors = (p * 32768 + (total >> 1)) // total - target
+        errors[label] -= errors.sum()
+        dst.put(0, errors.reshape(1, 1, -1))
+        return min(int(t[label]), 65536) + K.log2q12(total) - 61440

@@ -1,0 +1,85 @@
+"""Cells of the sub-arrays: weight blocks in and out of word lines, tile by tile.
+
+``cells`` is uint8 [sub-arrays, rows, weights a row]: one byte is one int8 weight, eight neighbouring bit columns (two cell macros, design
+note "Hierarchy"). ``tiles`` is int64 [T, 8]: sub-array, word line, weight column, k, n, rows, cols, copy (see `sasimc.isa.objects.Tile`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from sasimc.isa.objects import Tile
+from sasimc.runtime.kernels_simd import popcount
+
+__all__ = ["covers", "gather_block", "scatter_block", "tile_array", "uninitialised"]
+
+
+def tile_array(tiles: Iterable[Tile]) -> npt.NDArray[np.int64]:
+    """Tiles as the kernels take them: int64 [T, 8]."""
+    rows = [(t.subarray, t.row, t.col, t.k, t.n, t.rows, t.cols, t.copy) for t in tiles]
+    return np.array(rows, np.int64).reshape(-1, 8)
+
+
+@njit(cache=True, nogil=True)
+def gather_block(cells, tiles, copy, k0, k1, out):  # type: ignore[no-untyped-def]
+    """out uint8 [k1 - k0, N] = the bytes stored for logical rows k0..k1 in one copy."""
+    for i in range(tiles.shape[0]):
+        sub, row, col, k, n, rows, cols, which = tiles[i]
+        if which != copy:
+            continue
+        for y in range(max(k, k0), min(k + rows, k1)):
+            line = cells[sub, row + y - k]
+            for x in range(cols):
+                out[y - k0, n + x] = line[col + x]
+
+
+@njit(cache=True, nogil=True)
+def scatter_block(cells, written, tiles, k0, n0, values):  # type: ignore[no-untyped-def]
+    """Write values uint8 [R, M], logical corner (k0, n0), into every tile (every copy), in the order of the tiles.
+
+    Returns the number of bits that changed.
+    """
+    flips = np.int64(0)
+    k1, n1 = k0 + values.shape[0], n0 + values.shape[1]
+    for i in range(tiles.shape[0]):
+        sub, row, col, k, n, rows, cols, _ = tiles[i]
+        for y in range(max(k, k0), min(k + rows, k1)):
+            line = cells[sub, row + y - k]
+            flags = written[sub, row + y - k]
+            source = values[y - k0]
+            for x in range(max(n, n0), min(n + cols, n1)):
+                old, new = line[col + x - n], source[x - n0]
+                flips += np.int64(popcount(np.uint32(old ^ new)))
+                line[col + x - n] = new
+                flags[col + x - n] = True
+    return flips
+
+
+@njit(cache=True, nogil=True)
+def uninitialised(written, tiles, k0, k1):  # type: ignore[no-untyped-def]
+    """First (sub-array, word line) among logical rows k0..k1 that holds a cell never written, or (-1, -1)."""
+    for i in range(tiles.shape[0]):
+        sub, row, col, k, _, rows, cols, _ = tiles[i]
+        for y in range(max(k, k0), min(k + rows, k1)):
+            flags = written[sub, row + y - k]
+            for x in range(cols):
+                if not flags[col + x]:
+                    return sub, row + y - k
+    return np.int64(-1), np.int64(-1)
+
+
+def covers(tiles: npt.NDArray[np.int64], k: int, n: int, copy: int) -> bool:
+    """Whether the tiles of ``copy`` hold every weight of a [k, n] matrix exactly once."""
+    own = tiles[tiles[:, 7] == copy]
+    if int((own[:, 5] * own[:, 6]).sum()) != k * n:
+        return False
+    if (own[:, 3:7] < 0).any() or (own[:, 3] + own[:, 5] > k).any() or (own[:, 4] + own[:, 6] > n).any():
+        return False
+    seen = np.zeros((k, n), np.bool_)
+    for t in own:
+        seen[t[3] : t[3] + t[5], t[4] : t[4] + t[6]] = True
+    return bool(seen.all())

@@ -1,0 +1,204 @@
+"""Array products carried out a layer's rows at a time: the frame shared by `bitserial` and `fused`, and both engines.
+
+Both compute every sum exactly in integers and count the same events; they differ in how a product is formed: AND, shift and add on
+packed bit planes, or an integer multiplication.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from sasimc.isa.instructions.array import INPUT_BITS, scratch_tiles, streamed_positions
+from sasimc.isa.objects import Geometry
+from sasimc.runtime import kernels as K
+from sasimc.runtime.engine_base import EngineBase
+from sasimc.runtime.engine_cells import tile_array
+from sasimc.runtime.engine_kernels import gradient_depthwise_bits, gradient_depthwise_sums
+from sasimc.runtime.engine_operands import BoundMatrix, BoundView, Window
+
+__all__ = ["BitserialEngine", "FusedEngine", "ProductEngine", "depthwise_taps", "gradient_patches", "scratch_block", "two_bytes"]
+
+Bytes = npt.NDArray[np.uint8]
+Sums = npt.NDArray[np.int32]
+_ONE = Geometry("<one element>")
+
+
+def depthwise_taps(weights: npt.NDArray[np.int8], kernel: tuple[int, int]) -> npt.NDArray[np.int8]:
+    """Depth-wise rows [C, m * taps] (multiplier slowest) as [kh, kw, C * m]."""
+    kh, kw = kernel
+    chans = weights.shape[0]
+    return np.ascontiguousarray(weights.reshape(chans, -1, kh, kw).transpose(2, 3, 0, 1).reshape(kh, kw, -1))
+
+
+def gradient_patches(buf: Bytes, a: BoundView, window: Window, r0: int, r1: int) -> npt.NDArray[np.int16]:
+    """Patches minus the pad value, int16 [P, taps * C]; 0 outside the plane."""
+    patches = K.gather_patches(buf, a.kv, window.geom, a.pad_byte, r0, r1)
+    values = (patches.view(np.int8) if a.signed else patches).astype(np.int16)
+    return values - np.int16(a.pad) if a.pad else values
+
+
+def two_bytes(values: npt.NDArray[np.int16]) -> Bytes:
+    """Each value as low byte, high byte: uint8, last axis twice as long."""
+    return np.ascontiguousarray(values).view(np.uint8)
+
+
+def scratch_block(mat: BoundMatrix, k: int, n: int) -> npt.NDArray[np.int64]:
+    """Tiles of a k x n operand in a scratch matrix, in the order written (kept with the matrix)."""
+    found = mat.scratch.get((k, n))
+    if found is None:
+        found = mat.scratch[(k, n)] = tile_array(scratch_tiles(mat.matrix, k, n))
+    return found
+
+
+class ProductEngine(EngineBase):
+    """Products over whole row ranges. Subclasses say how one matrix product is formed."""
+
+    dw_engine: ClassVar[str]
+    prepare: ClassVar[Callable[[npt.NDArray[np.int8]], Any]]
+    dense: ClassVar[Callable[[Any, Any, int, bool], Sums]]
+    dense_acc: ClassVar[Callable[..., int]]
+
+    def _prepared(self, mat: BoundMatrix, transposed: bool) -> Any:
+        found = mat.ready.get(transposed)
+        if found is None:
+            weights = self.stored(mat)
+            found = mat.ready[transposed] = self.prepare(np.ascontiguousarray(weights.T) if transposed else weights)
+        return found
+
+    def _taps(self, mat: BoundMatrix, geom: Geometry) -> npt.NDArray[np.int8]:
+        found = mat.ready.get(geom.kernel)
+        if found is None:
+            found = mat.ready[geom.kernel] = depthwise_taps(self.stored(mat), geom.kernel)
+        return found
+
+    def _window_ones(self, x: BoundView, window: Window, r0: int, r1: int) -> int:
+        """One bits among the streamed elements of the windows of output rows r0..r1, border elements included."""
+        my, y0, y1, outside = window.uses(r0, r1)
+        ones = K.popcount_sum(self.state.buf, x.kv, my, window.mx, y0, y1)
+        return ones + outside * x.channels * x.pad_byte.bit_count() if x.pad_byte else ones
+
+    def _element_ones(self, e: BoundView, r0: int, r1: int) -> int:
+        return self._window_ones(e, self.window(_ONE, e, e), r0, r1)
+
+    def forward_product(self, acc: BoundView, x: BoundView, mat: BoundMatrix, geom: Geometry, r0: int, r1: int) -> None:
+        window = self.window(geom, x, acc)
+        prepared = self._prepared(mat, False)
+        self.phase.sense_ones += self._window_ones(x, window, r0, r1) * INPUT_BITS * mat.n
+        patches = K.gather_patches(self.state.buf, x.kv, window.geom, x.pad_byte, r0, r1)
+        if self.dense_acc(patches, prepared, x.signed, self.state.acc, acc.kv, r0, 0, mat.n):
+            self.overflow(acc)
+
+    def transposed_product(self, acc: BoundView, e: BoundView, mat: BoundMatrix, geom: Geometry, r0: int, r1: int) -> None:
+        prepared = self._prepared(mat, True)
+        window, one = self.window(geom, acc, e), self.window(_ONE, e, e)
+        self.phase.sense_ones += self._window_ones(e, one, r0, r1) * INPUT_BITS * mat.k
+        errors = K.gather_patches(self.state.buf, e.kv, one.geom, 0, r0, r1)
+        if window.identity:
+            wrapped = self.dense_acc(errors, prepared, True, self.state.acc, acc.kv, r0, 0, mat.k)
+        else:
+            products = self.dense(errors, prepared, mat.k, True)
+            wrapped = K.scatter_patches(self.state.acc, acc.kv, products, window.geom, r0, r1)
+        if wrapped:
+            self.overflow(acc)
+
+    def depthwise_product(self, acc: BoundView, x: BoundView, mat: BoundMatrix, geom: Geometry, r0: int, r1: int) -> None:
+        taps = self._taps(mat, geom)
+        y0, y1, x0, x1 = streamed_positions(x, geom, acc, r0, r1)
+        ones = self._element_ones(x, r0, r1)
+        if x.pad_byte:
+            ones += ((y1 - y0) * (x1 - x0) - (r1 - r0) * x.width) * x.channels * x.pad_byte.bit_count()
+        self.phase.sense_ones += ones * INPUT_BITS * mat.n
+        window = self.window(geom, x, acc)
+        state = self.state
+        if K.dw_scatter(self.dw_engine, state.buf, x.kv, x.signed, taps, window.geom, x.pad_byte, y0, y1, state.acc, acc.kv):
+            self.overflow(acc)
+
+    def depthwise_transposed(self, acc: BoundView, e: BoundView, mat: BoundMatrix, geom: Geometry, r0: int, r1: int) -> None:
+        taps = self._taps(mat, geom)
+        self.phase.sense_ones += self._element_ones(e, r0, r1) * INPUT_BITS * mat.n
+        window = self.window(geom, acc, e)
+        if K.dw_scatter_t(self.dw_engine, self.state.buf, e.kv, taps, window.geom, r0, r1, self.state.acc, acc.kv):
+            self.overflow(acc)
+
+    def _into_scratch(self, scratch: BoundMatrix, values: Bytes) -> None:
+        self._write(scratch, scratch_block(scratch, *values.shape), 0, 0, values)
+
+    def gradient_product(
+        self, acc: BoundView, a: BoundView, e: BoundView, scratch: BoundMatrix, geom: Geometry, stationary: str, r0: int, r1: int
+    ) -> None:
+        buf, window, one = self.state.buf, self.window(geom, a, e), self.window(_ONE, e, e)
+        k, n = acc.height, e.channels
+        errors = K.gather_patches(buf, e.kv, one.geom, 0, r0, r1)
+        if stationary == "a":
+            patches = K.gather_patches(buf, a.kv, window.geom, 0, r0, r1)
+            self._into_scratch(scratch, patches)
+            self.phase.sense_ones += self._window_ones(e, one, r0, r1) * INPUT_BITS * k
+            streamed = np.ascontiguousarray(errors.T)
+            sums = np.ascontiguousarray(self.dense(streamed, self.prepare(patches.view(np.int8)), k, True).T)
+        else:
+            self._into_scratch(scratch, errors)
+            held = self.prepare(errors.view(np.int8))
+            if a.pad:
+                sums, ones = self._nine_bits(gradient_patches(buf, a, window, r0, r1), held, n)
+            else:
+                patches = K.gather_patches(buf, a.kv, window.geom, 0, r0, r1)
+                sums, ones = self.dense(np.ascontiguousarray(patches.T), held, n, a.signed), self._window_ones(a, window, r0, r1)
+            self.phase.sense_ones += ones * INPUT_BITS * n
+        if K.accumulate(self.state.acc, acc.kv, sums, 0, 0):
+            self.overflow(acc)
+
+    def _nine_bits(self, values: npt.NDArray[np.int16], held: Any, n: int) -> tuple[Sums, int]:
+        """Products of values in -255..255 streamed as 9-bit two's complement: eight plain bits and a sign bit that weighs -256."""
+        columns = np.ascontiguousarray(values.T)
+        low, sign = columns.astype(np.uint8), (columns < 0).astype(np.uint8)
+        ones = int(np.bitwise_count(low).sum(dtype=np.int64)) + int(sign.sum(dtype=np.int64))
+        return self.dense(low, held, n, False) - (self.dense(sign, held, n, False) << np.int32(8)), ones
+
+    def gradient_depthwise(
+        self, acc: BoundView, a: BoundView, e: BoundView, scratch: BoundMatrix, geom: Geometry, r0: int, r1: int
+    ) -> None:
+        buf, window, one = self.state.buf, self.window(geom, a, e), self.window(_ONE, e, e)
+        chans, taps = a.channels, geom.taps
+        values = gradient_patches(buf, a, window, r0, r1).reshape(-1, taps, chans)
+        errors = K.gather_patches(buf, e.kv, one.geom, 0, r0, r1).view(np.int8)
+        rows = values.transpose(2, 0, 1).reshape(-1, taps)  # one row a channel and pixel
+        wide = a.pad != 0 or a.dtype == "u8"
+        self._into_scratch(scratch, two_bytes(rows) if wide else np.ascontiguousarray(rows.astype(np.int8)).view(np.uint8))
+        self.phase.sense_ones += self._window_ones(e, one, r0, r1) * INPUT_BITS * taps * (2 if wide else 1)
+        sums = np.zeros((chans, taps), np.int32)
+        self._depthwise_sums(values, np.ascontiguousarray(errors), sums)
+        if K.accumulate(self.state.acc, acc.kv, sums, 0, 0):
+            self.overflow(acc)
+
+    def _depthwise_sums(self, values: npt.NDArray[np.int16], errors: npt.NDArray[np.int8], sums: Sums) -> None:
+        raise NotImplementedError
+
+
+class BitserialEngine(ProductEngine):
+    """The arrays' own arithmetic on packed bit planes: AND, count, shift, add, sign extension."""
+
+    name = "bitserial"
+    dw_engine = "bitserial"
+    prepare = staticmethod(K.pack_weights)
+    dense = staticmethod(K.dense_bitserial)
+    dense_acc = staticmethod(K.dense_bitserial_acc)
+
+    def _depthwise_sums(self, values: npt.NDArray[np.int16], errors: npt.NDArray[np.int8], sums: Sums) -> None:
+        gradient_depthwise_bits(values, errors, sums)
+
+
+class FusedEngine(ProductEngine):
+    """Integer products, for long runs."""
+
+    name = "fused"
+    dw_engine = "fused"
+    prepare = staticmethod(K.prepare_fused)
+    dense = staticmethod(K.dense_fused)
+    dense_acc = staticmethod(K.dense_fused_acc)
+
+    def _depthwise_sums(self, values: npt.NDArray[np.int16], errors: npt.NDArray[np.int8], sums: Sums) -> None:
+        gradient_depthwise_sums(values, errors, sums)

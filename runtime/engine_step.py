@@ -1,0 +1,269 @@
+"""The microscope: every row activation and every input bit for itself, on the cells where they stand.
+
+Each product follows `sasimc.isa.machine.activation_schedule` step by step, checks the activation limit in every step, counts cycles and events as it
+goes, and compares them with what the instruction declares. That makes the declarations of cost provable by running.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from sasimc.isa.instructions.array import INPUT_BITS, streamed_positions
+from sasimc.isa.machine import activation_schedule
+from sasimc.isa.objects import Geometry
+from sasimc.runtime import kernels as K
+from sasimc.runtime.engine_base import EngineBase
+from sasimc.runtime.engine_operands import BoundMatrix, BoundView
+from sasimc.runtime.engine_products import gradient_patches, scratch_block, two_bytes
+from sasimc.runtime.engine_step_kernels import drive_columns, drive_rows, scatter_taps, scatter_taps_transposed
+
+__all__ = ["Activation", "DeclarationError", "StepEngine"]
+
+Ints = npt.NDArray[np.int64]
+Sums = npt.NDArray[np.int32]
+_ONE = Geometry("<one element>")
+
+
+class DeclarationError(AssertionError):
+    """An instruction's declared cost differs from what the microscope counted: a defect of the declaration or of an engine."""
+
+
+class Activation(NamedTuple):
+    """One step: kind (``row`` or ``column``), number of the first pixel of its wave, and the active (sub-array, line) pairs."""
+
+    kind: str
+    pixel: int
+    active: tuple[tuple[int, int], ...]
+
+
+class _Schedule(NamedTuple):
+    entries: Ints
+    bounds: Ints
+    tiles: int
+
+
+class _Counted:
+    """Counts of one instruction: cycles, activations, shift-adds, sense operations, adder-tree operations (array), row writes."""
+
+    def __init__(self) -> None:
+        self.counts = np.zeros(5, np.int64)
+        self.write_cycles = 0
+
+
+class StepEngine(EngineBase):
+    """Row activations one after another. ``on_activation`` (for tracing) is called at every step."""
+
+    name = "step"
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.on_activation: Callable[[Activation], None] | None = None
+        self.declared: Callable[[int, int], Any] = lambda r0, r1: None
+
+    # ---------------------------------------------------------------------------------------------------------------- schedule
+
+    def _schedule(self, queues: Mapping[int, list[tuple[int, ...]]], tiles: int) -> _Schedule:
+        """Entries in the order of the activation rule; ``queues`` holds the lines of every sub-array in the order they are driven."""
+        entries: list[tuple[int, ...]] = []
+        bounds, taken = [0], dict.fromkeys(queues, 0)
+        for active in activation_schedule(self.machine, {s: len(q) for s, q in queues.items()}):
+            self._check_limit(active)
+            for s in active:
+                entries.append(queues[s][taken[s]])
+                taken[s] += 1
+            bounds.append(len(entries))
+        return _Schedule(np.array(entries, np.int64).reshape(-1, 8), np.array(bounds, np.int64), tiles)
+
+    def _check_limit(self, active: tuple[int, ...]) -> None:
+        machine, rule = self.machine, self.machine.activation
+        if rule.rule == "row":
+            legal = len({machine.group_of(s) for s in active}) <= 1 and len(active) <= machine.group_size
+        else:
+            banks = [machine.bank_of(s) for s in active]
+            per_bank = max((banks.count(b) for b in set(banks)), default=0)
+            legal = len(set(banks)) <= rule.banks[0] * rule.banks[1] and per_bank <= rule.mats[0] * rule.mats[1]
+        if not legal or len(set(active)) != len(active):
+            self.trap("activation limit", f"sub-arrays {active} may not be active in one cycle")
+
+    def _rows(self, tiles: Ints) -> _Schedule:
+        queues: dict[int, list[tuple[int, ...]]] = {}
+        for i, (sub, row, col, k, n, rows, cols, copy) in enumerate(tiles.tolist()):
+            queues.setdefault(sub, []).extend((sub, row + r, col, cols, k + r, n, copy, i) for r in range(rows))
+        return self._schedule(queues, len(tiles))
+
+    def _columns(self, tiles: Ints) -> _Schedule:
+        queues: dict[int, list[tuple[int, ...]]] = {}
+        for i, (sub, row, col, k, n, rows, cols, copy) in enumerate(tiles.tolist()):
+            if copy == 0:
+                queues.setdefault(sub, []).extend((sub, row, col + c, rows, k, n + c, copy, i) for c in range(cols))
+        return self._schedule(queues, len(tiles))
+
+    def _of(self, mat: BoundMatrix, what: str) -> _Schedule:
+        self.require(mat)
+        found = mat.plans.get(what)
+        if found is None:
+            found = mat.plans[what] = self._rows(mat.index) if what == "rows" else self._columns(mat.index)
+        return found
+
+    def _trace(self, kind: str, schedule: _Schedule, pixels: int, copies: int) -> None:
+        if self.on_activation is None:
+            return
+        line = 1 if kind == "row" else 2
+        for first in range(0, pixels, copies):
+            for a, b in zip(schedule.bounds[:-1], schedule.bounds[1:], strict=True):
+                self.on_activation(Activation(kind, first, tuple((int(e[0]), int(e[line])) for e in schedule.entries[a:b])))
+
+    def _stream(
+        self, schedule: _Schedule, inputs: Ints, copies: int, bits: int, signed: bool, out: Sums, seen: npt.NDArray[np.uint8],
+        counted: _Counted, *, width: int, by_row: bool = False, pairs: bool = False,
+    ) -> None:  # fmt: skip
+        self._trace("row", schedule, inputs.shape[0], copies)
+        drive_rows(
+            self.state.cells, schedule.entries, schedule.bounds, schedule.tiles, inputs, copies, bits, signed, pairs, by_row, width, out, seen,
+            counted.counts,
+        )  # fmt: skip
+
+    def _compare(self, counted: _Counted, kind: str, r0: int, r1: int, adder_tree: int | None = None) -> None:
+        """Book the sense operations; compare everything else with the declaration."""
+        cycles, activations, shift_adds, ones, joined = (int(v) for v in counted.counts)
+        self.phase.sense_ones += ones
+        cost = self.declared(r0, r1)
+        if cost is None:
+            return
+        found = {
+            "cycles": cycles + counted.write_cycles + self.machine.controller.issue_cycles,
+            kind: activations,
+            "shift_adds": shift_adds,
+            "adder_tree_ops": joined if adder_tree is None else adder_tree,
+        }
+        stated = {"cycles": cost.cycles, **{e: cost.events.get(e, 0) for e in found if e != "cycles"}}
+        if found != stated:
+            wrong = ", ".join(f"{e}: declared {stated[e]}, counted {n}" for e, n in found.items() if n != stated[e])
+            raise DeclarationError(f"instruction {self.index}, rows {r0}..{r1 - 1}: {wrong}")
+
+    @staticmethod
+    def _values(patches: npt.NDArray[np.uint8]) -> Ints:
+        """Stored bytes as the bit patterns that drive the word lines."""
+        return patches.astype(np.int64)
+
+    # ---------------------------------------------------------------------------------------------------------------- products
+
+    def forward_product(self, acc: BoundView, x: BoundView, mat: BoundMatrix, geom: Geometry, r0: int, r1: int) -> None:
+        patches = self._values(K.gather_patches(self.state.buf, x.kv, self.window(geom, x, acc).geom, x.pad_byte, r0, r1))
+        out, counted = np.zeros((len(patches), mat.n), np.int32), _Counted()
+        seen = np.zeros(out.shape, np.uint8)
+        self._stream(self._of(mat, "rows"), patches, mat.copies, INPUT_BITS, x.signed, out, seen, counted, width=mat.n)
+        self._compare(counted, "row_activations", r0, r1)
+        if K.accumulate(self.state.acc, acc.kv, out, r0, 0):
+            self.overflow(acc)
+
+    def transposed_product(self, acc: BoundView, e: BoundView, mat: BoundMatrix, geom: Geometry, r0: int, r1: int) -> None:
+        errors = self._values(K.gather_patches(self.state.buf, e.kv, self.window(_ONE, e, e).geom, 0, r0, r1))
+        out, counted, schedule = np.zeros((len(errors), mat.k), np.int32), _Counted(), self._of(mat, "columns")
+        self._trace("column", schedule, len(errors), 1)
+        drive_columns(
+            self.state.cells, schedule.entries, schedule.bounds, schedule.tiles, errors, self.machine.transposed.bit_columns_per_cycle,
+            out, np.zeros(out.shape, np.uint8), counted.counts,
+        )  # fmt: skip
+        self._compare(counted, "column_activations", r0, r1)
+        if K.scatter_patches(self.state.acc, acc.kv, out, self.window(geom, acc, e).geom, r0, r1):
+            self.overflow(acc)
+
+    def _elements(self, mat: BoundMatrix, streamed: Ints, signed: bool, r0: int, r1: int) -> Sums:
+        """Products of streamed elements [positions, C] with their kernels: int32 [positions, C, weights a row]."""
+        out, counted = np.zeros((len(streamed), mat.k * mat.n), np.int32), _Counted()
+        seen = np.zeros((0, 0), np.uint8)
+        self._stream(self._of(mat, "rows"), streamed, mat.copies, INPUT_BITS, signed, out, seen, counted, width=mat.n, by_row=True)
+        self._compare(counted, "row_activations_depthwise", r0, r1)
+        return out.reshape(-1, mat.k, mat.n)
+
+    def _add(self, acc: BoundView, sums: Sums) -> None:
+        if K.accumulate(self.state.acc, acc.kv, sums.reshape(-1, acc.channels), 0, 0):
+            self.overflow(acc)
+
+    def _band(self, geom: Geometry, r0: int, r1: int, y0: int, y1: int) -> tuple[int, int]:
+        """Output rows that input rows y0..y1 reach, within r0..r1."""
+        sh, pt, reach = geom.stride[0], geom.pad[0], (geom.kernel[0] - 1) * geom.dilation[0]
+        return max(r0, -(-(y0 + pt - reach) // sh)), min(r1, (y1 - 1 + pt) // sh + 1)
+
+    def depthwise_product(self, acc: BoundView, x: BoundView, mat: BoundMatrix, geom: Geometry, r0: int, r1: int) -> None:
+        y0, y1, x0, x1 = streamed_positions(x, geom, acc, r0, r1)
+        streamed = np.full((y1 - y0, x1 - x0, x.channels), x.pad_byte, np.int64)
+        streamed[r0 - y0 : r1 - y0, -x0 : x.width - x0] = x.get(r0, r1).view(np.uint8) if x.signed else x.get(r0, r1)
+        products = self._elements(mat, streamed.reshape(-1, x.channels), x.signed, r0, r1)
+        sums = np.zeros(acc.shape, np.int32)
+        times = acc.channels // x.channels
+        scatter_taps(products, self.window(geom, x, acc).geom, y0, x0, x1 - x0, times, sums)
+        first, last = self._band(geom, 0, acc.height, y0, y1)
+        if first < last and K.accumulate(self.state.acc, acc.kv, sums[first:last].reshape(-1, acc.channels), first, 0):
+            self.overflow(acc)
+
+    def depthwise_transposed(self, acc: BoundView, e: BoundView, mat: BoundMatrix, geom: Geometry, r0: int, r1: int) -> None:
+        errors = self._values(K.gather_patches(self.state.buf, e.kv, self.window(_ONE, e, e).geom, 0, r0, r1))
+        products = self._elements(mat, errors, True, r0, r1)
+        sums = np.zeros(acc.shape, np.int32)
+        scatter_taps_transposed(products, self.window(geom, acc, e).geom, r0, sums)
+        first = max(0, r0 * geom.stride[0] - geom.pad[0])
+        last = min(acc.height, (r1 - 1) * geom.stride[0] - geom.pad[0] + (geom.kernel[0] - 1) * geom.dilation[0] + 1)
+        if first < last and K.accumulate(self.state.acc, acc.kv, sums[first:last].reshape(-1, acc.channels), first, 0):
+            self.overflow(acc)
+
+    def _passes(
+        self, scratch: BoundMatrix, stationary: npt.NDArray[np.uint8], inputs: Ints, bits: int, signed: bool, out: Sums, counted: _Counted,
+        *, width: int, by_row: bool = False, pairs: bool = False,
+    ) -> None:  # fmt: skip
+        """Write the stationary operand [K, N] pass by pass into the scratch rows and stream inputs [V, K] through each."""
+        tiles, per_pass = scratch_block(scratch, *stationary.shape), len(scratch.tiles)
+        seen = np.zeros(out.shape if not by_row else (0, 0), np.uint8)
+        for i in range(0, len(tiles), per_pass):
+            part = tiles[i : i + per_pass]
+            self._write(scratch, part, 0, 0, stationary)
+            loads = {int(t[0]): int(t[5]) for t in part}
+            steps = sum(1 for _ in activation_schedule(self.machine, loads))
+            counted.write_cycles += steps * self.machine.write.cycles_per_row
+            self._stream(self._rows(part), inputs, 1, bits, signed, out, seen, counted, width=width, by_row=by_row, pairs=pairs)
+
+    def gradient_product(
+        self, acc: BoundView, a: BoundView, e: BoundView, scratch: BoundMatrix, geom: Geometry, stationary: str, r0: int, r1: int
+    ) -> None:
+        buf, window = self.state.buf, self.window(geom, a, e)
+        errors = np.ascontiguousarray(K.gather_patches(buf, e.kv, self.window(_ONE, e, e).geom, 0, r0, r1))
+        patches = gradient_patches(buf, a, window, r0, r1)
+        k, n = acc.height, e.channels
+        counted = _Counted()
+        if stationary == "a":
+            out = np.zeros((n, k), np.int32)
+            held = patches.astype(np.int8).view(np.uint8)
+            self._passes(scratch, held, np.ascontiguousarray(self._values(errors).T), INPUT_BITS, True, out, counted, width=k)
+            sums = np.ascontiguousarray(out.T)
+        else:
+            bits = INPUT_BITS + (a.pad != 0)
+            sums = np.zeros((k, n), np.int32)
+            streamed = np.ascontiguousarray((patches.astype(np.int64) & ((1 << bits) - 1)).T)
+            self._passes(scratch, errors, streamed, bits, a.signed or a.pad != 0, sums, counted, width=n)
+        self._compare(counted, "row_activations_gradient", r0, r1)
+        self._add(acc, sums)
+
+    def gradient_depthwise(
+        self, acc: BoundView, a: BoundView, e: BoundView, scratch: BoundMatrix, geom: Geometry, r0: int, r1: int
+    ) -> None:
+        buf, chans, taps = self.state.buf, a.channels, geom.taps
+        values = gradient_patches(buf, a, self.window(geom, a, e), r0, r1).reshape(-1, taps, chans)
+        pixels = len(values)
+        rows = values.transpose(2, 0, 1).reshape(-1, taps)
+        wide = a.pad != 0 or a.dtype == "u8"
+        held = two_bytes(rows) if wide else np.ascontiguousarray(rows.astype(np.int8)).view(np.uint8)
+        errors = self._values(K.gather_patches(buf, e.kv, self.window(_ONE, e, e).geom, 0, r0, r1))
+        streamed = np.ascontiguousarray(errors.T).reshape(1, -1)
+        width = held.shape[1]
+        out, counted = np.zeros((1, chans * pixels * width), np.int32), _Counted()
+        self._passes(scratch, held, streamed, INPUT_BITS, True, out, counted, width=width, by_row=True, pairs=wide)
+        products = out.reshape(chans, pixels, width)
+        if wide:
+            products = products[:, :, 0::2] + (products[:, :, 1::2] << np.int32(8))
+        self._compare(counted, "row_activations_gradient", r0, r1, adder_tree=products.size)
+        self._add(acc, products.sum(axis=1, dtype=np.int32))
