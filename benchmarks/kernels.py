@@ -9,12 +9,16 @@ over the network's layers (an image, without the interpreter).
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import time
 from collections.abc import Callable
 
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # BLAS threads that spin would disturb what is measured beside them
+
 import numba
 import numpy as np
+
 from sasimc.runtime import kernels as K
 from sasimc.runtime import kernels_dense, kernels_depthwise, kernels_periphery
 

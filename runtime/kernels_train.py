@@ -12,7 +12,7 @@ from numba import njit
 
 from sasimc.runtime.kernels_dense import View
 from sasimc.runtime.kernels_periphery import rne
-from sasimc.runtime.kernels_simd import popcount
+from sasimc.runtime.kernels_simd import plane_words, popcount
 
 __all__ = [
     "NO_MASK",
@@ -81,23 +81,25 @@ def make_mask(buf, qv, signed, lo, hi, mask_lo, mask_hi, mv, r0, r1):  # type: i
     mv, ceil(cols * chans / 8) bytes, bit x * chans + c of a row, least significant first.
     """
     cols, chans = qv[4], qv[5]
-    flip = 128 if signed else 0
+    flip = np.int16(128 if signed else 0)
+    # bounds that an activation did not set lie outside every byte
+    above = np.int16(lo if mask_lo else -1000)
+    below = np.int16(hi if mask_hi else 1000)
+    bits = cols * chans
+    keep = np.zeros(-(-bits // 32) * 32, np.uint8)
+    words = np.zeros(8, np.uint32)
     for y in range(r0, r1):
         row = mv[0] + (y % mv[3]) * mv[1]
-        byte, bit = 0, 0
         for x in range(cols):
             at = qv[0] + (y % qv[3]) * qv[1] + x * qv[2]
+            source, kept = buf[at : at + chans], keep[x * chans : (x + 1) * chans]
             for c in range(chans):
-                q = (np.int64(buf[at + c]) ^ flip) - flip
-                if (not mask_lo or q > lo) and (not mask_hi or q < hi):
-                    byte |= 1 << bit
-                bit += 1
-                if bit == 8:
-                    buf[row] = np.uint8(byte)
-                    row += 1
-                    byte, bit = 0, 0
-        if bit:
-            buf[row] = np.uint8(byte)
+                q = np.int16(np.int16(source[c]) ^ flip) - flip
+                kept[c] = np.uint8((q > above) & (q < below))
+        for first in range(0, bits, 32):
+            plane_words(keep, first, words, 0)  # bit plane 0 of 0/1 bytes: the packed bits
+            for byte in range(min(4, -(-(bits - first) // 8))):
+                buf[row + (first >> 3) + byte] = np.uint8((words[0] >> np.uint32(8 * byte)) & np.uint32(255))
 
 
 @njit(cache=True, nogil=True)
@@ -108,20 +110,28 @@ def escale(src, sv, dst, dv, mbuf, mv, k, r0, r1):  # type: ignore[no-untyped-de
     NO_SCALE. Returns non-zero if a result does not fit int32.
     """
     cols, chans = sv[4], sv[5]
+    factor = np.full(chans, 32768, np.int64)  # rne(v * 2^15, 15) = v
+    if k.shape[0] == 1:
+        factor[:] = k[0]
+    elif k.shape[0] > 1:
+        factor[:] = k
+    masked = mv[3] > 0
+    keep = np.ones(-(-cols * chans // 8) * 8, np.uint8)
     outside = np.int64(0)
     for y in range(r0, r1):
-        row = mv[0] + (y % mv[3]) * mv[1] if mv[3] > 0 else 0
+        if masked:
+            row = mv[0] + (y % mv[3]) * mv[1]
+            for i in range(keep.shape[0] >> 3):
+                byte, bits = mbuf[row + i], keep[8 * i : 8 * i + 8]
+                for bit in range(8):
+                    bits[bit] = (byte >> np.uint8(bit)) & np.uint8(1)
         for x in range(cols):
             at = sv[0] + (y % sv[3]) * sv[1] + x * sv[2]
             to = dv[0] + (y % dv[3]) * dv[1] + x * dv[2]
-            source, target = src[at : at + chans], dst[to : to + chans]
+            source, target, kept = src[at : at + chans], dst[to : to + chans], keep[x * chans : (x + 1) * chans]
             for c in range(chans):
-                v = np.int64(source[c])
-                if mv[3] > 0:
-                    index = x * chans + c
-                    v *= np.int64((mbuf[row + (index >> 3)] >> (index & 7)) & 1)
-                if k.shape[0] > 0:
-                    v = rne(v * (k[c] if k.shape[0] > 1 else k[0]), 15)
+                scaled = np.int64(source[c]) * np.int64(kept[c]) * factor[c]
+                v = (scaled + 16383 + ((scaled >> 15) & 1)) >> 15  # rne(scaled, 15)
                 narrow = np.int32(v)
                 outside |= v ^ np.int64(narrow)
                 target[c] = narrow
