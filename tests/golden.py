@@ -3,15 +3,16 @@
 It imports onnx and numpy and nothing of the toolchain, so that an error there cannot hide here. Whole tensors, no tiling,
 no machine. Where the page leaves room, this model reads it as follows (the numbers are cited in comments and tests):
 
- 1. Errors stay int32 except where the page quantises them: in the stage in front of a multiply layer, and before a merge of
-    several contributions. So an Add, a pool, a Resize, a Concat, a Pad, a Reshape and a Rescale pass on (or sum) the error as
-    it arrives, int32 or int8. "Sum of the mantissas" of a pool is the sum of the v. The result of the last merge is not
-    quantised before the next such place.
+ 1. "An error tensor is an int8 mantissa": every layer, not only a multiply layer, takes the error of its output through the stage
+    (mask, channel scale, quantise), so Add, pools, Resize, Concat, Pad and Reshape work on int8 mantissas. What a layer gives to
+    its input stays int32 (also rne(v K, 15) of an average pool, the 16ths of a linear Resize, the result of the last merge)
+    until the stage of the layer before it, or until a merge. A Pad of its own thus quantises before it crops; folded into the
+    convolution's pads, the padding is dropped first.
  2. A multiply layer is one with weights in an array: Conv, Gemm, MatMul. A Rescale (Mul) and a pool are not: they do not count
-    on a cheapest path, let truncated errors through, and do not quantise.
- 3. The mask belongs to every layer with an activation, also to an Add, a pool or a Resize with one fused; channel scale and
-    quantise belong to multiply layers (a Rescale has the channel scale only, its sign applied afterwards; a factor of 1 in all
-    channels changes nothing).
+    on a cheapest path and let truncated errors through.
+ 3. The mask belongs to every layer with an activation, also to an Add, a pool or a Resize with one fused; the channel scale to
+    multiply layers (weight scales) and Rescales (|c_n|; the sign is applied after the quantise, which is symmetric; a factor of 1
+    in all channels changes nothing).
  4. A side is masked when the activation's bound, in the output's integers, lies within the type's range (equality included: a
     ReLU on uint8 with z = 0 masks q = 0). A bound beyond the type's range (ReLU6 where 6 / s_y + z_y > 255) did not set
     the clip, and masks nothing.
@@ -56,8 +57,8 @@ __all__ = ["Golden", "StepResult"]
 class StepResult:
     """What one training step computed. Node names are those of the main nodes; tensors are named as in ``Golden.activations``.
 
-    ``errors``: per tensor, the error (v, e) as merged from its consumers. ``stages``: per multiply layer that an error
-    reached, the int8 error (m, e) after mask, channel scale and quantise. ``gradients``, ``deltas``, ``weights`` (after
+    ``errors``: per tensor, the error (v, e) as merged from its consumers. ``stages``: per layer that an error passes or trains,
+    the int8 error (m, e) of its output after mask, channel scale and quantise. ``gradients``, ``deltas``, ``weights`` (after
     the update): [kh, kw, Cin/g, N] per trainable layer.
     """
 
@@ -161,21 +162,23 @@ class Golden:
                 continue
             parts = sorted(waiting.pop(op.output), key=lambda part: part[:2])
             error = result.errors[op.output] = merge([part for _, _, part in parts])
-            xs, y, w = [values[n] for n in op.inputs], values[op.output], self.weights.get(op.name)
-            if op.weights is not None:
-                goes_on = op.name in self.passes_errors and self.needs_error[op.inputs[0]]
-                if not goes_on and op.name not in self.trainable:
-                    continue
-                error = quantise(channel_scale(mask(error, y, op.mask_lo, op.mask_hi), op.weights.scales))
-                result.stages[op.name] = error
-                if op.name in self.trainable:
-                    zero = self.graph.quants[op.inputs[0]].zero
-                    result.gradients[op.name] = gradient(op, xs[0], error.v, zero, self.weights[op.name])
-                if not goes_on:
-                    continue
-            if not any(self.needs_error[n] for n in op.inputs):
+            xs, y = [values[n] for n in op.inputs], values[op.output]
+            trains = op.name in self.trainable
+            goes_on = any(self.needs_error[n] for n in op.inputs) and (not op.multiplies or op.name in self.passes_errors)
+            if not trains and not goes_on:
                 continue
-            for index, (name, part) in enumerate(zip(op.inputs, backward(op, error, xs, y, w), strict=True)):
+            error = mask(error, y, op.mask_lo, op.mask_hi)
+            if op.weights is not None:
+                error = channel_scale(error, op.weights.scales)
+            elif op.kind == "rescale":
+                error = channel_scale(error, np.abs(op.attrs["factor"]))
+            error = result.stages[op.name] = quantise(error)
+            if trains:
+                zero = self.graph.quants[op.inputs[0]].zero
+                result.gradients[op.name] = gradient(op, xs[0], error.v, zero, self.weights[op.name])
+            if not goes_on:
+                continue
+            for index, (name, part) in enumerate(zip(op.inputs, backward(op, error, xs, self.weights.get(op.name)), strict=True)):
                 if self.needs_error[name]:
                     waiting.setdefault(name, []).append((op.position, index, part))
         for name, g in result.gradients.items():

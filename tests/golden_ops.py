@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from golden_graph import Graph, Op
-from golden_numbers import I64, Error, accumulator, channel_scale, mask, pool_factor, requantise, residual_factors, rne
+from golden_numbers import I64, Error, accumulator, pool_factor, requantise, residual_factors, rne
 
 __all__ = ["backward", "forward", "gradient"]
 
@@ -148,14 +148,13 @@ def forward(op: Op, xs: Sequence[I64], graph: Graph, w: npt.NDArray[np.int8] | N
     raise NotImplementedError(op.kind)
 
 
-def backward(op: Op, error: Error, xs: Sequence[I64], y: I64, w: npt.NDArray[np.int8] | None = None) -> list[Error]:
-    """The error of each input. ``error``: of a multiply layer the int8 error after its stage, else the output's as it arrived."""
+def backward(op: Op, error: Error, xs: Sequence[I64], w: npt.NDArray[np.int8] | None = None) -> list[Error]:
+    """The error of each input from the output's int8 error after mask, channel scale and quantise."""
     x = xs[0]
     v, e = error
     if op.kind in ("conv", "gemm"):
         assert w is not None
         return [Error(_transposed(op, x, v, w), e)]
-    error = v, e = mask(error, y, op.mask_lo, op.mask_hi)
     if op.kind == "add":
         return [error, error]
     if op.kind in ("avgpool", "globalpool"):
@@ -173,9 +172,7 @@ def backward(op: Op, error: Error, xs: Sequence[I64], y: I64, w: npt.NDArray[np.
             total[:, rows, cols] += np.where(first == i * window.kernel[1] + j, v, 0)
         return [Error(accumulator(window.crop(total)), e)]
     if op.kind == "rescale":
-        factor = op.attrs["factor"]
-        scaled = channel_scale(error, np.abs(factor))
-        return [Error(scaled.v * np.where(factor < 0, -1, 1), scaled.e)]
+        return [Error(v * np.where(op.attrs["factor"] < 0, -1, 1), e)]
     if op.kind == "linear":
         return [Error(accumulator(_down(_down(v, 1), 2)), e - 4)]
     if op.kind == "nearest":
