@@ -83,8 +83,11 @@ def check_model(model: ModelProto, trainable: str | None = None) -> CheckReport:
         return CheckReport(tuple(Finding(d.where, "", d.message, d.hint) for d in e.diagnostics), (), None, nodes)
     except SasError as e:
         where = e.diagnostic.where or "graph"
-        return CheckReport((Finding(where, found.operators.get(where, ""), e.diagnostic.message, e.diagnostic.hint),), (), None, nodes)
+        return CheckReport(
+            (Finding(where, found.operators.get(where, ""), e.diagnostic.message, e.diagnostic.hint),), (), None, nodes
+        )
     mapped = tuple(
-        Mapped(tuple(op.origin.split(",")), op.name, op.kind, graph.type(op.output).shape, op.flag("trainable")) for op in graph.ops
+        Mapped(tuple(op.origin.split(",")), op.name, op.kind, graph.type(op.output).shape, op.flag("trainable"))
+        for op in graph.ops
     )
     return CheckReport((), mapped, graph, nodes)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
+import onnx.inliner
 from google.protobuf.message import DecodeError
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
@@ -22,7 +23,7 @@ MAX_BYTES = 2**31 - 1  # protobuf's own limit for one message
 MAX_EXTERNAL = 2**32
 MAX_NODES = 200_000
 
-_ITEM = {
+_ITEM: dict[int, int] = {
     TensorProto.FLOAT: 4, TensorProto.UINT8: 1, TensorProto.INT8: 1, TensorProto.UINT16: 2, TensorProto.INT16: 2,
     TensorProto.INT32: 4, TensorProto.INT64: 8, TensorProto.BOOL: 1, TensorProto.FLOAT16: 2, TensorProto.DOUBLE: 8,
     TensorProto.UINT32: 4, TensorProto.UINT64: 8, TensorProto.BFLOAT16: 2,
@@ -38,7 +39,8 @@ def load_model(path: str | Path) -> ModelProto:
         model.ParseFromString(data)
     except (DecodeError, ValueError, RuntimeError) as e:
         raise SasError(
-            f"{path}: not an ONNX model, or cut off while it was written ({len(data)} bytes)", hint="export or copy the file again"
+            f"{path}: not an ONNX model, or cut off while it was written ({len(data)} bytes)",
+            hint="export or copy the file again",
         ) from e
     if not model.HasField("graph") or model.ir_version <= 0:
         raise SasError(f"{path}: not an ONNX model (no graph in it)", hint="pass a .onnx file")
@@ -173,7 +175,8 @@ def _check_tensor(tensor: TensorProto) -> None:
     if tensor.HasField("raw_data"):
         if len(tensor.raw_data) != count * item:
             raise SasError(
-                f"tensor {tensor.name!r} of shape {list(tensor.dims)} needs {count * item} bytes, the file has {len(tensor.raw_data)}"
+                f"tensor {tensor.name!r} of shape {list(tensor.dims)} needs {count * item} bytes, "
+                f"the file has {len(tensor.raw_data)}"
             )
         return
     stored = max(len(getattr(tensor, f)) for f in ("float_data", "int32_data", "int64_data", "double_data", "uint64_data"))

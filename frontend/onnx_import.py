@@ -1,4 +1,4 @@
-"""ONNX graph -> float-level IR graph, and on to integers through the passes. All that is unsupported is collected, not only the first."""
+"""ONNX graph -> float-level IR graph, and on to integers through the passes. Everything unsupported is collected."""
 
 from __future__ import annotations
 
@@ -103,7 +103,12 @@ def import_float(model: ModelProto) -> FloatImport:
             act = imp.acts[out.name]
             if act.order is not None and imp.values[act.value].shape[:2] == (1, 1):
                 imp.findings.append(
-                    Finding(out.name, "output", "is a flattened plane in an order that no layer absorbs", "pool or flatten before the last Gemm")
+                    Finding(
+                        out.name,
+                        "output",
+                        "is a flattened plane in an order that no layer absorbs",
+                        "pool or flatten before the last Gemm",
+                    )
                 )
             outputs.append(act.value)
         elif out.name in imp.consts:
@@ -114,7 +119,9 @@ def import_float(model: ModelProto) -> FloatImport:
             imp.findings.append(Finding(graph.name or "graph", "graph", "no output depends on an input", "check the export"))
         return FloatImport(None, tuple(imp.findings), operators)
     notes = {e.key: e.value for e in model.metadata_props if e.key.startswith("sasimc.")}
-    ir = Graph(graph.name or "main", dict(imp.values), ops, dict(imp.constants), tuple(inputs), tuple(dict.fromkeys(outputs)), notes)
+    ir = Graph(
+        graph.name or "main", dict(imp.values), ops, dict(imp.constants), tuple(inputs), tuple(dict.fromkeys(outputs)), notes
+    )
     return FloatImport(ir, tuple(imp.findings), operators)
 
 
@@ -165,7 +172,9 @@ def _input(imp: Importer, info: Any, nodes: list[NodeProto]) -> str:
     elif tensor.elem_type in _INTS:
         t = _quantised_input(imp, info.name, nodes, _INTS[tensor.elem_type], shape)
     else:
-        raise Unsupported(f"has type {TensorProto.DataType.Name(tensor.elem_type)}", "use float, or int8/uint8 with a DequantizeLinear")
+        raise Unsupported(
+            f"has type {TensorProto.DataType.Name(tensor.elem_type)}", "use float, or int8/uint8 with a DequantizeLinear"
+        )
     imp.add_value(info.name, t)
     imp.acts[info.name] = Act(info.name, axes)
     return info.name

@@ -45,7 +45,8 @@ def _add_acts(imp: Importer, node: NodeProto, a: Act, b: Act, x: str, y: str, ou
     ta, tb = imp.type(a), imp.type(b)
     if a.axes != b.axes or ta.shape != tb.shape:
         raise Unsupported(
-            f"adds {list(imp.dims(a))} and {list(imp.dims(b))} ({'x'.join(a.axes)}, {'x'.join(b.axes)})", "both sides must have one shape"
+            f"adds {list(imp.dims(a))} and {list(imp.dims(b))} ({'x'.join(a.axes)}, {'x'.join(b.axes)})",
+            "both sides must have one shape",
         )
     if not np.array_equal(_order(a, ta.size), _order(b, ta.size)):
         raise Unsupported("adds vectors flattened in different orders", "flatten both sides the same way")
@@ -121,7 +122,8 @@ def qlinear_binary(imp: Importer, node: NodeProto) -> None:
         _add_acts(imp, node, a, b, imp.dequantized(node, a, "a"), imp.dequantized(node, b, "b"), out)
     else:
         act, c = (a, b) if isinstance(a, Act) else (b, a)
-        assert isinstance(act, Act) and not isinstance(c, Act)
+        assert isinstance(act, Act)
+        assert not isinstance(c, Act)
         _with_constant(imp, node, operator, act, imp.dequantized(node, act, "x"), _channels(imp, act, c), False, out)
     requantize(imp, node, imp.acts[node.output[0]], *imp.scale_zero(node, 6, 7))
 

@@ -72,7 +72,9 @@ def matmul(imp: Importer, node: NodeProto) -> None:
         raise Unsupported("the constant is the left operand", "write x W instead of W x (transpose the weights)")
     act = imp.act(node, 0)
     if not imp.is_const(node, 1):
-        raise Unsupported("both operands are activations", "products of two activations (attention) have no place in weight memory")
+        raise Unsupported(
+            "both operands are activations", "products of two activations (attention) have no place in weight memory"
+        )
     _matmul(imp, node, act, act.value, _weight(imp, node, 1), None, node.output[0])
 
 
@@ -137,7 +139,9 @@ def _int8(w: QConst, channels_axis: int) -> tuple[npt.NDArray[np.int8], npt.NDAr
     if w.q.dtype not in (np.int8, np.uint8):
         raise Unsupported(f"weights have type {w.q.dtype}, expected int8 or uint8", "quantise weights to 8 bits")
     if w.scale.ndim and w.axis != channels_axis:
-        raise Unsupported(f"weights are quantised along axis {w.axis}", f"quantise along the output channels (axis {channels_axis})")
+        raise Unsupported(
+            f"weights are quantised along axis {w.axis}", f"quantise along the output channels (axis {channels_axis})"
+        )
     n = w.q.shape[channels_axis]
     if w.scale.ndim and w.scale.size != n:
         raise Unsupported(f"{w.scale.size} weight scales for {n} output channels")
@@ -147,7 +151,8 @@ def _int8(w: QConst, channels_axis: int) -> tuple[npt.NDArray[np.int8], npt.NDAr
     if centred.size and (centred.min() < -128 or centred.max() > 127):
         zeros = sorted({int(z) for z in np.ravel(w.zero)})
         raise Unsupported(
-            f"weights are asymmetric (zero points {zeros[:4]}{'...' if len(zeros) > 4 else ''})", "quantise weights symmetrically (zero point 0)"
+            f"weights are asymmetric (zero points {zeros[:4]}{'...' if len(zeros) > 4 else ''})",
+            "quantise weights symmetrically (zero point 0)",
         )
     return centred.astype(np.int8), np.ascontiguousarray(np.broadcast_to(w.scale, (n,)).astype(np.float64))
 
@@ -215,7 +220,14 @@ def _conv(imp: Importer, node: NodeProto, act: Act, x: str, w: QConst, bias: Con
     wide = window_output(t.shape[1], kw, stride[1], pads[1], pads[3], dilation[1])
     if min(h, wide) < 1:
         raise Unsupported(f"kernel {kh} x {kw} is larger than its padded input {t.shape[0]} x {t.shape[1]}")
-    geometry = {"kernel": (kh, kw), "stride": stride, "pads": pads, "dilation": dilation, "groups": groups, "param": _param(imp, node)}
+    geometry = {
+        "kernel": (kh, kw),
+        "stride": stride,
+        "pads": pads,
+        "dilation": dilation,
+        "groups": groups,
+        "param": _param(imp, node),
+    }
     consts = {"weight": np.ascontiguousarray(weight.transpose(2, 3, 1, 0)), "wscale": wscale, **_bias_consts(bias, n)}
     imp.emit(node, "conv_f", [x], out, TensorType("f32", (h, wide, n)), geometry, consts)
     imp.bind(node, act, out)
@@ -224,7 +236,9 @@ def _conv(imp: Importer, node: NodeProto, act: Act, x: str, w: QConst, bias: Con
 def _matmul(imp: Importer, node: NodeProto, act: Act, x: str, w: QConst, bias: Const | None, out: str) -> None:
     t = imp.type(act)
     if w.q.ndim != 2:
-        raise Unsupported(f"weight has rank {w.q.ndim}, a matrix is expected", "only products with one weight matrix are supported")
+        raise Unsupported(
+            f"weight has rank {w.q.ndim}, a matrix is expected", "only products with one weight matrix are supported"
+        )
     if act.axes not in (("N", "C"), ("N", "H", "W", "C")):
         imp.vector(act)
     weight, wscale = _int8(w, 1)
@@ -235,7 +249,14 @@ def _matmul(imp: Importer, node: NodeProto, act: Act, x: str, w: QConst, bias: C
         permuted = np.empty_like(weight)
         permuted[act.order] = weight
         weight = permuted
-    geometry = {"kernel": (1, 1), "stride": (1, 1), "pads": (0, 0, 0, 0), "dilation": (1, 1), "groups": 1, "param": _param(imp, node)}
+    geometry = {
+        "kernel": (1, 1),
+        "stride": (1, 1),
+        "pads": (0, 0, 0, 0),
+        "dilation": (1, 1),
+        "groups": 1,
+        "param": _param(imp, node),
+    }
     consts = {"weight": np.ascontiguousarray(weight.reshape(1, 1, k, n)), "wscale": wscale, **_bias_consts(bias, n)}
     imp.emit(node, "conv_f", [x], out, TensorType("f32", (*t.shape[:2], n)), geometry, consts)
     imp.bind(node, Act(out, act.axes))

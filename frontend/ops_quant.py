@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,11 @@ __all__ = ["fold"]
 
 Array = npt.NDArray[Any]
 
-# Operators on shapes and weights that may be computed at compile time; anything else on constants is an unsupported node.
-_FOLDABLE = frozenset(
-    "Shape Gather Slice Unsqueeze Squeeze Concat Cast Add Sub Mul Div ConstantOfShape Range Floor Ceil Reshape Transpose Identity "
-    "Flatten Expand Neg Sqrt Equal Where Min Max".split()
-)
+# Operators on shapes and weights that may be computed at compile time; any other on constants is an unsupported node.
+_FOLDABLE = frozenset({
+    "Add", "Cast", "Ceil", "Concat", "ConstantOfShape", "Div", "Equal", "Expand", "Flatten", "Floor", "Gather", "Identity", "Max",
+    "Min", "Mul", "Neg", "Range", "Reshape", "Shape", "Slice", "Sqrt", "Squeeze", "Sub", "Transpose", "Unsqueeze", "Where",
+})  # fmt: skip
 MAX_FOLDED = 2**28
 
 
@@ -102,27 +103,28 @@ def _constant(imp: Importer, node: NodeProto) -> Array:
 
 
 def _evaluate(imp: Importer, node: NodeProto, feeds: dict[str, Array]) -> Array:
-    size = sum(a.size for a in feeds.values())
+    size = float(sum(a.size for a in feeds.values()))
     if node.op_type in ("Expand", "ConstantOfShape"):
-        size = max(size, int(np.prod([float(v) for v in feeds[node.input[-1]].ravel()])))
-    if node.op_type == "Range" or size > MAX_FOLDED:
-        size = max(size, _range_size(feeds, node) if node.op_type == "Range" else size)
-    if size > MAX_FOLDED:
-        raise Unsupported(f"constant expression of {size} elements", "check the shapes in the file")
+        size = max(size, math.prod(float(v) for v in feeds[node.input[-1]].ravel()))
+    elif node.op_type == "Range":
+        size = _range_size(feeds, node)
+    if not size <= MAX_FOLDED:
+        raise Unsupported(f"constant expression of {size:.3g} elements", "check the shapes in the file")
     inputs = [helper.make_tensor_value_info(k, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape) for k, v in feeds.items()]
     outputs = [helper.make_empty_tensor_value_info(node.output[0])]
     graph = helper.make_graph([node], "fold", inputs, outputs)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", imp.opset)])
     try:
         with np.errstate(all="ignore"):
-            return np.asarray(onnx.reference.ReferenceEvaluator(model).run(None, feeds)[0])
+            results: list[Any] = onnx.reference.ReferenceEvaluator(model).run(None, feeds)  # type: ignore[assignment]
+            return np.asarray(results[0])
     except Exception as e:
         raise Unsupported(f"constant expression cannot be computed ({' '.join(str(e).split())[:120]})") from e
 
 
-def _range_size(feeds: dict[str, Array], node: NodeProto) -> int:
+def _range_size(feeds: dict[str, Array], node: NodeProto) -> float:
     start, limit, delta = (float(feeds[i].ravel()[0]) for i in node.input)
-    return int(abs((limit - start) / delta)) if delta else MAX_FOLDED + 1
+    return abs((limit - start) / delta) if delta else math.inf
 
 
 def _axis(imp: Importer, node: NodeProto, rank: int, scale: Array) -> int:
@@ -147,7 +149,9 @@ def _dequantize(imp: Importer, node: NodeProto) -> QConst:
     if scale.size == 1:
         return QConst(q, scale.reshape(()), zero.reshape(()) if zero.size == 1 else zero, 0)
     if scale.size != q.shape[axis] or zero.shape != scale.shape:
-        raise Unsupported(f"{scale.size} scales and {zero.size} zero points for axis {axis} of {q.shape}", "one of each per channel")
+        raise Unsupported(
+            f"{scale.size} scales and {zero.size} zero points for axis {axis} of {q.shape}", "one of each per channel"
+        )
     return QConst(q, scale, zero, axis)
 
 
@@ -177,6 +181,6 @@ def _move(imp: Importer, node: NodeProto, c: QConst) -> QConst:
         return QConst(q, c.scale, c.zero)
     if q.ndim > 0 and q.shape[0] == c.q.shape[0] and c.axis == 0:
         return QConst(q, c.scale, c.zero, 0)
-    raise Unsupported("reshapes a per-channel quantised constant across its channel axis", "store the weights in their final shape")
-
-
+    raise Unsupported(
+        "reshapes a per-channel quantised constant across its channel axis", "store the weights in their final shape"
+    )

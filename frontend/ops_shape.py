@@ -91,7 +91,9 @@ def _reshape(imp: Importer, node: NodeProto, act: Act, new: Sequence[int]) -> No
     order: npt.NDArray[np.int64] | None = None
     if not np.array_equal(before, after):
         if len(new) != 2:
-            raise Unsupported(f"reshapes {list(dims)} to {list(new)}, mixing channels and positions", "only flattening is supported")
+            raise Unsupported(
+                f"reshapes {list(dims)} to {list(new)}, mixing channels and positions", "only flattening is supported"
+            )
         order = before
     if shape == t.shape:
         imp.acts[node.output[0]] = Act(act.value, axes, order)
@@ -177,4 +179,6 @@ def arg_max(imp: Importer, node: NodeProto) -> None:
 
 def _last_axis(imp: Importer, act: Act, axis: int) -> None:
     if imp.type(act).shape[:2] != (1, 1) or not -len(act.axes) <= axis < len(act.axes) or act.axes[axis] != "C":
-        raise Unsupported(f"runs over axis {axis} of {list(imp.dims(act))}", "only over the channels of a vector, at the end of the network")
+        raise Unsupported(
+            f"runs over axis {axis} of {list(imp.dims(act))}", "only over the channels of a vector, at the end of the network"
+        )

@@ -37,7 +37,9 @@ def _channels_first(imp: Importer, node: NodeProto) -> None:
 def _average(imp: Importer, node: NodeProto, act: Act, x: str, out: str) -> None:
     window, shape = _window(imp, node, act)
     if any(window["pads"]) and not imp.attrs(node).get("count_include_pad", 0):  # type: ignore[arg-type]
-        raise Unsupported("padding that is not counted (count_include_pad = 0) makes the divisor vary", "set count_include_pad = 1")
+        raise Unsupported(
+            "padding that is not counted (count_include_pad = 0) makes the divisor vary", "set count_include_pad = 1"
+        )
     imp.emit(node, "avgpool_f", [x], out, TensorType("f32", shape), {**window, "global": False})
     imp.bind(node, act, out)
 
@@ -154,7 +156,8 @@ def resize(imp: Importer, node: NodeProto) -> None:
             rows = _nearest_rows(size_in, size_out, scale, coordinates, attrs.get("nearest_mode", "round_prefer_floor"))
             if rows != [resize_index(i, size_in, size_out) for i in range(size_out)]:
                 raise Unsupported(
-                    f"nearest resize {size_in} -> {size_out} with {coordinates!r} and {attrs.get('nearest_mode', 'round_prefer_floor')!r}",
+                    f"nearest resize {size_in} -> {size_out} with {coordinates!r} and "
+                    f"{attrs.get('nearest_mode', 'round_prefer_floor')!r}",
                     "use coordinate_transformation_mode 'asymmetric' with nearest_mode 'floor'",
                 )
     elif mode == "linear":

@@ -1,8 +1,8 @@
 """What the importer knows while it walks an ONNX graph: constants, activations with their axes, operations made so far, findings.
 
 An activation of any ONNX rank becomes one (H, W, C) value. ``Act.axes`` names each ONNX axis (``N``, ``C``, ``H``, ``W``), so a
-Transpose only renames; ``Act.order`` maps the ONNX position of a flattened vector to its channels-last position, so a Flatten of a
-plane costs nothing but a permutation of the next layer's weights.
+Transpose only renames; ``Act.order`` maps the ONNX position of a flattened vector to its channels-last position, so a Flatten of
+a plane costs nothing but a permutation of the next layer's weights.
 """
 
 from __future__ import annotations
@@ -18,7 +18,18 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from sasimc.ir.graph import Attr, Op, TensorType
 
-__all__ = ["Act", "Finding", "Importer", "QConst", "Unsupported", "handler", "handles", "node_name", "supported_operators", "tensor_array"]
+__all__ = [
+    "Act",
+    "Finding",
+    "Importer",
+    "QConst",
+    "Unsupported",
+    "handler",
+    "handles",
+    "node_name",
+    "supported_operators",
+    "tensor_array",
+]
 
 Array = npt.NDArray[Any]
 MAX_ELEMENTS = 2**27  # of one activation; a larger one is a mistake in the file, not a network for this machine
@@ -107,7 +118,9 @@ class Importer:
         """The activation that is input ``index``; a constant there is not supported."""
         name = node.input[index] if index < len(node.input) else ""
         if name not in self.acts:
-            raise Unsupported(f"input {index} ({name!r}) is a constant, an activation is expected", "fold this node into a constant")
+            raise Unsupported(
+                f"input {index} ({name!r}) is a constant, an activation is expected", "fold this node into a constant"
+            )
         return self.acts[name]
 
     def is_const(self, node: NodeProto, index: int) -> bool:
@@ -143,7 +156,9 @@ class Importer:
         if s.size != 1 or z.size != 1:
             raise Unsupported("activation is quantised per channel", "quantise activations per tensor")
         if z.dtype not in (np.uint8, np.int8):
-            raise Unsupported(f"zero point has type {z.dtype}, activations must be int8 or uint8", "quantise activations to 8 bits")
+            raise Unsupported(
+                f"zero point has type {z.dtype}, activations must be int8 or uint8", "quantise activations to 8 bits"
+            )
         return float(s.ravel()[0]), int(z.ravel()[0]), "u8" if z.dtype == np.uint8 else "i8"
 
     def scales(self, node: NodeProto, scale: int, zero: int, default: np.dtype[Any]) -> tuple[npt.NDArray[np.float64], Array]:
@@ -151,12 +166,15 @@ class Importer:
         for index, what in ((scale, "scale"), (zero, "zero point")):
             if self.has(node, index) and node.input[index] not in self.consts:
                 raise Unsupported(
-                    f"{what} {node.input[index]!r} is not a constant", "use static quantisation (scales as initialisers), not dynamic"
+                    f"{what} {node.input[index]!r} is not a constant",
+                    "use static quantisation (scales as initialisers), not dynamic",
                 )
         c = self.const(node, scale, "scale")
         s = np.asarray(c.real() if isinstance(c, QConst) else c, np.float64)
         if not np.isfinite(s).all():
-            raise Unsupported(f"scale {node.input[scale]!r} is NaN or infinite", "calibrate again; a range was empty or overflowed")
+            raise Unsupported(
+                f"scale {node.input[scale]!r} is NaN or infinite", "calibrate again; a range was empty or overflowed"
+            )
         if not (s > 0).all():
             raise Unsupported(f"scale {node.input[scale]!r} is zero or negative", "calibrate again; a scale must be positive")
         if not self.has(node, zero):
@@ -179,7 +197,9 @@ class Importer:
         """The activation if it is laid out N, C, H, W."""
         if act.axes != ("N", "C", "H", "W"):
             shape = "x".join(act.axes)
-            raise Unsupported(f"input is laid out {shape}, expected N x C x H x W", "only 4-D (2-D convolution) tensors are supported")
+            raise Unsupported(
+                f"input is laid out {shape}, expected N x C x H x W", "only 4-D (2-D convolution) tensors are supported"
+            )
         return act
 
     def vector(self, act: Act) -> Act:
@@ -191,7 +211,9 @@ class Importer:
     def in_order(self, act: Act) -> Act:
         """The activation if no pending permutation of a Flatten is left on it."""
         if act.order is not None:
-            raise Unsupported("reads a flattened plane element by element", "pool to 1 x 1 first, or let a Gemm follow the Flatten")
+            raise Unsupported(
+                "reads a flattened plane element by element", "pool to 1 x 1 first, or let a Gemm follow the Flatten"
+            )
         return act
 
     # -- adding to the graph ------------------------------------------------------------------------------------------
@@ -221,7 +243,7 @@ class Importer:
         consts: Mapping[str, Array] | None = None,
         suffix: str = "",
     ) -> str:
-        """Add one operation that stems from ``node``; constants are stored under the operation's name. Returns the output value."""
+        """Add one operation that stems from ``node``; constants are stored under its name. Returns the output value."""
         self.add_value(output, out)
         label = node_name(node)
         name = self.unique(label + suffix)
@@ -246,7 +268,8 @@ class Importer:
             raise Unsupported("reads a float tensor as if it were quantised", "insert QuantizeLinear")
         if (t.dtype, t.zero) != (dtype, zero) or not math.isclose(t.scale, scale, rel_tol=1e-6):
             raise Unsupported(
-                f"reads {act.value!r} with scale {scale:g}, zero point {zero} ({dtype}), which was written with {t.scale:g}, {t.zero} ({t.dtype})",
+                f"reads {act.value!r} with scale {scale:g}, zero point {zero} ({dtype}), "
+                f"which was written with {t.scale:g}, {t.zero} ({t.dtype})",
                 "give both sides of a tensor the same quantisation",
             )
         return act
@@ -290,5 +313,3 @@ def tensor_array(tensor: TensorProto) -> Array:
         return np.asarray(numpy_helper.to_array(tensor))
     except Exception as e:
         raise Unsupported(f"initialiser {tensor.name!r} has an element type that cannot be read ({e})") from e
-
-

@@ -38,7 +38,8 @@ def type_range(dtype: str) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class TensorType:
-    """Type of one sample: dtype (``u8``, ``i8``, ``i32``; ``f32`` before canonicalisation), shape (H, W, C), real = scale * (q - zero)."""
+    """Type of one sample: dtype (``u8``, ``i8``, ``i32``; ``f32`` before canonicalisation), shape (H, W, C);
+    real = scale * (q - zero)."""
 
     dtype: str
     shape: Shape
@@ -61,7 +62,9 @@ class TensorType:
 
     def __str__(self) -> str:
         dims = "x".join(str(d) for d in self.shape)
-        return f"{self.dtype}[{dims}]" + ("" if (self.scale, self.zero) == (1.0, 0) else f" scale={self.scale!r} zero={self.zero}")
+        return f"{self.dtype}[{dims}]" + (
+            "" if (self.scale, self.zero) == (1.0, 0) else f" scale={self.scale!r} zero={self.zero}"
+        )
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ class Op:
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """A forward graph. ``ops`` is topological; ``notes`` carries what the file says beside the graph (labels, preprocessing, ...)."""
+    """A forward graph. ``ops`` is topological; ``notes`` carries what the file says besides (labels, ...)."""
 
     name: str
     values: Mapping[str, TensorType]

@@ -114,5 +114,7 @@ def _resize(op: Op, x: Ints, shape: tuple[int, int, int]) -> Ints:
         size = x.shape[axis]
         i = np.arange(size)
         before, after = x.take(np.maximum(i - 1, 0), axis), x.take(np.minimum(i + 1, size - 1), axis)
-        x = np.stack([before + 3 * x, 3 * x + after], axis=axis + 1).reshape([d * 2 if a == axis else d for a, d in enumerate(x.shape)])
+        x = np.stack([before + 3 * x, 3 * x + after], axis=axis + 1).reshape(
+            [d * 2 if a == axis else d for a, d in enumerate(x.shape)]
+        )
     return x

@@ -1,4 +1,4 @@
-"""Every kind of operation, declared once: level, arity, attributes, constants, rule, meaning. The formulas are in docs/numerics.md.
+"""Every kind of operation, declared once: level, arity, attributes, constants, rule, meaning. Formulas: docs/numerics.md.
 
 Levels: ``float`` kinds stand between a dequantize and a quantize and are gone after canonicalisation; ``int`` kinds are what the
 backend consumes; ``both`` moves stored values without arithmetic; ``train`` kinds form the backward half of a training graph.
@@ -309,7 +309,7 @@ _TABLE = (
     # float, before canonicalisation
     Kind("quantize", "float", "clamp(round_half_even(x / scale) + zero).", (1, 1), _casts),
     Kind("dequantize", "float", "scale * (q - zero).", (1, 1), _casts),
-    Kind("conv_f", "float", "Real convolution with symmetric int8 weights; bias real, bias_q int32 at scale bias_scale.", (1, 1), _conv_f,
+    Kind("conv_f", "float", "Real convolution, symmetric int8 weights; bias real, or bias_q at bias_scale.", (1, 1), _conv_f,
          _GEOMETRY, {"param": "s", "trainable": "b"}, {"weight": "i8[kh,kw,Cin/groups,N]", "wscale": "f64[N]"},
          {"bias": "f64[N]", "bias_q": "i32[N]", "bias_scale": "f64[N]"}),
     Kind("add_f", "float", "Real addition.", (2, 2), _elementwise),

@@ -1,4 +1,4 @@
-"""The graph as text. ``parse_graph(print_graph(g), arrays=g.constants)`` is ``g``; small constants stand inline, larger ones by name.
+"""The graph as text. ``parse_graph(print_graph(g), arrays=g.constants)`` is ``g``; small constants stand inline, others by name.
 
 ::
 
@@ -140,7 +140,9 @@ class _Line:
 
     def take(self, what: str, *kinds: str) -> str:
         if self.next >= len(self.tokens) or self.tokens[self.next][0] not in kinds:
-            raise self.error(f"expected {what}, found {self.peek()!r}" if self.peek() else f"expected {what}, found the end of the line")
+            raise self.error(
+                f"expected {what}, found {self.peek()!r}" if self.peek() else f"expected {what}, found the end of the line"
+            )
         self.next += 1
         return self.tokens[self.next - 1][1]
 
@@ -215,7 +217,9 @@ class _Parser:
             "const": self.const, "value": self.value, "op": self.op,
         }  # fmt: skip
         if word not in run:
-            raise line.error(f"unknown statement {word!r}", line.tokens[0][2], near(word, list(run)) or f"one of {', '.join(run)}")
+            raise line.error(
+                f"unknown statement {word!r}", line.tokens[0][2], near(word, list(run)) or f"one of {', '.join(run)}"
+            )
         run[word](line)
         line.end()
 
@@ -333,5 +337,11 @@ def parse_graph(text: str, *, arrays: Mapping[str, Array] | None = None, file: s
     if not parser.graph_name:
         raise SasError("the text names no graph", span=Span(file, 1, 1), hint="the first statement is: graph NAME")
     return Graph(
-        parser.graph_name, parser.values, tuple(parser.ops), parser.constants, tuple(parser.inputs), tuple(parser.outputs), parser.notes
+        parser.graph_name,
+        parser.values,
+        tuple(parser.ops),
+        parser.constants,
+        tuple(parser.inputs),
+        tuple(parser.outputs),
+        parser.notes,
     )

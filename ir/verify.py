@@ -1,4 +1,4 @@
-"""Checks that a graph obeys the table in :mod:`sasimc.ir.kinds`. The first breach raises :class:`IrError` naming the operation."""
+"""Checks that a graph obeys the table in :mod:`sasimc.ir.kinds`. The first breach raises :class:`IrError`, naming the op."""
 
 from __future__ import annotations
 
@@ -53,7 +53,9 @@ def verify_train(train: TrainGraph) -> None:
 
 def is_integer(graph: Graph) -> bool:
     """Whether every operation is one the backend consumes."""
-    return all(KINDS[op.kind].level in ("int", "both") for op in graph.ops) and all(t.dtype != "f32" for t in graph.values.values())
+    return all(KINDS[op.kind].level in ("int", "both") for op in graph.ops) and all(
+        t.dtype != "f32" for t in graph.values.values()
+    )
 
 
 def _check_types(values: Mapping[str, TensorType]) -> None:

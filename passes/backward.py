@@ -2,13 +2,13 @@
 
 Works on any graph and any set of trainable layers. The rules that fix every bit:
 
-- A product (``xent``, ``conv_t``, ``avgpool_t``, ``maxpool_t``, ``resize_t``, ``merge``) is int32 and is quantised exactly once, by the
-  stage right behind it. If its tensor has this one contribution, that stage also carries the mask of the tensor's producer and, if
-  the producer is a convolution (or a Mul by constants), its channel scale.
+- A product (``xent``, ``conv_t``, ``avgpool_t``, ``maxpool_t``, ``resize_t``, ``merge``) is int32 and is quantised exactly once, by
+  the stage right behind it. If its tensor has this one contribution, that stage also carries the mask of the tensor's producer and,
+  if the producer is a convolution (or a Mul by constants), its channel scale.
 - An average pool's constant K rides on the same stage unless the producer has a channel scale of its own; then the first stage
   carries K and a second one the mask and the channel scale.
-- Adds, slices, crops, reshapes and pure requantisations hand int8 mantissas on, exponent and all, under the same name where nothing
-  changes.
+- Adds, slices, crops, reshapes and pure requantisations hand int8 mantissas on, exponent and all, under the same name where
+  nothing changes.
 - Contributions to a tensor with several readers are int8 each, merged in the order of the readers in the forward graph.
 """
 
@@ -65,7 +65,9 @@ def logits_of(graph: Graph) -> str:
         raise SasError(f"training needs one output (the logits), the graph has {len(found)}", hint="remove the other outputs")
     t = graph.type(found[0])
     if t.shape[:2] != (1, 1) or t.shape[2] < 2 or t.dtype not in ("u8", "i8"):
-        raise SasError(f"training needs a vector of at least two logits, the output is {t}", hint="end the network in a classifier")
+        raise SasError(
+            f"training needs a vector of at least two logits, the output is {t}", hint="end the network in a classifier"
+        )
     return found[0]
 
 
@@ -75,7 +77,7 @@ def _passes_freely(op: Op) -> bool:
 
 
 def error_path(graph: Graph, policy: str) -> frozenset[str]:
-    """Names of the operations that errors may pass. ``truncated``: frozen convolutions only where a trainable layer needs them."""
+    """Names of the operations errors may pass. ``truncated``: frozen convolutions only where a trainable layer needs them."""
     if policy not in POLICIES:
         raise SasError(f"unknown backprop policy {policy!r}", hint=f"one of {', '.join(POLICIES)}")
     if policy == "exact":
@@ -107,8 +109,8 @@ def _cheapest(graph: Graph, value: str, cost: dict[str, int], step: dict[str, Op
 def derive_backward(graph: Graph, policy: str = "exact", eps: float = 0.1) -> TrainGraph:
     """Loss, errors, gradients and updates for the trainable layers of ``graph``.
 
-    ``policy``: ``exact`` or ``truncated``; ``eps``: label smoothing in [0, 1). SasError when nothing is trainable, when a trainable
-    layer does not reach the loss, or when the output is not a vector of logits.
+    ``policy``: ``exact`` or ``truncated``; ``eps``: label smoothing in [0, 1). SasError when nothing is trainable, when a
+    trainable layer does not reach the loss, or when the output is not a vector of logits.
     """
     trainable = [op.name for op in graph.ops if op.flag("trainable")]
     if not trainable:
@@ -122,7 +124,9 @@ def derive_backward(graph: Graph, policy: str = "exact", eps: float = 0.1) -> Tr
     for op in reversed(graph.ops):
         state.step(op)
     if missing := [name for name in trainable if name not in state.updated]:
-        raise SasError(f"trainable layers do not reach the loss: {', '.join(missing[:5])}", hint="unmark them, or connect them to the output")
+        raise SasError(
+            f"trainable layers do not reach the loss: {', '.join(missing[:5])}", hint="unmark them, or connect them to the output"
+        )
     train = TrainGraph(graph, tuple(state.ops), state.values, state.constants, frozenset(state.saved), policy)
     verify_train(train)
     return train
@@ -185,7 +189,9 @@ class _Backward:
                 n += 1
                 output = f"{base}#{n}"
             self.values[output] = TensorType(dtype, self.graph.type(like).shape)
-        known: dict[str, Attr] = {"forward": forward.name} if forward is not None and kind not in ("stage", "merge", "xent") else {}
+        known: dict[str, Attr] = (
+            {"forward": forward.name} if forward is not None and kind not in ("stage", "merge", "xent") else {}
+        )
         origin = forward.origin if forward is not None else ""
         full = f"{name}:{output}" if kind in ("stage", "merge") else name
         self.ops.append(Op(full, kind, inputs, output, {**known, **(attrs or {})}, consts or {}, origin, "derive_backward"))
@@ -196,7 +202,7 @@ class _Backward:
         self.parts.setdefault(op.inputs[index], {})[(self.position[op.name], index)] = part
 
     def stage(self, tensor: str, part: Part, work: Work, producer: Op | None) -> str:
-        """int8 error of ``tensor`` from one contribution, with the work of its producer; the same name when there is nothing to do."""
+        """int8 error of ``tensor`` from one contribution, with the work of its producer; the same name if there is none."""
         if not part.product and work.nothing:
             return part.value
         if part.factor != ONE and work.scale is not None:

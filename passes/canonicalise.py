@@ -1,7 +1,7 @@
 """Float-level QDQ graph -> integer graph: every ``dequantize -> operator -> (clip) -> quantize`` becomes one integer operation.
 
-A real value is either a *view* of a stored tensor (a dequantize, moved around or not), or *pending*: an operator whose result is not
-stored yet and waits for its quantize. Clips narrow a pending value; operators that only move elements (max pool, reshape, pad)
+A real value is either a *view* of a stored tensor (a dequantize, moved around or not), or *pending*: an operator whose result is
+not stored yet and waits for its quantize. Clips narrow a pending value; operators that only move elements (max pool, reshape, pad)
 commute with the quantize behind them, so they are carried along. Anything else that reads a pending value has no integer meaning
 and is reported, with the rewrite that would give it one; all such places are reported together.
 """
@@ -37,7 +37,7 @@ class View:
 
 @dataclass(frozen=True)
 class Pending:
-    """A real value not stored yet: ``op`` over stored ``sources`` (or a concat of real values), clipped to [lo, hi], then moved."""
+    """A real value not stored yet: ``op`` over stored ``sources`` (or a concat), clipped to [lo, hi], then moved."""
 
     op: Op
     sources: tuple[str, ...]
@@ -129,7 +129,9 @@ class _State:
         sources = [self.stored.get(v) for v in op.inputs]
         if None in sources:
             return
-        self.stored[op.output] = self._keep(replace(op, inputs=tuple(s for s in sources if s is not None)), self.graph.type(op.output))
+        self.stored[op.output] = self._keep(
+            replace(op, inputs=tuple(s for s in sources if s is not None)), self.graph.type(op.output)
+        )
 
     def _keep(self, op: Op, t: TensorType) -> str:
         """Add an operation whose constants are those of the old graph."""
@@ -157,7 +159,9 @@ class _State:
         if source is None and op.inputs[0] in self.real:
             found = self.real[op.inputs[0]]
             if isinstance(found, Pending):
-                self._problem(op, "reads a value that is not quantised", "put QuantizeLinear and DequantizeLinear behind the last layer")
+                self._problem(
+                    op, "reads a value that is not quantised", "put QuantizeLinear and DequantizeLinear behind the last layer"
+                )
             source = found.stored if isinstance(found, View) else None
         if source is not None:
             self.stored[op.output] = self._keep(replace(op, inputs=(source,)), self.graph.type(op.output))
@@ -178,7 +182,11 @@ class _State:
         if value in self.real:
             return self.real[value]
         if value in self.graph.inputs:
-            self._problem(op, f"reads the input {value!r} before it is quantised", "put QuantizeLinear and DequantizeLinear behind the input")
+            self._problem(
+                op,
+                f"reads the input {value!r} before it is quantised",
+                "put QuantizeLinear and DequantizeLinear behind the input",
+            )
             self.real[value] = Unknown()  # once is enough
         return Unknown()
 
@@ -245,7 +253,9 @@ class _State:
         between = " and ".join(repr(s) for s in sources)
         what = op.kind.removesuffix("_f")
         self._problem(
-            op, f"{what} reads the unquantised result of {between}", f"put QuantizeLinear and DequantizeLinear between {between} and {op.origin!r}"
+            op,
+            f"{what} reads the unquantised result of {between}",
+            f"put QuantizeLinear and DequantizeLinear between {between} and {op.origin!r}",
         )
         return Unknown()
 
@@ -416,16 +426,17 @@ class _State:
                 outputs.append(name)
         for name in self.graph.inputs:
             if name not in self.inputs and self.graph.consumers(name) and not self.problems:
-                self.problems.append(Diagnostic(f"the input {name!r} is never quantised", where=name, hint="put QuantizeLinear behind it"))
+                self.problems.append(
+                    Diagnostic(f"the input {name!r} is never quantised", where=name, hint="put QuantizeLinear behind it")
+                )
         inputs = tuple(n for n in self.graph.inputs if n in self.inputs)
         return Graph(
             self.graph.name, self.values, self._ordered(), self.constants, inputs, tuple(dict.fromkeys(outputs)),
             {**self.graph.notes, **self.notes},
         )  # fmt: skip
 
-
     def _ordered(self) -> tuple[Op, ...]:
-        """Topological order, among the ready ones by place of the main node: the order of readers matters in the backward pass."""
+        """Topological order, among the ready ones by place of the main node: readers' order matters in the backward pass."""
         waiting = {op.output: {v for v in op.inputs if v not in self.inputs} for op in self.ops}
         readers: dict[str, list[Op]] = {}
         for op in self.ops:

@@ -45,5 +45,3 @@ def _rewrite(op: Op, graph: Graph, moved: set[str], constants: dict[str, npt.NDA
         constants[name] = (bias - 128 * per_unit).astype(np.int32)
         return op.with_consts(bias=name)
     return op
-
-

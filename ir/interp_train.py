@@ -1,0 +1,220 @@
+"""A plain numpy interpreter of training graphs: errors, gradients, updates of one batch, in int64. Tests check passes with it.
+
+It follows docs/numerics.md (Loss, Backward, Gradient and update) operation by operation and does nothing for speed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sasimc.ir.graph import IrError, Op, TrainGraph
+from sasimc.ir.interp import Ints, rne
+from sasimc.ir.kinds import resize_index
+
+__all__ = ["Error", "TrainResult", "quantise", "train_step"]
+
+
+@dataclass(frozen=True, eq=False)
+class Error:
+    """Mantissas (int32 or int8 range) of a whole batch and their common exponent: value = v 2^e."""
+
+    v: Ints
+    e: int
+
+
+@dataclass(frozen=True, eq=False)
+class TrainResult:
+    """Every error by name; gradients, and weights after the update, by forward operation."""
+
+    errors: Mapping[str, Error]
+    gradients: Mapping[str, Ints]
+    weights: Mapping[str, Ints]
+
+
+def quantise(error: Error) -> Error:
+    """The dynamic shift to int8."""
+    shift = max(0, int(np.abs(error.v).max(initial=0)).bit_length() - 7)
+    return Error(np.clip(rne(error.v, shift), -127, 127), error.e + shift)
+
+
+def train_step(train: TrainGraph, env: Mapping[str, Ints], labels: Sequence[int], mu_head: int, mu_rep: int) -> TrainResult:
+    """One backward pass; ``env``: all forward values [B, H, W, C] (:func:`sasimc.ir.interp.run`)."""
+    errors: dict[str, Error] = {}
+    gradients: dict[str, Ints] = {}
+    weights: dict[str, Ints] = {}
+    for op in train.ops:
+        if op.kind == "update":
+            conv = train.forward.op(op.str_attr("forward"))
+            x = env[op.inputs[0]] - train.forward.type(op.inputs[0]).zero
+            g = _gradient(train, conv, x, errors[op.inputs[1]].v)
+            w = train.forward.constant(conv, "weight").astype(np.int64)
+            gradients[conv.name] = g
+            weights[conv.name] = np.clip(w - _delta(g, mu_head if op.attrs["mu"] == "head" else mu_rep), -127, 127)
+        elif op.kind == "xent":
+            errors[op.output] = Error(_xent(op, env[op.inputs[0]], labels), 0)
+        else:
+            errors[op.output] = _error(train, op, errors, env)
+    return TrainResult(errors, gradients, weights)
+
+
+def _error(train: TrainGraph, op: Op, errors: Mapping[str, Error], env: Mapping[str, Ints]) -> Error:
+    first = errors[op.inputs[0]]
+    v, e = first.v, first.e
+    if op.kind == "stage":
+        return _stage(train, op, first, env)
+    if op.kind == "merge":
+        other = errors[op.inputs[1]]
+        top = max(e, other.e)
+        return Error(sum(rne(p.v << 8, top - p.e) if top - p.e <= 30 else np.zeros_like(p.v) for p in (first, other)), top - 8)
+    forward = train.forward.op(op.str_attr("forward"))
+    h, w, c = train.type(op.output).shape
+    shape = (v.shape[0], h, w, c)
+    match op.kind:
+        case "conv_t":
+            return Error(_conv_t(train, forward, v, shape), e)
+        case "avgpool_t":
+            total, at = _scatter(forward, shape)
+            for rows, cols in at:
+                total[:, rows, cols] += v
+            return Error(_crop(forward, total, shape), e)
+        case "maxpool_t":
+            return Error(_maxpool_t(forward, env[op.inputs[1]], v, shape), e)
+        case "resize_t":
+            return Error(_resize_t(forward, v, shape), e + op.int_attr("exp_add"))
+        case "slice_t":
+            return Error(v[..., op.int_attr("start") : op.int_attr("start") + c], e)
+        case "crop_t":
+            return Error(_crop(forward, v, shape), e)
+        case "reshape_t":
+            return Error(v.reshape(shape), e)
+        case _:
+            raise IrError(f"{op.kind} {op.name!r} is not an operation on errors", where=op.name)
+
+
+def _stage(train: TrainGraph, op: Op, error: Error, env: Mapping[str, Ints]) -> Error:
+    v = error.v
+    if name := op.str_attr("mask_of"):
+        q = env[name]
+        keep = np.ones(q.shape, bool)
+        if op.flag("mask_lo"):
+            keep &= q > op.int_attr("lo")
+        if op.flag("mask_hi"):
+            keep &= q < op.int_attr("hi")
+        v = np.where(keep, v, 0)
+    if "kscale" in op.consts:
+        v = rne(v * train.constant(op, "kscale").astype(np.int64), 15)
+    return quantise(Error(v, error.e + op.int_attr("exp_add")))
+
+
+def _xent(op: Op, logits: Ints, labels: Sequence[int]) -> Ints:
+    q = logits.reshape(logits.shape[0], -1)
+    out = np.zeros_like(q)
+    for row, label in enumerate(labels):
+        t = (q[row].max() - q[row]) * op.int_attr("logit_mult")
+        n, f = t >> 12, t & 4095
+        p2 = 32768 - ((f * (2751 - ((703 * f) >> 12))) >> 9)
+        p = np.where(n > 15, 0, p2 >> np.minimum(n, 15))
+        s = int(p.sum())
+        error = (p * 32768 + (s >> 1)) // s - op.int_attr("t_other")
+        error[label] += op.int_attr("t_other") - op.int_attr("t_label")
+        error[label] -= error.sum()
+        out[row] = error
+    return out.reshape(logits.shape)
+
+
+# -- windows ------------------------------------------------------------------------------------------------------------
+
+
+def _scatter(op: Op, shape: tuple[int, int, int, int]) -> tuple[Ints, list[tuple[slice, slice]]]:
+    """Zeros for the padded input, and for each kernel position the input rows and columns the outputs see there."""
+    (kh, kw), (sh, sw), (t, left, b, r) = op.ints("kernel"), op.ints("stride"), op.ints("pads")
+    dh, dw = op.ints("dilation") if "dilation" in op.attrs else (1, 1)
+    height, width = shape[1] + t + b, shape[2] + left + r
+    rows = (height - dh * (kh - 1) - 1) // sh + 1
+    cols = (width - dw * (kw - 1) - 1) // sw + 1
+    at = [
+        (slice(i * dh, i * dh + (rows - 1) * sh + 1, sh), slice(j * dw, j * dw + (cols - 1) * sw + 1, sw))
+        for i in range(kh)
+        for j in range(kw)
+    ]
+    return np.zeros((shape[0], height, width, shape[3]), np.int64), at
+
+
+def _crop(op: Op, v: Ints, shape: tuple[int, int, int, int]) -> Ints:
+    top, left = op.ints("pads")[:2]
+    return v[:, top : top + shape[1], left : left + shape[2]]
+
+
+def _grouped(v: Ints, groups: int) -> Ints:
+    return v.reshape(*v.shape[:3], groups, v.shape[3] // groups)
+
+
+def _conv_t(train: TrainGraph, op: Op, m: Ints, shape: tuple[int, int, int, int]) -> Ints:
+    weight, groups = train.forward.constant(op, "weight").astype(np.int64), op.int_attr("groups")
+    kh, kw, per_group, n = weight.shape
+    kernel = weight.reshape(kh * kw, per_group, groups, n // groups)
+    total, at = _scatter(op, shape)
+    for k, (rows, cols) in enumerate(at):
+        part = np.einsum("bhwgn,cgn->bhwgc", _grouped(m, groups), kernel[k])
+        total[:, rows, cols] += part.reshape(*part.shape[:3], shape[3])
+    return _crop(op, total, shape)
+
+
+def _gradient(train: TrainGraph, op: Op, x: Ints, m: Ints) -> Ints:
+    weight, groups = train.forward.constant(op, "weight"), op.int_attr("groups")
+    kh, kw, per_group, n = weight.shape
+    padded, at = _scatter(op, (x.shape[0], x.shape[1], x.shape[2], x.shape[3]))
+    t, left = op.ints("pads")[:2]
+    padded[:, t : t + x.shape[1], left : left + x.shape[2]] = x
+    g = [np.einsum("bhwgc,bhwgn->cgn", _grouped(padded[:, r, c], groups), _grouped(m, groups)) for r, c in at]
+    return np.stack(g).reshape(kh, kw, per_group, n)
+
+
+def _delta(g: Ints, mu: int) -> Ints:
+    """Pseudo-stochastic rounding of a gradient to steps of the weights."""
+    sh = min(62, int(np.abs(g).max(initial=0)).bit_length() - mu)
+    if sh <= 0 or not g.any():
+        return np.clip(g, -127, 127)
+    size = np.abs(g)
+    q = size >> sh
+    r = size - (q << sh)
+    h = sh >> 1
+    p, low = r >> h, r & ((1 << h) - 1)
+    q += p > low << (sh & 1)
+    return np.sign(g) * np.minimum(q, 127)
+
+
+def _maxpool_t(op: Op, x: Ints, v: Ints, shape: tuple[int, int, int, int]) -> Ints:
+    total, at = _scatter(op, shape)
+    padded = np.full(total.shape, -(2**31))
+    t, left = op.ints("pads")[:2]
+    padded[:, t : t + shape[1], left : left + shape[2]] = x
+    first = np.stack([padded[:, r, c] for r, c in at]).argmax(axis=0)
+    for k, (rows, cols) in enumerate(at):
+        total[:, rows, cols] += np.where(first == k, v, 0)
+    return _crop(op, total, shape)
+
+
+def _resize_t(op: Op, v: Ints, shape: tuple[int, int, int, int]) -> Ints:
+    """Transpose of the forward weights, axis by axis, as a dense matrix."""
+    for axis in (1, 2):
+        v = np.moveaxis(np.tensordot(_resize_matrix(op, shape[axis], v.shape[axis]), v, (0, axis)), 0, axis)
+    return v
+
+
+def _resize_matrix(op: Op, size_in: int, size_out: int) -> npt.NDArray[Any]:
+    """[out, in] integer weights of one axis: 1 (nearest), or 4ths (linear)."""
+    m = np.zeros((size_out, size_in), np.int64)
+    for out in range(size_out):
+        if op.attrs["mode"] == "nearest":
+            m[out, resize_index(out, size_in, size_out)] += 1
+        else:
+            i = out // 2
+            m[out, i] += 3
+            m[out, max(i - 1, 0) if out % 2 == 0 else min(i + 1, size_in - 1)] += 1
+    return m
