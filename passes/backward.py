@@ -2,9 +2,9 @@
 
 Works on any graph and any set of trainable layers. The rules that fix every bit:
 
-- A product (``xent``, ``conv_t``, ``avgpool_t``, ``maxpool_t``, ``resize_t``, ``merge``) is int32 and is quantised exactly once, by
-  the stage right behind it. If its tensor has this one contribution, that stage also carries the mask of the tensor's producer and,
-  if the producer is a convolution (or a Mul by constants), its channel scale.
+- A product (``xent``, ``conv_t``, ``avgpool_t``, ``maxpool_t``, ``resize_t``, ``merge``) is int32 and is quantised once, by the
+  stage right behind it. If its tensor has this one contribution, that stage also carries the mask of its producer and, if
+  the producer is a convolution (or a Mul by constants), its channel scale.
 - An average pool's constant K rides on the same stage unless the producer has a channel scale of its own; then the first stage
   carries K and a second one the mask and the channel scale.
 - Adds, slices, crops, reshapes and pure requantisations hand int8 mantissas on, exponent and all, under the same name where

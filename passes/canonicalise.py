@@ -310,7 +310,7 @@ class _State:
             if any(k[:1] == (a.op.output,) and a.op.kind == "conv_f" for k in self.made):
                 self._problem(op, f"the result of {a.op.origin!r} is quantised in two ways", "quantise it once, then rescale")
             name = op.output if not a.moves else f"{base}:q"
-            at = t.with_shape(self.graph.type(a.op.output).shape)
+            at = t.with_shape(self._base_shape(a))
             value = self._emit(a, at, name)
             for i, move in enumerate(a.moves):
                 at = t.with_shape(self.graph.type(move.output).shape)
@@ -352,7 +352,11 @@ class _State:
         if isinstance(a, View):
             return self.values[a.stored].shape
         assert isinstance(a, Pending)
-        return self.graph.type(a.moves[-1].output if a.moves else a.op.output).shape
+        return self.graph.type(a.moves[-1].output).shape if a.moves else self._base_shape(a)
+
+    def _base_shape(self, a: Pending) -> tuple[int, int, int]:
+        """Shape before the moves. A rescale may stem from this pass alone and then has no output in the old graph."""
+        return self.values[a.sources[0]].shape if a.op.kind == "rescale" else self.graph.type(a.op.output).shape
 
     def _conv(self, op: Op, base: Op, x: TensorType, t: TensorType) -> str:
         weight, wscale = self.graph.constant(op, "weight"), self.graph.constant(op, "wscale")
