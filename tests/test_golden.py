@@ -575,6 +575,26 @@ def test_truncated_ties_go_to_the_earlier_consumer() -> None:
     assert multiply_stages(net, net.quantize(last(images(model, 2)))) == {"first", "early", "head"}
 
 
+def test_three_consumers_join_in_node_order() -> None:
+    b = models.Builder(2, pow2=True)
+    x = b.conv(b.input((3, 6, 6), low=0.0), 8, trainable=True, act="relu", name="first")
+    one, two, three = (b.conv(x, 8, 1, name=name, gain=gain) for name, gain in (("one", 0.3), ("two", 1.0), ("three", 3.0)))
+    y = b.add(b.add(three, one), two)
+    model = b.model(b.gemm(b.global_pool(y), 4, trainable=True, name="head"))
+    net = Golden(model)
+    result = net.train_step(net.quantize(last(images(model, 4))), [0, 1, 2, 3], 3, 3)
+    parts = []
+    for name in ("one", "two", "three"):
+        m, e = result.stages[name]
+        parts.append(Error(m @ net.weights[name][0, 0].astype(np.int64).T, e))
+    expected = golden_numbers.merge(parts)
+    got = result.errors["first_q_out"]
+    np.testing.assert_array_equal(got.v, expected.v)
+    assert got.e == expected.e
+    backwards = golden_numbers.merge(parts[::-1])
+    assert (backwards.v * 2.0**backwards.e != got.v * 2.0**got.e).any()
+
+
 def test_several_heads_use_mu_head() -> None:
     b = models.Builder(0, pow2=True)
     x = b.conv(b.input((2, 4, 4), low=0.0), 4, trainable=True, act="relu", name="trunk")
