@@ -6,7 +6,7 @@ calibrates. Run it again after changing the drawing or the exporter:
 
     python examples/pretrain_default.py -o frontend/default/mobilenetv2_repnet_035_96.onnx
 
-Needs torch (any CPU build); takes about ten minutes on one core. The result depends on the torch version in the last bits only.
+Needs torch (any CPU build); takes about five minutes on one core. The result depends on the torch version in the last bits only.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--tensors", type=Path, help="keep the folded float tensors in this .npz, or reuse it when it exists")
     parser.add_argument("--per-class", type=int, default=300)
-    parser.add_argument("--epochs", type=int, default=24)
+    parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
