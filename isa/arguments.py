@@ -14,9 +14,9 @@ from sasimc.isa.syntax import Statement, Value
 
 __all__ = ["Arguments", "Problem", "integer", "integers", "string"]
 
-_DECIMAL = re.compile(r"[+-]?\d[\d_]*\Z")
+_DECIMAL = re.compile(r"[+-]?[0-9][0-9_]*\Z")
 _HEX = re.compile(r"[+-]?0[xX][0-9a-fA-F_]+\Z")
-_SIZE = re.compile(r"-?\d+(?:x-?\d+)*\Z")
+_SIZE = re.compile(r"-?[0-9]+(?:x-?[0-9]+)*\Z")
 MAX_LIST = 1 << 24  # elements of one inline list
 
 

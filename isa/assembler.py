@@ -111,6 +111,8 @@ class _Assembler:
                 statements.append(parse_statement(self.source, tokens, first, last))
             except SyntaxProblem as exc:
                 self.errors.append(exc.diagnostic)
+                if len(tokens) > 1 and tokens[0].kind == "DIRECTIVE":
+                    self.failed.add(tokens[1].text.strip('"'))
         return statements
 
     def _declarations(self, statements: list[Statement]) -> None:
@@ -261,7 +263,7 @@ def _named(v: Value, pool: Mapping[str, Any], kind: str) -> str:
 
 def _register(v: Value) -> int:
     digits = v.text[1:]
-    if v.kind != "NAME" or v.text[0] != "r" or not digits.isdigit() or len(digits) > 2 or int(digits) > 63:
+    if v.kind != "NAME" or v.text[0] != "r" or not (digits.isascii() and digits.isdigit()) or len(digits) > 2 or int(digits) > 63:
         raise Problem(f"expected a register r0..r63, found {v.text!r}", v)
     return int(digits)
 

@@ -160,7 +160,9 @@ def _weights(state: State, a: Arguments) -> None:
 
 
 def _meta(state: State, a: Arguments) -> None:
-    key, text = a.name("a key"), a.string("a string")
+    value = a.value("a key")
+    key = string(value, "the key") if value.kind == "STRING" else value.text
+    text = a.string("a string")
     a.done()
     if key in state.meta:
         raise Problem(f"meta {key} is given twice", a.statement.args[0])
@@ -169,7 +171,7 @@ def _meta(state: State, a: Arguments) -> None:
 
 def _register(value: Value, what: str) -> int:
     digits = value.text[1:]
-    if value.kind != "NAME" or value.text[0] != "r" or not digits.isdigit() or len(digits) > 2 or int(digits) > 63:
+    if value.kind != "NAME" or value.text[0] != "r" or not (digits.isascii() and digits.isdigit()) or len(digits) > 2 or int(digits) > 63:
         raise Problem(f"{what} must be a register r0..r63, not {value.text!r}", value)
     return int(digits)
 

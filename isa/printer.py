@@ -20,7 +20,7 @@ from sasimc.isa.spec import Reg, RowRange, RowsField
 
 __all__ = ["format_instruction", "format_program", "machine_changes", "with_lines"]
 
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.$]*\Z")
+_NAME = re.compile(r"[^\W\d][\w.$]*\Z")
 _WIDTH = 140
 
 
@@ -147,7 +147,7 @@ def _head(p: Program) -> Iterator[str]:
     if p.weights_file:
         yield f".weights {_quote(p.weights_file)}" + (f" sha256={_quote(p.digest)}" if p.digest else "")
     for key, text in p.meta.items():
-        yield f".meta {_name(key)} {_quote(text)}"
+        yield f".meta {key if _NAME.match(key) else _quote(key)} {_quote(text)}"
     for key, register in p.params.items():
         yield f".param {_name(key)} r{register}"
 
