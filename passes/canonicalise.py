@@ -1,7 +1,7 @@
 """Float-level QDQ graph -> integer graph: every ``dequantize -> operator -> (clip) -> quantize`` becomes one integer operation.
 
-A real value is either a *view* of a stored tensor (a dequantize, moved around or not), or *pending*: an operator whose result is
-not stored yet and waits for its quantize. Clips narrow a pending value; operators that only move elements (max pool, reshape, pad)
+A real value is either a *view* of a stored tensor (a dequantize, moved or not), or *pending*: an operator whose result is not
+stored yet and waits for its quantize. Clips narrow a pending value; operators that only move elements (max pool, reshape, pad)
 commute with the quantize behind them, so they are carried along. Anything else that reads a pending value has no integer meaning
 and is reported, with the rewrite that would give it one; all such places are reported together.
 """

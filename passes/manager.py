@@ -27,7 +27,7 @@ def run_passes(graph: Graph, passes: Sequence[Pass], *, print_ir_after: str = ""
     """Run ``passes`` in order.
 
     ``print_ir_after``: comma-separated pass names, ``import`` for the graph as it comes in, ``all`` for every step; the text goes
-    to ``sink`` (default: standard output). Raises SasError: a user's error as the pass raised it; an invalid result names the pass.
+    to ``sink`` (default: standard output). Raises SasError: a user's error as a pass raised it; an invalid result names the pass.
     """
     wanted = [w.strip() for w in print_ir_after.split(",") if w.strip()]
     names = ["import", *(p.name for p in passes)]

@@ -9,6 +9,7 @@ from sasimc.passes.manager import Pass
 from sasimc.passes.mark_trainable import MarkTrainable
 from sasimc.passes.simplify import Simplify
 from sasimc.passes.to_unsigned import ToUnsigned
+from sasimc.passes.zero_inputs import ZeroInputs
 
 __all__ = ["forward_passes"]
 
@@ -23,4 +24,6 @@ def forward_passes(trainable: str | None = None) -> tuple[Pass, ...]:
         Simplify(),
         EliminateDead(),
         MarkTrainable(pattern=trainable),
+        ZeroInputs(),
+        EliminateDead(),
     )
