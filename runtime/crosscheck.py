@@ -1,4 +1,5 @@
-"""One entry point on two engines from the same state; the first difference is named by layer, instruction and element."""
+"""One entry point on two engines from the same state; the first difference is named by layer, instruction and
+element."""
 
 from __future__ import annotations
 
@@ -17,11 +18,14 @@ __all__ = ["Difference", "cross_check"]
 
 
 class Difference(SasError):
-    """Two engines disagree: ``index`` is the instruction after which they first differ (-1: only counters differ), ``where`` the element."""
+    """Two engines disagree: ``index`` is the instruction after which they first differ (-1: only counters differ),
+    ``where`` the element."""
 
     def __init__(self, message: str, *, index: int, node: str, element: str) -> None:
         self.index, self.node, self.element = index, node, element
-        super().__init__(message, hint="this is a defect of the simulator; please report it with the program and the input")
+        super().__init__(
+            message, hint="this is a defect of the simulator; please report it with the program and the input"
+        )
 
 
 def _host(it: Interpreter, size: int) -> npt.NDArray[np.uint8]:
@@ -36,7 +40,9 @@ def _first(name: str, a: npt.NDArray[Any], b: npt.NDArray[Any]) -> tuple[str, tu
     return name, at, int(a[at]), int(b[at])
 
 
-def _difference(a: Interpreter, b: Interpreter, *, cells: bool, host: bool) -> tuple[str, tuple[int, ...], int, int] | None:
+def _difference(
+    a: Interpreter, b: Interpreter, *, cells: bool, host: bool
+) -> tuple[str, tuple[int, ...], int, int] | None:
     """First place where two states differ: (memory, position, value in a, value in b)."""
     pairs = [("register", np.array(a.regs), np.array(b.regs)), ("buffer", a.state.buffer, b.state.buffer)]
     pairs.append(("accumulators", a.state.accumulators, b.state.accumulators))
@@ -49,7 +55,8 @@ def _difference(a: Interpreter, b: Interpreter, *, cells: bool, host: bool) -> t
 
 
 def _element(it: Interpreter, index: int, memory: str, at: tuple[int, ...]) -> str:
-    """The position in words of the instruction's operands: matrix weight or view element when one of them contains it."""
+    """The position in words of the instruction's operands: matrix weight or view element when one of them contains
+    it."""
     instr = it.program.code[index]
     names = [value for value in instr.operands if isinstance(value, str)]
     if memory == "register":
@@ -99,7 +106,12 @@ def _lock_step(main: Interpreter, other: Interpreter, entry: str, before: Snapsh
     for index, where in zip(main.steps(entry), other.steps(entry), strict=False):
         mnemonic = main.program.code[index].spec.mnemonic
         if index != where:
-            raise Difference(f"engines take different ways: {main.instruction(index)} and {other.instruction(where)}", index=index, node="", element="")
+            raise Difference(
+                f"engines take different ways: {main.instruction(index)} and {other.instruction(where)}",
+                index=index,
+                node="",
+                element="",
+            )
         cells = mnemonic in ("wrr", "wupd", "gradp", "gradd")
         found = _difference(main, other, cells=cells, host=mnemonic in ("hst", "stw"))
         if found:
@@ -111,7 +123,8 @@ def _lock_step(main: Interpreter, other: Interpreter, entry: str, before: Snapsh
 def cross_check(main: Interpreter, other: Interpreter, entry: str, *, lock_step: bool = False) -> None:
     """Run ``entry`` on ``main``, replay it on ``other`` from the same state, compare state, cycles and events.
 
-    ``main`` ends where an ordinary run would have left it; the counters of ``other`` are those of the replay alone. When the ends differ (or with
+    ``main`` ends where an ordinary run would have left it; the counters of ``other`` are those of the replay alone.
+    When the ends differ (or with
     ``lock_step``), both are replayed instruction by instruction to find the first difference.
 
     Raises:
@@ -134,5 +147,7 @@ def cross_check(main: Interpreter, other: Interpreter, entry: str, *, lock_step:
     replayed = {"cycles": other.cycles, **other.events}
     for what, n in spent.items():
         if n != replayed[what]:
-            message = f"engines {main.engine.name} and {other.engine.name} count {what} differently: {n} and {replayed[what]}"
+            message = (
+                f"engines {main.engine.name} and {other.engine.name} count {what} differently: {n} and {replayed[what]}"
+            )
             raise Difference(message, index=-1, node="", element=what)

@@ -1,6 +1,7 @@
 """The machinery all engines share: control, movement, periphery, rows in and out of the arrays, counters and traps.
 
-Meanings of instructions (`sasimc.isa.instructions`) call these micro-operations. Engines add the array products and nothing else.
+Meanings of instructions (`sasimc.isa.instructions`) call these micro-operations. Engines add the array products and
+nothing else.
 """
 
 from __future__ import annotations
@@ -39,12 +40,15 @@ class PhaseCounter:
 class EngineBase:
     """State, control and the micro-operations outside the arrays. One instance belongs to one interpreter.
 
-    ``index`` is the instruction being executed, ``pc`` the next one; ``match`` maps a loop to its end. ``fail`` raises a trap.
+    ``index`` is the instruction being executed, ``pc`` the next one; ``match`` maps a loop to its end. ``fail``
+    raises a trap.
     """
 
     name = ""
 
-    def __init__(self, machine: Machine, state: State, match: dict[int, int], fail: Callable[[int, str, str], NoReturn]) -> None:
+    def __init__(
+        self, machine: Machine, state: State, match: dict[int, int], fail: Callable[[int, str, str], NoReturn]
+    ) -> None:
         self.machine, self.state, self.regs = machine, state, state.regs
         self.match, self._fail = match, fail
         self.index = self.pc = 0
@@ -54,7 +58,7 @@ class EngineBase:
         self._windows: dict[Any, Window] = {}
         self.reset_counters()
 
-    # ------------------------------------------------------------------------------------------------------ counters and traps
+    # --------------------------------------------------------------------------------------------- counters and traps
 
     def reset_counters(self) -> None:
         """Set all counters to zero and the phase to forward."""
@@ -77,7 +81,7 @@ class EngineBase:
             found = self._windows[key] = Window(geom, inner.height, inner.width, outer.height, outer.width)
         return found
 
-    # ----------------------------------------------------------------------------------------------------------------- control
+    # -------------------------------------------------------------------------------------------------------- control
 
     def start(self, pc: int) -> None:
         """Begin at an instruction with an empty loop stack, in the forward phase."""
@@ -112,14 +116,17 @@ class EngineBase:
         else:
             self.stack.pop()
 
-    # ---------------------------------------------------------------------------------------------------------------- movement
+    # ------------------------------------------------------------------------------------------------------- movement
 
     def _host(self, view: BoundView, index: int) -> npt.NDArray[Any]:
         state = self.state
         end = view.high + index * view.batch
         if end > len(state.host) or index < 0:
             if index < 0 or end > self.machine.host.memory_bytes:
-                self.trap("out of range", f"sample {index} of {view.name} is outside the {self.machine.host.memory_bytes} bytes of host memory")
+                self.trap(
+                    "out of range",
+                    f"sample {index} of {view.name} is outside the {self.machine.host.memory_bytes} bytes of host memory",
+                )
             state.grow_host(end)
         return view.in_host(state.host, index)
 
@@ -144,7 +151,7 @@ class EngineBase:
     def store_word(self, dst: BoundView, index: int, value: int) -> None:
         self._host(dst, index)[0, 0, 0] = value
 
-    # ------------------------------------------------------------------------------------------------------- rows of the arrays
+    # --------------------------------------------------------------------------------------------- rows of the arrays
 
     def require(self, mat: BoundMatrix, k0: int = 0, k1: int = -1) -> None:
         """Trap when one of the logical rows was never written or loaded."""
@@ -163,7 +170,9 @@ class EngineBase:
         gather_block(self.state.cells, mat.index, 0, 0, mat.k, out)
         return out.view(np.int8)
 
-    def _write(self, mat: BoundMatrix, tiles: npt.NDArray[np.int64], k0: int, n0: int, values: npt.NDArray[np.uint8]) -> None:
+    def _write(
+        self, mat: BoundMatrix, tiles: npt.NDArray[np.int64], k0: int, n0: int, values: npt.NDArray[np.uint8]
+    ) -> None:
         kind = "transposable" if mat.array == "transposable" else "compute"
         self.phase.flips[kind] += int(scatter_block(self.state.cells, self.state.written, tiles, k0, n0, values))
         mat.changed()
@@ -187,7 +196,7 @@ class EngineBase:
         new = np.clip(block - change, -127, 127).astype(np.int8)
         self._write(mat, mat.index, r0, first, new.view(np.uint8))
 
-    # --------------------------------------------------------------------------------------------------------------- periphery
+    # ------------------------------------------------------------------------------------------------------ periphery
 
     def add_bias(self, acc: BoundView, table: BoundTable, r0: int, r1: int) -> None:
         for _, at, count in acc.segments(r0, r1):
@@ -199,7 +208,19 @@ class EngineBase:
     def requantise(self, dst: BoundView, acc: BoundView, table: BoundTable, r0: int, r1: int) -> None:
         a, i = table.arrays, table.ints
         K.requant(
-            self.state.acc, acc.kv, self.state.buf, dst.kv, a["bias"], a["mult"], a["shift"], i["zero"], i["lo"], i["hi"], r0, r1, True
+            self.state.acc,
+            acc.kv,
+            self.state.buf,
+            dst.kv,
+            a["bias"],
+            a["mult"],
+            a["shift"],
+            i["zero"],
+            i["lo"],
+            i["hi"],
+            r0,
+            r1,
+            True,
         )
 
     def drain(self, dst: BoundView, acc: BoundView, r0: int, r1: int) -> None:
@@ -234,7 +255,9 @@ class EngineBase:
         K.maxpool(self.state.buf, x.kv, x.signed, dst.kv, self.window(geom, x, dst).geom, r0, r1)
 
     def pool_max_transposed(self, acc: BoundView, e: BoundView, x: BoundView, geom: Geometry, r0: int, r1: int) -> None:
-        if K.maxpool_t(self.state.buf, x.kv, x.signed, e.kv, self.state.acc, acc.kv, self.window(geom, x, e).geom, r0, r1):
+        if K.maxpool_t(
+            self.state.buf, x.kv, x.signed, e.kv, self.state.acc, acc.kv, self.window(geom, x, e).geom, r0, r1
+        ):
             self.overflow(acc)
 
     def upsample(self, acc: BoundView, x: BoundView, geom: Geometry, r0: int, r1: int) -> None:
@@ -242,7 +265,9 @@ class EngineBase:
         if geom.mode == "linear2":
             wrapped = K.upsample_linear(self.state.buf, x.kv, x.signed, self.state.acc, acc.kv, h, w, r0, r1)
         else:
-            wrapped = K.upsample_nearest(self.state.buf, x.kv, x.signed, self.state.acc, acc.kv, h, w, acc.height, acc.width, r0, r1)
+            wrapped = K.upsample_nearest(
+                self.state.buf, x.kv, x.signed, self.state.acc, acc.kv, h, w, acc.height, acc.width, r0, r1
+            )
         if wrapped:
             self.overflow(acc)
 
@@ -251,13 +276,17 @@ class EngineBase:
         if geom.mode == "linear2":
             wrapped = K.upsample_linear_t(self.state.buf, e.kv, self.state.acc, acc.kv, h, w, r0, r1)
         else:
-            wrapped = K.upsample_nearest_t(self.state.buf, e.kv, self.state.acc, acc.kv, h, w, e.height, e.width, r0, r1)
+            wrapped = K.upsample_nearest_t(
+                self.state.buf, e.kv, self.state.acc, acc.kv, h, w, e.height, e.width, r0, r1
+            )
         if wrapped:
             self.overflow(acc)
 
     def make_mask(self, dst: BoundView, src: BoundView, table: BoundTable, r0: int, r1: int) -> None:
         i = table.ints
-        K.make_mask(self.state.buf, src.kv, src.signed, i["lo"], i["hi"], bool(i["use_lo"]), bool(i["use_hi"]), dst.kv, r0, r1)
+        K.make_mask(
+            self.state.buf, src.kv, src.signed, i["lo"], i["hi"], bool(i["use_lo"]), bool(i["use_hi"]), dst.kv, r0, r1
+        )
 
     def _errors(self, src: BoundView) -> npt.NDArray[Any]:
         return self.state.buf32 if src.dtype == "i32" else self.state.buf8
@@ -266,7 +295,9 @@ class EngineBase:
         K.escale(self._errors(src), src.kv, self.state.buf32, dst.kv, self.state.buf, bits.kv, K.NO_SCALE, r0, r1)
 
     def scale_error(self, dst: BoundView, src: BoundView, table: BoundTable, r0: int, r1: int) -> None:
-        if K.escale(self._errors(src), src.kv, self.state.buf32, dst.kv, self.state.buf, K.NO_MASK, table.arrays["k"], r0, r1):
+        if K.escale(
+            self._errors(src), src.kv, self.state.buf32, dst.kv, self.state.buf, K.NO_MASK, table.arrays["k"], r0, r1
+        ):
             self.trap("escale overflow", f"a scaled error in {dst.name} does not fit 32 bits")
 
     def range_bits(self, src: BoundView, r0: int, r1: int) -> int:

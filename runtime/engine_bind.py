@@ -1,14 +1,17 @@
-"""From a program to bound instructions: descriptors resolved, ranges and legality checked, once, before anything runs."""
+"""From a program to bound instructions: descriptors resolved, ranges and legality checked, once, before anything
+runs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import combinations
 from types import SimpleNamespace
 from typing import Any, NamedTuple, NoReturn
 
 from sasimc.isa.errors import SasError, Trap
 from sasimc.isa.machine import Machine
-from sasimc.isa.objects import Geometry, View
+from sasimc.isa.objects import Geometry, Tile, View
+from sasimc.isa.printer import format_instruction
 from sasimc.isa.program import Instr, Program
 from sasimc.isa.spec import Field, GeomField, MatField, Reg, RowRange, RowsField, TableField, ViewField
 from sasimc.runtime.engine_operands import MAX_SUM_LENGTH, BindError, BoundMatrix, BoundTable, BoundView, is_plain
@@ -26,21 +29,16 @@ class Bound(NamedTuple):
     operands: SimpleNamespace
     reg: int
     offset: int
-    count: int
+    span: int
     height: int
-
-
-def _operand_text(field: Field, value: Any) -> str:
-    if isinstance(value, RowRange):
-        offset = f"{value.offset:+d}" if value.offset else ""
-        return f"r{value.reg}{offset}:{value.count}"
-    return f"r{value}" if isinstance(field, Reg) else str(value)
 
 
 def instruction_text(instr: Instr) -> str:
     """The instruction as a line of assembly, for messages."""
-    operands = ", ".join(_operand_text(f, v) for f, v in zip(instr.spec.fields, instr.operands, strict=False))
-    return f"{instr.spec.mnemonic} {operands}".rstrip()
+    try:
+        return format_instruction(instr)
+    except (TypeError, ValueError, AssertionError):  # operands that are no operands
+        return f"{instr.spec.mnemonic} {instr.operands}"
 
 
 def trap(program: Program, index: int, kind: str, detail: str) -> NoReturn:
@@ -49,7 +47,13 @@ def trap(program: Program, index: int, kind: str, detail: str) -> NoReturn:
         raise Trap(kind, detail, index=index, source=program.source)
     instr = program.code[index]
     raise Trap(
-        kind, detail, index=index, text=instruction_text(instr), line=instr.line, node=instr.origin.node, source=program.source
+        kind,
+        detail,
+        index=index,
+        text=instruction_text(instr),
+        line=instr.line,
+        node=instr.origin.node,
+        source=program.source,
     )
 
 
@@ -106,7 +110,7 @@ class Binder:
         row = View.dense_strides(view.space, view.dtype, view.shape)[0]
         return -(-row * max(1, view.rows_held) // 64) * 64
 
-    # ------------------------------------------------------------------------------------------------------------- descriptors
+    # ---------------------------------------------------------------------------------------------------- descriptors
 
     def view(self, name: str) -> BoundView:
         """The view of this name, bound."""
@@ -151,18 +155,22 @@ class Binder:
             raise BindError("illegal operands", f"{name}: kernel, stride and dilation are at least 1, pad at least 0")
         return geom
 
-    def link(self, written: set[str]) -> None:
-        """Find the matrices that share cells with a written one, so that a write makes them stale, too."""
-        by_sub: dict[int, set[str]] = {}
+    def link(self) -> None:
+        """Find the matrices that share cells, so that a write to one makes what was derived from the other stale, too."""
+        held: dict[int, list[tuple[str, Tile]]] = {}
         for name, mat in self._matrices.items():
             for t in mat.tiles:
-                by_sub.setdefault(t.subarray, set()).add(name)
-        for name in written:
-            mat = self._matrices[name]
-            near = set().union(*(by_sub[t.subarray] for t in mat.tiles)) - {name}
-            mat.kin = [self._matrices[other] for other in sorted(near) if self._matrices[other].overlaps(mat)]
+                held.setdefault(t.subarray, []).append((name, t))
+        pairs: set[tuple[str, str]] = set()
+        for tiles in held.values():
+            for (a, s), (b, t) in combinations(tiles, 2):
+                rows = s.row < t.row + t.rows and t.row < s.row + s.rows
+                if a != b and rows and s.col < t.col + t.cols and t.col < s.col + s.cols:
+                    pairs |= {(a, b), (b, a)}
+        for a, b in sorted(pairs):
+            self._matrices[a].kin.append(self._matrices[b])
 
-    # ------------------------------------------------------------------------------------------------------------ instructions
+    # --------------------------------------------------------------------------------------------------- instructions
 
     def instruction(self, index: int) -> Bound:
         """Bind one instruction.
@@ -212,20 +220,25 @@ class Binder:
             view = self.view(value)
             if view.space != f.space or view.dtype not in f.dtypes:
                 raise BindError(
-                    "illegal operands", f"{f.name} is a {view.space} view of {view.dtype}; it must be {f.space}, one of {', '.join(f.dtypes)}"
+                    "illegal operands",
+                    f"{f.name} is a {view.space} view of {view.dtype}; it must be {f.space}, one of {', '.join(f.dtypes)}",
                 )
             return view
         if isinstance(f, MatField):
             mat = self.matrix(value)
             if mat.kind not in f.kinds:
-                raise BindError("illegal operands", f"{mat.name} is a {mat.kind} matrix; {f.name} must be {' or '.join(f.kinds)}")
+                raise BindError(
+                    "illegal operands", f"{mat.name} is a {mat.kind} matrix; {f.name} must be {' or '.join(f.kinds)}"
+                )
             if f.write and not mat.trainable and mat.kind != "scratch":
                 raise BindError("illegal operands", f"{mat.name} is frozen; it must not be written")
             return mat
         if isinstance(f, GeomField):
             geom = self.geometry(value)
             if geom.mode not in f.modes:
-                raise BindError("illegal operands", f"geometry {geom.name} has mode {geom.mode}; it must be {' or '.join(f.modes)}")
+                raise BindError(
+                    "illegal operands", f"geometry {geom.name} has mode {geom.mode}; it must be {' or '.join(f.modes)}"
+                )
             return geom
         if isinstance(f, TableField):
             table = self.table(value)
@@ -244,11 +257,15 @@ class Binder:
         table = getattr(o, "table", None)
         if table is not None:
             view = getattr(o, "acc", None) or getattr(o, "src", None) or getattr(o, "dst", None)
+            assert view is not None
             table.fit(view.channels)
         if instr.spec.mnemonic in ("gradp", "gradd"):
             pixels = min(o.rows.count, o.e.height) * o.e.width
             if pixels > MAX_SUM_LENGTH:
-                raise BindError("accumulator overflow", f"{pixels} pixels in one gradient product; at most {MAX_SUM_LENGTH} fit 32-bit sums")
+                raise BindError(
+                    "accumulator overflow",
+                    f"{pixels} pixels in one gradient product; at most {MAX_SUM_LENGTH} fit 32-bit sums",
+                )
 
 
 def _with_staging(run: Callable[..., None], staged: list[tuple[BoundView, bool]]) -> Callable[..., None]:

@@ -1,7 +1,9 @@
 """Cells of the sub-arrays: weight blocks in and out of word lines, tile by tile.
 
-``cells`` is uint8 [sub-arrays, rows, weights a row]: one byte is one int8 weight, eight neighbouring bit columns (two cell macros, design
-note "Hierarchy"). ``tiles`` is int64 [T, 8]: sub-array, word line, weight column, k, n, rows, cols, copy (see `sasimc.isa.objects.Tile`).
+``cells`` is uint8 [sub-arrays, rows, weights a row]: one byte is one int8 weight, eight neighbouring bit columns (two
+cell macros, design
+note "Hierarchy"). ``tiles`` is int64 [T, 8]: sub-array, word line, weight column, k, n, rows, cols, copy (see
+`sasimc.isa.objects.Tile`).
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ def scatter_block(cells, written, tiles, k0, n0, values):  # type: ignore[no-unt
             source = values[y - k0]
             for x in range(max(n, n0), min(n + cols, n1)):
                 old, new = line[col + x - n], source[x - n0]
-                flips += np.int64(popcount(np.uint32(old ^ new)))
+                flips += np.int64(popcount(np.uint32(old ^ new)))  # pyright: ignore[reportCallIssue] (an intrinsic)
                 line[col + x - n] = new
                 flags[col + x - n] = True
     return flips

@@ -10,7 +10,8 @@ __all__ = ["gradient_depthwise_bits", "gradient_depthwise_sums", "pool_rows"]
 
 @njit(cache=True, nogil=True)
 def pool_rows(buf, xv, signed, acc, av, geom, pad, r0, r1):  # type: ignore[no-untyped-def]
-    """Add the window sums of output rows r0..r1 to the accumulators; positions outside the plane read ``pad``. Non-zero if a sum wrapped."""
+    """Add the window sums of output rows r0..r1 to the accumulators; positions outside the plane read ``pad``.
+    Non-zero if a sum wrapped."""
     kh, kw, sh, sw, dh, dw, pt, pl, h, width, _, wo = geom
     chans = xv[5]
     flip = np.int32(128) if signed else np.int32(0)

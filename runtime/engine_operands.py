@@ -1,6 +1,7 @@
 """Descriptors bound to a machine's memories: everything an instruction needs of its operands, computed once.
 
-Bound operands answer the questions costs and legality ask of descriptors (shape, pad, loads, ...) and carry what the kernels take:
+Bound operands answer the questions costs and legality ask of descriptors (shape, pad, loads, ...) and carry what the
+kernels take:
 flat arrays, element strides, prepared weights.
 """
 
@@ -34,7 +35,8 @@ class BindError(SasError):
 
 
 def extent(view: View) -> tuple[int, int]:
-    """Lowest and one past the highest address a view touches (bytes; words for ``acc``), whatever the signs of its strides."""
+    """Lowest and one past the highest address a view touches (bytes; words for ``acc``), whatever the signs of its
+    strides."""
     h, w, c = view.rows_held, view.width, view.channels
     if view.dtype == "bit":
         steps, unit = [(h, view.row)], (w * c + 7) // 8
@@ -45,7 +47,8 @@ def extent(view: View) -> tuple[int, int]:
 
 
 def is_plain(view: View) -> bool:
-    """Whether kernels can address the view: channels are neighbours, 32-bit words are aligned, strides are not negative."""
+    """Whether kernels can address the view: channels are neighbours, 32-bit words are aligned, strides are not
+    negative."""
     _, w, c = view.shape
     unit = view.unit
     if view.dtype == "bit":
@@ -59,8 +62,10 @@ def is_plain(view: View) -> bool:
 class BoundView:
     """A view on buffer, accumulators or host memory.
 
-    ``kv`` is the kernels' tuple (base, row stride, pixel stride, ring, columns, channels) in elements of the flat array of its type;
-    ``phys`` the rows that exist, as a strided array [rows held, W, C] (bytes [rows, 1, n] for ``bit``); host views have neither, as
+    ``kv`` is the kernels' tuple (base, row stride, pixel stride, ring, columns, channels) in elements of the flat
+    array of its type;
+    ``phys`` the rows that exist, as a strided array [rows held, W, C] (bytes [rows, 1, n] for ``bit``); host views
+    have neither, as
     host memory may move. ``twin`` is the true operand when this is its dense copy in the staging area.
     """
 
@@ -79,7 +84,11 @@ class BoundView:
         self.low, self.high = extent(view)
         self.np_dtype = np.dtype(_DTYPES[view.dtype])
         bits = view.dtype == "bit"
-        self.phys_shape = (self.rows_held, 1, (self.width * self.channels + 7) // 8) if bits else (self.rows_held, self.width, self.channels)
+        self.phys_shape = (
+            (self.rows_held, 1, (self.width * self.channels + 7) // 8)
+            if bits
+            else (self.rows_held, self.width, self.channels)
+        )
         scale = 4 if view.space == "acc" else 1
         self.strides = (view.row, 0, 1) if bits else (view.row * scale, view.pix * scale, view.chan * scale)
         self.offset = view.addr * scale
@@ -136,7 +145,8 @@ class BoundView:
 
 
 class BoundMatrix:
-    """A matrix in the sub-arrays with what engines derived from its cells (``ready``; emptied whenever a cell may have changed)."""
+    """A matrix in the sub-arrays with what engines derived from its cells (``ready``; emptied whenever a cell may
+    have changed)."""
 
     def __init__(self, matrix: Matrix, state: State) -> None:
         self.matrix = matrix
@@ -164,43 +174,41 @@ class BoundMatrix:
             tile = self.tiles[int(np.argmax(wrong))]
             raise BindError(
                 "out of range",
-                f"{self.name}: tile {tile.rows} x {tile.cols} at sub-array {tile.subarray}, row {tile.row}, column {tile.col} lies outside the "
-                f"{machine.subarrays} sub-arrays of {machine.array.rows} x {machine.weights_per_row} weights",
+                f"{self.name}: tile {tile.rows} x {tile.cols} at sub-array {tile.subarray}, row {tile.row}, column {tile.col} "
+                f"lies outside the {machine.subarrays} sub-arrays of {machine.array.rows} x {machine.weights_per_row} weights",
             )
         if self.kind == "scratch":
             if len(set(t[:, 0])) != len(t):
-                raise BindError("activation limit", f"{self.name}: two scratch tiles stand in one sub-array; they cannot be active together")
+                raise BindError(
+                    "activation limit",
+                    f"{self.name}: two scratch tiles stand in one sub-array; they cannot be active together",
+                )
             rows, cols = int(t[0, 5]), int(t[0, 6])
             if (t[:, 1] + rows > machine.array.rows).any() or (t[:, 2] + cols > machine.weights_per_row).any():
-                raise BindError("out of range", f"{self.name}: every scratch tile must have room for {rows} x {cols} weights")
+                raise BindError(
+                    "out of range", f"{self.name}: every scratch tile must have room for {rows} x {cols} weights"
+                )
             return
         if self.k > MAX_SUM_LENGTH or self.n > MAX_SUM_LENGTH:
-            raise BindError("accumulator overflow", f"{self.name} is {self.k} x {self.n}: sums of more than {MAX_SUM_LENGTH} products may overflow")
+            raise BindError(
+                "accumulator overflow",
+                f"{self.name} is {self.k} x {self.n}: sums of more than {MAX_SUM_LENGTH} products may overflow",
+            )
         cut = sorted(t[t[:, 7] == 0, 3:7].tolist())
         for copy in range(self.copies):
             if sorted(t[t[:, 7] == copy, 3:7].tolist()) != cut:
                 raise BindError("illegal operands", f"{self.name}: copy {copy} is cut into other tiles than copy 0")
             if not covers(t, self.k, self.n, copy):
-                raise BindError("out of range", f"{self.name}: the tiles of copy {copy} do not hold each of its {self.k} x {self.n} weights once")
+                raise BindError(
+                    "out of range",
+                    f"{self.name}: the tiles of copy {copy} do not hold each of its {self.k} x {self.n} weights once",
+                )
 
     def changed(self) -> None:
         """Forget what was derived from the cells of this matrix and of those that share cells with it."""
         self.ready.clear()
         for other in self.kin:
             other.ready.clear()
-
-    def overlaps(self, other: BoundMatrix) -> bool:
-        """Whether any cell belongs to both."""
-        a, b = self.index, other.index
-        b = b[np.isin(b[:, 0], a[:, 0])]
-        a = a[np.isin(a[:, 0], b[:, 0])]
-        for t in a:
-            s = b[b[:, 0] == t[0]]
-            rows = (s[:, 1] < t[1] + t[5]) & (t[1] < s[:, 1] + s[:, 5])
-            cols = (s[:, 2] < t[2] + t[6]) & (t[2] < s[:, 2] + s[:, 6])
-            if (rows & cols).any():
-                return True
-        return False
 
 
 class BoundTable:
@@ -219,7 +227,9 @@ class BoundTable:
             except KeyError as exc:
                 raise BindError("bad table", f"{table.name}: no array for {role} ({exc})") from None
         shift = self.arrays.get("shift")
-        if (shift is not None and (shift < 1).any() | (shift > 62).any()) or (table.kind == "addq" and not 1 <= table.ints["shift"] <= 62):
+        if (shift is not None and (shift < 1).any() | (shift > 62).any()) or (
+            table.kind == "addq" and not 1 <= table.ints["shift"] <= 62
+        ):
             raise BindError("bad table", f"{table.name}: a shift is outside 1..62")
 
     def fit(self, channels: int) -> None:
@@ -246,7 +256,9 @@ class Window:
         self._uses: dict[tuple[int, int], tuple[npt.NDArray[np.int64], int, int, int]] = {}
 
     @staticmethod
-    def _count(kernel: int, stride: int, dilation: int, pad: int, size: int, first: int, last: int) -> npt.NDArray[np.int64]:
+    def _count(
+        kernel: int, stride: int, dilation: int, pad: int, size: int, first: int, last: int
+    ) -> npt.NDArray[np.int64]:
         at = (np.arange(first, last)[:, None] * stride - pad + np.arange(kernel)[None, :] * dilation).reshape(-1)
         return np.bincount(at[(at >= 0) & (at < size)], minlength=size).astype(np.int64)
 

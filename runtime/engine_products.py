@@ -1,12 +1,12 @@
 """Array products carried out a layer's rows at a time: the frame shared by `bitserial` and `fused`, and both engines.
 
-Both compute every sum exactly in integers and count the same events; they differ in how a product is formed: AND, shift and add on
+Both compute every sum exactly in integers and count the same events; they differ in how a product is formed: AND,
+shift and add on
 packed bit planes, or an integer multiplication.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,7 +20,15 @@ from sasimc.runtime.engine_cells import tile_array
 from sasimc.runtime.engine_kernels import gradient_depthwise_bits, gradient_depthwise_sums
 from sasimc.runtime.engine_operands import BoundMatrix, BoundView, Window
 
-__all__ = ["BitserialEngine", "FusedEngine", "ProductEngine", "depthwise_taps", "gradient_patches", "scratch_block", "two_bytes"]
+__all__ = [
+    "BitserialEngine",
+    "FusedEngine",
+    "ProductEngine",
+    "depthwise_taps",
+    "gradient_patches",
+    "scratch_block",
+    "two_bytes",
+]
 
 Bytes = npt.NDArray[np.uint8]
 Sums = npt.NDArray[np.int32]
@@ -58,9 +66,9 @@ class ProductEngine(EngineBase):
     """Products over whole row ranges. Subclasses say how one matrix product is formed."""
 
     dw_engine: ClassVar[str]
-    prepare: ClassVar[Callable[[npt.NDArray[np.int8]], Any]]
-    dense: ClassVar[Callable[[Any, Any, int, bool], Sums]]
-    dense_acc: ClassVar[Callable[..., int]]
+    prepare: ClassVar[staticmethod[..., Any]]
+    dense: ClassVar[staticmethod[..., Sums]]
+    dense_acc: ClassVar[staticmethod[..., int]]
 
     def _prepared(self, mat: BoundMatrix, transposed: bool) -> Any:
         found = mat.ready.get(transposed)
@@ -78,7 +86,7 @@ class ProductEngine(EngineBase):
     def _window_ones(self, x: BoundView, window: Window, r0: int, r1: int) -> int:
         """One bits among the streamed elements of the windows of output rows r0..r1, border elements included."""
         my, y0, y1, outside = window.uses(r0, r1)
-        ones = K.popcount_sum(self.state.buf, x.kv, my, window.mx, y0, y1)
+        ones = int(K.popcount_sum(self.state.buf, x.kv, my, window.mx, y0, y1))
         return ones + outside * x.channels * x.pad_byte.bit_count() if x.pad_byte else ones
 
     def _element_ones(self, e: BoundView, r0: int, r1: int) -> int:
@@ -92,7 +100,9 @@ class ProductEngine(EngineBase):
         if self.dense_acc(patches, prepared, x.signed, self.state.acc, acc.kv, r0, 0, mat.n):
             self.overflow(acc)
 
-    def transposed_product(self, acc: BoundView, e: BoundView, mat: BoundMatrix, geom: Geometry, r0: int, r1: int) -> None:
+    def transposed_product(
+        self, acc: BoundView, e: BoundView, mat: BoundMatrix, geom: Geometry, r0: int, r1: int
+    ) -> None:
         prepared = self._prepared(mat, True)
         window, one = self.window(geom, acc, e), self.window(_ONE, e, e)
         self.phase.sense_ones += self._window_ones(e, one, r0, r1) * INPUT_BITS * mat.k
@@ -105,7 +115,9 @@ class ProductEngine(EngineBase):
         if wrapped:
             self.overflow(acc)
 
-    def depthwise_product(self, acc: BoundView, x: BoundView, mat: BoundMatrix, geom: Geometry, r0: int, r1: int) -> None:
+    def depthwise_product(
+        self, acc: BoundView, x: BoundView, mat: BoundMatrix, geom: Geometry, r0: int, r1: int
+    ) -> None:
         taps = self._taps(mat, geom)
         y0, y1, x0, x1 = streamed_positions(x, geom, acc, r0, r1)
         ones = self._element_ones(x, r0, r1)
@@ -114,10 +126,14 @@ class ProductEngine(EngineBase):
         self.phase.sense_ones += ones * INPUT_BITS * mat.n
         window = self.window(geom, x, acc)
         state = self.state
-        if K.dw_scatter(self.dw_engine, state.buf, x.kv, x.signed, taps, window.geom, x.pad_byte, y0, y1, state.acc, acc.kv):
+        if K.dw_scatter(
+            self.dw_engine, state.buf, x.kv, x.signed, taps, window.geom, x.pad_byte, y0, y1, state.acc, acc.kv
+        ):
             self.overflow(acc)
 
-    def depthwise_transposed(self, acc: BoundView, e: BoundView, mat: BoundMatrix, geom: Geometry, r0: int, r1: int) -> None:
+    def depthwise_transposed(
+        self, acc: BoundView, e: BoundView, mat: BoundMatrix, geom: Geometry, r0: int, r1: int
+    ) -> None:
         taps = self._taps(mat, geom)
         self.phase.sense_ones += self._element_ones(e, r0, r1) * INPUT_BITS * mat.n
         window = self.window(geom, acc, e)
@@ -128,7 +144,15 @@ class ProductEngine(EngineBase):
         self._write(scratch, scratch_block(scratch, *values.shape), 0, 0, values)
 
     def gradient_product(
-        self, acc: BoundView, a: BoundView, e: BoundView, scratch: BoundMatrix, geom: Geometry, stationary: str, r0: int, r1: int
+        self,
+        acc: BoundView,
+        a: BoundView,
+        e: BoundView,
+        scratch: BoundMatrix,
+        geom: Geometry,
+        stationary: str,
+        r0: int,
+        r1: int,
     ) -> None:
         buf, window, one = self.state.buf, self.window(geom, a, e), self.window(_ONE, e, e)
         k, n = acc.height, e.channels
@@ -146,13 +170,17 @@ class ProductEngine(EngineBase):
                 sums, ones = self._nine_bits(gradient_patches(buf, a, window, r0, r1), held, n)
             else:
                 patches = K.gather_patches(buf, a.kv, window.geom, 0, r0, r1)
-                sums, ones = self.dense(np.ascontiguousarray(patches.T), held, n, a.signed), self._window_ones(a, window, r0, r1)
+                sums, ones = (
+                    self.dense(np.ascontiguousarray(patches.T), held, n, a.signed),
+                    self._window_ones(a, window, r0, r1),
+                )
             self.phase.sense_ones += ones * INPUT_BITS * n
         if K.accumulate(self.state.acc, acc.kv, sums, 0, 0):
             self.overflow(acc)
 
     def _nine_bits(self, values: npt.NDArray[np.int16], held: Any, n: int) -> tuple[Sums, int]:
-        """Products of values in -255..255 streamed as 9-bit two's complement: eight plain bits and a sign bit that weighs -256."""
+        """Products of values in -255..255 streamed as 9-bit two's complement: eight plain bits and a sign bit that
+        weighs -256."""
         columns = np.ascontiguousarray(values.T)
         low, sign = columns.astype(np.uint8), (columns < 0).astype(np.uint8)
         ones = int(np.bitwise_count(low).sum(dtype=np.int64)) + int(sign.sum(dtype=np.int64))
@@ -167,7 +195,9 @@ class ProductEngine(EngineBase):
         errors = K.gather_patches(buf, e.kv, one.geom, 0, r0, r1).view(np.int8)
         rows = values.transpose(2, 0, 1).reshape(-1, taps)  # one row a channel and pixel
         wide = a.pad != 0 or a.dtype == "u8"
-        self._into_scratch(scratch, two_bytes(rows) if wide else np.ascontiguousarray(rows.astype(np.int8)).view(np.uint8))
+        self._into_scratch(
+            scratch, two_bytes(rows) if wide else np.ascontiguousarray(rows.astype(np.int8)).view(np.uint8)
+        )
         self.phase.sense_ones += self._window_ones(e, one, r0, r1) * INPUT_BITS * taps * (2 if wide else 1)
         sums = np.zeros((chans, taps), np.int32)
         self._depthwise_sums(values, np.ascontiguousarray(errors), sums)

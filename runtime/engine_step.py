@@ -1,6 +1,7 @@
 """The microscope: every row activation and every input bit for itself, on the cells where they stand.
 
-Each product follows `sasimc.isa.machine.activation_schedule` step by step, checks the activation limit in every step, counts cycles and events as it
+Each product follows `sasimc.isa.machine.activation_schedule` step by step, checks the activation limit in every step,
+counts cycles and events as it
 goes, and compares them with what the instruction declares. That makes the declarations of cost provable by running.
 """
 
@@ -29,11 +30,13 @@ _ONE = Geometry("<one element>")
 
 
 class DeclarationError(AssertionError):
-    """An instruction's declared cost differs from what the microscope counted: a defect of the declaration or of an engine."""
+    """An instruction's declared cost differs from what the microscope counted: a defect of the declaration or of an
+    engine."""
 
 
 class Activation(NamedTuple):
-    """One step: kind (``row`` or ``column``), number of the first pixel of its wave, and the active (sub-array, line) pairs."""
+    """One step: kind (``row`` or ``column``), number of the first pixel of its wave, and the active (sub-array, line)
+    pairs."""
 
     kind: str
     pixel: int
@@ -47,7 +50,8 @@ class _Schedule(NamedTuple):
 
 
 class _Counted:
-    """Counts of one instruction: cycles, activations, shift-adds, sense operations, adder-tree operations (array), row writes."""
+    """Counts of one instruction: cycles, activations, shift-adds, sense operations, adder-tree operations (array),
+    row writes."""
 
     def __init__(self) -> None:
         self.counts = np.zeros(5, np.int64)
@@ -64,10 +68,11 @@ class StepEngine(EngineBase):
         self.on_activation: Callable[[Activation], None] | None = None
         self.declared: Callable[[int, int], Any] = lambda r0, r1: None
 
-    # ---------------------------------------------------------------------------------------------------------------- schedule
+    # ------------------------------------------------------------------------------------------------------- schedule
 
     def _schedule(self, queues: Mapping[int, list[tuple[int, ...]]], tiles: int) -> _Schedule:
-        """Entries in the order of the activation rule; ``queues`` holds the lines of every sub-array in the order they are driven."""
+        """Entries in the order of the activation rule; ``queues`` holds the lines of every sub-array in the order
+        they are driven."""
         entries: list[tuple[int, ...]] = []
         bounds, taken = [0], dict.fromkeys(queues, 0)
         for active in activation_schedule(self.machine, {s: len(q) for s, q in queues.items()}):
@@ -115,7 +120,9 @@ class StepEngine(EngineBase):
         line = 1 if kind == "row" else 2
         for first in range(0, pixels, copies):
             for a, b in zip(schedule.bounds[:-1], schedule.bounds[1:], strict=True):
-                self.on_activation(Activation(kind, first, tuple((int(e[0]), int(e[line])) for e in schedule.entries[a:b])))
+                self.on_activation(
+                    Activation(kind, first, tuple((int(e[0]), int(e[line])) for e in schedule.entries[a:b]))
+                )
 
     def _stream(
         self, schedule: _Schedule, inputs: Ints, copies: int, bits: int, signed: bool, out: Sums, seen: npt.NDArray[np.uint8],
@@ -123,8 +130,8 @@ class StepEngine(EngineBase):
     ) -> None:  # fmt: skip
         self._trace("row", schedule, inputs.shape[0], copies)
         drive_rows(
-            self.state.cells, schedule.entries, schedule.bounds, schedule.tiles, inputs, copies, bits, signed, pairs, by_row, width, out, seen,
-            counted.counts,
+            self.state.cells, schedule.entries, schedule.bounds, schedule.tiles, inputs, copies, bits, signed,
+            pairs, by_row, width, out, seen, counted.counts,
         )  # fmt: skip
 
     def _compare(self, counted: _Counted, kind: str, r0: int, r1: int, adder_tree: int | None = None) -> None:
@@ -150,10 +157,12 @@ class StepEngine(EngineBase):
         """Stored bytes as the bit patterns that drive the word lines."""
         return patches.astype(np.int64)
 
-    # ---------------------------------------------------------------------------------------------------------------- products
+    # ------------------------------------------------------------------------------------------------------- products
 
     def forward_product(self, acc: BoundView, x: BoundView, mat: BoundMatrix, geom: Geometry, r0: int, r1: int) -> None:
-        patches = self._values(K.gather_patches(self.state.buf, x.kv, self.window(geom, x, acc).geom, x.pad_byte, r0, r1))
+        patches = self._values(
+            K.gather_patches(self.state.buf, x.kv, self.window(geom, x, acc).geom, x.pad_byte, r0, r1)
+        )
         out, counted = np.zeros((len(patches), mat.n), np.int32), _Counted()
         seen = np.zeros(out.shape, np.uint8)
         self._stream(self._of(mat, "rows"), patches, mat.copies, INPUT_BITS, x.signed, out, seen, counted, width=mat.n)
@@ -161,13 +170,15 @@ class StepEngine(EngineBase):
         if K.accumulate(self.state.acc, acc.kv, out, r0, 0):
             self.overflow(acc)
 
-    def transposed_product(self, acc: BoundView, e: BoundView, mat: BoundMatrix, geom: Geometry, r0: int, r1: int) -> None:
+    def transposed_product(
+        self, acc: BoundView, e: BoundView, mat: BoundMatrix, geom: Geometry, r0: int, r1: int
+    ) -> None:
         errors = self._values(K.gather_patches(self.state.buf, e.kv, self.window(_ONE, e, e).geom, 0, r0, r1))
         out, counted, schedule = np.zeros((len(errors), mat.k), np.int32), _Counted(), self._of(mat, "columns")
         self._trace("column", schedule, len(errors), 1)
         drive_columns(
-            self.state.cells, schedule.entries, schedule.bounds, schedule.tiles, errors, self.machine.transposed.bit_columns_per_cycle,
-            out, np.zeros(out.shape, np.uint8), counted.counts,
+            self.state.cells, schedule.entries, schedule.bounds, schedule.tiles, errors,
+            self.machine.transposed.bit_columns_per_cycle, out, np.zeros(out.shape, np.uint8), counted.counts,
         )  # fmt: skip
         self._compare(counted, "column_activations", r0, r1)
         if K.scatter_patches(self.state.acc, acc.kv, out, self.window(geom, acc, e).geom, r0, r1):
@@ -177,7 +188,18 @@ class StepEngine(EngineBase):
         """Products of streamed elements [positions, C] with their kernels: int32 [positions, C, weights a row]."""
         out, counted = np.zeros((len(streamed), mat.k * mat.n), np.int32), _Counted()
         seen = np.zeros((0, 0), np.uint8)
-        self._stream(self._of(mat, "rows"), streamed, mat.copies, INPUT_BITS, signed, out, seen, counted, width=mat.n, by_row=True)
+        self._stream(
+            self._of(mat, "rows"),
+            streamed,
+            mat.copies,
+            INPUT_BITS,
+            signed,
+            out,
+            seen,
+            counted,
+            width=mat.n,
+            by_row=True,
+        )
         self._compare(counted, "row_activations_depthwise", r0, r1)
         return out.reshape(-1, mat.k, mat.n)
 
@@ -190,7 +212,9 @@ class StepEngine(EngineBase):
         sh, pt, reach = geom.stride[0], geom.pad[0], (geom.kernel[0] - 1) * geom.dilation[0]
         return max(r0, -(-(y0 + pt - reach) // sh)), min(r1, (y1 - 1 + pt) // sh + 1)
 
-    def depthwise_product(self, acc: BoundView, x: BoundView, mat: BoundMatrix, geom: Geometry, r0: int, r1: int) -> None:
+    def depthwise_product(
+        self, acc: BoundView, x: BoundView, mat: BoundMatrix, geom: Geometry, r0: int, r1: int
+    ) -> None:
         y0, y1, x0, x1 = streamed_positions(x, geom, acc, r0, r1)
         streamed = np.full((y1 - y0, x1 - x0, x.channels), x.pad_byte, np.int64)
         streamed[r0 - y0 : r1 - y0, -x0 : x.width - x0] = x.get(r0, r1).view(np.uint8) if x.signed else x.get(r0, r1)
@@ -202,7 +226,9 @@ class StepEngine(EngineBase):
         if first < last and K.accumulate(self.state.acc, acc.kv, sums[first:last].reshape(-1, acc.channels), first, 0):
             self.overflow(acc)
 
-    def depthwise_transposed(self, acc: BoundView, e: BoundView, mat: BoundMatrix, geom: Geometry, r0: int, r1: int) -> None:
+    def depthwise_transposed(
+        self, acc: BoundView, e: BoundView, mat: BoundMatrix, geom: Geometry, r0: int, r1: int
+    ) -> None:
         errors = self._values(K.gather_patches(self.state.buf, e.kv, self.window(_ONE, e, e).geom, 0, r0, r1))
         products = self._elements(mat, errors, True, r0, r1)
         sums = np.zeros(acc.shape, np.int32)
@@ -213,10 +239,11 @@ class StepEngine(EngineBase):
             self.overflow(acc)
 
     def _passes(
-        self, scratch: BoundMatrix, stationary: npt.NDArray[np.uint8], inputs: Ints, bits: int, signed: bool, out: Sums, counted: _Counted,
-        *, width: int, by_row: bool = False, pairs: bool = False,
+        self, scratch: BoundMatrix, stationary: npt.NDArray[np.uint8], inputs: Ints, bits: int, signed: bool, out: Sums,
+        counted: _Counted, *, width: int, by_row: bool = False, pairs: bool = False,
     ) -> None:  # fmt: skip
-        """Write the stationary operand [K, N] pass by pass into the scratch rows and stream inputs [V, K] through each."""
+        """Write the stationary operand [K, N] pass by pass into the scratch rows and stream inputs [V, K] through
+        each."""
         tiles, per_pass = scratch_block(scratch, *stationary.shape), len(scratch.tiles)
         seen = np.zeros(out.shape if not by_row else (0, 0), np.uint8)
         for i in range(0, len(tiles), per_pass):
@@ -225,10 +252,20 @@ class StepEngine(EngineBase):
             loads = {int(t[0]): int(t[5]) for t in part}
             steps = sum(1 for _ in activation_schedule(self.machine, loads))
             counted.write_cycles += steps * self.machine.write.cycles_per_row
-            self._stream(self._rows(part), inputs, 1, bits, signed, out, seen, counted, width=width, by_row=by_row, pairs=pairs)
+            self._stream(
+                self._rows(part), inputs, 1, bits, signed, out, seen, counted, width=width, by_row=by_row, pairs=pairs
+            )
 
     def gradient_product(
-        self, acc: BoundView, a: BoundView, e: BoundView, scratch: BoundMatrix, geom: Geometry, stationary: str, r0: int, r1: int
+        self,
+        acc: BoundView,
+        a: BoundView,
+        e: BoundView,
+        scratch: BoundMatrix,
+        geom: Geometry,
+        stationary: str,
+        r0: int,
+        r1: int,
     ) -> None:
         buf, window = self.state.buf, self.window(geom, a, e)
         errors = np.ascontiguousarray(K.gather_patches(buf, e.kv, self.window(_ONE, e, e).geom, 0, r0, r1))
@@ -238,7 +275,9 @@ class StepEngine(EngineBase):
         if stationary == "a":
             out = np.zeros((n, k), np.int32)
             held = patches.astype(np.int8).view(np.uint8)
-            self._passes(scratch, held, np.ascontiguousarray(self._values(errors).T), INPUT_BITS, True, out, counted, width=k)
+            self._passes(
+                scratch, held, np.ascontiguousarray(self._values(errors).T), INPUT_BITS, True, out, counted, width=k
+            )
             sums = np.ascontiguousarray(out.T)
         else:
             bits = INPUT_BITS + (a.pad != 0)

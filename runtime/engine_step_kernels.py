@@ -1,7 +1,9 @@
 """The microscope's inner loops: word lines and bit columns driven step by step, bit by bit, counting as they go.
 
-``entries`` int64 [A, 8]: for a word line (sub-array, word line, first weight column, columns, k, n, copy, tile); for a weight column (sub-array, first
-word line, weight column, rows, k, n, copy, tile). Entries active together stand side by side; step s holds bounds[s] .. bounds[s + 1].
+``entries`` int64 [A, 8]: for a word line (sub-array, word line, first weight column, columns, k, n, copy, tile); for
+a weight column (sub-array, first
+word line, weight column, rows, k, n, copy, tile). Entries active together stand side by side; step s holds bounds[s]
+.. bounds[s + 1].
 ``counts`` int64 [5]: cycles, activations, shift-adds, sense operations with input bit 1, adder-tree operations.
 """
 
@@ -17,8 +19,10 @@ __all__ = ["drive_columns", "drive_rows", "scatter_taps", "scatter_taps_transpos
 def drive_rows(cells, entries, bounds, tiles, inputs, copies, bits, signed, pairs, by_row, width, out, seen, counts):  # type: ignore[no-untyped-def]
     """Stream inputs int64 [P, K] through word lines; pixel p works in copy p mod ``copies``.
 
-    by_row = 0: out int32 [P, width] gets the sums over k (shift-adds within a tile, the adder tree between tiles; ``seen`` uint8 [P, width]
-    marks columns that have a partial sum). by_row = 1: out [P, K * width] gets the product of every word line for itself.
+    by_row = 0: out int32 [P, width] gets the sums over k (shift-adds within a tile, the adder tree between tiles;
+    ``seen`` uint8 [P, width]
+    marks columns that have a partial sum). by_row = 1: out [P, K * width] gets the product of every word line for
+    itself.
     pairs = 1: even weight columns hold low bytes (all bits weigh positive).
     """
     pixels = inputs.shape[0]
@@ -74,7 +78,8 @@ def drive_rows(cells, entries, bounds, tiles, inputs, copies, bits, signed, pair
 def drive_columns(cells, entries, bounds, tiles, errors, bit_columns, out, seen, counts):  # type: ignore[no-untyped-def]
     """Drive weight columns of transposable sub-arrays (paper figure 5): errors int64 [P, N], out int32 [P, K].
 
-    ``bit_columns`` bit columns of a weight are driven a cycle, each with error bit ``cycle``; all rows of the tile are sensed.
+    ``bit_columns`` bit columns of a weight are driven a cycle, each with error bit ``cycle``; all rows of the tile
+    are sensed.
     """
     pixels = errors.shape[0]
     partial = np.zeros((tiles, cells.shape[1]), np.int32)
@@ -112,7 +117,8 @@ def drive_columns(cells, entries, bounds, tiles, errors, bit_columns, out, seen,
 
 @njit(cache=True, nogil=True)
 def scatter_taps(products, geom, y0, x0, columns, times, sums):  # type: ignore[no-untyped-def]
-    """Products int32 [positions, C, times * taps] of streamed elements (rows from y0, columns x0 .. x0 + columns) into sums [ho, wo, C * times]."""
+    """Products int32 [positions, C, times * taps] of streamed elements (rows from y0, columns x0 .. x0 + columns)
+    into sums [ho, wo, C * times]."""
     kh, kw, sh, sw, dh, dw, pt, pl, _, _, ho, wo = geom
     positions, chans, _ = products.shape
     for p in range(positions):

@@ -1,4 +1,5 @@
-"""Runs programs: binds the code once, executes it with hardware loops, counts cycles and events by the instructions' declarations."""
+"""Runs programs: binds the code once, executes it with hardware loops, counts cycles and events by the instructions'
+declarations."""
 
 from __future__ import annotations
 
@@ -23,28 +24,37 @@ from sasimc.runtime.state import Snapshot, State
 
 __all__ = ["ENGINES", "Interpreter"]
 
-ENGINES: Final[Mapping[str, type[EngineBase]]] = {"bitserial": BitserialEngine, "fused": FusedEngine, "step": StepEngine}
+ENGINES: Final[Mapping[str, type[EngineBase]]] = {
+    "bitserial": BitserialEngine,
+    "fused": FusedEngine,
+    "step": StepEngine,
+}
 
 _EMPTY = -1
+_MAX_THREADS: Final = int(getattr(numba, "config").NUMBA_NUM_THREADS)  # noqa: B009 (its type stub does not export it)
 
 
 class Interpreter:
     """One simulated machine that runs one program.
 
-    ``engine`` is ``bitserial``, ``fused`` or ``step``: same values, cycles and events. ``threads`` limits the threads of the kernels
+    ``engine`` is ``bitserial``, ``fused`` or ``step``: same values, cycles and events. ``threads`` limits the threads
+    of the kernels
     (None: as numba is set up). State survives from run to run, as on the device.
 
     Raises:
-        SasError: the program cannot run on its machine (operands out of range or illegal, no such engine, not enough memory).
+        SasError: the program cannot run on its machine (operands out of range or illegal, no such engine, not enough
+        memory).
     """
 
     def __init__(self, program: Program, engine: str = "bitserial", threads: int | None = None) -> None:
         if engine not in ENGINES:
-            raise SasError(f"there is no engine {engine!r}", hint=near(engine, tuple(ENGINES)) or f"engines: {', '.join(ENGINES)}")
+            raise SasError(
+                f"there is no engine {engine!r}", hint=near(engine, tuple(ENGINES)) or f"engines: {', '.join(ENGINES)}"
+            )
         if threads is not None and threads < 1:
             raise SasError(f"{threads} threads", hint="at least one thread is needed")
         self.program, self.machine = program, program.machine
-        self.threads = None if threads is None else min(threads, int(numba.config.NUMBA_NUM_THREADS))
+        self.threads = None if threads is None else min(threads, _MAX_THREADS)
         self._binder = Binder(program)
         self.state: State = self._binder.state
         self.engine = ENGINES[engine](self.machine, self.state, match_loops(program), self._trap)
@@ -55,7 +65,8 @@ class Interpreter:
             self.engine.declared = lambda r0, r1: self._cost((self.engine.index, r0, r1))
 
     def _load_matrices(self) -> None:
-        """Put every matrix that has a tensor into its cells (not counted: the arrays are loaded before the program runs)."""
+        """Put every matrix that has a tensor into its cells (not counted: the arrays are loaded before the program
+        runs)."""
         for name, matrix in self.program.matrices.items():
             try:
                 bound = self._binder.matrix(name)
@@ -66,17 +77,21 @@ class Interpreter:
             except KeyError:
                 raise SasError(f"the weights file has no tensor {matrix.tensor!r}", where=name) from None
             except ValueError as exc:
-                raise SasError(f"tensor {matrix.tensor!r} does not fit a {matrix.k} x {matrix.n} matrix: {exc}", where=name) from None
-        self._binder.link(set(self.program.matrices))
+                raise SasError(
+                    f"tensor {matrix.tensor!r} does not fit a {matrix.k} x {matrix.n} matrix: {exc}", where=name
+                ) from None
+        self._binder.link()
 
     def _store(self, mat: BoundMatrix, values: npt.NDArray[np.int8]) -> None:
-        scatter_block(self.state.cells, self.state.written, mat.index, 0, 0, np.ascontiguousarray(values).view(np.uint8))
+        scatter_block(
+            self.state.cells, self.state.written, mat.index, 0, 0, np.ascontiguousarray(values).view(np.uint8)
+        )
         mat.changed()
 
     def _trap(self, index: int, kind: str, detail: str) -> NoReturn:
         trap(self.program, index, kind, detail)
 
-    # ------------------------------------------------------------------------------------------------------------------ running
+    # -------------------------------------------------------------------------------------------------------- running
 
     @property
     def regs(self) -> list[int]:
@@ -86,7 +101,10 @@ class Interpreter:
     def _entry(self, entry: str) -> int:
         if entry not in self.program.entries:
             known = tuple(self.program.entries)
-            raise SasError(f"there is no entry point {entry!r}", hint=near(entry, known) or f"entry points: {', '.join(known) or 'none'}")
+            raise SasError(
+                f"there is no entry point {entry!r}",
+                hint=near(entry, known) or f"entry points: {', '.join(known) or 'none'}",
+            )
         return self.program.entries[entry]
 
     def run(self, entry: str, max_instructions: int | None = None) -> None:
@@ -109,12 +127,12 @@ class Interpreter:
             if budget == 0:
                 trap(self.program, pc, "instruction limit", f"more than {max_instructions} instructions")
             budget -= 1
-            run, operands, reg, offset, count, height = code[pc]
+            run, operands, reg, offset, span, height = code[pc]
             if reg < 0:
                 r0 = r1 = 0
             else:
                 r0 = regs[reg] + offset
-                r1 = r0 + count
+                r1 = r0 + span
                 if r0 < 0:
                     r0 = 0
                 if r1 > height:
@@ -139,10 +157,10 @@ class Interpreter:
             pc = engine.pc
             if pc >= len(self._code):
                 trap(self.program, pc, "end of code", "execution ran past the last instruction; is a halt missing?")
-            run, operands, reg, offset, count, height = self._code[pc]
+            run, operands, reg, offset, span, height = self._code[pc]
             r0 = r1 = 0
             if reg >= 0:
-                r0, r1 = max(0, self.state.regs[reg] + offset), min(height, self.state.regs[reg] + offset + count)
+                r0, r1 = max(0, self.state.regs[reg] + offset), min(height, self.state.regs[reg] + offset + span)
                 if r1 <= r0:
                     r0 = r1 = _EMPTY
             key = (pc, r0, r1)
@@ -152,7 +170,7 @@ class Interpreter:
                 run(engine, operands, r0, r1)
             yield pc
 
-    # ----------------------------------------------------------------------------------------------------------------- counters
+    # ------------------------------------------------------------------------------------------------------- counters
 
     def _cost(self, key: tuple[int, int, int]) -> Cost:
         found = self._costs.get(key)
@@ -204,7 +222,8 @@ class Interpreter:
 
     @property
     def instruction_cycles(self) -> dict[int, tuple[int, int]]:
-        """Executions and cycles of every static instruction that ran (``program.code[i].origin`` names its ONNX node)."""
+        """Executions and cycles of every static instruction that ran (``program.code[i].origin`` names its ONNX
+        node)."""
         out: dict[int, tuple[int, int]] = {}
         for phase in self.engine.phases.values():
             for key, times in phase.executed.items():
@@ -219,9 +238,11 @@ class Interpreter:
     def instruction(self, index: int) -> str:
         """An instruction's text and origin, for messages."""
         instr = self.program.code[index]
-        return f"instruction {index} `{instruction_text(instr)}`" + (f" of {instr.origin.node}" if instr.origin.node else "")
+        return f"instruction {index} `{instruction_text(instr)}`" + (
+            f" of {instr.origin.node}" if instr.origin.node else ""
+        )
 
-    # ------------------------------------------------------------------------------------------------------ looking in, from outside
+    # --------------------------------------------------------------------------------------- looking in, from outside
 
     def _view(self, name: str, index: int) -> tuple[BoundView, npt.NDArray[Any]]:
         """A bound view and its physical rows."""
@@ -236,7 +257,8 @@ class Interpreter:
         return view, view.in_host(self.state.host, index)
 
     def read_view(self, name: str, index: int = 0) -> npt.NDArray[Any]:
-        """A copy of a view's contents [H, W, C] in its type (``bit`` views as 0 and 1); ``index`` is the sample of a host view.
+        """A copy of a view's contents [H, W, C] in its type (``bit`` views as 0 and 1); ``index`` is the sample of a
+        host view.
 
         Raises:
             SasError: no such view, or outside host memory.
@@ -262,7 +284,9 @@ class Interpreter:
             raise SasError(f"{name} holds integers; the array is {values.dtype}")
         low, high = view.limits
         if values.min() < low or values.max() > high:
-            raise SasError(f"{name} is {view.dtype} ({low}..{high}); the array has values {values.min()}..{values.max()}")
+            raise SasError(
+                f"{name} is {view.dtype} ({low}..{high}); the array has values {values.min()}..{values.max()}"
+            )
         values = values.reshape(view.shape)
         if view.dtype == "bit":
             packed = np.packbits(values.reshape(view.height, -1).astype(np.uint8), axis=1, bitorder="little")

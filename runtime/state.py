@@ -32,9 +32,12 @@ class Snapshot:
 class State:
     """All memories of one machine.
 
-    ``cells`` uint8 [sub-arrays, rows, weights a row] and ``written`` (same shape: was the weight ever written or loaded); ``buf`` flat uint8, the
-    first ``machine.buffer.bytes`` of it are the global buffer, ``staging`` bytes behind it hold dense copies of oddly strided operands;
-    ``acc`` flat int32, likewise; ``regs`` the scalar registers; ``host`` flat uint8, grown on demand up to ``machine.host.memory_bytes``.
+    ``cells`` uint8 [sub-arrays, rows, weights a row] and ``written`` (same shape: was the weight ever written or
+    loaded); ``buf`` flat uint8, the
+    first ``machine.buffer.bytes`` of it are the global buffer, ``staging`` bytes behind it hold dense copies of oddly
+    strided operands;
+    ``acc`` flat int32, likewise; ``regs`` the scalar registers; ``host`` flat uint8, grown on demand up to
+    ``machine.host.memory_bytes``.
 
     Raises:
         SasError: the described machine does not fit into memory.
@@ -52,7 +55,8 @@ class State:
             self.acc = np.zeros(self.acc_entries + acc_staging, np.int32)
         except (MemoryError, ValueError):
             raise SasError(
-                f"machine {machine.name!r} does not fit into memory: {machine.subarrays} sub-arrays, {self.buffer_bytes} buffer bytes",
+                f"machine {machine.name!r} does not fit into memory: {machine.subarrays} sub-arrays, "
+                f"{self.buffer_bytes} buffer bytes",
                 hint="lower array, buffer or accumulator sizes in the machine description",
             ) from None
         self.buf8 = self.buf.view(np.int8)
@@ -80,7 +84,10 @@ class State:
         if end <= have:
             return
         if end > limit:
-            raise SasError(f"host memory of {limit} bytes is too small: {end} needed", hint="raise host.memory_bytes or lower the batch")
+            raise SasError(
+                f"host memory of {limit} bytes is too small: {end} needed",
+                hint="raise host.memory_bytes or lower the batch",
+            )
         size = min(limit, max(-(-end // _HOST_STEP) * _HOST_STEP, 2 * have))
         try:
             grown = np.zeros(size, np.uint8)
@@ -92,7 +99,12 @@ class State:
     def snapshot(self) -> Snapshot:
         """A copy of the state."""
         return Snapshot(
-            self.cells.copy(), self.written.copy(), self.buffer.copy(), self.accumulators.copy(), tuple(self.regs), self.host.copy()
+            self.cells.copy(),
+            self.written.copy(),
+            self.buffer.copy(),
+            self.accumulators.copy(),
+            tuple(self.regs),
+            self.host.copy(),
         )
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -101,7 +113,11 @@ class State:
         Raises:
             SasError: the sizes differ.
         """
-        if snapshot.cells.shape != self.cells.shape or snapshot.buffer.size != self.buffer_bytes or len(snapshot.regs) != len(self.regs):
+        if (
+            snapshot.cells.shape != self.cells.shape
+            or snapshot.buffer.size != self.buffer_bytes
+            or len(snapshot.regs) != len(self.regs)
+        ):
             raise SasError("the snapshot is of another machine")
         self.cells[...] = snapshot.cells
         self.written[...] = snapshot.written

@@ -42,7 +42,17 @@ class Maker:
         self.at = {"buf": 0, "acc": 0, "host": 0}
         self.free: list[list[int]] = [[s, 0, 0] for s in range(machine.subarrays)]
 
-    def view(self, name: str, space: str, dtype: str, shape: tuple[int, int, int], *, pad: int = 0, ring: int = 0, slack: bool = True) -> View:
+    def view(
+        self,
+        name: str,
+        space: str,
+        dtype: str,
+        shape: tuple[int, int, int],
+        *,
+        pad: int = 0,
+        ring: int = 0,
+        slack: bool = True,
+    ) -> View:
         """A view with random extra strides, as channel slices of wider tensors have."""
         unit = 1 if space == "acc" else {"u8": 1, "i8": 1, "i32": 4, "bit": 0}[dtype]
         if dtype == "bit":
@@ -55,7 +65,9 @@ class Maker:
         self.views[name] = view
         return view
 
-    def matrix(self, name: str, kind: str, k: int, n: int, *, array: str = "compute", copies: int = 1, trainable: bool = False) -> Matrix:
+    def matrix(
+        self, name: str, kind: str, k: int, n: int, *, array: str = "compute", copies: int = 1, trainable: bool = False
+    ) -> Matrix:
         """Ragged tiles; some share a sub-array, below one another."""
         rows_max, cols_max = self.machine.array.rows, self.machine.weights_per_row
         blocks: list[tuple[int, int, int, int]] = []
@@ -100,7 +112,14 @@ class Maker:
     def program(self) -> Program:
         self.emit("halt")
         return Program(
-            self.machine, tuple(self.code), self.views, self.geometries, self.matrices, {}, {"main": 0}, tensors=self.tensors
+            self.machine,
+            tuple(self.code),
+            self.views,
+            self.geometries,
+            self.matrices,
+            {},
+            {"main": 0},
+            tensors=self.tensors,
         )
 
 
@@ -114,7 +133,10 @@ def conv_sums(x: np.ndarray, w: np.ndarray, geom: Geometry, ho: int, wo: int, pa
     """x [H, W, C], w [kh, kw, C, N] -> int64 [ho, wo, N]."""
     out = np.zeros((ho, wo, w.shape[3]), np.int64)
     for oy, ox, ky, kx in itertools.product(range(ho), range(wo), range(geom.kernel[0]), range(geom.kernel[1])):
-        y, x_ = oy * geom.stride[0] - geom.pad[0] + ky * geom.dilation[0], ox * geom.stride[1] - geom.pad[1] + kx * geom.dilation[1]
+        y, x_ = (
+            oy * geom.stride[0] - geom.pad[0] + ky * geom.dilation[0],
+            ox * geom.stride[1] - geom.pad[1] + kx * geom.dilation[1],
+        )
         inside = 0 <= y < x.shape[0] and 0 <= x_ < x.shape[1]
         value = x[y, x_].astype(np.int64) if inside else np.full(x.shape[2], pad)
         out[oy, ox] += value @ w[ky, kx].astype(np.int64)
@@ -148,7 +170,9 @@ def random_geometry(rng: np.random.Generator, h: int, w: int) -> tuple[Geometry,
         dilation = tuple(int(v) for v in rng.integers(1, 3, 2))
         pad = tuple(int(rng.integers(0, k)) for k in kernel)
         bottom = tuple(int(rng.integers(0, k)) for k in kernel)
-        size = [(n + pad[i] + bottom[i] - (kernel[i] - 1) * dilation[i] - 1) // stride[i] + 1 for i, n in enumerate((h, w))]
+        size = [
+            (n + pad[i] + bottom[i] - (kernel[i] - 1) * dilation[i] - 1) // stride[i] + 1 for i, n in enumerate((h, w))
+        ]
         if min(size) >= 1:
             return Geometry("g", kernel, stride, pad, dilation), size[0], size[1]  # type: ignore[arg-type]
 
@@ -179,9 +203,18 @@ def test_forward_product(seed: int, dtype: str, rule: str) -> None:
     expected = conv_sums(x, m.tensors["w"].reshape(*geom.kernel, c, n), geom, ho, wo, pad)
     assert np.array_equal(done["fused"].read_view("acc"), expected)
     # sense operations: every streamed bit that is 1 meets the 8 bit columns of n weights
-    windows = conv_sums(np.bitwise_count(x.view(np.uint8)), np.ones((*geom.kernel, c, 1), np.int8), geom, ho, wo, (pad & 255).bit_count())
+    windows = conv_sums(
+        np.bitwise_count(x.view(np.uint8)),
+        np.ones((*geom.kernel, c, 1), np.int8),
+        geom,
+        ho,
+        wo,
+        (pad & 255).bit_count(),
+    )
     assert done["fused"].events["sense_ones"] == windows.sum() * 8 * n
-    assert done["fused"].events["row_activations"] == ho * wo * sum(t.rows for t in m.matrices["w"].tiles if t.copy == 0)
+    assert done["fused"].events["row_activations"] == ho * wo * sum(
+        t.rows for t in m.matrices["w"].tiles if t.copy == 0
+    )
 
 
 @pytest.mark.parametrize(("seed", "per_cycle"), list(itertools.product(range(4), (1, 3, 8))))
@@ -203,7 +236,10 @@ def test_transposed_product(seed: int, per_cycle: int) -> None:
     weights = m.tensors["w"].reshape(*geom.kernel, c, n).astype(np.int64)
     expected = np.zeros((h, w, c), np.int64)
     for oy, ox, ky, kx in itertools.product(range(ho), range(wo), range(geom.kernel[0]), range(geom.kernel[1])):
-        y, x = oy * geom.stride[0] - geom.pad[0] + ky * geom.dilation[0], ox * geom.stride[1] - geom.pad[1] + kx * geom.dilation[1]
+        y, x = (
+            oy * geom.stride[0] - geom.pad[0] + ky * geom.dilation[0],
+            ox * geom.stride[1] - geom.pad[1] + kx * geom.dilation[1],
+        )
         if 0 <= y < h and 0 <= x < w:
             expected[y, x] += weights[ky, kx] @ e[oy, ox].astype(np.int64)
     assert np.array_equal(done["bitserial"].read_view("acc"), expected)
@@ -250,7 +286,10 @@ def test_depthwise_transposed(seed: int) -> None:
     weights = m.tensors["w"].reshape(c, *geom.kernel).astype(np.int64)
     expected = np.zeros((h, w, c), np.int64)
     for oy, ox, ky, kx in itertools.product(range(ho), range(wo), range(geom.kernel[0]), range(geom.kernel[1])):
-        y, x = oy * geom.stride[0] - geom.pad[0] + ky * geom.dilation[0], ox * geom.stride[1] - geom.pad[1] + kx * geom.dilation[1]
+        y, x = (
+            oy * geom.stride[0] - geom.pad[0] + ky * geom.dilation[0],
+            ox * geom.stride[1] - geom.pad[1] + kx * geom.dilation[1],
+        )
         if 0 <= y < h and 0 <= x < w:
             expected[y, x] += weights[:, ky, kx] * e[oy, ox]
     assert np.array_equal(done["fused"].read_view("acc"), expected)
@@ -259,8 +298,13 @@ def test_depthwise_transposed(seed: int) -> None:
 def gradient(x: np.ndarray, e: np.ndarray, geom: Geometry, pad: int) -> np.ndarray:
     """int64 [kh, kw, C, N]: sum over error pixels of (patch - pad) e."""
     out = np.zeros((*geom.kernel, x.shape[2], e.shape[2]), np.int64)
-    for oy, ox, ky, kx in itertools.product(range(e.shape[0]), range(e.shape[1]), range(geom.kernel[0]), range(geom.kernel[1])):
-        y, x_ = oy * geom.stride[0] - geom.pad[0] + ky * geom.dilation[0], ox * geom.stride[1] - geom.pad[1] + kx * geom.dilation[1]
+    for oy, ox, ky, kx in itertools.product(
+        range(e.shape[0]), range(e.shape[1]), range(geom.kernel[0]), range(geom.kernel[1])
+    ):
+        y, x_ = (
+            oy * geom.stride[0] - geom.pad[0] + ky * geom.dilation[0],
+            ox * geom.stride[1] - geom.pad[1] + kx * geom.dilation[1],
+        )
         if 0 <= y < x.shape[0] and 0 <= x_ < x.shape[1]:
             out[ky, kx] += np.outer(x[y, x_].astype(np.int64) - pad, e[oy, ox].astype(np.int64))
     return out
@@ -292,7 +336,9 @@ def test_gradient_product(seed: int, case: tuple[str, int, str]) -> None:
     assert done["fused"].events["bits_flipped_compute"] > 0
 
 
-@pytest.mark.parametrize(("seed", "case"), list(itertools.product(range(3), [("u8", 0), ("u8", 11), ("i8", 0), ("i8", -5)])))
+@pytest.mark.parametrize(
+    ("seed", "case"), list(itertools.product(range(3), [("u8", 0), ("u8", 11), ("i8", 0), ("i8", -5)]))
+)
 def test_gradient_depthwise(seed: int, case: tuple[str, int]) -> None:
     dtype, pad = case
     m = Maker(seed + 160, small_machine())

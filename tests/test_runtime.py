@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from sasimc.isa import instructions  # noqa: F401
 from sasimc.isa.errors import SasError, Trap
 from sasimc.isa.machine import Machine, load_machine
@@ -29,7 +30,8 @@ def view(name: str, space: str, dtype: str, shape: tuple[int, int, int], addr: i
 
 def program(
     *code: tuple[Any, ...], views: tuple[View, ...] = (), geoms: tuple[Geometry, ...] = (), matrices: tuple[Matrix, ...] = (),
-    tables: tuple[Table, ...] = (), tensors: dict[str, np.ndarray] | None = None, machine: Machine | None = None, halt: bool = True,
+    tables: tuple[Table, ...] = (), tensors: dict[str, np.ndarray] | None = None, machine: Machine | None = None,
+    halt: bool = True,
 ) -> Program:  # fmt: skip
     lines = [*code, ("halt",)] if halt else list(code)
     return Program(
@@ -63,11 +65,21 @@ def rne(v: np.ndarray, s: Any) -> np.ndarray:
     return low + ((rest > scale) | ((rest == scale) & (low % 2 == 1)))
 
 
-# -------------------------------------------------------------------------------------------------------------------- control
+# ------------------------------------------------------------------------------------------------------------ control
 
 
 def test_registers_and_arithmetic() -> None:
-    it = run(program(("li", 1, 7), ("li", 2, -3), ("add", 3, 1, 2), ("sub", 4, 2, 1), ("max", 5, 1, 2), ("min", 6, 1, 2), ("addi", 7, 1, 2**31 - 1)))
+    it = run(
+        program(
+            ("li", 1, 7),
+            ("li", 2, -3),
+            ("add", 3, 1, 2),
+            ("sub", 4, 2, 1),
+            ("max", 5, 1, 2),
+            ("min", 6, 1, 2),
+            ("addi", 7, 1, 2**31 - 1),
+        )
+    )
     assert it.regs[1:8] == [7, -3, 4, -10, 7, -3, -(2**31) + 6]
 
 
@@ -77,8 +89,8 @@ def test_register_zero_stays_zero() -> None:
 
 def test_nested_loops_and_skipped_body() -> None:
     p = program(
-        ("loopi", 3), ("li", 2, 4), ("loop", 2), ("addi", 1, 1, 1), ("endl",), ("loopi", 0), ("addi", 1, 1, 100), ("endl",), ("endl",),
-        ("loop", 0), ("addi", 1, 1, 1000), ("endl",),
+        ("loopi", 3), ("li", 2, 4), ("loop", 2), ("addi", 1, 1, 1), ("endl",), ("loopi", 0), ("addi", 1, 1, 100), ("endl",),
+        ("endl",), ("loop", 0), ("addi", 1, 1, 1000), ("endl",),
     )  # fmt: skip
     it = run(p)
     assert it.regs[1] == 12
@@ -96,12 +108,14 @@ def test_phases_keep_their_own_counts() -> None:
     assert not any(it.events.values())
 
 
-# ------------------------------------------------------------------------------------------------------------------- movement
+# ----------------------------------------------------------------------------------------------------------- movement
 
 
 def test_rows_are_clipped_and_empty_ranges_only_issue() -> None:
     v = view("v", "buf", "u8", (5, 2, 3))
-    it = run(program(("fill", "v", 9, RowRange(0, -2, 4)), ("li", 1, 9), ("fill", "v", 1, RowRange(1, 0, 4)), views=(v,)))
+    it = run(
+        program(("fill", "v", 9, RowRange(0, -2, 4)), ("li", 1, 9), ("fill", "v", 1, RowRange(1, 0, 4)), views=(v,))
+    )
     assert (it.read_view("v")[:2] == 9).all()
     assert not it.read_view("v")[2:].any()
     assert it.instruction_cycles[2] == (1, it.machine.controller.issue_cycles)
@@ -151,20 +165,29 @@ def test_words_and_bits() -> None:
     assert np.array_equal(it.read_view("hm"), it.read_view("m"))
 
 
-# ------------------------------------------------------------------------------------------------------------------ periphery
+# ---------------------------------------------------------------------------------------------------------- periphery
 
 
 def test_requantise_bias_drain_clip() -> None:
     rng = np.random.default_rng(3)
-    acc, dst, wide = view("a", "acc", "i32", (3, 4, 5), addr=10), view("d", "buf", "i8", (3, 4, 5)), view("w", "buf", "i32", (3, 4, 5), addr=64)
+    acc, dst, wide = (
+        view("a", "acc", "i32", (3, 4, 5), addr=10),
+        view("d", "buf", "i8", (3, 4, 5)),
+        view("w", "buf", "i32", (3, 4, 5), addr=64),
+    )
     low = view("c", "buf", "i8", (3, 4, 5), addr=1000)
     mult, shift, bias = rng.integers(1 << 30, 1 << 31, 5), rng.integers(38, 46, 5), rng.integers(-900, 900, 5)
     t = Table(
-        "t", "requant", {"zero": 3, "lo": -100, "hi": 90}, {"bias": tuple(bias.tolist()), "mult": tuple(mult.tolist()), "shift": tuple(shift.tolist())}
+        "t",
+        "requant",
+        {"zero": 3, "lo": -100, "hi": 90},
+        {"bias": tuple(bias.tolist()), "mult": tuple(mult.tolist()), "shift": tuple(shift.tolist())},
     )
     sums = rng.integers(-40_000, 40_000, (3, 4, 5))
     views, tables = (acc, dst, wide, low), (t,)
-    it = run(program(("req", "d", "a", "t", ALL), ("clip", "c", "d", -20, 30, ALL), views=views, tables=tables), {"a": sums})
+    it = run(
+        program(("req", "d", "a", "t", ALL), ("clip", "c", "d", -20, 30, ALL), views=views, tables=tables), {"a": sums}
+    )
     expected = np.clip(rne((sums + bias) * mult, shift) + 3, -100, 90)
     assert np.array_equal(it.read_view("d"), expected)
     assert np.array_equal(it.read_view("c"), np.clip(expected, -20, 30))
@@ -181,11 +204,17 @@ def test_additions() -> None:
     e = view("e", "buf", "i8", (2, 3, 4))
     ints = {"ma": 1 << 29, "mb": -(1 << 30) + 5, "shift": 30, "za": 4, "zb": -6, "zy": 7, "lo": 2, "hi": 250}
     x, y = rng.integers(0, 256, (2, 3, 4)), rng.integers(-128, 128, (2, 3, 4))
-    it = run(program(("addq", "d", "a", "b", "t", ALL), views=(a, b, d), tables=(Table("t", "addq", ints),)), {"a": x, "b": y})
+    it = run(
+        program(("addq", "d", "a", "b", "t", ALL), views=(a, b, d), tables=(Table("t", "addq", ints),)),
+        {"a": x, "b": y},
+    )
     expected = np.clip(rne((x - 4) * ints["ma"] + (y + 6) * ints["mb"], 30) + 7, 2, 250)
     assert np.array_equal(it.read_view("d"), expected)
     for ea, eb in ((3, 5), (5, 3), (0, 0), (60, -5)):
-        it = run(program(("li", 1, ea), ("li", 2, eb), ("adda", "w", "e", "b", 1, 2, ALL), views=(e, b, w)), {"e": y[::-1], "b": y})
+        it = run(
+            program(("li", 1, ea), ("li", 2, eb), ("adda", "w", "e", "b", 1, 2, ALL), views=(e, b, w)),
+            {"e": y[::-1], "b": y},
+        )
         top = max(ea, eb)
         parts = [rne(v.astype(np.int64) << 8, top - s) if top - s <= 30 else 0 * v for v, s in ((y[::-1], ea), (y, eb))]
         assert np.array_equal(it.read_view("w"), parts[0] + parts[1])
@@ -209,8 +238,10 @@ def test_pools_and_their_backward() -> None:
     h, w, c, ho, wo = 7, 6, 3, 4, 3
     x, e = rng.integers(-5, 6, (h, w, c)), rng.integers(-128, 128, (ho, wo, c))
     views = (
-        view("x", "buf", "i8", (h, w, c), pad=-4), view("d", "buf", "i8", (ho, wo, c), addr=200), view("e", "buf", "i8", (ho, wo, c), addr=400),
-        view("o", "acc", "i32", (ho, wo, c)), view("i", "acc", "i32", (h, w, c), addr=500), view("j", "acc", "i32", (h, w, c), addr=1000),
+        view("x", "buf", "i8", (h, w, c), pad=-4), view("d", "buf", "i8", (ho, wo, c), addr=200),
+        view("e", "buf", "i8", (ho, wo, c), addr=400),
+        view("o", "acc", "i32", (ho, wo, c)), view("i", "acc", "i32", (h, w, c), addr=500),
+        view("j", "acc", "i32", (h, w, c), addr=1000),
     )  # fmt: skip
     p = program(
         ("pavg", "o", "x", "g", RowRange(0, 0, 3)), ("pavg", "o", "x", "g", RowRange(0, 3, 3)), ("pavgt", "i", "e", "g", ALL),
@@ -254,7 +285,9 @@ def test_resampling_is_a_matrix_and_its_transpose(mode: str) -> None:
         view("o", "acc", "i32", (ho, wo, 2)), view("i", "acc", "i32", (h, w, 2), addr=500),
     )  # fmt: skip
     x, e = rng.integers(0, 256, (h, w, 2)), rng.integers(-128, 128, (ho, wo, 2))
-    p = program(("ups", "o", "x", "g", ALL), ("upst", "i", "e", "g", ALL), views=views, geoms=(Geometry("g", mode=mode),))
+    p = program(
+        ("ups", "o", "x", "g", ALL), ("upst", "i", "e", "g", ALL), views=views, geoms=(Geometry("g", mode=mode),)
+    )
     it = run(p, {"x": x, "e": e})
     assert np.array_equal(it.read_view("o"), np.einsum("ay,bx,yxc->abc", ys, xs, x))
     assert np.array_equal(it.read_view("i"), np.einsum("ay,bx,abc->yxc", ys, xs, e))
@@ -267,10 +300,14 @@ def test_errors_masks_ranges_shifts_rounding() -> None:
     r, e8 = view("r", "buf", "i8", (2, 3, 4), addr=330), view("e8", "buf", "i8", (2, 3, 4), addr=360)
     u = view("u", "buf", "i32", (2, 3, 4), addr=400)
     k = tuple(int(n) for n in rng.integers(16_000, 32_769, 4))
-    values, bits, small_ = rng.integers(-90_000, 90_000, (2, 3, 4)), rng.integers(0, 2, (2, 3, 4)), rng.integers(-128, 128, (2, 3, 4))
+    values, bits, small_ = (
+        rng.integers(-90_000, 90_000, (2, 3, 4)),
+        rng.integers(0, 2, (2, 3, 4)),
+        rng.integers(-128, 128, (2, 3, 4)),
+    )
     p = program(
-        ("emask", "w", "v", "m", ALL), ("range", 1, "w", ALL), ("addi", 2, 1, -7), ("shr8", "d", "w", 2, ALL), ("escale", "w", "w", "k", ALL),
-        ("addi", 3, 1, -5), ("psr", "r", "v", 3, ALL), ("escale", "u", "e8", "k", ALL),
+        ("emask", "w", "v", "m", ALL), ("range", 1, "w", ALL), ("addi", 2, 1, -7), ("shr8", "d", "w", 2, ALL),
+        ("escale", "w", "w", "k", ALL), ("addi", 3, 1, -5), ("psr", "r", "v", 3, ALL), ("escale", "u", "e8", "k", ALL),
         views=(v, m, w, d, r, e8, u), tables=(Table("k", "scale", {}, {"k": k}),),
     )  # fmt: skip
     it = run(p, {"v": values, "m": bits, "e8": small_})
@@ -295,7 +332,10 @@ def test_cross_entropy_and_argmax(classes: int) -> None:
     t = Table("t", "loss", {"mult": 700, "t_other": other, "t_label": 32768 - (classes - 1) * other})
     logits = rng.integers(-100, 100, classes)
     label = classes // 2
-    it = run(program(("li", 1, label), ("xent", "d", "q", "t", 1, 2), ("argmax", 3, "q"), views=(q, d), tables=(t,)), {"q": logits})
+    it = run(
+        program(("li", 1, label), ("xent", "d", "q", "t", 1, 2), ("argmax", 3, "q"), views=(q, d), tables=(t,)),
+        {"q": logits},
+    )
     loss, errors = K.xent(logits.astype(np.int8), label, 700, 3276)
     assert it.regs[2] == loss
     assert np.array_equal(it.read_view("d").reshape(-1), errors)
@@ -303,18 +343,26 @@ def test_cross_entropy_and_argmax(classes: int) -> None:
     assert it.regs[3] == int(np.argmax(logits))
 
 
-# --------------------------------------------------------------------------------------------------------------- array memory
+# ------------------------------------------------------------------------------------------------------- array memory
 
 
-def stored(k: int = 6, n: int = 5, *, trainable: bool = True, tensor: str = "w", array: str = "transposable", name: str = "w") -> Matrix:
-    tiles = [Tile(40 + c, 2, 3, 0, 0, k, n - 2, c) for c in (0, 1)] + [Tile(44 + c, 0, 0, 0, n - 2, k, 2, c) for c in (0, 1)]
+def stored(
+    k: int = 6, n: int = 5, *, trainable: bool = True, tensor: str = "w", array: str = "transposable", name: str = "w"
+) -> Matrix:
+    tiles = [Tile(40 + c, 2, 3, 0, 0, k, n - 2, c) for c in (0, 1)] + [
+        Tile(44 + c, 0, 0, 0, n - 2, k, 2, c) for c in (0, 1)
+    ]
     return Matrix(name, "dense", array, k, n, tensor, trainable, tuple(tiles))
 
 
 def test_row_read_write_update_and_flips() -> None:
     rng = np.random.default_rng(8)
     w = rng.integers(-127, 128, (6, 5)).astype(np.int8)
-    s, d, r = view("s", "buf", "i8", (6, 1, 5)), view("d", "buf", "i8", (6, 1, 2), addr=64), view("r", "buf", "i8", (6, 1, 5), addr=128)
+    s, d, r = (
+        view("s", "buf", "i8", (6, 1, 5)),
+        view("d", "buf", "i8", (6, 1, 2), addr=64),
+        view("r", "buf", "i8", (6, 1, 5), addr=128),
+    )
     p = program(
         ("wrr", "w", "s", RowRange(0, 1, 2)), ("wupd", "w", "d", 2, ALL), ("rdr", "r", "w", ALL),
         views=(s, d, r), matrices=(stored(),), tensors={"w": w},
@@ -327,7 +375,10 @@ def test_row_read_write_update_and_flips() -> None:
     end[:, 2:4] = np.clip(end[:, 2:4] - delta[:, 0], -127, 127)
     assert np.array_equal(it.read_matrix("w"), end)
     assert np.array_equal(it.read_view("r")[:, 0], end)
-    flips = sum(int(np.bitwise_count(a.view(np.uint8) ^ b.view(np.uint8)).sum()) for a, b in ((w, mid), (mid, end.astype(np.int8))))
+    flips = sum(
+        int(np.bitwise_count(a.view(np.uint8) ^ b.view(np.uint8)).sum())
+        for a, b in ((w, mid), (mid, end.astype(np.int8)))
+    )
     assert it.events["bits_flipped_transposable"] == 2 * flips  # two copies
     assert it.events["bits_flipped_compute"] == 0
     assert it.events["bits_written_transposable"] == 2 * 8 * (2 * 5 + 6 * 2)
@@ -338,7 +389,12 @@ def test_writes_reach_the_next_product(engine: str) -> None:
     """Prepared weights are rebuilt after an update, also those of another matrix that shares the cells."""
     w = np.ones((6, 5), np.int8)
     alias = replace(stored(name="alias", tensor=""), tiles=tuple(replace(t) for t in stored().tiles))
-    views = (view("x", "buf", "u8", (1, 1, 6)), view("d", "buf", "i8", (6, 1, 5), addr=64), view("a", "acc", "i32", (1, 1, 5)), view("b", "acc", "i32", (1, 1, 5), addr=8))
+    views = (
+        view("x", "buf", "u8", (1, 1, 6)),
+        view("d", "buf", "i8", (6, 1, 5), addr=64),
+        view("a", "acc", "i32", (1, 1, 5)),
+        view("b", "acc", "i32", (1, 1, 5), addr=8),
+    )
     p = program(
         ("vmm", "a", "x", "w", "g", ALL), ("vmm", "b", "x", "alias", "g", ALL), ("wupd", "w", "d", 0, ALL),
         ("vmm", "a", "x", "w", "g", ALL), ("vmm", "b", "x", "alias", "g", ALL),
@@ -349,7 +405,7 @@ def test_writes_reach_the_next_product(engine: str) -> None:
     assert (it.read_view("b") == 15 - 30).all()
 
 
-# ---------------------------------------------------------------------------------------------------------------------- traps
+# -------------------------------------------------------------------------------------------------------------- traps
 
 _V = (view("x", "buf", "u8", (2, 2, 6)), view("a", "acc", "i32", (2, 2, 5)), view("d", "buf", "i8", (6, 1, 5), addr=64))
 _G = (Geometry("g"),)
@@ -369,9 +425,17 @@ def test_trap_uninitialised_rows(engine: str) -> None:
     assert "sub-array 40" in str(t)
     assert "vmm a, x, w, g" in str(t)
     assert "test.s:1" in str(t)
-    p = program(("wrr", "w", "d", RowRange(0, 0, 3)), ("wupd", "w", "d", 0, RowRange(0, 2, 2)), views=_V, geoms=_G, matrices=(stored(tensor=""),))
+    p = program(
+        ("wrr", "w", "d", RowRange(0, 0, 3)),
+        ("wupd", "w", "d", 0, RowRange(0, 2, 2)),
+        views=_V,
+        geoms=_G,
+        matrices=(stored(tensor=""),),
+    )
     assert trap_of(p, engine).index == 1
-    p = program(("wrr", "w", "d", ALL), ("vmm", "a", "x", "w", "g", ALL), views=_V, geoms=_G, matrices=(stored(tensor=""),))
+    p = program(
+        ("wrr", "w", "d", ALL), ("vmm", "a", "x", "w", "g", ALL), views=_V, geoms=_G, matrices=(stored(tensor=""),)
+    )
     run(p, None, engine)
 
 
@@ -384,7 +448,8 @@ def test_trap_accumulator_overflow(mnemonic: str, engine: str) -> None:
     k = Matrix("k", "depthwise", "compute", 2, 1, "k", False, (Tile(5, 0, 0, 0, 0, 2, 1),))
     s = Matrix("s", "scratch", "compute", 4, 4, "", False, (Tile(9, 0, 0, 0, 0, 4, 4),))
     code = {
-        "vmm": ("vmm", "a", "x", "w", "g", ALL), "vmmt": ("vmmt", "a", "e", "w", "g", ALL), "gradp": ("gradp", "g", "x", "e", "s", "g", "e", ALL),
+        "vmm": ("vmm", "a", "x", "w", "g", ALL), "vmmt": ("vmmt", "a", "e", "w", "g", ALL),
+        "gradp": ("gradp", "g", "x", "e", "s", "g", "e", ALL),
         "dwm": ("dwm", "a", "x", "k", "g", ALL), "pavg": ("pavg", "a", "x", "g", ALL),
     }[mnemonic]  # fmt: skip
     tensors = {"w": np.ones((2, 2), np.int8), "k": np.ones((2, 1), np.int8)}
@@ -398,9 +463,15 @@ def test_trap_accumulator_overflow(mnemonic: str, engine: str) -> None:
 def test_trap_bias_and_escale_overflow() -> None:
     t = Table("t", "requant", {"zero": 0, "lo": 0, "hi": 9}, {"bias": (1,), "mult": (1,), "shift": (1,)})
     a = view("a", "acc", "i32", (1, 1, 1))
-    assert trap_of(program(("bias", "a", "t", ALL), views=(a,), tables=(t,)), fill={"a": [2**31 - 1]}).kind == "accumulator overflow"
+    assert (
+        trap_of(program(("bias", "a", "t", ALL), views=(a,), tables=(t,)), fill={"a": [2**31 - 1]}).kind
+        == "accumulator overflow"
+    )
     v, k = view("v", "buf", "i32", (1, 1, 1)), Table("k", "scale", {}, {"k": (1 << 17,)})
-    assert trap_of(program(("escale", "v", "v", "k", ALL), views=(v,), tables=(k,)), fill={"v": [1 << 30]}).kind == "escale overflow"
+    assert (
+        trap_of(program(("escale", "v", "v", "k", ALL), views=(v,), tables=(k,)), fill={"v": [1 << 30]}).kind
+        == "escale overflow"
+    )
 
 
 def test_trap_out_of_range() -> None:
@@ -421,7 +492,10 @@ def test_trap_out_of_range() -> None:
 def test_trap_label_loops_and_end_of_code() -> None:
     q, d = view("q", "buf", "i8", (1, 1, 3)), view("d", "buf", "i32", (1, 1, 3), addr=16)
     t = Table("t", "loss", {"mult": 1, "t_other": 0, "t_label": 32768})
-    assert trap_of(program(("li", 1, 3), ("xent", "d", "q", "t", 1, 2), views=(q, d), tables=(t,))).kind == "label out of range"
+    assert (
+        trap_of(program(("li", 1, 3), ("xent", "d", "q", "t", 1, 2), views=(q, d), tables=(t,))).kind
+        == "label out of range"
+    )
     depth = load_machine().controller.loop_depth
     nested = [("loopi", 2)] * (depth + 1) + [("endl",)] * (depth + 1)
     assert trap_of(program(*nested)).index == depth
@@ -433,15 +507,32 @@ def test_trap_label_loops_and_end_of_code() -> None:
 
 
 def test_illegal_operands_are_refused_before_running() -> None:
-    frozen = program(("wrr", "w", "d", ALL), views=_V, matrices=(stored(trainable=False),), tensors={"w": np.zeros((6, 5), np.int8)})
+    frozen = program(
+        ("wrr", "w", "d", ALL), views=_V, matrices=(stored(trainable=False),), tensors={"w": np.zeros((6, 5), np.int8)}
+    )
     assert "frozen" in str(trap_of(frozen))
-    wrong = program(("vmm", "a", "d", "w", "g", ALL), views=_V, geoms=_G, matrices=(stored(),), tensors={"w": np.zeros((6, 5), np.int8)})
+    wrong = program(
+        ("vmm", "a", "d", "w", "g", ALL),
+        views=_V,
+        geoms=_G,
+        matrices=(stored(),),
+        tensors={"w": np.zeros((6, 5), np.int8)},
+    )
     assert trap_of(wrong).kind == "illegal operands"
     assert "no view" in str(trap_of(program(("fill", "nothing", 1, ALL))))
     odd = Matrix("w", "dense", "compute", 2, 2, "", False, (Tile(1, 0, 0, 0, 0, 2, 1),))
     with pytest.raises(SasError, match="do not hold each"):
         Interpreter(program(matrices=(odd,)))
-    uneven = Matrix("w", "dense", "compute", 2, 1, "", False, (Tile(1, 0, 0, 0, 0, 2, 1), Tile(2, 0, 0, 0, 0, 1, 1, 1), Tile(3, 0, 0, 1, 0, 1, 1, 1)))
+    uneven = Matrix(
+        "w",
+        "dense",
+        "compute",
+        2,
+        1,
+        "",
+        False,
+        (Tile(1, 0, 0, 0, 0, 2, 1), Tile(2, 0, 0, 0, 0, 1, 1, 1), Tile(3, 0, 0, 1, 0, 1, 1, 1)),
+    )
     with pytest.raises(SasError, match="other tiles than copy 0"):
         Interpreter(program(matrices=(uneven,)))
 
@@ -461,19 +552,21 @@ def test_api_errors() -> None:
         it.write_view("x", np.full((2, 2, 6), 256))
     with pytest.raises(SasError, match="integers"):
         it.write_view("x", np.zeros((2, 2, 6)))
+    hosted = Interpreter(program(views=(view("h", "host", "u8", (1, 1, 8), batch=8),)))
     with pytest.raises(SasError, match="too small"):
-        it2 = Interpreter(program(views=(view("h", "host", "u8", (1, 1, 8), batch=8),)))
-        it2.read_view("h", 1 << 40)
+        hosted.read_view("h", 1 << 40)
 
 
-# ---------------------------------------------------------------------------------------------------------------- cross-checks
+# ------------------------------------------------------------------------------------------------------- cross-checks
 
 
 def two_layers() -> tuple[Program, np.ndarray]:
     rng = np.random.default_rng(9)
     mid = view("mid", "buf", "u8", (2, 2, 5), addr=128)
     second = Matrix("v", "dense", "compute", 5, 4, "v", False, (Tile(60, 0, 0, 0, 0, 5, 4),))
-    t = Table("t", "requant", {"zero": 0, "lo": 0, "hi": 255}, {"bias": (0,) * 5, "mult": (1 << 30,) * 5, "shift": (36,) * 5})
+    t = Table(
+        "t", "requant", {"zero": 0, "lo": 0, "hi": 255}, {"bias": (0,) * 5, "mult": (1 << 30,) * 5, "shift": (36,) * 5}
+    )
     out = view("out", "acc", "i32", (2, 2, 4), addr=100)
     p = program(
         ("vmm", "a", "x", "w", "g", ALL), ("req", "mid", "a", "t", ALL), ("vmm", "out", "mid", "v", "g", ALL),
@@ -541,7 +634,9 @@ def test_snapshot_restores_everything() -> None:
 def test_other_machines_run() -> None:
     """4 x 4 banks, 32 x 256 sub-arrays, a small buffer."""
     machine = small(
-        array={"banks": (4, 4), "rows": 32, "bit_columns": 256}, activation={"banks": (1, 4), "rule": "free"}, buffer={"bytes": 4096}
+        array={"banks": (4, 4), "rows": 32, "bit_columns": 256},
+        activation={"banks": (1, 4), "rule": "free"},
+        buffer={"bytes": 4096},
     )
     p, x = two_layers()
     it = run(replace(p, machine=machine), {"x": x}, "step")
