@@ -14,11 +14,11 @@ import numpy.typing as npt
 
 from sasimc.backend.builder import CapacityError
 from sasimc.backend.stripes import column_chunk
-from sasimc.ir.graph import Graph
+from sasimc.ir.graph import Graph, Op
 from sasimc.isa.machine import Machine
 from sasimc.isa.objects import Matrix, Tile
 
-__all__ = ["LayerMatrix", "Placement", "cut_layers", "place"]
+__all__ = ["LayerMatrix", "Placement", "cut_layers", "place", "split_depthwise"]
 
 Int8 = npt.NDArray[np.int8]
 
@@ -59,8 +59,23 @@ class Placement:
         return self.compute_subarrays + self.transposable_subarrays + (len(self.scratch.tiles) if self.scratch else 0)
 
 
+def split_depthwise(graph: Graph, machine: Machine, transposed: Iterable[str]) -> Graph:
+    """Treat as grouped (one dense matrix a channel) the depth-wise layers that cannot stand one kernel a row: those whose kernels are longer
+    than a word line, and those with a channel multiplier that are trained or passed by errors (the transposed instructions need 1)."""
+    backward = set(transposed)
+
+    def dense(op: Op) -> bool:
+        kh, kw, _, n = np.asarray(graph.constant(op, "weight")).shape
+        multiplier = n // graph.type(op.inputs[0]).shape[2]
+        needed = op.flag("trainable") or op.name in backward
+        return multiplier * kh * kw > machine.weights_per_row or (multiplier > 1 and needed)
+
+    ops = [op.with_attrs(depthwise=False) if op.kind == "conv" and op.flag("depthwise") and dense(op) else op for op in graph.ops]
+    return graph.map_ops(ops)
+
+
 def cut_layers(graph: Graph, machine: Machine, transposed: Iterable[str]) -> dict[str, list[LayerMatrix]]:
-    """The matrices of every convolution. ``transposed``: dense layers whose transposed product is needed."""
+    """The matrices of every convolution (after :func:`split_depthwise`). ``transposed``: layers that errors pass."""
     backward = set(transposed)
     out: dict[str, list[LayerMatrix]] = {}
     for op in graph.ops:
@@ -82,11 +97,6 @@ def cut_layers(graph: Graph, machine: Machine, transposed: Iterable[str]) -> dic
                     op.name, op.name, "depthwise", kind_array, trainable, 0, cin, 0, n_out, np.ascontiguousarray(values), hi * wi
                 )
             )
-            if m * kh * kw > machine.weights_per_row:
-                raise CapacityError(
-                    f"a kernel of {m * kh * kw} weights does not fit one row of {machine.weights_per_row}", where=op.origin or op.name,
-                    hint="depth-wise kernels stand one a row (paper figure 3b): use sub-arrays with more bit columns or a smaller kernel",
-                )  # fmt: skip
         else:
             groups = op.int_attr("groups")
             ng = n_out // groups
@@ -247,7 +257,7 @@ def place(layers: Mapping[str, Sequence[LayerMatrix]], machine: Machine, scratch
             floor.bins[s].kind = "scratch"
         rows, width = machine.array.rows, machine.weights_per_row
         made = tuple(Tile(s, 0, 0, i * rows, 0, rows, width) for i, s in enumerate(best))
-        scratch_matrix = Matrix("scratch", "scratch", "compute", rows * len(best), width, "", True, made)
+        scratch_matrix = Matrix("scratch", "scratch", "compute", rows * len(best), width, "", False, made)
     _replicate(floor, all_parts, pieces, tiles, machine, limit_of)
     result: dict[str, list[tuple[LayerMatrix, Matrix]]] = {}
     for name, parts in layers.items():

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from sasimc.isa.files import load_program
 from sasimc.isa.errors import SasError
+from sasimc.isa.files import load_program
 from sasimc.isa.program import Program
+from sasimc.runtime.crosscheck import cross_check
 from sasimc.runtime.images import Preprocess, eval_crop, quantise
 from sasimc.runtime.interpreter import Interpreter
 
@@ -22,6 +23,20 @@ __all__ = ["LOSS_TO_NATS", "Device", "Inference", "StepResult"]
 LOSS_TO_NATS = math.log(2.0) / 4096.0
 
 Images = npt.NDArray[np.uint8]
+
+
+def _preprocess(note: str, size: int) -> Preprocess:
+    """The model's own preprocessing (metadata ``sasimc.preprocess``, mean and std of pixels 0..255), else x / 127.5 - 1."""
+    if not note:
+        return Preprocess(size=size, resize=round(size * 256 / 224))
+    try:
+        values = dict(json.loads(note))
+        for key in ("mean", "std"):
+            if key in values:
+                values[key] = [float(v) / 255 for v in values[key]]
+    except (ValueError, TypeError) as exc:
+        raise SasError(f"the metadata sasimc.preprocess are damaged: {exc}", hint="docs/onnx.md shows them") from None
+    return Preprocess.from_json(values)
 
 
 @dataclass(frozen=True)
@@ -63,18 +78,19 @@ class Device:
             self.io: Mapping[str, str] = json.loads(meta["io"])
             self.batch_size, self.classes = int(meta["batch"]), int(meta["classes"])
             self._scale, self._zero = float(meta["input_scale"]), int(meta["input_zero"])
-            labels = json.loads(meta.get("note.labels", "null") or "null")
+            labels = json.loads(meta.get("note.sasimc.labels", "null") or "null")
             view = self.program.views[self.io["input"]]
         except (ValueError, KeyError, TypeError) as exc:
             raise SasError(f"the program's meta data are damaged: {exc!r}", where=self.program.source) from None
         self.labels: tuple[str, ...] = tuple(map(str, labels)) if isinstance(labels, list) else ()
         self._dtype = {"u8": "uint8", "i8": "int8"}[view.dtype]
         self.input_shape = view.shape
-        note = meta.get("note.preprocess", "")
-        size = view.height
-        self.preprocess = Preprocess.from_json(note) if note else Preprocess(size=size, resize=round(size * 256 / 224))
+        self.preprocess = _preprocess(meta.get("note.sasimc.preprocess", ""), view.height)
         self.interpreter = Interpreter(self.program, engine, threads)
         self.engine = engine
+        self.replayed = 0
+        self._every = self._seen = 0
+        self._other: Interpreter | None = None
 
     @property
     def trainable(self) -> bool:
@@ -85,6 +101,26 @@ class Device:
     def simulated_s(self) -> float:
         """Device time so far, seconds: cycles / clock."""
         return self.interpreter.cycles / self.program.machine.clock_hz
+
+    def cross_check(self, every: int, engine: str | None = None) -> None:
+        """From now on replay every Nth image of ``infer`` and every Nth training step on another engine (0: none).
+
+        ``replayed`` counts the replays. ``infer`` and ``train_step`` raise :class:`Difference` at the first difference.
+        """
+        if every < 0:
+            raise SasError(f"cross-check of every {every}th image", hint="a number from 1, or 0 for none")
+        self._every = every
+        if every:
+            other = engine or ("bitserial" if self.engine == "fused" else "fused")
+            self._other = Interpreter(self.program, other, self.interpreter.threads)
+
+    def _run(self, entry: str, units: int) -> None:
+        first, self._seen = self._seen, self._seen + units
+        if self._other is not None and self._every and -(-first // self._every) * self._every < self._seen:
+            cross_check(self.interpreter, self._other, entry)
+            self.replayed += 1
+        else:
+            self.interpreter.run(entry)
 
     def quantise(self, images: Images) -> npt.NDArray[np.int8 | np.uint8]:
         """uint8 RGB [B, S, S, 3] to the input's integers; the host does this, and no other arithmetic."""
@@ -124,13 +160,17 @@ class Device:
         """
         n = self._feed(images)
         self._set("batch", n)
-        self.interpreter.run("infer")
+        self._run("infer", n)
         return self._collect(n)
 
-    def train_step(self, images: npt.NDArray[np.generic], labels: npt.NDArray[np.integer], *, mu_head: int = 3, mu_rep: int = 2) -> StepResult:
+    def train_step(
+        self, images: npt.NDArray[np.generic], labels: npt.NDArray[np.integer], *, mu_head: int = 3, mu_rep: int = 2
+    ) -> StepResult:
         """Forward, loss, backward and update on one batch. ``mu``: the largest gradient moves its weight by about 2^mu steps."""
         if not self.trainable:
-            raise SasError("the program has no train_step", where=self.program.source, hint="compile a model with trainable layers")
+            raise SasError(
+                "the program has no train_step", where=self.program.source, hint="compile a model with trainable layers"
+            )
         y = np.asarray(labels).reshape(-1)
         n = self._feed(images)
         if len(y) != n:
@@ -142,7 +182,7 @@ class Device:
         self._set("batch", n)
         self._set("mu_head", mu_head)
         self._set("mu_rep", mu_rep)
-        self.interpreter.run("train_step")
+        self._run("train_step", 1)
         classes = self._collect(n).classes
         loss = [int(self.interpreter.read_view(self.io["loss"], b).reshape(-1)[0]) for b in range(n)]
         return StepResult(float(np.mean(loss)) * LOSS_TO_NATS, classes, int((classes == y).sum()))
@@ -153,7 +193,9 @@ class Device:
     def state(self) -> dict[str, npt.NDArray[np.int8]]:
         """Weights of all trainable matrices, [K, N] int8 each, by name."""
         return {
-            name: self.interpreter.read_matrix(name) for name, m in self.program.matrices.items() if m.trainable and m.kind != "scratch"
+            name: self.interpreter.read_matrix(name)
+            for name, m in self.program.matrices.items()
+            if m.trainable and m.kind != "scratch"
         }
 
     def load_state(self, state: Mapping[str, npt.NDArray[np.int8]]) -> None:

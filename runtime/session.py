@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Iterator
@@ -17,24 +18,26 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sasimc.isa.errors import SasError, near
 from sasimc.isa.files import save_program
 from sasimc.isa.program import Program
-from sasimc.runtime.crosscheck import CrossCheck
 from sasimc.runtime.datasets import Dataset, open_dataset
 from sasimc.runtime.device import Device
 from sasimc.runtime.images import read_image
+from sasimc.runtime.interpreter import ENGINES
 from sasimc.runtime.trainer import Epoch, Recipe, Training, check_classes, evaluate, train
 from sasimc.runtime.trainer import Progress as Shown
-from sasimc.runtime.warmup import ensure_compiled
+from sasimc.runtime.warmup import cold, warm_up
 
 __all__ = ["Session", "SessionOptions"]
 
-ENGINES = ("bitserial", "fused", "step")
+_PLAIN_EVERY_S = 10.0
+"""Where the output is no terminal (a log), progress is a plain line this often."""
 
 
 @dataclass(frozen=True)
 class SessionOptions:
-    """The options of ``sasrun``; ``program`` is a path or a compiled program."""
+    """The options of ``sasrun``; ``program`` is a path or a compiled program, ``what`` names it in the first line."""
 
-    program: Path | Program | None
+    program: Path | Program
+    what: str = ""
     inputs: tuple[Path, ...] = ()
     train: str | None = None
     evaluate: str | None = None
@@ -43,8 +46,8 @@ class SessionOptions:
     threads: int | None = None
     epochs: int = 10
     seed: int = 0
-    mu_head: tuple[float, float] = (4.0, -1.0)
-    mu_rep: tuple[float, float] = (2.0, -2.0)
+    mu_head: tuple[float, float] = Recipe.mu_head
+    mu_rep: tuple[float, float] = Recipe.mu_rep
     augment: bool = True
     split: str = "test"
     limit: int | None = None
@@ -53,70 +56,85 @@ class SessionOptions:
 
 
 class Session:
-    """Load, run the tasks in order (classify, train, evaluate), summarise."""
+    """Load, run the tasks in order (classify, train, evaluate), summarise.
+
+    Raises:
+        SasError: an option that makes no sense, a program or data set that cannot be opened or does not fit.
+    """
 
     def __init__(self, options: SessionOptions, console: Console) -> None:
         self.options, self.console = options, console
-        if options.engine not in ENGINES:
-            raise SasError(f"no engine {options.engine!r}", hint=near(options.engine, ENGINES) or f"one of {', '.join(ENGINES)}")
-        if options.limit is not None and options.limit < 1:
-            raise SasError(f"--limit {options.limit} leaves no image")
-        if options.program is None:
-            raise SasError("no program given")
-        with console.status("loading kernels") as status:
-            ensure_compiled(lambda text: status.update(text))
-            status.update("loading the program")
-            self.device = Device(options.program, options.engine, options.threads)
+        _check(options)
         self.images = 0
         self.busy_s = 0.0
         self.report: dict[str, Any] = {}
+        with console.status("loading the program"):
+            self.device = Device(options.program, options.engine, options.threads)
+        self._training, self._evaluation = self._open(options.train), self._open(options.evaluate)
+        if not (options.inputs or self._training or self._evaluation):
+            self._training = self._evaluation = self._default_data()
+        self._say_what_runs()
+        self._load_kernels()
+        self.device.cross_check(options.cross_check)
+
+    def _say_what_runs(self) -> None:
+        device, task = self.device, self._training or self._evaluation
+        notes = list(dict.fromkeys(d.note for d in (self._training, self._evaluation) if d is not None and d.note))
+        machine, source = device.program.machine, device.program.source
+        first = f"{self.options.what or source} on {machine.name} ({machine.subarrays} sub-arrays), engine {device.engine}"
+        self._line("; ".join([first, *notes]))
+        self.report = {
+            "program": source,
+            "engine": device.engine,
+            "machine": machine.name,
+            "dataset": task.name if task else None,
+            "synthetic": bool(task.synthetic) if task else False,
+            "notes": notes,
+        }
+
+    def _load_kernels(self) -> None:
+        """Compile the kernels, or load them from the cache, before anything is timed."""
+        if cold():
+            self._line("compiling the simulator's kernels for this computer (once, up to a minute)")
+        start = time.perf_counter()
+        with self.console.status("loading the kernels") as status:
+            compiled, _ = warm_up(lambda name, i, n: status.update(f"loading the kernels: {i + 1} of {n}, {name}"))
+        if compiled:
+            self._line(f"compiled {compiled} kernels in {time.perf_counter() - start:.1f} s")
+
+    def _line(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def run(self) -> dict[str, Any]:
         """Do what the options ask for; returns the report (docs/reports.md)."""
-        o, device = self.options, self.device
-        source = device.program.source
-        trained, evaluated = self._open(o.train), self._open(o.evaluate)
-        task = trained or evaluated
-        notes = [d.note for d in (trained, evaluated) if d is not None and d.note]
-        meta = device.program.meta
-        self.console.print(
-            f"{meta.get('name', source)} on {device.program.machine.name}, engine {o.engine}"
-            + (f", {task.name}: {task.source}" if task else "") + (f" ({notes[0]})" if notes else ""),
-            highlight=False,
-        )  # fmt: skip
-        self.report = {
-            "program": source, "engine": o.engine, "machine": device.program.machine.name,
-            "dataset": task.name if task else None, "synthetic": bool(task.synthetic) if task else False, "notes": notes,
-        }  # fmt: skip
-        if not (o.inputs or trained or evaluated):
-            trained = evaluated = self._default_task()
-        if o.inputs:
+        if self.options.inputs:
             self._classify()
-        if trained:
-            self._train(trained)
-        if evaluated:
-            self._evaluate(evaluated)
-        elif trained and trained.items("test"):
-            self._evaluate(trained)
+        if self._training:
+            self._train(self._training)
+        if self._evaluation:
+            self._evaluate(self._evaluation)
+        elif self._training and self._training.items("test"):
+            self._evaluate(self._training)
         return self._summary()
 
     def save(self, path: Path) -> None:
         """Write the program with the device's current weights."""
-        import dataclasses
-
         program = self.device.program
         tensors = dict(program.tensors)
         for name, values in self.device.state().items():
-            tensors[program.matrices[name].tensor] = values
+            tensor = program.matrices[name].tensor
+            tensors[tensor] = values.reshape(tensors[tensor].shape)
         save_program(dataclasses.replace(program, tensors=tensors, digest="", weights_file=""), path)
 
-    def _default_task(self) -> Dataset:
+    def _default_data(self) -> Dataset:
+        """What a run without a task trains on: ``flowers``, drawn when the network has too few outputs for the real ones."""
         size = self.device.input_shape[0]
         found = open_dataset("flowers", self.options.data, size=size)
         if len(found.classes) > self.device.classes:
-            found = open_dataset("drawn-flowers", size=size)
-        self.console.print(f"no task given: training on flowers ({found.note or found.source})", highlight=False)
-        self.report.update(dataset=found.name, synthetic=found.synthetic, notes=[found.note] if found.note else [])
+            drawn = open_dataset("drawn-flowers", size=size)
+            why = f"{drawn.note} (the network has {self.device.classes} outputs, {found.name} {len(found.classes)} classes)"
+            found = dataclasses.replace(drawn, note=why)
+        check_classes(self.device, found)
         return found
 
     def _open(self, name: str | None) -> Dataset | None:
@@ -132,43 +150,24 @@ class Session:
 
     def _classify(self) -> None:
         scale = float(self.device.program.meta["logit_scale"])
-        for path in self.options.inputs:
-            image = read_image(path)
-            start = time.perf_counter()
-            got = self.device.infer(image[None])
-            self.busy_s += time.perf_counter() - start
-            self.images += 1
-            self._check_infer(image[None])
-            z = got.logits[0] * scale
-            p = np.exp(z - z.max())
-            p /= p.sum()
-            best = np.argsort(-z, kind="stable")[: max(1, self.options.top)]
-            self.console.print(f"{path}:", highlight=False, markup=False)
-            for i in best:
-                self.console.print(f"  {100 * p[i]:5.1f} %  {self._label(int(i))}", highlight=False, markup=False)
-            row = {
-                "file": str(path),
-                "class": int(got.classes[0]),
-                "label": self._label(int(got.classes[0])),
-                "logits": got.logits[0].tolist(),
-            }
-            self.report.setdefault("predictions", []).append(row)
-
-    def _check_infer(self, images: Any) -> None:
-        if self.options.cross_check and (self.images - 1) % self.options.cross_check == 0:
-            self.checker.infer(images)
-
-    @property
-    def checker(self) -> CrossCheck:
-        """The second engine that replays (made on first use)."""
-        if not hasattr(self, "_checker"):
-            other = "fused" if self.options.engine != "fused" else "bitserial"
-            self._checker = CrossCheck(self.device, other)
-        return self._checker
+        images = [(path, read_image(path)) for path in self.options.inputs]  # a bad file ends the run before it begins
+        with self._bar() as watch:
+            for number, (path, image) in enumerate(images, 1):
+                got = self.device.infer(image[None])
+                watch(Shown("images", number, len(images), simulated_s=self.device.simulated_s))
+                z = got.logits[0] * scale
+                p = np.exp(z - z.max())
+                p /= p.sum()
+                self._line(f"{path}:")
+                for i in np.argsort(-z, kind="stable")[: max(1, self.options.top)]:
+                    self._line(f"  {100 * p[i]:5.1f} %  {self._label(int(i))}")
+                chosen = int(got.classes[0])
+                row = {"file": str(path), "class": chosen, "label": self._label(chosen), "logits": got.logits[0].tolist()}
+                self.report.setdefault("predictions", []).append(row)
 
     @contextmanager
     def _bar(self) -> Iterator[Any]:
-        """A progress bar fed by the trainer."""
+        """A progress bar fed by the trainer; plain lines where the output is no terminal."""
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -177,22 +176,25 @@ class Session:
             TimeRemainingColumn(),
         )
         start, first = time.perf_counter(), self.images
-        with Progress(*columns, console=self.console, transient=True) as bar:
-            task = bar.add_task("", total=1, info="")
-            state = {"what": "", "base": 0}
+        with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as bar:
+            task = bar.add_task("", total=None, info="")
+            state: dict[str, Any] = {"what": "", "base": first, "said": start}
 
             def watch(p: Shown) -> None:
                 if p.what != state["what"]:
                     state.update(what=p.what, base=self.images)
                 self.images = int(state["base"]) + p.done
-                rate = (self.images - first) / max(1e-9, time.perf_counter() - start)
-                parts = [f"{rate:.1f} images/s"]
+                now = time.perf_counter()
+                parts = [f"{(self.images - first) / max(1e-9, now - start):.1f} images/s"]
                 if p.loss is not None:
                     parts.append(f"loss {p.loss:.3f}")
                 if p.top1 is not None:
                     parts.append(f"top-1 {p.top1:.1f} %")
                 parts.append(f"device {p.simulated_s:.3g} s")
                 bar.update(task, description=p.what, completed=p.done, total=p.total, info=", ".join(parts))
+                if not self.console.is_terminal and now - state["said"] > _PLAIN_EVERY_S:
+                    state["said"] = now
+                    self._line(f"{p.what}: {p.done}/{p.total}, {', '.join(parts)}")
 
             yield watch
         self.busy_s += time.perf_counter() - start
@@ -202,47 +204,57 @@ class Session:
         recipe = Recipe(o.epochs, o.seed, o.mu_head, o.mu_rep, o.augment, o.limit)
 
         def done(e: Epoch) -> None:
-            self.console.print(
-                f"epoch {e.epoch + 1}/{o.epochs}: loss {e.loss:.3f}, train {e.train_top1:.1f} %, val {e.val_top1:.1f} %, "
-                f"{e.writes_bits} bits written, {e.wall_s:.1f} s",
-                highlight=False,
+            val = "" if math.isnan(e.val_top1) else f", val {e.val_top1:.1f} %"
+            self._line(
+                f"epoch {e.epoch + 1}/{o.epochs}: loss {e.loss:.3f}, train {e.train_top1:.1f} %{val}, "
+                f"{e.writes_bits} bits written, {e.wall_s:.1f} s"
             )
 
-        def check(step: int, images: Any, labels: Any, mu_head: int, mu_rep: int) -> None:
-            if o.cross_check and step % o.cross_check == 0:
-                self.checker.train_step(images, labels, mu_head, mu_rep)
-
         with self._bar() as watch:
-            result: Training = train(self.device, dataset, recipe, watch, done, check)
+            result: Training = train(self.device, dataset, recipe, watch, done)
         self.report["epochs"] = result.rows()
         self.report["best_epoch"] = result.best_epoch
-        self.console.print(
-            f"kept the weights of epoch {result.best_epoch + 1}, the best on the validation split", highlight=False
-        )
+        if dataset.items("val"):
+            self._line(f"kept the weights of epoch {result.best_epoch + 1}, the best on the validation split")
 
     def _evaluate(self, dataset: Dataset) -> None:
         with self._bar() as watch:
             top1 = evaluate(self.device, dataset, self.options.split, watch, self.options.limit)
         count = min(len(dataset.items(self.options.split)), self.options.limit or 1 << 60)
         error = math.sqrt(max(top1 * (100 - top1), 0) / max(1, count))
-        self.report["top1"] = top1
-        self.report["split"] = self.options.split
-        self.console.print(
-            f"{dataset.name} {self.options.split}: top-1 {top1:.2f} % of {count} images (standard error {error:.2f})",
-            highlight=False,
-        )
+        self.report.update(top1=top1, split=self.options.split)
+        self._line(f"{dataset.name} {self.options.split}: top-1 {top1:.2f} % of {count} images (standard error {error:.2f})")
 
     def _summary(self) -> dict[str, Any]:
-        it = self.device.interpreter
+        it, simulated_s = self.device.interpreter, self.device.simulated_s
         self.report.setdefault("top1", None)
         self.report.update(
-            images=self.images, images_per_s=self.images / self.busy_s if self.busy_s else 0.0, cycles=it.cycles,
-            simulated_s=self.device.simulated_s, events=dict(it.events), phase_cycles=dict(it.phase_cycles),
-        )  # fmt: skip
-        flipped = it.events.get("bits_flipped_transposable", 0) + it.events.get("bits_flipped_compute", 0)
-        self.console.print(
-            f"{self.images} images, {self.report['images_per_s']:.1f} images/s, {it.cycles} cycles = {self.device.simulated_s:.3g} s device time, "
-            f"{flipped} bits flipped",
-            highlight=False,
+            images=self.images,
+            images_per_s=self.images / self.busy_s if self.busy_s else 0.0,
+            cycles=it.cycles,
+            simulated_s=simulated_s,
+            events=dict(it.events),
+            phase_cycles=dict(it.phase_cycles),
+            cross_checked=self.device.replayed,
         )
+        flipped = it.events["bits_flipped_transposable"] + it.events["bits_flipped_compute"]
+        self._line(
+            f"{self.images} images, {self.report['images_per_s']:.1f} images/s; device: {it.cycles} cycles = {simulated_s:.3g} s, "
+            f"{flipped} bits flipped"
+        )
+        if self.options.cross_check:
+            self._line(f"{self.device.replayed} runs replayed on another engine: identical in values, cycles and events")
         return self.report
+
+
+def _check(o: SessionOptions) -> None:
+    """Refuse options that make no sense before anything is loaded."""
+    if o.engine not in ENGINES:
+        raise SasError(f"no engine {o.engine!r}", hint=near(o.engine, tuple(ENGINES)) or f"one of {', '.join(ENGINES)}")
+    for name, value in (("--limit", o.limit), ("--threads", o.threads), ("--epochs", o.epochs), ("--top", o.top)):
+        if value is not None and value < 1:
+            raise SasError(f"{name} {value}: at least 1 is needed")
+    if o.cross_check < 0:
+        raise SasError(f"--cross-check {o.cross_check}: a number from 1, or 0 for none")
+    if o.split not in ("train", "val", "test"):
+        raise SasError(f"no split {o.split!r}", hint=near(o.split, ("train", "val", "test")) or "train, val or test")

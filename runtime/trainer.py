@@ -59,8 +59,8 @@ class Training:
     images: int = 0
 
     def rows(self) -> list[dict[str, Any]]:
-        """Epochs as dictionaries for a report."""
-        return [asdict(e) for e in self.epochs]
+        """Epochs as dictionaries for a report; an accuracy that was not measured is None."""
+        return [{k: None if v != v else v for k, v in asdict(e).items()} for e in self.epochs]
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,9 @@ def check_classes(device: Device, dataset: Dataset) -> None:
         )
 
 
-def evaluate(device: Device, dataset: Dataset, split: str, watch: Watch | None = None, limit: int | None = None, threads: int = 1) -> float:
+def evaluate(
+    device: Device, dataset: Dataset, split: str, watch: Watch | None = None, limit: int | None = None, threads: int = 1
+) -> float:
     """Top-1 accuracy in percent on a split."""
     check_classes(device, dataset)
     loader = Loader(dataset, split, device.preprocess, device.batch_size, threads=threads, limit=limit)
@@ -106,13 +108,13 @@ def _writes(device: Device) -> int:
 
 
 def train(
-    device: Device, dataset: Dataset, recipe: Recipe, watch: Watch | None = None, on_epoch: Callable[[Epoch], None] | None = None,
-    before_step: Callable[[int, Any, Any, int, int], None] | None = None,
-) -> Training:  # fmt: skip
-    """Train and keep the weights of the epoch that is best on the validation split (never the test split).
-
-    ``before_step`` (step number, images, labels, mu_head, mu_rep) is called before each step, for cross-checks.
-    """
+    device: Device,
+    dataset: Dataset,
+    recipe: Recipe,
+    watch: Watch | None = None,
+    on_epoch: Callable[[Epoch], None] | None = None,
+) -> Training:
+    """Train and keep the weights of the epoch that is best on the validation split (never the test split)."""
     if recipe.epochs < 1:
         raise SasError(f"{recipe.epochs} epochs; at least 1 is needed")
     check_classes(device, dataset)
@@ -127,8 +129,6 @@ def train(
         for images, labels, _ in loader.epoch(number):
             mu_head = recipe.mu(recipe.mu_head, step, total)
             mu_rep = recipe.mu(recipe.mu_rep, step, total)
-            if before_step:
-                before_step(step, images, labels, mu_head, mu_rep)
             got = device.train_step(images, labels, mu_head=mu_head, mu_rep=mu_rep)
             losses += [got.loss] * len(labels)
             right, seen, step = right + got.correct, seen + len(labels), step + 1
@@ -137,7 +137,7 @@ def train(
                 watch(Progress(what, seen, loader.images, float(np.mean(losses)), 100 * right / seen, device.simulated_s))
         result.images += seen
         written = _writes(device) - before
-        val = evaluate(device, dataset, "val", watch) if dataset.items("val") else float("nan")
+        val = evaluate(device, dataset, "val", watch, recipe.limit) if dataset.items("val") else float("nan")
         epoch = Epoch(number, float(np.mean(losses)), 100 * right / max(1, seen), val, written, time.perf_counter() - start)
         result.epochs.append(epoch)
         if on_epoch:
@@ -148,4 +148,3 @@ def train(
     if best is not None:
         device.load_state(best[1])
     return result
-

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from sasimc.cli.common import console, run_app, write_json
+from sasimc.isa.errors import SasError
 
 __all__ = ["app", "main"]
 
@@ -20,8 +21,6 @@ data_app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_excep
 
 def _pair(text: str, option: str) -> tuple[float, float]:
     """``4`` or ``4:-1`` as (first, last)."""
-    from sasimc.isa.errors import SasError
-
     try:
         parts = [float(p) for p in text.split(":")]
     except ValueError:
@@ -56,38 +55,42 @@ def run(
     report: Annotated[Path | None, typer.Option(help="Write the summary as JSON (docs/reports.md)")] = None,
     top: Annotated[int, typer.Option(help="Classes shown for --input")] = 5,
 ) -> None:
-    """Run a compiled program: classify (--input), train (--train), evaluate (--eval). `sasrun data` lists data sets."""
+    """Run a compiled program: classify (--input), train (--train), evaluate (--eval). Without a task it trains on `flowers`.
+
+    `sasrun data` lists the data sets, says where each is looked for, and fetches them.
+    """
     from sasimc.runtime.session import Session, SessionOptions
 
-    options = SessionOptions(
-        program=program, inputs=tuple(input or ()), train=train, evaluate=evaluate, data=data, engine=engine, threads=threads, epochs=epochs,
-        seed=seed, mu_head=_pair(mu_head, "--mu-head"), mu_rep=_pair(mu_rep, "--mu-rep"), augment=augment, split=split, limit=limit,
-        cross_check=cross_check, top=top,
-    )  # fmt: skip
     start = time.perf_counter()
+    what = ""
+    runnable: Any = program
     if program is None:
-        options = _with_default(options)
+        runnable, what = _embedded(), "the embedded MobileNet-V2 + Rep-Net"
+    options = SessionOptions(
+        program=runnable, what=what, inputs=tuple(input or ()), train=train, evaluate=evaluate, data=data, engine=engine,
+        threads=threads, epochs=epochs, seed=seed, mu_head=_pair(mu_head, "--mu-head"), mu_rep=_pair(mu_rep, "--mu-rep"),
+        augment=augment, split=split, limit=limit, cross_check=cross_check, top=top,
+    )  # fmt: skip
+    if save is not None and save.suffix not in (".s", ".bin"):
+        raise SasError(f"cannot tell the program's format from {save.name!r}", hint="end the name in .s or .bin")
     session = Session(options, console)
     made: dict[str, Any] = session.run()
     if save:
         session.save(save)
-        console.print(f"wrote {save}", highlight=False)
+        console.print(f"wrote {save}", highlight=False, markup=False)
     made["wall_s"] = time.perf_counter() - start
     made["host"] = platform.machine()
     if report:
         write_json(report, made)
 
 
-def _with_default(options: Any) -> Any:
-    """Compile the embedded default model; without any task, train it on ``flowers``."""
-    import dataclasses
-
+def _embedded() -> Any:
+    """The embedded model, compiled for the default machine."""
     from sasimc.api import CompileOptions, compile_model
     from sasimc.frontend.zoo import default_model_path
 
-    console.print("no program given: compiling the embedded MobileNet-V2 + Rep-Net")
-    compiled = compile_model(default_model_path(), CompileOptions())
-    return dataclasses.replace(options, program=compiled.program)
+    with console.status("compiling the embedded model"):
+        return compile_model(default_model_path(), CompileOptions()).program
 
 
 @data_app.command()
@@ -99,7 +102,6 @@ def data(
     from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
     from rich.table import Table
 
-    from sasimc.isa.errors import SasError
     from sasimc.runtime.datasets import data_folder, list_datasets
     from sasimc.runtime.fetch import fetch_dataset
 
