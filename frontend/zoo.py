@@ -335,8 +335,8 @@ def _metadata(
     values: dict[str, Any] = {
         "sasimc.trainable": trainable,
         "sasimc.preprocess": {
-            "mean": list(pre.mean),
-            "std": list(pre.std),
+            "mean": [v / 255 for v in pre.mean],
+            "std": [v / 255 for v in pre.std],
             "size": options.resolution,
             "resize": options.short_side,
             "interpolation": "bilinear",

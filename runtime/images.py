@@ -68,6 +68,11 @@ class Preprocess:
     def __post_init__(self) -> None:
         for key in ("mean", "std"):
             object.__setattr__(self, key, _triple(getattr(self, key), key))
+        if not all(-1 <= v <= 2 for v in self.mean) or max(self.std) > 8:
+            raise SasError(
+                f"preprocessing: mean {self.mean} or std {self.std} is not in units of 0..1",
+                hint="divide values meant for bytes by 255",
+            )
         if min(self.std) <= 0:
             raise SasError(f"preprocessing: 'std' is {self.std}", hint="every standard deviation must be above 0")
         for key in ("size", "resize"):
