@@ -126,7 +126,7 @@ class BackwardEmitter:
 
     def _crop_t(self, op: Op) -> None:
         v = self.b.views[self.errors[op.inputs[0]]]
-        top, left = op.ints("pads")[:2]
+        top, left = self._forward(op).ints("pads")[:2]
         shape = self._type(op.output)
         addr = v.addr + top * v.row + left * v.pix
         self._alias(op, self.b.view(op.output, "host", "i8", shape, addr, strides=(v.row, v.pix, v.chan), batch=v.batch))
@@ -403,12 +403,6 @@ class BackwardEmitter:
         (_, matrix) = self.placement.layers[fwd.name][0]
         if count != matrix.k:
             raise CapacityError("the errors of a depth-wise layer do not fit the accumulators", where=fwd.origin or fwd.name)
-        if matrix.n != fwd.ints("kernel")[0] * fwd.ints("kernel")[1]:
-            raise CapacityError(
-                "errors cannot pass a depth-wise layer with a channel multiplier",
-                where=fwd.origin or fwd.name,
-                hint="--backprop truncated",
-            )
         return self.b.matrix(matrix)
 
     # --- gradients and updates -------------------------------------------------------------------------------------------
@@ -430,10 +424,6 @@ class BackwardEmitter:
             if matrix.k > b.machine.accumulator.entries:
                 raise CapacityError(f"a gradient of {matrix.k} rows does not fit the accumulators", where=fwd.origin or fwd.name)
             if part.kind == "depthwise":
-                if matrix.n != fwd.ints("kernel")[0] * fwd.ints("kernel")[1]:
-                    raise CapacityError(
-                        "a depth-wise layer with a channel multiplier cannot be trained", where=fwd.origin or fwd.name
-                    )
                 if matrix.k * matrix.n > b.machine.accumulator.entries:
                     raise CapacityError(
                         "the gradient of a depth-wise layer does not fit the accumulators", where=fwd.origin or fwd.name

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from sasimc.backend.backward import BackwardEmitter
 from sasimc.backend.builder import Builder, CapacityError
 from sasimc.backend.forward import ForwardEmitter
-from sasimc.backend.mapping import Placement, cut_layers, place
+from sasimc.backend.mapping import Placement, cut_layers, place, split_depthwise
 from sasimc.backend.stripes import ForwardPlan, plan_forward
 from sasimc.ir.graph import Graph, TrainGraph, type_range
 from sasimc.isa.estimate import Estimate, estimate
@@ -55,6 +55,8 @@ def compile_graph(
         raise CapacityError(f"a batch of {batch} is not between 1 and 4096", hint="--batch 8")
     progress("map")
     transposed = {op.str_attr("forward") for op in train.ops if op.kind == "conv_t"} if train else set[str]()
+    graph = split_depthwise(graph, machine, transposed)
+    train = replace(train, forward=graph) if train else None
     layers = cut_layers(graph, machine, transposed)
     placement = place(layers, machine, scratch=train is not None)
     _prove_accumulators(graph)
