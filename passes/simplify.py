@@ -23,7 +23,7 @@ class Simplify:
         ops = []
         for op in graph.ops:
             op = replace(op, inputs=tuple(alias.get(v, v) for v in op.inputs))
-            if _identity(graph, op) and op.output not in graph.outputs:
+            if _identity(graph, op) and not (op.output in graph.outputs and op.inputs[0] in graph.inputs):
                 alias[op.output] = op.inputs[0]
                 continue
             before = made.get(op.inputs[0]) if op.inputs else None
@@ -35,7 +35,8 @@ class Simplify:
             ops.append(op)
             made[op.output] = op
         kept = {v for op in ops for v in (*op.inputs, op.output)} | set(graph.inputs)
-        return graph.with_changes(ops=tuple(ops), values={v: t for v, t in graph.values.items() if v in kept})
+        outputs = tuple(alias.get(v, v) for v in graph.outputs)
+        return graph.with_changes(ops=tuple(ops), outputs=outputs, values={v: t for v, t in graph.values.items() if v in kept})
 
 
 def _identity(graph: Graph, op: Op) -> bool:
@@ -46,5 +47,6 @@ def _identity(graph: Graph, op: Op) -> bool:
         return x.shape == out.shape
     if op.kind == "rescale":
         whole = (op.int_attr("lo"), op.int_attr("hi")) == type_range(out.dtype)
-        return whole and x.quant == out.quant and bool((graph.constant(op, "cscale") == 1).all())
+        masks = op.flag("mask_lo") or op.flag("mask_hi")  # a redundant Relu still stops errors
+        return whole and not masks and x.quant == out.quant and bool((graph.constant(op, "cscale") == 1).all())
     return False

@@ -80,10 +80,9 @@ class _Const:
 
 @dataclass(frozen=True)
 class _Tensor:
-    """A dequantised tensor; ``virtual``: it has no Q of its own yet."""
+    """A dequantised tensor."""
 
     name: str
-    virtual: bool = False
 
 
 @dataclass(frozen=True)
@@ -162,7 +161,7 @@ class _Reader:
         x = self._tensor(node.input[0], node)
         quant = self.graph.quants[x]
         self._emit(Op(kind, node.name, position, (x,), node.output[0], quant.lo, quant.hi, attrs=attrs), quant)
-        return _Tensor(node.output[0], virtual=True)
+        return _Tensor(node.output[0])
 
     # -- quantisation -------------------------------------------------------------------------------------------------------
 
@@ -186,7 +185,7 @@ class _Reader:
         if node.input[0] == self.source:
             self.graph.input, self.graph.input_quant = out, (s, z, zero.dtype)
             self.graph.quants[out] = quant
-        elif isinstance(value, _Tensor) and value.virtual and self.graph.quants[value.name] == quant:
+        elif isinstance(value, _Tensor) and self.graph.quants[value.name] == quant:
             self.graph.aliases[out] = value.name
             self.stored[out] = value.name
             return None
