@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from sasimc.isa.errors import Diagnostic
 from sasimc.isa.machine import Machine
 from sasimc.isa.objects import Geometry, Matrix, Table, Tile, View
 from sasimc.isa.program import Instr, Program
@@ -19,6 +20,7 @@ __all__ = [
     "check_instruction",
     "check_matrix",
     "check_operand",
+    "check_program",
     "check_structure",
     "check_table",
     "check_view",
@@ -93,8 +95,6 @@ def check_matrix(machine: Machine, m: Matrix) -> Iterator[str]:
     if m.k < 1 or m.n < 1:
         yield f"a {m.k} x {m.n} matrix is empty"
         return
-    if m.trainable and m.kind == "scratch":
-        yield "a scratch matrix is not trainable"
     if m.kind != "scratch" and not m.tensor:
         yield "no tensor= with its weights"
     if not m.tiles:
@@ -241,3 +241,46 @@ def check_structure(program: Program) -> Iterator[tuple[int, str, str]]:
     for name, register in program.params.items():
         if not 0 < register < program.machine.controller.registers:
             yield 0, f"parameter {name} is in r{register}, not one of r1..r{program.machine.controller.registers - 1}", ""
+
+
+def check_program(program: Program, *, complete: bool = True) -> list[Diagnostic]:
+    """Everything of ``check.py`` for a program that did not come from text; ``complete``: its tensors are loaded."""
+    out: list[Diagnostic] = []
+
+    def add(where: str, text: str, hint: str = "") -> None:
+        out.append(Diagnostic(text, where=f"{program.source}: {where}", hint=hint))
+
+    for v in program.views.values():
+        for text in check_view(program.machine, v):
+            add(f"view {v.name}", text)
+    for g in program.geometries.values():
+        for text in check_geometry(g):
+            add(f"geometry {g.name}", text)
+    for m in program.matrices.values():
+        for text in check_matrix(program.machine, m):
+            add(f"matrix {m.name}", text)
+        if complete and m.tensor:
+            tensor = program.tensors.get(m.tensor)
+            if tensor is None:
+                add(f"matrix {m.name}", f"there is no tensor {m.tensor!r}")
+            elif tensor.dtype != np.int8 or tensor.size != m.k * m.n:
+                add(
+                    f"matrix {m.name}",
+                    f"tensor {m.tensor!r} is {tensor.dtype} with {tensor.size} elements, not int8 with {m.k * m.n}",
+                )
+    for t in program.tables.values():
+        for role, value in t.arrays.items():
+            if complete and isinstance(value, str) and value not in program.tensors:
+                add(f"table {t.name}", f"there is no tensor {value!r} ({role})")
+        for text in check_table(program, t):
+            add(f"table {t.name}", text)
+    if not program.code:
+        add("code", "there is no instruction")
+    if out:
+        return out
+    for i, instr in enumerate(program.code):
+        for _, text in check_instruction(program, instr):
+            add(f"instruction {i} ({instr.spec.mnemonic})", text)
+    for i, text, hint in check_structure(program):
+        add(f"instruction {i}", text, hint)
+    return out

@@ -20,15 +20,15 @@ import numpy as np
 from pydantic import ValidationError
 
 from sasimc.isa.assembler import WeightsLoader
-from sasimc.isa.check import check_geometry, check_instruction, check_matrix, check_structure, check_table, check_view
+from sasimc.isa.check import check_program
 from sasimc.isa.encoding import Names, decode_word, encode_word
-from sasimc.isa.errors import Diagnostic, DiagnosticsError, SasError
+from sasimc.isa.errors import DiagnosticsError, SasError
 from sasimc.isa.machine import Machine
 from sasimc.isa.objects import Geometry, Matrix, Table, Tile, View
 from sasimc.isa.program import Instr, Origin, Program
 from sasimc.isa.spec import WORD_BYTES
 
-__all__ = ["CONTAINER_VERSION", "MAGIC", "check_program", "decode_program", "encode_program", "encoded_bytes"]
+__all__ = ["CONTAINER_VERSION", "MAGIC", "decode_program", "encode_program", "encoded_bytes"]
 
 MAGIC = b"SASBIN\r\n"
 CONTAINER_VERSION = 1
@@ -450,46 +450,3 @@ def decode_program(data: bytes, source: str = "<bytes>", weights_loader: Weights
     if problems:
         raise DiagnosticsError(problems[:100])
     return program
-
-
-def check_program(program: Program, *, complete: bool = True) -> list[Diagnostic]:
-    """Everything of ``check.py`` for a program that did not come from text; ``complete``: its tensors are loaded."""
-    out: list[Diagnostic] = []
-
-    def add(where: str, text: str, hint: str = "") -> None:
-        out.append(Diagnostic(text, where=f"{program.source}: {where}", hint=hint))
-
-    for v in program.views.values():
-        for text in check_view(program.machine, v):
-            add(f"view {v.name}", text)
-    for g in program.geometries.values():
-        for text in check_geometry(g):
-            add(f"geometry {g.name}", text)
-    for m in program.matrices.values():
-        for text in check_matrix(program.machine, m):
-            add(f"matrix {m.name}", text)
-        if complete and m.tensor:
-            tensor = program.tensors.get(m.tensor)
-            if tensor is None:
-                add(f"matrix {m.name}", f"there is no tensor {m.tensor!r}")
-            elif tensor.dtype != np.int8 or tensor.size != m.k * m.n:
-                add(
-                    f"matrix {m.name}",
-                    f"tensor {m.tensor!r} is {tensor.dtype} with {tensor.size} elements, not int8 with {m.k * m.n}",
-                )
-    for t in program.tables.values():
-        for role, value in t.arrays.items():
-            if complete and isinstance(value, str) and value not in program.tensors:
-                add(f"table {t.name}", f"there is no tensor {value!r} ({role})")
-        for text in check_table(program, t):
-            add(f"table {t.name}", text)
-    if not program.code:
-        add("code", "there is no instruction")
-    if out:
-        return out
-    for i, instr in enumerate(program.code):
-        for _, text in check_instruction(program, instr):
-            add(f"instruction {i} ({instr.spec.mnemonic})", text)
-    for i, text, hint in check_structure(program):
-        add(f"instruction {i}", text, hint)
-    return out

@@ -221,8 +221,8 @@ def _mat(state: State, a: Arguments) -> None:
     tensor = a.key("tensor")
     trainable = a.more() and a.word("the state", ("frozen", "trainable")) == "trainable"
     a.done()
-    if kind == "scratch" and (tensor is not None or trainable):
-        raise Problem("a scratch matrix has no tensor and is not trainable", tensor)
+    if kind == "scratch" and tensor is not None:
+        raise Problem("a scratch matrix has no tensor", tensor)
     if kind != "scratch" and tensor is None:
         raise Problem(f'matrix {name} needs tensor="..." with its weights')
     text = string(tensor, "tensor") if tensor else ""

@@ -14,7 +14,8 @@ import safetensors
 import safetensors.numpy
 
 from sasimc.isa.assembler import Assembly, assemble_source
-from sasimc.isa.container import MAGIC, check_program, decode_program, encode_program
+from sasimc.isa.check import check_program
+from sasimc.isa.container import MAGIC, decode_program, encode_program
 from sasimc.isa.errors import DiagnosticsError, SasError
 from sasimc.isa.printer import with_lines
 from sasimc.isa.program import Program, Tensor

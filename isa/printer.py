@@ -105,7 +105,9 @@ def _tile(t: Tile) -> str:
 def _matrix(m: Matrix) -> Iterator[str]:
     out = f".mat {_name(m.name)} {m.kind} {m.array} {_size(m.k, m.n)}"
     if m.kind != "scratch":
-        out += f" tensor={_quote(m.tensor)} {'trainable' if m.trainable else 'frozen'}"
+        out += f" tensor={_quote(m.tensor)}"
+    if m.kind != "scratch" or m.trainable:
+        out += " trainable" if m.trainable else " frozen"
     yield out
     for t in m.tiles:
         yield _tile(t)

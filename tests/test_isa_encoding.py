@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from isa_programs import SMALL, programs
 
 from sasimc.isa.assembler import assemble
-from sasimc.isa.container import MAGIC, check_program, decode_program, encode_program, encoded_bytes
+from sasimc.isa.check import check_program
+from sasimc.isa.container import MAGIC, decode_program, encode_program, encoded_bytes
 from sasimc.isa.encoding import Names, decode_word, encode_word, pack_fields, unpack_fields
 from sasimc.isa.errors import SasError
 from sasimc.isa.printer import format_instruction, format_program
