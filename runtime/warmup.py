@@ -16,10 +16,11 @@ from sasimc.runtime import kernels_depthwise as depthwise
 from sasimc.runtime import kernels_patches as patches
 from sasimc.runtime import kernels_periphery as periphery
 from sasimc.runtime import kernels_train as train
+from sasimc.runtime.engine_warmup import ENGINE_MODULES, engine_calls
 
 __all__ = ["cold", "warm_up"]
 
-_MODULES = (dense, depthwise, patches, periphery, train)
+_MODULES = (dense, depthwise, patches, periphery, train, *ENGINE_MODULES)
 
 
 def _dispatchers() -> Iterator[Any]:
@@ -91,7 +92,7 @@ def _calls() -> list[tuple[str, Callable[[], object]]]:
         ("rounding", lambda: train.psr(words[:8], 3)),
         ("update", lambda: train.update(buf[:8].view(np.int8), buf[:8].view(np.int8))),
     ]
-    return calls
+    return calls + engine_calls()
 
 
 def warm_up(progress: Callable[[str, int, int], None] | None = None) -> tuple[int, int]:

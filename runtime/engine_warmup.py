@@ -1,0 +1,48 @@
+"""One small call per compiled helper of the engines, with the types of the interpreter's calls (for `sasimc.runtime.warmup`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Final
+
+import numpy as np
+
+from sasimc.runtime import engine_cells, engine_kernels, engine_step_kernels
+
+__all__ = ["ENGINE_MODULES", "engine_calls"]
+
+ENGINE_MODULES: Final[tuple[ModuleType, ...]] = (engine_cells, engine_kernels, engine_step_kernels)
+
+
+def engine_calls() -> list[tuple[str, Callable[[], object]]]:
+    """(name, call) of every helper and specialisation."""
+    cells, written = np.zeros((1, 2, 2), np.uint8), np.zeros((1, 2, 2), np.bool_)
+    tile = np.array([[0, 0, 0, 0, 0, 1, 1, 0]], np.int64)
+    block, words = np.zeros((1, 1), np.uint8), np.zeros(1, np.int32)
+    view, geom = (0, 1, 1, 1, 1, 1), (1, 1, 1, 1, 1, 1, 0, 0, 1, 1, 1, 1)
+    entry, bounds = np.array([[0, 0, 0, 1, 0, 0, 0, 0]], np.int64), np.array([0, 1], np.int64)
+    one, sums, counts = np.ones((1, 1), np.int64), np.zeros((1, 1), np.int32), np.zeros(5, np.int64)
+    cube = np.zeros((1, 1, 1), np.int32)
+    depthwise = (np.zeros((1, 1, 1), np.int16), np.zeros((1, 1), np.int8), sums)
+
+    def rows() -> object:
+        return engine_step_kernels.drive_rows(
+            cells, entry, bounds, 1, one, 1, 8, False, False, False, 1, sums, block, counts
+        )
+
+    return [
+        ("read cells", lambda: engine_cells.gather_block(cells, tile, 0, 0, 1, block)),
+        ("write cells", lambda: engine_cells.scatter_block(cells, written, tile, 0, 0, block)),
+        ("written cells", lambda: engine_cells.uninitialised(written, tile, 0, 1)),
+        ("pool", lambda: engine_kernels.pool_rows(block.reshape(-1), view, False, words, view, geom, 0, 0, 1)),
+        ("depth-wise gradient", lambda: engine_kernels.gradient_depthwise_sums(*depthwise)),
+        ("depth-wise gradient, bit-serial", lambda: engine_kernels.gradient_depthwise_bits(*depthwise)),
+        ("row steps", rows),
+        (
+            "column steps",
+            lambda: engine_step_kernels.drive_columns(cells, entry, bounds, 1, one, 1, sums, block, counts),
+        ),
+        ("tap steps", lambda: engine_step_kernels.scatter_taps(cube, geom, 0, 0, 1, 1, cube)),
+        ("tap steps transposed", lambda: engine_step_kernels.scatter_taps_transposed(cube, geom, 0, cube)),
+    ]
