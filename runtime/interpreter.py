@@ -51,6 +51,12 @@ class Interpreter:
             raise SasError(
                 f"there is no engine {engine!r}", hint=near(engine, tuple(ENGINES)) or f"engines: {', '.join(ENGINES)}"
             )
+        if program.machine.bit_serial.zero_skip == "cycles":
+            raise SasError(
+                "bit_serial.zero_skip = 'cycles' cannot be simulated: cycles would depend on data and no instruction declares that",
+                where=program.machine.name,
+                hint="use 'energy'; zero input bits are counted apart (sense_ones) in any case",
+            )
         if threads is not None and threads < 1:
             raise SasError(f"{threads} threads", hint="at least one thread is needed")
         self.program, self.machine = program, program.machine

@@ -15,6 +15,7 @@ from sasimc.isa.machine import Machine, load_machine
 from sasimc.isa.objects import Geometry, Matrix, Table, Tile, View
 from sasimc.isa.program import Instr, Origin, Program
 from sasimc.isa.spec import EVENTS, TABLE, RowRange
+from sasimc.runtime import engine_step
 from sasimc.runtime import kernels as K
 from sasimc.runtime.crosscheck import Difference, cross_check
 from sasimc.runtime.engine_products import FusedEngine
@@ -629,6 +630,28 @@ def test_snapshot_restores_everything() -> None:
     assert not it.read_view("out").any()
     it.run("main")
     assert np.array_equal(it.read_view("out"), changed)
+
+
+def test_zero_skipping_cycles_are_refused() -> None:
+    with pytest.raises(SasError, match="zero_skip"):
+        Interpreter(program(machine=small(bit_serial={"zero_skip": "cycles"})))
+
+
+def test_trap_activation_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The microscope checks every step: a schedule that drives two groups at once is stopped."""
+    p, _ = two_layers()
+    monkeypatch.setattr(engine_step, "activation_schedule", lambda machine, loads: iter([(3, 40)]))
+    assert trap_of(p, "step").kind == "activation limit"
+
+
+def test_single_steps_equal_a_run() -> None:
+    p, x = two_layers()
+    it = Interpreter(p)
+    it.write_view("x", x)
+    assert list(it.steps("main")) == [0, 1, 2, 3]
+    whole = run(p, {"x": x}, "bitserial")
+    assert np.array_equal(it.read_view("out"), whole.read_view("out"))
+    assert (it.cycles, it.events) == (whole.cycles, whole.events)
 
 
 def test_other_machines_run() -> None:
