@@ -164,13 +164,23 @@ class BackwardEmitter:
         b.release(bits)
         b.release(shift)
 
-    def _post(self, op: Op, view: str, mask: str, rr: RowRange) -> None:
-        """Mask and channel scale in place on a 32-bit stripe."""
-        b = self.b
+    def _scale_table(self, op: Op, role: str, first: int, count: int) -> str:
+        """The constants of a stage's factor (``kpool`` or ``kscale``), channels first..first+count-1; empty when it has none."""
+        if role not in op.consts:
+            return ""
+        k = self.train.constants[op.consts[role]]
+        suffix = f".c{first}" if count != k.size else ""
+        return self.b.table(op.name + suffix, "scale", {}, {"k": k[first : first + count]})
+
+    def _post(self, op: Op, view: str, mask: str, rr: RowRange, first: int = 0) -> None:
+        """Pool factor, mask and channel scale in place on a 32-bit stripe of channels from ``first`` on."""
+        b, count = self.b, self.b.views[view].channels
+        if table := self._scale_table(op, "kpool", first, count):
+            b.emit("escale", view, view, table, rr)
         if mask:
             b.emit("emask", view, view, mask, rr)
-        if "kscale" in op.consts:
-            b.emit("escale", view, view, b.table(op.name, "scale", {}, {"k": self.train.constants[op.consts["kscale"]]}), rr)
+        if table := self._scale_table(op, "kscale", first, count):
+            b.emit("escale", view, view, table, rr)
 
     def _mask_view(self, op: Op, arena: Arena, shape: Shape, rows: int) -> tuple[str, str]:
         """(buffer view, host view) of the clip mask a stage applies; empty names when there is none."""
@@ -199,7 +209,7 @@ class BackwardEmitter:
             loaded.append((host, b.view(f"e.in{i}", "buf", dtype, shape, arena.take(size), ring=rows), dtype))
         out = b.view("e.sum", "buf", "i32", shape, arena.take(rows * w * c * 4), ring=rows)
         mask, mask_host = self._mask_view(op, arena, shape, rows)
-        scale = "kscale" in op.consts
+        scale = self._scale_table(op, "kscale", 0, c)
 
         def run(rr: RowRange) -> None:
             for host, view, _ in loaded:
@@ -216,8 +226,7 @@ class BackwardEmitter:
                     b.emit("emask", out, view, mask, rr)
                     view = out
                 if scale:
-                    table = b.table(op.name, "scale", {}, {"k": self.train.constants[op.consts["kscale"]]})
-                    b.emit("escale", out, view, table, rr)
+                    b.emit("escale", out, view, scale, rr)
                 elif not mask:
                     if dtype == "i32":
                         result = view
@@ -382,10 +391,7 @@ class BackwardEmitter:
             b.emit("drain", out, acc, rr)
             if mask:
                 b.emit("hld", mask, mask_host, self.sample, rr)
-                b.emit("emask", out, out, mask, rr)
-            if "kscale" in op.consts:
-                k = self.train.constants[op.consts["kscale"]][first : first + count]
-                b.emit("escale", out, out, b.table(f"{op.name}" + (f".c{first}" if partial else ""), "scale", {}, {"k": k}), rr)
+            self._post(op, out, mask, rr, first)
             b.emit("range", bits, out, rr)
             b.emit("hst", host32, out, self.sample, rr)
 

@@ -98,6 +98,8 @@ def _error(train: TrainGraph, op: Op, errors: Mapping[str, Error], env: Mapping[
 
 def _stage(train: TrainGraph, op: Op, error: Error, env: Mapping[str, Ints]) -> Error:
     v = error.v
+    if "kpool" in op.consts:
+        v = rne(v * train.constant(op, "kpool").astype(np.int64), 15)
     if name := op.str_attr("mask_of"):
         q = env[name]
         keep = np.ones(q.shape, bool)

@@ -255,8 +255,9 @@ def _stage(g: Graph | TrainGraph, op: Op) -> str | None:
     x, out = g.type(op.inputs[0]), g.type(op.output)
     if out.dtype != "i8":
         return f"a stage gives i8, not {out.dtype}"
-    if "kscale" in op.consts and g.constant(op, "kscale").shape != (x.shape[2],):
-        return f"kscale must have {x.shape[2]} elements"
+    for role in ("kpool", "kscale"):
+        if role in op.consts and g.constant(op, role).shape != (x.shape[2],):
+            return f"{role} must have {x.shape[2]} elements"
     return _same_shape(x, out)
 
 
@@ -323,8 +324,9 @@ _TABLE = (
     # training
     Kind("xent", "train", "Integer cross-entropy: error of the logits, exponent 0.", (1, 1), _xent,
          {"logit_mult": "i", "eps_q15": "i", "t_other": "i", "t_label": "i"}),
-    Kind("stage", "train", "Mask, channel scale, dynamic quantisation to int8; exponent + exp_add + shift.", (1, 1), _stage,
-         {"mask_of": "s", "lo": "i", "hi": "i", "mask_lo": "b", "mask_hi": "b", "exp_add": "i"}, {}, {}, {"kscale": "i32[C]"}),
+    Kind("stage", "train", "Pool factor, mask, channel scale, quantisation to int8; exponent + exp_add + shift.", (1, 1), _stage,
+         {"mask_of": "s", "lo": "i", "hi": "i", "mask_lo": "b", "mask_hi": "b", "exp_add": "i"}, {}, {},
+         {"kpool": "i32[C]", "kscale": "i32[C]"}),
     Kind("conv_t", "train", "Error of a convolution's input (eq. 1).", (1, 1), _error("i32"), _FORWARD),
     Kind("avgpool_t", "train", "Sum of the errors of the windows an input is in.", (1, 1), _error("i32"), _FORWARD),
     Kind("maxpool_t", "train", "The first maximum of each window receives its error.", (2, 2), _error("i32"), _FORWARD),

@@ -5,8 +5,7 @@ Works on any graph and any set of trainable layers. The rules that fix every bit
 - A product (``xent``, ``conv_t``, ``avgpool_t``, ``maxpool_t``, ``resize_t``, ``merge``) is int32 and is quantised once, by the
   stage right behind it. If its tensor has this one contribution, that stage also carries the mask of its producer and, if
   the producer is a convolution (or a Mul by constants), its channel scale.
-- An average pool's constant K rides on the same stage unless the producer has a channel scale of its own; then the first stage
-  carries K and a second one the mask and the channel scale.
+- An average pool's constant K rides on the same stage, in front of the producer's mask and channel scale.
 - Adds, slices, crops, reshapes and pure requantisations hand int8 mantissas on, exponent and all, under the same name where
   nothing changes.
 - Contributions to a tensor with several readers are int8 each, merged in the order of the readers in the forward graph.
@@ -205,12 +204,8 @@ class _Backward:
         """int8 error of ``tensor`` from one contribution, with the work of its producer; the same name if there is none."""
         if not part.product and work.nothing:
             return part.value
-        if part.factor != ONE and work.scale is not None:
-            part = Part(self.stage(tensor, part, Work(), producer), product=False)
-        scale, channels = work.scale, self.graph.type(tensor).shape[2]
-        if part.factor != ONE:
-            scale = np.full(channels, part.factor, np.int32)
-        mask = work.mask
+        channels, mask = self.graph.type(tensor).shape[2], work.mask
+        pool = np.full(channels, part.factor, np.int32) if part.factor != ONE else None
         attrs: dict[str, Attr] = {
             "mask_of": "", "lo": 0, "hi": 0, "mask_lo": False, "mask_hi": False, "exp_add": work.exp_add + part.exp_add,
         }  # fmt: skip
@@ -218,11 +213,12 @@ class _Backward:
             attrs |= {"mask_of": mask.output, **{k: mask.attrs[k] for k in ("lo", "hi", "mask_lo", "mask_hi")}}
             self.saved.add(mask.output)
         consts = {}
-        if scale is not None:
-            name = f"k:{tensor}"
-            while name in self.constants:
-                name += "'"
-            self.constants[name], consts["kscale"] = scale, name
+        for role, values in (("kpool", pool), ("kscale", work.scale)):
+            if values is not None:
+                name = f"k:{tensor}"
+                while name in self.constants:
+                    name += "'"
+                self.constants[name], consts[role] = values, name
         return self.emit("stage", "stage", (part.value,), f"e8:{tensor}", "i8", tensor, producer, attrs, consts)
 
     def gather(self, tensor: str, work: Work, producer: Op) -> str:

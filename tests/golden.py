@@ -6,8 +6,8 @@ no machine. Where the page leaves room, this model reads it as follows (the numb
  1. "An error tensor is an int8 mantissa": every layer, not only a multiply layer, takes the error of its output through the stage
     (mask, channel scale, quantise), so Add, pools, Resize, Concat, Pad and Reshape work on int8 mantissas. What a layer gives to
     its input stays int32 (also rne(v K, 15) of an average pool, the 16ths of a linear Resize, the result of the last merge)
-    until the stage of the layer before it, or until a merge. A Pad of its own thus quantises before it crops; folded into the
-    convolution's pads, the padding is dropped first.
+    until the stage of the layer before it, or until a merge. A Pad of its own thus quantises before it crops; in front
+    of a convolution it is part of that layer's padding, which is dropped first.
  2. A multiply layer is one with weights in an array: Conv, Gemm, MatMul. A Rescale (Mul) and a pool are not: they do not count
     on a cheapest path and let truncated errors through.
  3. The mask belongs to every layer with an activation, also to an Add, a pool or a Resize with one fused; the channel scale to

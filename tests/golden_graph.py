@@ -267,7 +267,12 @@ class _Reader:
         return _Pending(kind, node, position, (self._tensor(node.input[0], node),), attrs, weight, bias)
 
     def _conv(self, node: onnx.NodeProto, position: int) -> _Pending:
-        return self._multiply("conv", node, position, self._attrs(node))
+        pending = self._multiply("conv", node, position, self._attrs(node))
+        before = next((op for op in self.graph.ops if op.output == pending.inputs[0] and op.kind == "pad"), None)
+        if before is None or before.attrs["fill"] != self.graph.quants[before.output].zero or "auto_pad" in pending.attrs:
+            return pending
+        pads = [a + b for a, b in zip(pending.attrs.get("pads", [0] * 4), before.attrs["pads"], strict=True)]
+        return replace(pending, inputs=before.inputs, attrs={**pending.attrs, "pads": pads})
 
     def _gemm(self, node: onnx.NodeProto, position: int) -> _Pending:
         attrs = self._attrs(node)
