@@ -25,20 +25,6 @@ LOSS_TO_NATS = math.log(2.0) / 4096.0
 Images = npt.NDArray[np.uint8]
 
 
-def _preprocess(note: str, size: int) -> Preprocess:
-    """The model's own preprocessing (metadata ``sasimc.preprocess``, mean and std of pixels 0..255), else x / 127.5 - 1."""
-    if not note:
-        return Preprocess(size=size, resize=round(size * 256 / 224))
-    try:
-        values = dict(json.loads(note))
-        for key in ("mean", "std"):
-            if key in values:
-                values[key] = [float(v) / 255 for v in values[key]]
-    except (ValueError, TypeError) as exc:
-        raise SasError(f"the metadata sasimc.preprocess are damaged: {exc}", hint="docs/onnx.md shows them") from None
-    return Preprocess.from_json(values)
-
-
 @dataclass(frozen=True)
 class Inference:
     """``logits`` [B, C] as stored integers, ``classes`` [B]: the arg max the device computed."""
@@ -85,7 +71,8 @@ class Device:
         self.labels: tuple[str, ...] = tuple(map(str, labels)) if isinstance(labels, list) else ()
         self._dtype = {"u8": "uint8", "i8": "int8"}[view.dtype]
         self.input_shape = view.shape
-        self.preprocess = _preprocess(meta.get("note.sasimc.preprocess", ""), view.height)
+        note, size = meta.get("note.sasimc.preprocess", ""), view.height
+        self.preprocess = Preprocess.from_json(note) if note else Preprocess(size=size, resize=round(size * 256 / 224))
         self.interpreter = Interpreter(self.program, engine, threads)
         self.engine = engine
         self.replayed = 0
