@@ -6,13 +6,10 @@ from dataclasses import dataclass
 
 from onnx import ModelProto
 
-from sasimc.frontend.onnx_import import import_float
+from sasimc.frontend.onnx_import import import_float, obstacles
 from sasimc.frontend.state import Finding
 from sasimc.ir.graph import Graph
 from sasimc.isa.errors import DiagnosticsError, SasError
-from sasimc.passes.canonicalise import canonicalise
-from sasimc.passes.eliminate_dead import EliminateDead
-from sasimc.passes.fold_constants import FoldConstants
 from sasimc.passes.manager import run_passes
 from sasimc.passes.pipeline import forward_passes
 
@@ -66,17 +63,9 @@ def check_model(model: ModelProto, trainable: str | None = None) -> CheckReport:
         found = import_float(model)
     except SasError as e:
         return CheckReport((Finding("graph", "", e.diagnostic.message, e.diagnostic.hint),), (), None, nodes)
-    findings = list(found.findings)
-    if found.graph is not None:
-        try:
-            early = run_passes(found.graph, [EliminateDead(), FoldConstants()])
-            for d in canonicalise(early)[1]:
-                where = d.where.split(",")[0]
-                findings.append(Finding(where, found.operators.get(where, "tensor"), d.message, d.hint))
-        except SasError as e:
-            findings.append(Finding(e.diagnostic.where or "graph", "", e.diagnostic.message, e.diagnostic.hint))
+    findings = obstacles(found)
     if findings or found.graph is None:
-        return CheckReport(tuple(dict.fromkeys(findings)), (), None, nodes)
+        return CheckReport(findings, (), None, nodes)
     try:
         graph = run_passes(found.graph, forward_passes(trainable))
     except DiagnosticsError as e:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import onnx
 import onnx.inliner
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from sasimc.isa.errors import SasError
@@ -86,6 +86,7 @@ def model_opset(model: ModelProto) -> int:
 
 def validate(model: ModelProto) -> None:
     """Raise SasError unless the model is well formed: opset, tensors with their data, names, order without cycles, attributes."""
+    _check_text(model)
     model_opset(model)
     graph = model.graph
     if not graph.node:
@@ -106,6 +107,20 @@ def validate(model: ModelProto) -> None:
             raise SasError("the model breaks the ONNX standard: " + " ".join(text.split())[:400]) from e
     except Exception as e:
         raise SasError("the model breaks the ONNX standard: " + " ".join(str(e).split())[:400]) from e
+
+
+def _check_text(message: Message) -> None:
+    """Raise SasError if any text in the file is not UTF-8 (protobuf hands it over as bytes)."""
+    for descriptor, value in message.ListFields():
+        if descriptor.type not in (descriptor.TYPE_STRING, descriptor.TYPE_MESSAGE):
+            continue
+        for item in [value] if isinstance(value, (str, bytes, Message)) else value:
+            if isinstance(item, Message):
+                _check_text(item)
+            elif isinstance(item, bytes):
+                raise SasError(
+                    f"text in field {descriptor.name!r} is not UTF-8: {item[:40]!r}", hint="export or copy the file again"
+                )
 
 
 def sorted_nodes(graph: GraphProto) -> list[NodeProto]:

@@ -27,13 +27,17 @@ from sasimc.frontend.state import (
     node_name,
     supported_operators,
     tensor_array,
+    type_name,
 )
 from sasimc.ir.graph import Graph, Op, TensorType
 from sasimc.isa.errors import Diagnostic, DiagnosticsError, SasError, near
+from sasimc.passes.canonicalise import canonicalise
+from sasimc.passes.eliminate_dead import EliminateDead
+from sasimc.passes.fold_constants import FoldConstants
 from sasimc.passes.manager import Sink, run_passes
 from sasimc.passes.pipeline import forward_passes
 
-__all__ = ["FloatImport", "import_float", "import_model"]
+__all__ = ["FloatImport", "import_float", "import_model", "obstacles"]
 
 _REWRITES = {
     "Sigmoid": "replace it by a piecewise-linear activation (Clip), or use a network with ReLU/ReLU6",
@@ -82,8 +86,23 @@ def import_model(
     model = path if isinstance(path, ModelProto) else load_model(path)
     found = import_float(model)
     if found.findings or found.graph is None:
-        raise DiagnosticsError([Diagnostic(f"{f.op}: {f.reason}", where=f.node, hint=f.rewrite) for f in found.findings])
+        raise DiagnosticsError([Diagnostic(f"{f.op}: {f.reason}", where=f.node, hint=f.rewrite) for f in obstacles(found)])
     return run_passes(found.graph, forward_passes(trainable), print_ir_after=print_ir_after, sink=sink)
+
+
+def obstacles(found: FloatImport) -> tuple[Finding, ...]:
+    """Everything unsupported: what reading the nodes found, and what has no integer meaning in the graph that remains."""
+    findings = list(found.findings)
+    if found.graph is not None:
+        # with something unsupported the outputs may be unknown, and what leads to them must not count as dead
+        early = [FoldConstants()] if findings else [EliminateDead(), FoldConstants()]
+        try:
+            for d in canonicalise(run_passes(found.graph, early))[1]:
+                where = d.where.split(",")[0]
+                findings.append(Finding(where, found.operators.get(where, "tensor"), d.message, d.hint))
+        except SasError as e:
+            findings.append(Finding(e.diagnostic.where or "graph", "graph", e.diagnostic.message, e.diagnostic.hint))
+    return tuple(dict.fromkeys(findings))
 
 
 def import_float(model: ModelProto) -> FloatImport:
@@ -114,9 +133,9 @@ def import_float(model: ModelProto) -> FloatImport:
         elif out.name in imp.consts:
             imp.findings.append(Finding(out.name, "output", "is a constant", "remove this output"))
     ops = tuple(imp.ops)
-    if not outputs or not inputs:
-        if not imp.findings:
-            imp.findings.append(Finding(graph.name or "graph", "graph", "no output depends on an input", "check the export"))
+    if not imp.findings and not (outputs and inputs):
+        imp.findings.append(Finding(graph.name or "graph", "graph", "no output depends on an input", "check the export"))
+    if not inputs:
         return FloatImport(None, tuple(imp.findings), operators)
     notes = {e.key: e.value for e in model.metadata_props if e.key.startswith("sasimc.")}
     ir = Graph(
@@ -172,9 +191,7 @@ def _input(imp: Importer, info: Any, nodes: list[NodeProto]) -> str:
     elif tensor.elem_type in _INTS:
         t = _quantised_input(imp, info.name, nodes, _INTS[tensor.elem_type], shape)
     else:
-        raise Unsupported(
-            f"has type {TensorProto.DataType.Name(tensor.elem_type)}", "use float, or int8/uint8 with a DequantizeLinear"
-        )
+        raise Unsupported(f"has type {type_name(tensor.elem_type)}", "use float, or int8/uint8 with a DequantizeLinear")
     imp.add_value(info.name, t)
     imp.acts[info.name] = Act(info.name, axes)
     return info.name
@@ -259,7 +276,7 @@ def _refuse(imp: Importer, node: NodeProto, reason: str, rewrite: str, shapes: _
 def _opaque(imp: Importer, node: NodeProto, shapes: _InferredShapes) -> None:
     """Stand-in outputs, so that what follows is checked too; without a known shape the outputs poison their readers."""
     for out in filter(None, node.output):
-        found = shapes.get(out)
+        found = shapes.get(out) if out not in imp.poisoned else None
         imp.acts.pop(out, None)
         if found is None:
             imp.poisoned.add(out)
@@ -269,6 +286,7 @@ def _opaque(imp: Importer, node: NodeProto, shapes: _InferredShapes) -> None:
         while value in imp.values:
             value += ":opaque"
         imp.values[value] = t
+        imp.unknown.add(value)
         inputs = tuple(dict.fromkeys(imp.acts[i].value for i in node.input if i in imp.acts))
         imp.ops.append(Op(imp.unique(node_name(node)), "opaque", inputs, value, {}, {}, node_name(node), "import"))
         imp.acts[out] = Act(value, axes)
@@ -291,11 +309,15 @@ class _InferredShapes:
         except Exception:
             return {}
         found: dict[str, tuple[tuple[str, ...], TensorType]] = {}
+        known: dict[int, str] = {**dict.fromkeys(_FLOATS, "f32"), **_INTS}
         for info in [*inferred.graph.value_info, *inferred.graph.output]:
             tensor = info.type.tensor_type
             dims = [d.dim_value for d in tensor.shape.dim]
-            if len(dims) not in (2, 4) or any(d <= 0 or d > 2**20 for d in dims[1:]) or tensor.elem_type not in _FLOATS:
+            if len(dims) not in (2, 4) or any(d <= 0 or d > 2**20 for d in dims[1:]) or tensor.elem_type not in known:
                 continue
             c, h, w = (dims[1], 1, 1) if len(dims) == 2 else dims[1:]
-            found[info.name] = (("N", "C") if len(dims) == 2 else ("N", "C", "H", "W"), TensorType("f32", (h, w, c)))
+            found[info.name] = (
+                ("N", "C") if len(dims) == 2 else ("N", "C", "H", "W"),
+                TensorType(known[tensor.elem_type], (h, w, c)),
+            )
         return found

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from onnx import NodeProto, TensorProto
 
 from sasimc.frontend.ops_linear import requantize
-from sasimc.frontend.state import Act, Importer, QConst, Unsupported, handles
+from sasimc.frontend.state import Act, Importer, QConst, Unsupported, handles, type_name
 from sasimc.ir.graph import TensorType
 
 __all__: list[str] = []
@@ -217,7 +217,7 @@ def cast(imp: Importer, node: NodeProto) -> None:
     floats = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
     same = {"f32": floats, "u8": (TensorProto.UINT8,), "i8": (TensorProto.INT8,), "i32": (TensorProto.INT32, TensorProto.INT64)}
     if to not in same[t.dtype]:
-        raise Unsupported(f"casts {t.dtype} to {TensorProto.DataType.Name(to)}", "use QuantizeLinear / DequantizeLinear")
+        raise Unsupported(f"casts {t.dtype} to {type_name(to)}", "use QuantizeLinear / DequantizeLinear")
     imp.bind(node, act)
 
 

@@ -19,8 +19,10 @@ Array = npt.NDArray[Any]
 
 # Operators on shapes and weights that may be computed at compile time; any other on constants is an unsupported node.
 _FOLDABLE = frozenset({
-    "Add", "Cast", "Ceil", "Concat", "ConstantOfShape", "Div", "Equal", "Expand", "Flatten", "Floor", "Gather", "Identity", "Max",
-    "Min", "Mul", "Neg", "Range", "Reshape", "Shape", "Slice", "Sqrt", "Squeeze", "Sub", "Transpose", "Unsqueeze", "Where",
+    "Abs", "Add", "And", "Cast", "Ceil", "Clip", "Concat", "ConstantOfShape", "Div", "Equal", "Exp", "Expand", "Flatten", "Floor",
+    "Gather", "Greater", "Identity", "Less", "Log", "Max", "Min", "Mod", "Mul", "Neg", "Not", "Or", "Pow", "Range", "Reciprocal",
+    "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "Reshape", "Round", "Shape", "Sign", "Slice", "Sqrt",
+    "Squeeze", "Sub", "Transpose", "Unsqueeze", "Where",
 })  # fmt: skip
 MAX_FOLDED = 2**28
 
@@ -87,7 +89,8 @@ def fold(imp: Importer, node: NodeProto) -> bool:
         values = [c.real().astype(np.float32) if isinstance(c := imp.consts[i], QConst) else c for i in inputs]
         imp.consts[node.output[0]] = _evaluate(imp, node, dict(zip(inputs, values, strict=True)))
     else:
-        return False
+        imp.poisoned.update(filter(None, node.output))
+        raise Unsupported("constant expression that is not computed at compile time", "fold constants before the import")
     return True
 
 

@@ -151,6 +151,8 @@ def resize(imp: Importer, node: NodeProto) -> None:
         raise Unsupported(f"keep_aspect_ratio_policy {attrs['keep_aspect_ratio_policy']!r}", "use 'stretch' with explicit sizes")
     shape, scales = _resized(imp, node, act)
     x = imp.type(act).shape
+    if max(shape) > 2**16:
+        raise Unsupported(f"the output would have shape {list(shape)}", "check the shapes in the file")
     if mode == "nearest":
         for size_in, size_out, scale in zip(x[:2], shape[:2], scales, strict=True):
             rows = _nearest_rows(size_in, size_out, scale, coordinates, attrs.get("nearest_mode", "round_prefer_floor"))

@@ -29,10 +29,11 @@ __all__ = [
     "node_name",
     "supported_operators",
     "tensor_array",
+    "type_name",
 ]
 
 Array = npt.NDArray[Any]
-MAX_ELEMENTS = 2**27  # of one activation; a larger one is a mistake in the file, not a network for this machine
+MAX_ELEMENTS = 2**25  # of one activation; a larger one is a mistake in the file, not a network for this machine
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,7 @@ class Importer:
     consts: dict[str, Const] = field(default_factory=dict)
     acts: dict[str, Act] = field(default_factory=dict)
     poisoned: set[str] = field(default_factory=set)
+    unknown: set[str] = field(default_factory=set)  # IR values that stand for something unsupported
     values: dict[str, TensorType] = field(default_factory=dict)
     ops: list[Op] = field(default_factory=list)
     constants: dict[str, Array] = field(default_factory=dict)
@@ -266,6 +268,8 @@ class Importer:
         t = self.type(act)
         if t.dtype == "f32":
             raise Unsupported("reads a float tensor as if it were quantised", "insert QuantizeLinear")
+        if act.value in self.unknown:
+            return act
         if (t.dtype, t.zero) != (dtype, zero) or not math.isclose(t.scale, scale, rel_tol=1e-6):
             raise Unsupported(
                 f"reads {act.value!r} with scale {scale:g}, zero point {zero} ({dtype}), "
@@ -305,6 +309,12 @@ def handler(node: NodeProto) -> Handler | None:
 def supported_operators() -> tuple[str, ...]:
     """Names of all operators with a handler, sorted."""
     return tuple(sorted(_HANDLERS))
+
+
+def type_name(code: int) -> str:
+    """Name of an ONNX element type; its number when the file makes one up."""
+    names: dict[int, str] = {v: k for k, v in TensorProto.DataType.items()}
+    return names.get(code, f"number {code}")
 
 
 def tensor_array(tensor: TensorProto) -> Array:

@@ -241,10 +241,17 @@ class _State:
         if isinstance(a, View):
             a = Pending(replace(op, kind="rescale", consts={}), (a.stored,), scale=np.ones(c.shape))
         assert isinstance(a, Pending)
-        if a.op.kind != "rescale" or a.moves or (a.lo, a.hi) != (-math.inf, math.inf) or a.scale is None:
+        origins, unclipped = (*a.origins, op.origin), (a.lo, a.hi) == (-math.inf, math.inf)
+        # a positive factor commutes with ReLU, one factor for all channels with any clip
+        commutes = op.kind == "mul_f" and (c > 0).all() and ((a.lo, a.hi) == (0.0, math.inf) or (c == c[0]).all())
+        if a.op.kind != "rescale" or a.moves or not (unclipped or commutes):
             return self._unquantised(op, [a])
-        origins = (*a.origins, op.origin)
+        if a.scale is None:
+            a = replace(a, scale=np.ones(c.shape))
+        assert a.scale is not None
         if op.kind == "mul_f":
+            if not unclipped and (a.lo, a.hi) != (0.0, math.inf):
+                a = replace(a, lo=a.lo * c[0], hi=a.hi * c[0])
             return replace(a, scale=a.scale * c, offset=None if a.offset is None else a.offset * c, origins=origins)
         return replace(a, offset=c if a.offset is None else a.offset + c, origins=origins)
 
