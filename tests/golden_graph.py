@@ -185,17 +185,13 @@ class _Reader:
         if node.input[0] == self.source:
             self.graph.input, self.graph.input_quant = out, (s, z, zero.dtype)
             self.graph.quants[out] = quant
-        elif isinstance(value, _Tensor) and self.graph.quants[value.name] == quant:
-            self.graph.aliases[out] = value.name
-            self.stored[out] = value.name
-            return None
         elif isinstance(value, _Tensor):
             self._close(_Pending("rescale", node, position, (value.name,), {"factor": np.ones(1)}), out, quant)
         elif isinstance(value, _Pending):
             self._close(value, out, quant)
         else:
             raise NotImplementedError(f"{node.name}: quantises {node.input[0]}")
-        self.stored[out] = out
+        self.stored.setdefault(out, out)
         return None
 
     def _close(self, p: _Pending, out: str, quant: Quant) -> None:
@@ -210,6 +206,10 @@ class _Reader:
             bound = _bound(p.high, quant)
             if bound <= quant.hi:
                 hi = mask_hi = max(bound, quant.lo)
+        same = p.kind == "rescale" and (p.attrs["factor"] == 1).all() and self.graph.quants[p.inputs[0]] == quant
+        if same and mask_lo is mask_hi is None:
+            self.graph.aliases[out] = self.stored[out] = p.inputs[0]
+            return
         op = Op(p.kind, p.node.name, p.position, p.inputs, out, lo, hi, mask_lo, mask_hi, p.attrs)
         if p.weight is not None:
             op = replace(op, weights=self._weights(p))
