@@ -172,7 +172,9 @@ def resize(imp: Importer, node: NodeProto) -> None:
         raise Unsupported(f"mode {mode!r}", "use nearest, or linear with factor 2")
     source, quant = act.value, imp.type(act)
     out = node.output[0]
-    if quant.dtype != "f32":  # an integer Resize is the same arithmetic on real values of the same scale
+    if (
+        quant.dtype != "f32"
+    ):  # an integer Resize is the same arithmetic in the same scale; onnxruntime truncates there (one step off), we round
         source, out = imp.dequantized(node, act, "x"), f"{out}:f"
     imp.emit(node, "resize_f", [source], out, TensorType("f32", shape), {"mode": str(mode)})
     imp.bind(node, act, out)

@@ -70,7 +70,8 @@ def _error(train: TrainGraph, op: Op, errors: Mapping[str, Error], env: Mapping[
     if op.kind == "merge":
         other = errors[op.inputs[1]]
         top = max(e, other.e)
-        return Error(sum(rne(p.v << 8, top - p.e) if top - p.e <= 30 else np.zeros_like(p.v) for p in (first, other)), top - 8)
+        left, right = (rne(p.v << 8, top - p.e) if top - p.e <= 30 else np.zeros_like(p.v) for p in (first, other))
+        return Error(left + right, top - 8)
     forward = train.forward.op(op.str_attr("forward"))
     h, w, c = train.type(op.output).shape
     shape = (v.shape[0], h, w, c)

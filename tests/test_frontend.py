@@ -388,6 +388,20 @@ def test_operator_on_vectors(name: str) -> None:
     assert graph.type(graph.outputs[0]).shape == (1, 1, 7)
 
 
+def test_one_result_quantised_twice_alike_is_computed_once() -> None:
+    net = Net()
+    graph = compare(net.model(two_quantisers(net, 0.03)), image())
+    assert [op.kind for op in graph.ops] == ["conv", "add"]
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_fixed_batch(batch: int) -> None:
+    net = Net((batch, 3, 6, 6))
+    flat = net.node("Reshape", net.q("x", 0.011, 5), net.const([batch, 108], np.int64))
+    graph = compare(net.model(net.q(net.node("MatMul", flat, net.weight((108, 7), 1)), 0.05, 3)), image()[:batch])
+    assert graph.type(graph.outputs[0]).shape == (1, 1, 7)
+
+
 def test_channels_last_input() -> None:
     net = Net(("n", 6, 5, 3))
     x = net.node("Transpose", net.q("x", 0.011, 5), perm=[0, 3, 1, 2])
@@ -505,6 +519,11 @@ def broken_weight(**changes: Any) -> Callable[[Net], str]:
     return lambda net: net.q(net.node("Conv", x_of(net), net.weight((4, 3, 3, 3), **changes)))
 
 
+def two_quantisers(net: Net, second: float) -> str:
+    y = net.conv(x_of(net), 3, 4)
+    return net.q(net.node("Add", net.q(y, 0.03), net.q(y, second)), 0.06)
+
+
 UNSUPPORTED: dict[str, tuple[Callable[[Net], str], str, str]] = {
     "sigmoid": (lambda n: n.q(n.node("Sigmoid", x_of(n))), "operator is not supported", "piecewise-linear"),
     "typo": (lambda n: n.q(n.node("MaxPol", x_of(n))), "operator is not supported", "did you mean"),
@@ -515,6 +534,7 @@ UNSUPPORTED: dict[str, tuple[Callable[[Net], str], str, str]] = {
     "conv on conv": (lambda n: n.q(n.conv(n.conv(x_of(n), 3, 4), 4, 4)), "conv reads the unquantised result", "between 'Conv"),
     "input not quantised": (lambda n: n.q(n.conv("x", 3, 4)), "reads the input 'x' before it is quantised", "behind the input"),
     "output not quantised": (lambda n: n.conv(x_of(n), 3, 4), "is not quantised", "put QuantizeLinear"),
+    "one result quantised in two ways": (lambda n: two_quantisers(n, 0.04), "is quantised in two ways", "quantise it once"),
     "float weights": (lambda n: n.q(n.node("Conv", x_of(n), n.const(np.ones((4, 3, 3, 3))))), "is not quantised", "quantise weights"),
     "weights as input": (lambda n: n.q(n.node("Conv", x_of(n), x_of(n))), "is not a constant", "initialiser"),
     "nan scale": (bad_scale(np.nan), "is NaN or infinite", "calibrate again"),
