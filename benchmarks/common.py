@@ -53,11 +53,13 @@ def environment(threads: int) -> dict[str, Any]:
     }
 
 
-def peak_rss_mb(children: bool = False) -> float:
-    """Peak resident memory of this process (or of the largest child that ended), MB."""
-    who = resource.RUSAGE_CHILDREN if children else resource.RUSAGE_SELF
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(who).ru_maxrss * unit / 1e6
+def peak_rss_mb() -> float:
+    """Peak resident memory of this process, MB (10^6 bytes)."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # ru_maxrss of a forked process begins with its parent's
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024 / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

@@ -84,7 +84,7 @@ class Session:
         first = f"{self.options.what or source} on {machine.name} ({machine.subarrays} sub-arrays), engine {device.engine}"
         self._line("; ".join([first, *notes]))
         self.report = {
-            "program": source,
+            "program": self.options.what or source,
             "engine": device.engine,
             "machine": machine.name,
             "dataset": task.name if task else None,

@@ -10,7 +10,7 @@ from typing import Any
 from sasimc.backend.compile import Compiled, compile_graph
 from sasimc.frontend.onnx_import import import_model
 from sasimc.ir.graph import Graph
-from sasimc.isa.encoding import encode_program
+from sasimc.isa.container import encode_program
 from sasimc.isa.errors import SasError
 from sasimc.isa.machine import Machine, load_machine
 from sasimc.isa.program import Program
@@ -67,6 +67,7 @@ def compile_report(compiled: Compiled, wall_s: float) -> dict[str, Any]:
     p, place = compiled.program, compiled.placement
     report: dict[str, Any] = {
         "machine": p.machine.name,
+        "clock_hz": p.machine.clock_hz,
         "batch": compiled.batch,
         "instructions": len(p.code),
         "encoded_bytes": len(encode_program(p)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,9 @@ from sasimc.cli.common import console, run_app, write_json
 
 __all__ = ["app", "main"]
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, rich_markup_mode=None, pretty_exceptions_enable=False)
+_HELP = "Build, check and compile models; assemble, disassemble and lint programs."
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=_HELP, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
 @app.command()
@@ -64,8 +67,6 @@ def check(
     backprop: Annotated[str, typer.Option(help="exact or truncated")] = "exact",
 ) -> None:
     """List what maps where, and everything that does not and why, before compiling."""
-    from rich.table import Table
-
     from sasimc.api import CompileOptions, compile_model
     from sasimc.frontend.check import check_model
     from sasimc.frontend.load import load_model
@@ -75,35 +76,31 @@ def check(
     if not report.ok:
         raise typer.Exit(2)
     compiled = compile_model(model, CompileOptions(machine=machine, batch=batch, backprop=backprop, trainable=trainable))
-    table = Table(box=None)
-    for column in ("layer", "kind", "array", "weights", "tiles", "copies", "sub-arrays", "groups"):
-        table.add_column(column, justify="left" if column in ("layer", "kind", "array") else "right", overflow="fold")
+    rows = [("layer", "kind", "array", "weights", "tiles", "copies", "sub-arrays", "groups")]
     m = compiled.program.machine
     for parts in compiled.placement.layers.values():
         for part, matrix in parts:
             subs = {t.subarray for t in matrix.tiles}
             groups = sorted({m.group_of(s) for s in subs})
             kind = part.kind + (" trainable" if part.trainable else "")
-            tiles = len(matrix.tiles) // matrix.copies
-            row = (
-                part.name,
-                kind,
-                part.array,
-                f"{matrix.k}x{matrix.n}",
-                str(tiles),
-                str(matrix.copies),
-                str(len(subs)),
-                _ranges(groups),
-            )
-            table.add_row(*row)
-    console.print(table)
+            size, tiles = f"{matrix.k}x{matrix.n}", str(len(matrix.tiles) // matrix.copies)
+            rows.append((part.name, kind, part.array, size, tiles, str(matrix.copies), str(len(subs)), _ranges(groups)))
+    for line in _aligned(rows):
+        print(line)
     place = compiled.placement
     console.print(
         f"{place.used} of {m.subarrays} sub-arrays ({place.transposable_subarrays} transposable), buffer peak "
-        f"{compiled.buffer_peak_bytes} of {m.buffer.bytes} bytes"
+        f"{compiled.buffer_peak_bytes} of {m.buffer.bytes} bytes",
+        highlight=False,
     )
     hosted = sorted(v for v, home in compiled.plan.home.items() if home == "host")
-    console.print(f"kept in host memory: {', '.join(hosted)}", markup=False)
+    console.print(f"kept in host memory: {', '.join(hosted)}", markup=False, highlight=False)
+
+
+def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
+    """Columns as wide as their widest cell."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _ranges(numbers: list[int]) -> str:
@@ -151,7 +148,7 @@ def compile_command(
             path, options, progress=lambda what: status.update(f"compiling: {what}"), sink=lambda text: print(text)
         )
         status.update("writing")
-        save_program(compiled.program, output)
+        compiled = replace(compiled, program=save_program(compiled.program, output))
     made = compile_report(compiled, time.perf_counter() - start)
     if report:
         write_json(report, made)

@@ -15,6 +15,8 @@ from sasimc.isa.errors import SasError
 
 __all__ = ["app", "main"]
 
+_PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
+
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 data_app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -77,7 +79,7 @@ def run(
     made: dict[str, Any] = session.run()
     if save:
         session.save(save)
-        console.print(f"wrote {save}", highlight=False, markup=False)
+        console.print(f"wrote {save}", **_PLAIN)
     made["wall_s"] = time.perf_counter() - start
     made["host"] = platform.machine()
     if report:
@@ -100,7 +102,6 @@ def data(
 ) -> None:
     """List the data sets, where each is looked for, and fetch those with an official address."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
-    from rich.table import Table
 
     from sasimc.runtime.datasets import data_folder, list_datasets
     from sasimc.runtime.fetch import fetch_dataset
@@ -120,14 +121,16 @@ def data(
             path = fetch_dataset(fetch, target, show)
         console.print(f"{fetch}: {path}")
         return
-    table = Table(box=None)
-    for column in ("name", "data set", "classes", "found", "looked for", "official address", "licence"):
-        table.add_column(column, overflow="fold")
+    base = data_folder(folder)
+    console.print(f"data folder: {base or 'none (--data FOLDER, or set SASIMC_DATA)'}", **_PLAIN)
     for row in list_datasets(folder):
-        found = row.found or f"no ({row.note})" if row.note else row.found or "no"
-        looked = f"{row.looked_for} in {row.looked_in}" if row.looked_in else row.looked_for
-        table.add_row(row.name, row.title, str(row.classes), found, looked, "\n".join(row.address) or "none", row.licence)
-    console.print(table)
+        console.print(f"{row.name}: {row.title}, {row.classes} classes; licence: {row.licence}", **_PLAIN)
+        if row.found:
+            console.print(f"    found: {row.found}", **_PLAIN)
+        else:
+            console.print(f"    not found, looked for {row.looked_for}; {row.note}", **_PLAIN)
+        for address in row.address:
+            console.print(f"    {address}", **_PLAIN)
 
 
 def main() -> None:
