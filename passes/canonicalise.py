@@ -16,15 +16,15 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from sasimc.ir.graph import Attr, Graph, Op, TensorType
+from sasimc.ir.graph import Graph, Op, TensorType
 from sasimc.isa.errors import Diagnostic, DiagnosticsError
-from sasimc.passes.factors import FactorError, add_factors, clamp_bounds, factor, factors
+from sasimc.passes import integer_ops
+from sasimc.passes.factors import FactorError, clamp_bounds
 
 __all__ = ["Canonicalise", "canonicalise"]
 
 Array = npt.NDArray[Any]
 _MOVES = ("maxpool", "reshape", "pad")
-BIAS_TOLERANCE = 1e-5  # an int32 bias is used as it stands if its scale is s_x s_w up to float32 rounding
 
 
 @dataclass(frozen=True)
@@ -329,8 +329,6 @@ class _State:
     def _emit(self, a: Pending, t: TensorType, output: str) -> str:
         origins = ",".join(dict.fromkeys(o for part in (*a.origins, a.op.origin) for o in part.split(",") if o))
         if a.op.kind == "concat":
-            if a.moves and any(m.kind == "pad" for m in a.moves) and t.zero != 0:
-                pass  # padding with the zero point is padding with a real zero in every scale
             parts = [self._store(p, t.with_shape(self._real_shape(p)), _part(a.op, i, output)) for i, p in enumerate(a.parts)]
             return self._add(Op(a.op.name, "concat", tuple(parts), output, {}, {}, origins), t)
         bounds = clamp_bounds(t.dtype, t.scale, t.zero, a.lo, a.hi)
@@ -338,22 +336,16 @@ class _State:
         base = Op(a.op.name, a.op.kind.removesuffix("_f"), a.sources, output, dict(bounds), {}, origins)
         match a.op.kind:
             case "conv_f":
-                return self._conv(a.op, base, x, t)
+                lowered = integer_ops.conv(self.graph, base, a.op, x, t)
             case "add_f":
-                y = self.values[a.sources[1]]
-                ma, mb, shift = add_factors(x.scale / t.scale, y.scale / t.scale)
-                return self._add(base.with_attrs(ma=ma, mb=mb, shift=shift), t)
+                lowered = integer_ops.add(base, x, self.values[a.sources[1]], t)
             case "avgpool_f":
-                kh, kw = a.op.ints("kernel")
-                mult, shift = factor(x.scale / (kh * kw * t.scale))
-                window: dict[str, Attr] = {k: a.op.attrs[k] for k in ("kernel", "stride", "pads", "global")}
-                return self._add(base.with_attrs(**window, mult=mult, shift=shift, bias=-kh * kw * x.zero), t)
+                lowered = integer_ops.avgpool(base, a.op, x, t)
             case "resize_f":
-                n = 16 if a.op.attrs["mode"] == "linear" else 1
-                mult, shift = factor(x.scale / (n * t.scale))
-                return self._add(base.with_attrs(mode=a.op.attrs["mode"], mult=mult, shift=shift, bias=-n * x.zero), t)
+                lowered = integer_ops.resize(base, a.op.str_attr("mode"), x, t)
             case _:
-                return self._rescale(a, base, x, t)
+                lowered = integer_ops.rescale(base, x, t, a.scale, a.offset)
+        return self._with_consts(*lowered, t)
 
     def _real_shape(self, a: Real) -> tuple[int, int, int]:
         if isinstance(a, View):
@@ -364,53 +356,6 @@ class _State:
     def _base_shape(self, a: Pending) -> tuple[int, int, int]:
         """Shape before the moves. A rescale may stem from this pass alone and then has no output in the old graph."""
         return self.values[a.sources[0]].shape if a.op.kind == "rescale" else self.graph.type(a.op.output).shape
-
-    def _conv(self, op: Op, base: Op, x: TensorType, t: TensorType) -> str:
-        weight, wscale = self.graph.constant(op, "weight"), self.graph.constant(op, "wscale")
-        mult, shift = factors(x.scale * wscale / t.scale)
-        bias = self._bias(op, x.scale * wscale) - x.zero * weight.astype(np.int64).sum(axis=(0, 1, 2))
-        if np.abs(bias).max(initial=0) >= 2**31:
-            raise FactorError(f"bias of {op.origin!r} needs more than 32 bits at the scale of its input and weights")
-        geometry: dict[str, Attr] = {k: op.attrs[k] for k in ("kernel", "stride", "pads", "dilation", "groups")}
-        geometry["depthwise"] = op.int_attr("groups") == x.shape[2] > 1
-        if "param" in op.attrs:
-            geometry["param"] = op.attrs["param"]
-        consts = {"weight": weight, "bias": bias.astype(np.int32), "mult": mult, "shift": shift, "wscale": wscale}
-        return self._with_consts(base.with_attrs(**geometry, trainable=False, head=False), consts, t)
-
-    def _bias(self, op: Op, scale: Array) -> npt.NDArray[np.int64]:
-        if "bias_q" in op.consts:
-            q, s = self.graph.constant(op, "bias_q"), self.graph.constant(op, "bias_scale")
-            if np.abs(s / scale - 1).max(initial=0) < BIAS_TOLERANCE:
-                return q.astype(np.int64)
-            return _to_int(q * (s / scale), op)
-        if "bias" in op.consts:
-            return _to_int(self.graph.constant(op, "bias") / scale, op)
-        return np.zeros(scale.shape, np.int64)
-
-    def _rescale(self, a: Pending, base: Op, x: TensorType, t: TensorType) -> str:
-        channels = x.shape[2]
-        scale = np.ones(channels) if a.scale is None else a.scale
-        if a.offset is not None and a.offset.any():
-            return self._affine_conv(base, x, t, scale, a.offset)
-        mult, shift = factors(scale * x.scale / t.scale)
-        bias = np.full(channels, -x.zero, np.int32)
-        return self._with_consts(base, {"mult": mult, "shift": shift, "bias": bias, "cscale": np.asarray(scale, np.float64)}, t)
-
-    def _affine_conv(self, base: Op, x: TensorType, t: TensorType, scale: Array, offset: Array) -> str:
-        """c x + d as a 1 x 1 depth-wise convolution: weight +-64, so that d keeps six more bits than x has."""
-        channels, size = x.shape[2], np.abs(scale) / 64
-        if (size == 0).any():
-            raise FactorError("multiplies a channel by zero and adds a constant")
-        weight = np.where(scale < 0, -64, 64).astype(np.int8).reshape(1, 1, 1, channels)
-        mult, shift = factors(x.scale * size / t.scale)
-        bias = _to_int(offset / (x.scale * size), base) - x.zero * weight.astype(np.int64).ravel()
-        geometry: dict[str, Attr] = {
-            "kernel": (1, 1), "stride": (1, 1), "pads": (0, 0, 0, 0), "dilation": (1, 1),
-            "groups": channels, "depthwise": channels > 1, "trainable": False, "head": False,
-        }  # fmt: skip
-        consts = {"weight": weight, "bias": bias.astype(np.int32), "mult": mult, "shift": shift, "wscale": size}
-        return self._with_consts(replace(base, kind="conv").with_attrs(**geometry), consts, t)
 
     def _with_consts(self, op: Op, consts: dict[str, Array], t: TensorType) -> str:
         tag = op.name if f"{op.name}.mult" not in self.constants else f"{op.name}@{op.output}"
@@ -474,9 +419,3 @@ def _part(op: Op, index: int, output: str) -> Op:
 
 def _is_one(scale: Array | None) -> bool:
     return scale is None or bool((scale == 1).all())
-
-
-def _to_int(values: Array, op: Op) -> npt.NDArray[np.int64]:
-    if not np.isfinite(values).all() or np.abs(values).max(initial=0) >= 2**31:
-        raise FactorError(f"bias of {op.origin!r} needs more than 32 bits at the scale of its input and weights")
-    return np.rint(values).astype(np.int64)

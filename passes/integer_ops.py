@@ -1,0 +1,112 @@
+"""Integer operations for real ones whose input and output quantisation is known (docs/numerics.md, Forward).
+
+Each function returns the operation and its constant arrays by role; :class:`FactorError` where no integers can carry it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sasimc.ir.graph import Attr, Graph, Op, TensorType
+from sasimc.passes.factors import FactorError, add_factors, factor, factors
+
+__all__ = ["BIAS_TOLERANCE", "add", "avgpool", "conv", "rescale", "resize"]
+
+Array = npt.NDArray[Any]
+Lowered = tuple[Op, dict[str, Array]]
+BIAS_TOLERANCE = 1e-5  # an int32 bias is used as it stands if its scale is s_x s_w up to float32 rounding
+UNIT = 64  # weight of the identity in an affine 1 x 1 convolution
+
+
+def add(base: Op, a: TensorType, b: TensorType, out: TensorType) -> Lowered:
+    """Residual addition."""
+    ma, mb, shift = add_factors(a.scale / out.scale, b.scale / out.scale)
+    return base.with_attrs(ma=ma, mb=mb, shift=shift), {}
+
+
+def avgpool(base: Op, real: Op, x: TensorType, out: TensorType) -> Lowered:
+    """Average pool with the window of ``real``."""
+    kh, kw = real.ints("kernel")
+    mult, shift = factor(x.scale / (kh * kw * out.scale))
+    window: dict[str, Attr] = {k: real.attrs[k] for k in ("kernel", "stride", "pads", "global")}
+    return base.with_attrs(**window, mult=mult, shift=shift, bias=-kh * kw * x.zero), {}
+
+
+def resize(base: Op, mode: str, x: TensorType, out: TensorType) -> Lowered:
+    """Nearest or linear resize."""
+    n = 16 if mode == "linear" else 1
+    mult, shift = factor(x.scale / (n * out.scale))
+    return base.with_attrs(mode=mode, mult=mult, shift=shift, bias=-n * x.zero), {}
+
+
+def conv(graph: Graph, base: Op, real: Op, x: TensorType, out: TensorType) -> Lowered:
+    """Convolution, Gemm or MatMul."""
+    weight, wscale = graph.constant(real, "weight"), graph.constant(real, "wscale")
+    mult, shift = factors(x.scale * wscale / out.scale)
+    bias = _shifted(_bias(graph, real, x.scale * wscale), x.zero, weight, real.origin)
+    geometry: dict[str, Attr] = {k: real.attrs[k] for k in ("kernel", "stride", "pads", "dilation", "groups")}
+    geometry["depthwise"] = real.int_attr("groups") == x.shape[2] > 1
+    if "param" in real.attrs:
+        geometry["param"] = real.attrs["param"]
+    consts = {"weight": weight, "bias": bias, "mult": mult, "shift": shift, "wscale": wscale}
+    return base.with_attrs(**geometry, trainable=False, head=False), consts
+
+
+def rescale(base: Op, x: TensorType, out: TensorType, scale: Array | None, offset: Array | None) -> Lowered:
+    """scale * real + offset per channel: a rescale, or with an offset a 1 x 1 depth-wise convolution."""
+    channels = x.shape[2]
+    by = np.ones(channels) if scale is None else np.asarray(scale, np.float64)
+    if offset is not None and offset.any():
+        return _affine(base, x, out, by, offset)
+    mult, shift = factors(by * x.scale / out.scale)
+    return base, {"mult": mult, "shift": shift, "bias": np.full(channels, -x.zero, np.int32), "cscale": by}
+
+
+def _affine(base: Op, x: TensorType, out: TensorType, scale: Array, offset: Array) -> Lowered:
+    """c x + d as a 1 x 1 depth-wise convolution with weights +-UNIT, so that d keeps log2(UNIT) more bits than x has."""
+    channels, size = x.shape[2], np.abs(scale) / UNIT
+    if (size == 0).any():
+        raise FactorError("multiplies a channel by zero and adds a constant")
+    weight = np.where(scale < 0, -UNIT, UNIT).astype(np.int8).reshape(1, 1, 1, channels)
+    mult, shift = factors(x.scale * size / out.scale)
+    bias = _shifted(_to_int(offset / (x.scale * size), base.origin), x.zero, weight, base.origin)
+    geometry: dict[str, Attr] = {
+        "kernel": (1, 1), "stride": (1, 1), "pads": (0, 0, 0, 0), "dilation": (1, 1),
+        "groups": channels, "depthwise": channels > 1, "trainable": False, "head": False,
+    }  # fmt: skip
+    consts = {"weight": weight, "bias": bias, "mult": mult, "shift": shift, "wscale": size}
+    return replace(base, kind="conv").with_attrs(**geometry), consts
+
+
+def _bias(graph: Graph, real: Op, scale: Array) -> npt.NDArray[np.int64]:
+    """The bias in units of s_x s_w."""
+    if "bias_q" in real.consts:
+        q, s = graph.constant(real, "bias_q"), graph.constant(real, "bias_scale")
+        if np.abs(s / scale - 1).max(initial=0) < BIAS_TOLERANCE:
+            return q.astype(np.int64)
+        return _to_int(q * (s / scale), real.origin)
+    if "bias" in real.consts:
+        return _to_int(graph.constant(real, "bias") / scale, real.origin)
+    return np.zeros(scale.shape, np.int64)
+
+
+def _shifted(bias: npt.NDArray[np.int64], zero: int, weight: Array, origin: str) -> npt.NDArray[np.int32]:
+    """b' = b - z_x sum w."""
+    moved = bias - zero * weight.astype(np.int64).sum(axis=(0, 1, 2))
+    if np.abs(moved).max(initial=0) >= 2**31:
+        raise _too_large(origin)
+    return moved.astype(np.int32)
+
+
+def _to_int(values: Array, origin: str) -> npt.NDArray[np.int64]:
+    if not np.isfinite(values).all() or np.abs(values).max(initial=0) >= 2**31:
+        raise _too_large(origin)
+    return np.rint(values).astype(np.int64)
+
+
+def _too_large(origin: str) -> FactorError:
+    return FactorError(f"bias of {origin!r} needs more than 32 bits at the scale of its input and weights")
