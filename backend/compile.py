@@ -58,7 +58,7 @@ def compile_graph(
     graph = split_depthwise(graph, machine, transposed)
     train = replace(train, forward=graph) if train else None
     layers = cut_layers(graph, machine, transposed)
-    placement = place(layers, machine, scratch=train is not None)
+    placement = place(layers, machine, train is not None, transposed)
     _prove_accumulators(graph)
     b = Builder(machine)
     for parts in placement.layers.values():

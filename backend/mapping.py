@@ -6,13 +6,14 @@ layers that errors pass, stand in transposable sub-arrays, which serve both dire
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from sasimc.backend.builder import CapacityError
+from sasimc.backend.floor import Cut, Floor, Level, best_cut
 from sasimc.backend.stripes import column_chunk
 from sasimc.ir.graph import Graph, Op
 from sasimc.isa.machine import Machine
@@ -21,6 +22,8 @@ from sasimc.isa.objects import Matrix, Tile
 __all__ = ["LayerMatrix", "Placement", "cut_layers", "place", "split_depthwise"]
 
 Int8 = npt.NDArray[np.int8]
+
+THRIFT = (0.25, 2.0, 16.0, 128.0, 1e12)  # cycles a word line x column of a level is worth; tried in turn until all fits
 
 
 @dataclass(frozen=True)
@@ -127,215 +130,91 @@ def cut_layers(graph: Graph, machine: Machine, transposed: Iterable[str]) -> dic
     return out
 
 
-@dataclass
-class _Bin:
-    """Free rectangles (row, col, rows, cols) of one sub-array; guillotine cuts."""
+def place(
+    layers: Mapping[str, Sequence[LayerMatrix]], machine: Machine, scratch: bool, transposed: Iterable[str] = ()
+) -> Placement:
+    """Cut, copy and pack all matrices, fastest first; a machine too full for the fastest cuts gets thriftier ones.
 
-    free: list[tuple[int, int, int, int]]
-    kind: str = ""
-    used: int = 0
-
-    def best(self, rows: int, cols: int) -> tuple[int, int] | None:
-        """(waste, index) of the tightest free rectangle, or None."""
-        fits = [(min(fr - rows, fc - cols), i) for i, (_, _, fr, fc) in enumerate(self.free) if fr >= rows and fc >= cols]
-        return min(fits) if fits else None
-
-    def take(self, index: int, rows: int, cols: int) -> tuple[int, int]:
-        """Cut a rectangle out; the rest is split along its longer leftover side."""
-        r, c, fr, fc = self.free.pop(index)
-        right, below = fc - cols, fr - rows
-        if below * fc > right * fr:
-            pieces = [(r + rows, c, below, fc), (r, c + cols, rows, right)]
-        else:
-            pieces = [(r, c + cols, fr, right), (r + rows, c, below, cols)]
-        self.free += [p for p in pieces if p[2] > 0 and p[3] > 0]
-        self.used += rows * cols
-        return r, c
-
-
-@dataclass
-class _Floor:
-    """All sub-arrays of the machine while placing."""
-
-    machine: Machine
-    bins: list[_Bin] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        m = self.machine
-        self.bins = [_Bin([(0, 0, m.array.rows, m.weights_per_row)]) for _ in range(m.subarrays)]
-
-    def kinds_used(self, kind: str) -> int:
-        return sum(1 for b in self.bins if b.kind == kind)
-
-
-def _pieces(matrix: LayerMatrix, machine: Machine) -> list[tuple[int, int, int, int]]:
-    """Rectangles (k, n, rows, cols) of one copy; depth-wise kernels are spread over as many sub-arrays as may work together."""
-    k, n = matrix.values.shape
-    height = machine.array.rows
-    if matrix.kind == "depthwise":
-        height = min(height, max(1, -(-k // machine.group_size)))
-    width = machine.weights_per_row
-    return [(k0, n0, min(height, k - k0), min(width, n - n0)) for k0 in range(0, k, height) for n0 in range(0, n, width)]
-
-
-def _place_copy(
-    floor: _Floor,
-    pieces: Sequence[tuple[int, int, int, int]],
-    members: Sequence[int],
-    kind: str,
-    copy: int,
-    avoid: set[int],
-    limit: Callable[[], bool],
-) -> list[Tile] | None:
-    """Place all pieces on different sub-arrays of ``members`` (not in ``avoid``), or change nothing and return None."""
-    snapshot = {s: (list(floor.bins[s].free), floor.bins[s].kind, floor.bins[s].used) for s in members}
-    tiles: list[Tile] = []
-    taken = set(avoid)
-    for k, n, rows, cols in sorted(pieces, key=lambda p: -p[2] * p[3]):
-        options = []
-        for s in members:
-            b = floor.bins[s]
-            if s in taken or (b.kind and b.kind != kind) or (not b.kind and not limit()):
-                continue
-            if (fit := b.best(rows, cols)) is not None:
-                # an already started sub-array first, then the tightest rectangle
-                options.append(((0 if b.kind else 1, fit[0], s), s, fit[1]))
-        if not options:
-            for s, (free, old_kind, used) in snapshot.items():
-                floor.bins[s] = _Bin(free, old_kind, used)
-            return None
-        _, s, index = min(options)
-        floor.bins[s].kind = kind
-        r, c = floor.bins[s].take(index, rows, cols)
-        taken.add(s)
-        tiles.append(Tile(s, r, c, k, n, rows, cols, copy))
-    return tiles
-
-
-def place(layers: Mapping[str, Sequence[LayerMatrix]], machine: Machine, scratch: bool) -> Placement:
-    """Place every matrix once, reserve scratch sub-arrays, then put copies of busy layers where columns are idle.
-
-    A matrix goes to one activation group when it can (its tiles then work in the same cycle); a larger one is cut over several groups.
+    ``transposed``: layers whose transposed product is needed; ``scratch``: gradient products need scratch rows.
 
     Raises:
         CapacityError: not enough sub-arrays (with how many are needed, how many there are).
     """
-    floor = _Floor(machine)
-    size, total = machine.group_size, machine.subarrays
-    allowed = machine.transposed.subarrays
-    all_parts = [p for parts in layers.values() for p in parts]
-    pieces = {p.name: _pieces(p, machine) for p in all_parts}
-    tiles: dict[str, list[Tile]] = {}
+    parts = [p for members in layers.values() for p in members]
+    backward = set(transposed)
+    missing: LayerMatrix | None = None
+    for thrift in THRIFT:
+        floor = Floor(machine)
+        cuts = {
+            p.name: best_cut(
+                *p.values.shape,
+                p.pixels,
+                machine,
+                transposed=p.layer in backward and p.kind == "dense",
+                copies=p.array == "compute",
+                narrow=p.kind == "depthwise",
+                thrift=thrift,
+            )
+            for p in parts
+        }
+        taken, missing = _pack(floor, parts, cuts)
+        scratch_matrix = _scratch(floor) if scratch and missing is None else None
+        if missing is None and (scratch_matrix is not None or not scratch):
+            tiles = {name: floor.tiles(cuts[name], levels) for name, levels in taken.items()}
+            return _result(layers, tiles, scratch_matrix, parts)
+    raise _no_room(parts, machine, missing)
 
-    def limit_of(kind: str) -> Callable[[], bool]:
-        if kind == "transposable" and allowed != "auto":
-            return lambda: floor.kinds_used("transposable") < int(allowed)
-        return lambda: True
 
-    def groups_for(kind: str) -> list[range]:
-        """Activation groups, compute from the front and transposable from the back."""
-        groups = [range(g * size, (g + 1) * size) for g in range(machine.groups)]
-        return groups if kind == "compute" else groups[::-1]
+def _pack(
+    floor: Floor, parts: Sequence[LayerMatrix], cuts: Mapping[str, Cut]
+) -> tuple[dict[str, list[Level]], LayerMatrix | None]:
+    """Levels by matrix, highest first; and the first matrix that found no room."""
+    size = floor.machine.group_size
+    todo = [(cuts[p.name], p) for p in parts]
+    taken: dict[str, list[Level]] = {p.name: [] for p in parts}
+    for cut, p in sorted(todo, key=lambda t: (-t[0].rows, -t[0].cols, t[1].name)):
+        for _ in range(-(-len(cut.pieces) // size)):
+            level = floor.take(cut.rows, cut.cols, p.array, "trainable" if p.trainable else "frozen")
+            if level is None:
+                return taken, p
+            taken[p.name].append(level)
+    return taken, None
 
-    order = sorted(all_parts, key=lambda p: (-sum(r * c for _, _, r, c in pieces[p.name]), p.name))
-    for part in order:
-        tiles[part.name] = (
-            _place_matrix(floor, pieces[part.name], groups_for(part.array), part.array, limit_of(part.array), size) or []
-        )
-        if not tiles[part.name]:
-            _no_room(all_parts, pieces, machine, floor, part)
-    scratch_matrix = None
-    if scratch:
-        free = [s for s in range(total) if not floor.bins[s].kind]
-        if not free:
-            _no_room(all_parts, pieces, machine, floor, None)
-        by_group: dict[int, list[int]] = {}
-        for s in free:
-            by_group.setdefault(machine.group_of(s), []).append(s)
-        best = max(by_group.values(), key=len)[: machine.gradient.scratch_subarrays]
-        for s in best:
-            floor.bins[s].kind = "scratch"
-        rows, width = machine.array.rows, machine.weights_per_row
-        made = tuple(Tile(s, 0, 0, i * rows, 0, rows, width) for i, s in enumerate(best))
-        scratch_matrix = Matrix("scratch", "scratch", "compute", rows * len(best), width, "", False, made)
-    _replicate(floor, all_parts, pieces, tiles, machine, limit_of)
+
+def _scratch(floor: Floor) -> Matrix | None:
+    """Scratch rows on the largest free rectangle."""
+    found = floor.take_scratch()
+    if found is None:
+        return None
+    level, rows, cols = found
+    machine = floor.machine
+    count = min(machine.gradient.scratch_subarrays, machine.group_size)
+    first = level.group * machine.group_size
+    made = tuple(Tile(first + i, level.row, level.col, i * rows, 0, rows, cols) for i in range(count))
+    return Matrix("scratch", "scratch", "compute", rows * count, cols, "", False, made)
+
+
+def _result(
+    layers: Mapping[str, Sequence[LayerMatrix]],
+    tiles: Mapping[str, list[Tile]],
+    scratch: Matrix | None,
+    parts: Sequence[LayerMatrix],
+) -> Placement:
     result: dict[str, list[tuple[LayerMatrix, Matrix]]] = {}
-    for name, parts in layers.items():
+    for name, members in layers.items():
         result[name] = []
-        for p in parts:
+        for p in members:
             k, n = p.values.shape
             ordered = tuple(sorted(tiles[p.name], key=lambda t: (t.copy, t.k, t.n)))
             result[name].append((p, Matrix(p.name, p.kind, p.array, k, n, f"{p.name}.weight", p.trainable, ordered)))
-    return Placement(
-        result,
-        scratch_matrix,
-        floor.kinds_used("compute"),
-        floor.kinds_used("transposable"),
-        sum(p.values.size for p in all_parts),
-    )
+    used: dict[str, set[int]] = {"compute": set(), "transposable": set()}
+    for p in parts:
+        used[p.array].update(t.subarray for t in tiles[p.name])
+    weights = sum(p.values.size for p in parts)
+    return Placement(result, scratch, len(used["compute"]), len(used["transposable"]), weights)
 
 
-def _place_matrix(
-    floor: _Floor, pieces: list[tuple[int, int, int, int]], groups: list[range], kind: str, limit: Callable[[], bool], size: int
-) -> list[Tile] | None:
-    """One copy: whole in one group if possible (the fullest group that takes it), else group-sized parts, else anywhere."""
-    out: list[Tile] = []
-    for i in range(0, len(pieces), size):
-        part = pieces[i : i + size]
-        placed = None
-        for group in groups:
-            if (placed := _place_copy(floor, part, group, kind, 0, set(), limit)) is not None:
-                break
-        if placed is None:
-            placed = []
-            for piece in part:
-                one = next((t for g in groups if (t := _place_copy(floor, [piece], g, kind, 0, set(), limit)) is not None), None)
-                if one is None:
-                    return None
-                placed += one
-        out += placed
-    return out
-
-
-def _replicate(
-    floor: _Floor, parts: Sequence[LayerMatrix], pieces: Mapping[str, list[tuple[int, int, int, int]]], tiles: dict[str, list[Tile]],
-    machine: Machine, limit_of: Callable[[str], Callable[[], bool]],
-) -> None:  # fmt: skip
-    """Greedy copies of frozen layers inside their own group, the layer that saves most cycles first.
-
-    A copy helps only on sub-arrays of the same activation group that the layer does not use yet.
-    """
-    copies = {p.name: 1 for p in parts}
-    candidates = {p.name: p for p in parts if p.array == "compute"}
-
-    def gain(p: LayerMatrix) -> float:
-        tallest = max(r for _, _, r, _ in pieces[p.name])
-        c = copies[p.name]
-        return p.pixels * tallest * (1 / c - 1 / (c + 1))
-
-    while candidates:
-        name = max(candidates, key=lambda n: (gain(candidates[n]), n))
-        used = {t.subarray for t in tiles[name]}
-        groups = {machine.group_of(s) for s in used}
-        placed = None
-        if len(groups) == 1 and len(pieces[name]) <= machine.group_size - len(used):
-            g = next(iter(groups))
-            members = range(g * machine.group_size, (g + 1) * machine.group_size)
-            placed = _place_copy(floor, pieces[name], members, "compute", copies[name], used, limit_of("compute"))
-        if placed is None:
-            del candidates[name]
-            continue
-        tiles[name] += placed
-        copies[name] += 1
-
-
-def _no_room(
-    parts: Sequence[LayerMatrix],
-    pieces: Mapping[str, list[tuple[int, int, int, int]]],
-    machine: Machine,
-    floor: _Floor,
-    part: LayerMatrix | None,
-) -> None:
+def _no_room(parts: Sequence[LayerMatrix], machine: Machine, part: LayerMatrix | None) -> CapacityError:
     weights = sum(p.values.size for p in parts)
     whole = machine.array.rows * machine.weights_per_row
     transposable = sum(p.values.size for p in parts if p.array == "transposable")
@@ -344,9 +223,10 @@ def _no_room(
         if part
         else "the scratch rows of gradient products"
     )
-    raise CapacityError(
-        f"no room for {what}: {weights} weights ({transposable} in transposable sub-arrays) need at least {-(-weights // whole)} sub-arrays of "
-        f"{machine.array.rows} x {machine.weights_per_row}; the machine has {machine.subarrays}"
-        + (f", of which {machine.transposed.subarrays} may be transposable" if machine.transposed.subarrays != "auto" else ""),
+    allowed = machine.transposed.subarrays
+    return CapacityError(
+        f"no room for {what}: {weights} weights ({transposable} in transposable sub-arrays) need at least {-(-weights // whole)} "
+        f"sub-arrays of {machine.array.rows} x {machine.weights_per_row}; the machine has {machine.subarrays}"
+        + (f", of which {allowed} may be transposable" if allowed != "auto" else ""),
         hint="a smaller width or head, --backprop truncated, or a machine with more banks",
     )

@@ -1,0 +1,148 @@
+"""Where weights stand: how a matrix is cut, and how the cuts of all matrices are packed into the activation groups.
+
+The time of a product is set by the busiest sub-array, so a matrix is cut into equal pieces that spread over a whole activation group. One piece on each
+sub-array of a group, all at the same word lines and columns, is a *level*; levels work one after another, wherever they stand, so packing
+is free to put them anywhere. Packing sees a group as one bin of word lines x weight columns: levels are set on shelves, highest first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from sasimc.isa.machine import Machine
+from sasimc.isa.objects import Tile
+
+__all__ = ["Cut", "Floor", "Level", "best_cut"]
+
+MAX_COPIES = 8
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Pieces of ``rows`` x ``cols`` of a k x n matrix, ``copies`` times."""
+
+    k: int
+    n: int
+    rows: int
+    cols: int
+    copies: int
+
+    @property
+    def pieces(self) -> list[tuple[int, int, int, int, int]]:
+        """(copy, k, n, rows, cols) of every piece."""
+        corners = [(k, n) for k in range(0, self.k, self.rows) for n in range(0, self.n, self.cols)]
+        return [(c, k, n, min(self.rows, self.k - k), min(self.cols, self.n - n)) for c in range(self.copies) for k, n in corners]
+
+
+def best_cut(
+    k: int, n: int, pixels: int, machine: Machine, *, transposed: bool, copies: bool, narrow: bool, thrift: float
+) -> Cut:
+    """The cut with the lowest cost: cycles of all products of a sample plus ``thrift`` for every word line x column of a level.
+
+    A forward product takes 8 cycles a word line and level, a transposed one 64 / ``bit_columns_per_cycle`` cycles a weight column and level.
+    ``copies``: several pixels may be worked on at once; ``narrow``: a kernel must not be cut (depth-wise). Among equals, the fewest pieces.
+    """
+    height, width, size = machine.array.rows, machine.weights_per_row, machine.group_size
+    heights = np.array(sorted({-(-k // a) for a in range(-(-k // height), k + 1)}))
+    if narrow:
+        widths = np.array([n])
+    elif transposed:
+        widths = np.array(sorted({-(-n // b) for b in range(-(-n // width), n + 1)}))
+    else:
+        widths = np.array([min(n, width)])
+    h, w, c = np.meshgrid(heights, widths, np.arange(1, (MAX_COPIES if copies else 1) + 1), indexing="ij")
+    pieces = -(-k // h) * -(-n // w) * c
+    levels = -(-pieces // size)
+    per_column = -(-machine.array.weight_bits // machine.transposed.bit_columns_per_cycle) * 8
+    cycles = levels * h * 8 / c + (levels * w * per_column if transposed else 0)
+    cost = pixels * cycles + thrift * levels * h * w
+    best = int(np.lexsort((pieces.ravel(), cost.ravel()))[0])
+    return Cut(k, n, int(h.ravel()[best]), int(w.ravel()[best]), int(c.ravel()[best]))
+
+
+@dataclass(frozen=True)
+class Level:
+    """A rectangle of one group: the same word lines and weight columns of all its sub-arrays."""
+
+    group: int
+    row: int
+    col: int
+
+
+@dataclass
+class _Group:
+    """Free rectangles (row, col, rows, cols, owner); the owner of a shelf is who may stand beside what is there."""
+
+    free: list[tuple[int, int, int, int, str]]
+    kind: str = ""
+
+
+@dataclass
+class Floor:
+    """All activation groups while packing. A group holds one kind of sub-array; trainable and frozen weights never share a word line."""
+
+    machine: Machine
+    groups: list[_Group] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        m = self.machine
+        self.groups = [_Group([(0, 0, m.array.rows, m.weights_per_row, "")]) for _ in range(m.groups)]
+
+    def _may_start(self, kind: str) -> bool:
+        """False when a machine file with a fixed number of transposable sub-arrays has no group of them left."""
+        allowed = self.machine.transposed.subarrays
+        if kind != "transposable" or allowed == "auto":
+            return True
+        return sum(g.kind == kind for g in self.groups) * self.machine.group_size < int(allowed)
+
+    def take(self, rows: int, cols: int, kind: str, owner: str) -> Level | None:
+        """The tightest place for a level in a group of this kind (compute groups fill from the front, transposable from the back)."""
+        best: tuple[tuple[int, int, int, int], int, int] | None = None
+        may_start = self._may_start(kind)
+        for g, group in enumerate(self.groups):
+            if group.kind != kind and (group.kind or not may_start):
+                continue
+            order = g if kind == "compute" else -g
+            for i, (_, _, fr, fc, who) in enumerate(group.free):
+                if fr >= rows and fc >= cols and who in ("", owner):
+                    key = (0 if group.kind else 1, fr - rows, fc - cols, order)
+                    if best is None or key < best[0]:
+                        best = (key, g, i)
+        if best is None:
+            return None
+        _, g, i = best
+        group = self.groups[g]
+        group.kind = kind
+        r, c, fr, fc, who = group.free.pop(i)
+        # beside it the shelf belongs to the owner; below it whoever could stand here before may stand
+        rest = [(r, c + cols, rows, fc - cols, owner), (r + rows, c, fr - rows, fc, who)]
+        group.free += [p for p in rest if p[2] > 0 and p[3] > 0]
+        return Level(g, r, c)
+
+    def take_scratch(self) -> tuple[Level, int, int] | None:
+        """The largest free rectangle of a compute group (an empty group if there is one), with its rows and columns."""
+        options = [
+            (fr * fc, -g, i)
+            for g, group in enumerate(self.groups)
+            if group.kind in ("", "compute")
+            for i, (_, _, fr, fc, who) in enumerate(group.free)
+            if who == ""
+        ]
+        if not options:
+            return None
+        _, g, i = max(options)
+        group = self.groups[-g]
+        group.kind = "compute"
+        r, c, fr, fc, _ = group.free.pop(i)
+        return Level(-g, r, c), fr, fc
+
+    def tiles(self, cut: Cut, levels: Sequence[Level]) -> list[Tile]:
+        """Tiles of a cut whose levels have been taken, in order."""
+        size, out = self.machine.group_size, []
+        for i, (copy, k, n, rows, cols) in enumerate(cut.pieces):
+            level = levels[i // size]
+            out.append(Tile(level.group * size + i % size, level.row, level.col, k, n, rows, cols, copy))
+        return out
