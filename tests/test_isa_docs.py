@@ -1,0 +1,86 @@
+"""The manual is current; every example of docs/assembly.md and examples/ runs; the two-layer example equals a reference in plain integers."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from two_layer_reference import TwoLayer
+
+from sasimc.isa import manual
+from sasimc.isa.assembler import assemble, assemble_source
+from sasimc.isa.directives import DIRECTIVES
+from sasimc.isa.files import load_assembly
+from sasimc.isa.lint import lint
+from sasimc.isa.spec import EVENTS, TABLE
+from sasimc.runtime.asmtest import failures
+from sasimc.runtime.interpreter import Interpreter
+
+ROOT = Path(__file__).resolve().parent.parent
+BLOCKS = [b for b in re.findall(r"^```\n(.*?)^```", (ROOT / "docs" / "assembly.md").read_text(), re.M | re.S) if b.startswith("; runs")]
+
+
+def test_manual_is_current(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert manual.main(["--check"]) == 0, capsys.readouterr().out
+    stale = tmp_path / "isa.md"
+    assert manual.main(["--check", str(stale)]) == 1
+    assert manual.main([str(stale)]) == 0
+    assert manual.main(["--check", str(stale)]) == 0
+    stale.write_text(stale.read_text() + "x")
+    assert manual.main(["--check", str(stale)]) == 1
+
+
+def test_manual_has_everything() -> None:
+    text = manual.manual()
+    for mnemonic in TABLE:
+        assert f"### `{mnemonic}`" in text
+    for name in (*EVENTS, *DIRECTIVES):
+        assert f"`{name}" in text
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
+def test_examples_of_the_tutorial(block: str) -> None:
+    assembly = assemble_source(block, "docs/assembly.md")
+    for test in assembly.tests:
+        assert failures(assembly, test) == []
+    initialised = {i.name for t in assembly.tests for i in t.initials}
+    found = lint(assembly.program, block, initialised & set(assembly.program.views))
+    assert [d for d in found if d.severity == "error"] == []
+
+
+def test_tutorial_has_its_examples() -> None:
+    assert len(BLOCKS) == 7
+
+
+def test_two_layer_example_and_its_tests() -> None:
+    path = ROOT / "examples" / "two_layer.s"
+    assembly = load_assembly(path)
+    assert len(assembly.tests) == 2
+    for test in assembly.tests:
+        assert failures(assembly, test) == []
+    assert lint(assembly.program, path.read_text()) == []
+
+
+@pytest.mark.parametrize("engine", ["step", "fused"])
+def test_two_layer_example_equals_the_reference(engine: str) -> None:
+    program = assemble((ROOT / "examples" / "two_layer.s").read_text())
+    reference = TwoLayer(program.tensors["w1"].astype(np.int64), program.tensors["w2"].astype(np.int64))
+    machine = Interpreter(program, engine)
+    rng = np.random.default_rng(5)
+    for step in range(12):
+        count = int(rng.integers(1, 5))
+        x, labels = rng.integers(0, 256, (count, 4)), rng.integers(0, 3, count)
+        for i in range(count):
+            machine.write_view("x.host", x[i].reshape(1, 1, 4), i)
+            machine.write_view("label", labels[i].reshape(1, 1, 1), i)
+        machine.regs[1], machine.regs[2] = count, 3 - step // 3
+        machine.run("train_step")
+        losses = reference.train_step(x, labels, 3 - step // 3)
+        assert [int(machine.read_view("loss", i)[0, 0, 0]) for i in range(count)] == losses.tolist(), step
+        assert machine.read_matrix("w1").tolist() == reference.w1.tolist(), step
+        assert machine.read_matrix("w2").tolist() == reference.w2.tolist(), step
+    machine.run("infer")
+    logits = reference.forward(x)[1]
+    assert [int(machine.read_view("prediction", i)[0, 0, 0]) for i in range(count)] == logits.argmax(axis=1).tolist()
