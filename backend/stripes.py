@@ -83,7 +83,7 @@ def root_values(graph: Graph) -> dict[str, str]:
 
 
 def _chains(graph: Graph, streamed: set[str], roots: Mapping[str, str]) -> list[Chain]:
-    """Greedy chains in an order in which every input is there before it is read."""
+    """Greedy chains over the streamed values, in an order in which every input is there before it is read."""
     ops = [op for op in graph.ops if op.kind not in ("reshape", "argmax")]
     ready = set(graph.inputs)
     left = {op.name: op for op in ops}
@@ -142,6 +142,7 @@ class _Planner:
             if op.kind == "argmax":
                 self.outputs.add(self.roots.get(op.inputs[0], op.inputs[0]))
         self.aliased = set(self.roots.values()) | set(self.roots)
+        self.cut: set[str] = set()  # values at which a chain was too long for accumulators or buffer
 
     def temporaries(self, chain: Chain, rows: int, home: Mapping[str, str]) -> dict[str, int]:
         """Bytes of every stripe buffer a chain needs, by key."""
@@ -175,7 +176,7 @@ class _Planner:
         hosted = {v for v in graph.inputs}
         streamed = {v for v, t in graph.values.items() if t.size > limit // 2 and v not in self.aliased and v not in hosted}
         while True:
-            chains = _chains(graph, streamed, self.roots)
+            chains = _chains(graph, streamed - self.cut, self.roots)
             inside = {op.output for c in chains for op in c.ops[:-1]}
             for v in streamed - inside:
                 if v in graph.values and graph.type(v).size > limit // 2:
@@ -227,14 +228,8 @@ class _Planner:
         k: int,
     ) -> dict[str, int] | None:
         """Addresses of the temporaries of chain ``k`` at this stripe height, or None when buffer or accumulators are too small."""
-        shared, rings = _accumulators(self.graph, self.machine, chain, rows)
-        if shared + sum(rings.values()) > self.machine.accumulator.entries:
-            if rows > 1:
-                return None
-            raise CapacityError(
-                f"one row of stripes needs {shared + sum(rings.values())} accumulator words, {self.machine.accumulator.entries} are available",
-                where=chain.last.origin or chain.last.name, hint="a lower resolution or width, or a larger accumulator.entries",
-            )  # fmt: skip
+        if self.words(chain, rows) > self.machine.accumulator.entries:
+            return None
         taken = [(address[v], address[v] + self.graph.type(v).size) for v, (a, b) in live.items() if a <= k <= b]
         out: dict[str, int] = {}
         for key, size in sorted(self.temporaries(chain, rows, home).items(), key=lambda kv: -kv[1]):
@@ -245,11 +240,16 @@ class _Planner:
             taken.append((spot, spot + size))
         return out
 
+    def words(self, chain: Chain, rows: int) -> int:
+        """Accumulator words a chain needs at this stripe height."""
+        shared, rings = _accumulators(self.graph, self.machine, chain, rows)
+        return shared + sum(rings.values())
+
     def evict(
         self, chains: list[Chain], home: Mapping[str, str], live: Mapping[str, tuple[int, int]], bad: int | None,
         streamed: set[str], hosted: set[str], inside: set[str],
     ) -> None:  # fmt: skip
-        """Stream the largest value that is in the way, or move it to host memory."""
+        """Stream the largest value that is in the way, move it to host memory, or cut a chain where its smallest tensor is."""
 
         def alive(k: int) -> list[str]:
             return [v for v, (a, b) in live.items() if a <= k <= b and v not in hosted]
@@ -257,8 +257,16 @@ class _Planner:
         if bad is None:
             bad = max(range(len(chains)), key=lambda k: sum(self.graph.type(v).size for v in alive(k)))
         candidates = [v for v in alive(bad) if v not in self.outputs]
-        if not candidates:
-            chain = chains[bad]
+        chain, words = chains[bad], self.words(chains[bad], 1)
+        if not candidates or words > self.machine.accumulator.entries:
+            if len(chain.ops) > 1:
+                self.cut.add(min((op.output for op in chain.ops[:-1]), key=lambda v: (self.graph.type(v).size, v)))
+                return
+            if words > self.machine.accumulator.entries:
+                raise CapacityError(
+                    f"one row of stripes needs {words} accumulator words, {self.machine.accumulator.entries} are available",
+                    where=chain.last.origin or chain.last.name, hint="a lower resolution or width, or a larger accumulator.entries",
+                )  # fmt: skip
             need = sum(self.temporaries(chain, 1, home).values()) + sum(self.graph.type(v).size for v in alive(bad))
             raise CapacityError(
                 f"the smallest stripe needs {need} bytes of the {self.machine.buffer.bytes}-byte buffer",
@@ -267,7 +275,7 @@ class _Planner:
         victim = max(candidates, key=lambda v: (self.graph.type(v).size, v))
         if victim not in streamed and victim not in self.aliased:
             streamed.add(victim)
-            if any(op.output == victim for c in _chains(self.graph, streamed, self.roots) for op in c.ops[:-1]):
+            if any(op.output == victim for c in _chains(self.graph, streamed - self.cut, self.roots) for op in c.ops[:-1]):
                 return
         hosted.add(victim)
 
@@ -281,9 +289,7 @@ class _Planner:
             low, high = 1, height
             while low < high:
                 mid = (low + high + 1) // 2
-                shared, rings = _accumulators(self.graph, self.machine, c, mid)
-                fits = shared + sum(rings.values()) <= self.machine.accumulator.entries
-                if fits and self.stripe(c, mid, home, live, address, k) is not None:
+                if self.stripe(c, mid, home, live, address, k) is not None:
                     low = mid
                 else:
                     high = mid - 1
