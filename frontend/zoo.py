@@ -4,7 +4,7 @@
 model that onnxruntime runs and that carries what the compiler needs as metadata:
 
 - ``sasimc.trainable``: JSON list of the names of the Conv and Gemm nodes to train,
-- ``sasimc.preprocess``: JSON ``{"mean", "std", "size", "resize", "interpolation"}`` (pixels 0..255, RGB),
+- ``sasimc.preprocess``: JSON ``{"mean", "std", "size", "resize", "interpolation"}`` (RGB, mean and std for pixel / 255),
 - ``sasimc.labels``: JSON list of class names, when known.
 
 Numbers of the trainable part (``docs/numerics.md``; the paper leaves them open):
@@ -13,6 +13,8 @@ Numbers of the trainable part (``docs/numerics.md``; the paper leaves them open)
 - Weights: int8 drawn with standard deviation ``rep_weight_max`` / 3 and cut at ``rep_weight_max`` (default 48 of 127), so
   that training has room; the scale is one power of two per tensor. conv1's is He's; conv2's makes the module's output, on the
   calibration images, ``rep_gain`` times as large (RMS) as the block output it corrects: this takes the place of a norm.
+  An eighth leaves the untrained network as good as without modules (linear probe on flowers-17, validation: none 92.4 %, 1/16
+  92.9, 1/8 93.2, 1/4 90.9, 1/2 75.3); ``headroom`` is what the modules' ranges leave for growth.
 - Classifier: weight scale such that 1 / sqrt(features), the usual initial bound, is about 16 steps; logits in steps of
   2^``logit_exponent``.
 """
@@ -110,8 +112,8 @@ class ZooOptions:
     calibrate: Path | None = None
     calibration_images: int = 32
     percentile: float = 99.99
-    headroom: float = 1.5
-    rep_gain: float = 0.25
+    headroom: float = 3.0
+    rep_gain: float = 0.125
     rep_weight_max: int = 48
     logit_exponent: int = -4
     head_weight_exponent: int | None = None
@@ -273,11 +275,8 @@ def _calibrate(
             if options.rep_gain == 0:
                 rep[m.conv2.name] = replace(rep[m.conv2.name], weight=np.zeros_like(rep[m.conv2.name].weight))
             lo, hi = _block_bounds(net.arch, m, scales, stats)
-            room = (
-                stats[_out_site(m)].magnitude(options.percentile)
-                / off
-                * float(rep[m.conv2.name].scale[0] / net.rep_weights[m.conv2.name].scale[0])
-            )
+            grown = float(rep[m.conv2.name].scale[0] / net.rep_weights[m.conv2.name].scale[0]) / off
+            room = stats[_out_site(m)].magnitude(options.percentile) * grown * options.headroom
             scales[f"{m.name}.sum"] = affine_scale(lo - room, hi + room)
         net = replace(net, rep_weights=rep)
     for site, stat in look(net).items():
@@ -311,7 +310,7 @@ def _module_scale(
         block = stats[block_site].rms
     else:  # the scale is the file's: the sum with the modules off is the block's output
         block = stats[f"{m.name}.sum"].rms
-    gain = options.rep_gain if options.rep_gain > 0 else 0.25
+    gain = options.rep_gain if options.rep_gain > 0 else ZooOptions.rep_gain
     own = module.rms / off
     exponent = round(math.log2(gain * block / own)) if own > 0 and block > 0 else 0
     factor = 2.0**exponent
@@ -321,7 +320,7 @@ def _module_scale(
 
 def _scale(site: str, stat: Stats, arch: Architecture, new_head: bool, options: ZooOptions) -> Scale:
     if site.startswith("rep.") or (site == "avgpool" and new_head):
-        room = 1.0 if site.endswith("pool") else options.headroom
+        room = options.headroom if site.endswith("conv1") else 1.0
         return power_of_two(stat.magnitude(options.percentile), unsigned=stat.lo >= 0, headroom=room)
     if site in {c.name for c in arch.convs if c.relu6}:
         return affine_scale(0.0, min(stat.hi, 6.0))
