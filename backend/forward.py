@@ -157,7 +157,7 @@ class ForwardEmitter:
         """Stages that compute one operation."""
         b, graph = self.b, self.graph
         shape = graph.type(op.output).shape
-        h, w, c = shape
+        h, _, c = shape
         geom = geometry_of(b, op, graph.type(op.inputs[0]).shape)
         r, d = rows_out
         node = op.origin or op.name

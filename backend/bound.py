@@ -1,0 +1,38 @@
+"""A lower limit of the cycles of one inference, whatever the mapping (nothing for the periphery, which a pipeline can hide)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from sasimc.ir.graph import Graph
+from sasimc.isa.instructions.array import INPUT_BITS
+from sasimc.isa.machine import Machine
+
+__all__ = ["bound_cycles", "layer_bounds"]
+
+
+def layer_bounds(graph: Graph, machine: Machine) -> Mapping[str, float]:
+    """Cycles of each convolution with every active sub-array busy in every cycle.
+
+    Dense: MAC x input bits / (active sub-arrays x weights a row). Depth-wise: input elements x input bits / active sub-arrays (one
+    kernel a row, paper figure 3b).
+    """
+    out: dict[str, float] = {}
+    for op in graph.ops:
+        if op.kind != "conv":
+            continue
+        h, w, c = graph.type(op.inputs[0]).shape
+        if op.flag("depthwise"):
+            out[op.name] = h * w * c * INPUT_BITS / machine.group_size
+        else:
+            ho, wo, _ = graph.type(op.output).shape
+            macs = ho * wo * np.asarray(graph.constant(op, "weight")).size
+            out[op.name] = macs * INPUT_BITS / (machine.group_size * machine.weights_per_row)
+    return out
+
+
+def bound_cycles(graph: Graph, machine: Machine) -> int:
+    """Sum of :func:`layer_bounds`, rounded up."""
+    return int(np.ceil(sum(layer_bounds(graph, machine).values())))
