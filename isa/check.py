@@ -135,9 +135,8 @@ def check_table(program: Program, t: Table) -> Iterator[str]:
     for name, value in t.ints.items():
         if not -INT32 <= value < INT32:
             yield f"{name} = {value} does not fit in 32 bits"
-    if t.kind == "requant" or t.kind == "addq":
-        if not -128 <= t.ints["lo"] <= t.ints["hi"] <= 255:
-            yield f"the bounds {t.ints['lo']}..{t.ints['hi']} are not of an 8-bit type"
+    if t.kind in ("requant", "addq") and not -128 <= t.ints["lo"] <= t.ints["hi"] <= 255:
+        yield f"the bounds {t.ints['lo']}..{t.ints['hi']} are not of an 8-bit type"
     if t.kind == "addq" and not 1 <= t.ints["shift"] <= 62:
         yield f"shift {t.ints['shift']} is outside 1..62"
     if t.kind == "loss" and t.ints["mult"] < 1:

@@ -171,7 +171,13 @@ def _meta(state: State, a: Arguments) -> None:
 
 def _register(value: Value, what: str) -> int:
     digits = value.text[1:]
-    if value.kind != "NAME" or value.text[0] != "r" or not (digits.isascii() and digits.isdigit()) or len(digits) > 2 or int(digits) > 63:
+    if (
+        value.kind != "NAME"
+        or value.text[0] != "r"
+        or not (digits.isascii() and digits.isdigit())
+        or len(digits) > 2
+        or int(digits) > 63
+    ):
         raise Problem(f"{what} must be a register r0..r63, not {value.text!r}", value)
     return int(digits)
 

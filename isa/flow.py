@@ -107,7 +107,12 @@ class Flow:
                         self.report(at, "warning", "drains sums to which nothing was added", "")
                 if self._touched.any():
                     word = int(np.argmax(self._touched))
-                    self.report(pc, "warning", f"accumulator {word} still holds a sum when entry {entry} ends", "the next entry would add to it")
+                    self.report(
+                        pc,
+                        "warning",
+                        f"accumulator {word} still holds a sum when entry {entry} ends",
+                        "the next entry would add to it",
+                    )
                 return
             pc = self._step(pc, spec)
         self.report(pc, "warning", f"entry {entry} is too long to be followed; its memory was checked up to here", "")
@@ -118,7 +123,9 @@ class Flow:
             o = self._resolved[pc] = self.program.resolve(self.program.code[pc])
         certain = self._reads(pc, spec, o)
         if spec.mnemonic in ("loop", "loopi"):
-            return self._loop(pc, o.count if spec.mnemonic == "loopi" else self.regs[o.count], spec.mnemonic == "loopi" or certain)
+            return self._loop(
+                pc, o.count if spec.mnemonic == "loopi" else self.regs[o.count], spec.mnemonic == "loopi" or certain
+            )
         if spec.mnemonic == "endl":
             return self._end_loop(pc)
         if spec.group == "control":
@@ -273,10 +280,12 @@ class Flow:
         if v.ring and t.last - t.first > held:
             hint = f"a larger ring, or fewer rows at a time: the window needs {t.last - t.first}"
             self.report(pc, "error", f"reads rows {t.first}..{t.last - 1} of {v.name}, whose ring holds {held}", hint)
-        rows = marks[lower:t.last] if not v.ring else marks[[y % held for y in range(lower, t.last)]]
+        rows = marks[lower : t.last] if not v.ring else marks[[y % held for y in range(lower, t.last)]]
         if not rows.all():
             y = lower + int(np.argmax([not r.all() for r in rows]))
-            self.report(pc, "error", f"reads row {y} of {v.name} before anything was written there", "load, compute or fill it first")
+            self.report(
+                pc, "error", f"reads row {y} of {v.name} before anything was written there", "load, compute or fill it first"
+            )
             rows[rows == 0] = _UNKNOWN
             return
         if not v.ring:
@@ -349,7 +358,11 @@ class Flow:
             if geom.mode == "window":
                 return geom.taps * reach
             if hasattr(o, "e"):
-                return 64.0 * reach if geom.mode == "linear2" else reach * max(1, -(-source.height // acc.height) * -(-source.width // acc.width))
+                return (
+                    64.0 * reach
+                    if geom.mode == "linear2"
+                    else reach * max(1, -(-source.height // acc.height) * -(-source.width // acc.width))
+                )
             return 16.0 * reach if geom.mode == "linear2" else reach
         return 0.0
 

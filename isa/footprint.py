@@ -42,7 +42,9 @@ def covered_rows(g: Geometry, outer: int, r0: int, r1: int) -> tuple[int, int]:
     if r0 >= r1:
         return 0, 0
     reach = (g.kernel[0] - 1) * g.dilation[0]
-    return max(0, min(outer, -(-(r0 + g.pad[0] - reach) // g.stride[0]))), max(0, min(outer, (r1 - 1 + g.pad[0]) // g.stride[0] + 1))
+    return max(0, min(outer, -(-(r0 + g.pad[0] - reach) // g.stride[0]))), max(
+        0, min(outer, (r1 - 1 + g.pad[0]) // g.stride[0] + 1)
+    )
 
 
 def footprint(spec: type[Instruction], o: SimpleNamespace, r0: int, r1: int) -> Iterator[Touch]:

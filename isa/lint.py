@@ -50,12 +50,16 @@ class _Findings:
         if instr.line:
             d = Diagnostic(message + node, self.span(instr.line), hint=hint, severity=severity)
         else:
-            d = Diagnostic(message, where=f"instruction {index} ({format_instruction(instr)}){node}", hint=hint, severity=severity)
+            d = Diagnostic(
+                message, where=f"instruction {index} ({format_instruction(instr)}){node}", hint=hint, severity=severity
+            )
         self.found.append((index, d))
 
     def descriptor(self, kind: str, name: str, severity: str, message: str, hint: str = "") -> None:
         """A finding about a declaration."""
-        d = Diagnostic(message, self.span(self.program.lines.get((kind, name), 0)), where=f"{kind} {name}", hint=hint, severity=severity)
+        d = Diagnostic(
+            message, self.span(self.program.lines.get((kind, name), 0)), where=f"{kind} {name}", hint=hint, severity=severity
+        )
         self.found.append((-1, d))
 
 
@@ -101,7 +105,7 @@ def _placement(program: Program, out: _Findings) -> None:
             out.descriptor("mat", names[1], "error", message, "a sub-array is of one kind")
         owner[...] = -1
         clashes: set[tuple[int, int]] = set()
-        for i, m in {i: m for i, m in here}.items():
+        for i, m in dict(here).items():
             for t in m.tiles:
                 if t.subarray != subarray:
                     continue
@@ -111,7 +115,12 @@ def _placement(program: Program, out: _Findings) -> None:
                     clashes.add((int(taken[0]), i))
                     other = matrices[int(taken[0])].name
                     message = f"{m.name} and {other} share cells of sub-array {subarray} (row {t.row}, column {t.col})"
-                    out.descriptor("mat", m.name, "error", message if other != m.name else f"tiles of {m.name} overlap in sub-array {subarray}")
+                    out.descriptor(
+                        "mat",
+                        m.name,
+                        "error",
+                        message if other != m.name else f"tiles of {m.name} overlap in sub-array {subarray}",
+                    )
                 block[...] = i
     limit = machine.transposed.subarrays
     used = {t.subarray for m in matrices if m.array == "transposable" for t in m.tiles}
@@ -143,7 +152,12 @@ def _activation(program: Program, out: _Findings) -> None:
         for active in activation_schedule(machine, m.loads):
             steps += 1
             if not _within_limit(machine, active):
-                out.descriptor("mat", m.name, "error", f"sub-arrays {active} of {m.name} would be active in one cycle, beyond the activation limit")
+                out.descriptor(
+                    "mat",
+                    m.name,
+                    "error",
+                    f"sub-arrays {active} of {m.name} would be active in one cycle, beyond the activation limit",
+                )
                 break
         if m.copies > 1:
             single: dict[int, int] = {}
@@ -195,4 +209,3 @@ def _unreachable(program: Program, out: _Findings, visited: set[int]) -> None:
         count = last - first + 1
         what = "this instruction is" if count == 1 else f"this and the next {count - 1} instructions are"
         out.instruction(first, "warning", f"{what} never reached", "no .entry leads here")
-

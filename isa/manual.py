@@ -170,13 +170,19 @@ def manual() -> str:
     lines += _descriptors()
     lines += _directives()
     lines += ["## Encoding", ""]
-    lines.append(f"An instruction is a word of {WORD_BITS} bits, stored little-endian: the opcode in the lowest {OPCODE_BITS} bits, then the operands")
-    lines.append("in their order, upwards. Views, matrices, geometries and tables are indices into the descriptor memory (order of declaration).")
+    lines.append(
+        f"An instruction is a word of {WORD_BITS} bits, stored little-endian: the opcode in the lowest {OPCODE_BITS} bits, then the operands"
+    )
+    lines.append(
+        "in their order, upwards. Views, matrices, geometries and tables are indices into the descriptor memory (order of declaration)."
+    )
     lines.append("A row range has 6 bits of register, 16 bits of signed offset and 16 bits of count. Unused bits are zero.")
     lines += ["", inspect.cleandoc(container.__doc__ or ""), ""]
     lines += ["## Opcodes", "", "| opcode | instruction | group | operands |", "|---|---|---|---|"]
     for spec in sorted(TABLE.values(), key=lambda s: s.opcode):
-        lines.append(f"| `{spec.opcode:#04x}` | [`{spec.mnemonic}`](#{spec.mnemonic}) | {spec.group} | {', '.join(_name(f) for f in spec.fields)} |")
+        lines.append(
+            f"| `{spec.opcode:#04x}` | [`{spec.mnemonic}`](#{spec.mnemonic}) | {spec.group} | {', '.join(_name(f) for f in spec.fields)} |"
+        )
     lines.append("")
     for group, module in GROUPS.items():
         lines += [f"## {group.capitalize()}", "", " ".join(inspect.cleandoc(module.__doc__ or "").split()), ""]
@@ -185,7 +191,12 @@ def manual() -> str:
                 lines.append(f'<a id="{spec.mnemonic}"></a>')
                 lines.append("")
                 lines += _instruction(spec)
-    lines += ["## Events", "", "Every instruction counts these by its declaration; `sense_ones` and the flipped bits depend on data.", ""]
+    lines += [
+        "## Events",
+        "",
+        "Every instruction counts these by its declaration; `sense_ones` and the flipped bits depend on data.",
+        "",
+    ]
     lines += ["| event | meaning |", "|---|---|", *(f"| `{k}` | {v} |" for k, v in EVENTS.items()), ""]
     lines += [f"Cycles and events are booked under the phase that `mode` set: {', '.join(PHASES)}.", ""]
     return "\n".join(lines)

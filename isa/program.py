@@ -76,10 +76,8 @@ class Program:
         )  # fmt: skip
         out = SimpleNamespace()
         for f, value in zip(instr.spec.fields, instr.operands, strict=True):
-            for kind, pool in pools:
-                if isinstance(f, kind):
-                    value = pool[value]
-            setattr(out, f.name, value)
+            pool = next((p for kind, p in pools if isinstance(f, kind)), None)
+            setattr(out, f.name, value if pool is None else pool[value])
         return out
 
     def table_array(self, table: Table, role: str) -> npt.NDArray[np.int64]:

@@ -252,7 +252,8 @@ def _explain(source: Source, exc: UnexpectedInput, text: str, first: int) -> Dia
         if bad == ".":
             return Diagnostic("a directive is a dot and a name", span)
         return Diagnostic(f"unexpected character {bad!r}", span)
-    expected = sorted(_NAMES.get(t, t) for t in getattr(exc, "accepts", None) or getattr(exc, "expected", ()))
+    accepted: set[str] = set(getattr(exc, "accepts", None) or getattr(exc, "expected", ()))
+    expected = sorted(_NAMES.get(t, t) for t in accepted)
     said = (
         f"expected {', '.join(expected[:-1]) + ' or ' if len(expected) > 1 else ''}{expected[-1]}"
         if expected

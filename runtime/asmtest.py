@@ -146,4 +146,3 @@ def _differences(a: _Outcome, b: _Outcome) -> Iterator[str]:
     for event, count in x.events.items():
         if count != y.events[event]:
             yield f"{event}: {count} / {y.events[event]}"
-

@@ -81,14 +81,23 @@ def _tables(draw: st.DrawFn, name: str, n: int) -> Table:
         values["lo"], values["hi"] = draw(st.sampled_from([(0, 255), (-128, 127), (3, 40)]))
     if "shift" in values:
         values["shift"] = draw(st.integers(1, 62))
-    limit = {"bias": (-(1 << 31), (1 << 31) - 1), "mult": (-(1 << 31), (1 << 31) - 1), "shift": (0, 62), "k": (-(1 << 15), 1 << 15)}
+    limit = {
+        "bias": (-(1 << 31), (1 << 31) - 1),
+        "mult": (-(1 << 31), (1 << 31) - 1),
+        "shift": (0, 62),
+        "k": (-(1 << 15), 1 << 15),
+    }
     return Table(name, kind, values, {r: tuple(draw(st.lists(st.integers(*limit[r]), min_size=n, max_size=n))) for r in roles})
 
 
 @st.composite
 def programs(draw: st.DrawFn) -> Program:
     """A valid random program: descriptors of every kind, movement and control code, inline tensors, odd names and texts."""
-    machine = draw(st.sampled_from([load_machine(), small_machine(array__banks=(4, 4), activation__banks=(1, 4), array__rows=32, clock_hz=1e6)]))
+    machine = draw(
+        st.sampled_from(
+            [load_machine(), small_machine(array__banks=(4, 4), activation__banks=(1, 4), array__rows=32, clock_hz=1e6)]
+        )
+    )
     unique = draw(st.lists(names, min_size=8, max_size=8, unique=True))
     views = {n: draw(_views(n)) for n in unique[:4]}
     pair = st.tuples(st.integers(1, 7), st.integers(1, 7))
@@ -100,11 +109,16 @@ def programs(draw: st.DrawFn) -> Program:
     cut = draw(st.integers(1, k - 1))
     tiles = (Tile(0, 0, 0, 0, 0, cut, n), Tile(draw(st.integers(1, 60)), 3, 2, cut, 0, k - cut, n))
     tensor = draw(st.text(max_size=8))
-    matrix = Matrix(unique[5], draw(st.sampled_from(["dense", "depthwise"])), "compute", k, n, "w" + tensor, draw(st.booleans()), tiles)
+    matrix = Matrix(
+        unique[5], draw(st.sampled_from(["dense", "depthwise"])), "compute", k, n, "w" + tensor, draw(st.booleans()), tiles
+    )
     scratch = Matrix(unique[6], "scratch", "compute", 8, 8, "", False, (Tile(61, 0, 0, 0, 0, 8, 8), Tile(62, 0, 0, 0, 0, 8, 8)))
     table = draw(_tables(unique[7], draw(st.integers(1, 12))))
     rng = np.random.default_rng(draw(st.integers(0, 99)))
-    tensors = {"w" + tensor: rng.integers(-128, 128, (k, n)).astype(np.int8), "z": rng.integers(-(1 << 31), 1 << 31, 3).astype(np.int32)}
+    tensors = {
+        "w" + tensor: rng.integers(-128, 128, (k, n)).astype(np.int8),
+        "z": rng.integers(-(1 << 31), 1 << 31, 3).astype(np.int32),
+    }
     origins = st.builds(Origin, st.text(max_size=6), st.text(max_size=3))
     reg = st.integers(0, 63)
     code: list[Instr] = []

@@ -34,7 +34,21 @@ def test_every_instruction_has_assembly_tests() -> None:
 def _pytest(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
     """pytest with only our plugin, in a process of its own."""
     env = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    command = [sys.executable, "-m", "pytest", "-p", "sasimc.runtime.pytest_plugin", "-p", "no:cacheprovider", "-q", "-rA", "-o", "addopts=", *args, str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "sasimc.runtime.pytest_plugin",
+        "-p",
+        "no:cacheprovider",
+        "-q",
+        "-rA",
+        "-o",
+        "addopts=",
+        *args,
+        str(folder),
+    ]
     return subprocess.run(command, env=env, capture_output=True, text=True, cwd=folder, timeout=300, check=False)
 
 

@@ -17,7 +17,30 @@ from sasimc.isa.spec import RowRange
 from sasimc.isa.syntax import Source, SyntaxProblem, _fast, parse_slowly, scan
 
 WORDS = st.sampled_from(
-    [".view", "vmm", "x", "r5+2:8", "r1:3", "-4:2", "7", "-12", "0x1f", "3x3", "1e-6", '"a b"', '@"t"', "=", ",", "[", "]", "*", " ", "; c", "k", "$"]
+    [
+        ".view",
+        "vmm",
+        "x",
+        "r5+2:8",
+        "r1:3",
+        "-4:2",
+        "7",
+        "-12",
+        "0x1f",
+        "3x3",
+        "1e-6",
+        '"a b"',
+        '@"t"',
+        "=",
+        ",",
+        "[",
+        "]",
+        "*",
+        " ",
+        "; c",
+        "k",
+        "$",
+    ]
 )
 
 
@@ -66,7 +89,9 @@ def test_lists_numbers_and_continuation() -> None:
 
 
 def test_other_machine_from_text_alone() -> None:
-    p = assemble(SMALL.replace('.machine "sas28"', '.machine "tiny"\n.set array.banks=[4, 4] activation.banks=[1, 4]\n.set array.rows=32'))
+    p = assemble(
+        SMALL.replace('.machine "sas28"', '.machine "tiny"\n.set array.banks=[4, 4] activation.banks=[1, 4]\n.set array.rows=32')
+    )
     assert (p.machine.subarrays, p.machine.array.rows, p.machine.name) == (64, 32, "tiny")
     text = format_program(p)
     assert assemble(text).machine == p.machine
@@ -184,7 +209,12 @@ def test_near_names() -> None:
 
 
 def test_all_mistakes_of_a_text_in_order() -> None:
-    text = SMALL.replace("vmm a", "vmn a").replace("addi r5, r5", "addi r5 r5").replace("4x4x3 addr=64", "4x4 addr=64").replace("loopi 2", "loopi two")
+    text = (
+        SMALL.replace("vmm a", "vmn a")
+        .replace("addi r5, r5", "addi r5 r5")
+        .replace("4x4x3 addr=64", "4x4 addr=64")
+        .replace("loopi 2", "loopi two")
+    )
     with pytest.raises(DiagnosticsError) as caught:
         assemble(text, "bad.s")
     lines = [d.span.line for d in caught.value.diagnostics if d.span]
@@ -199,8 +229,11 @@ def test_an_unclosed_list_does_not_swallow_the_file() -> None:
 
 
 def test_test_directives() -> None:
-    text = SMALL + ".tests\n.test \"one\"\n.init x 1\n.init_reg r1 3\n.run infer step fused\n.expect y [0*48]\n.expect_cycles 10\n.test two\n"
-    text += ".init_mat w [1*6]\n.run infer\n.expect_trap \"overflow\"\n.expect in [2*32] sample=1\n"
+    text = (
+        SMALL
+        + '.tests\n.test "one"\n.init x 1\n.init_reg r1 3\n.run infer step fused\n.expect y [0*48]\n.expect_cycles 10\n.test two\n'
+    )
+    text += '.init_mat w [1*6]\n.run infer\n.expect_trap "overflow"\n.expect in [2*32] sample=1\n'
     assembly = assemble_source(text)
     one, two = assembly.tests
     assert [t.name for t in assembly.tests] == ["one", "two"]
@@ -212,13 +245,18 @@ def test_test_directives() -> None:
     assert two.expectations[1].sample == 1
 
 
+def _attempt(text: str) -> str | None:
+    """Canonical form of a text, or None when it has mistakes; nothing else may happen."""
+    try:
+        return format_program(assemble(text))
+    except DiagnosticsError:
+        return None
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.text(max_size=60))
 def test_any_text_gives_a_program_or_diagnostics(text: str) -> None:
-    try:
-        assemble(text)
-    except DiagnosticsError as exc:
-        assert exc.diagnostics
+    _attempt(text)
 
 
 @settings(max_examples=200, deadline=None)
@@ -226,10 +264,6 @@ def test_any_text_gives_a_program_or_diagnostics(text: str) -> None:
 def test_any_change_of_a_text_gives_a_program_or_diagnostics(data: st.DataObject) -> None:
     at = data.draw(st.integers(0, len(SMALL) - 1))
     end = data.draw(st.integers(at, min(len(SMALL), at + 9)))
-    text = SMALL[:at] + data.draw(st.text(alphabet="0123456789-xr:+=,[]*\".@ abcvy\n;", max_size=6)) + SMALL[end:]
-    try:
-        again = format_program(assemble(text))
-    except DiagnosticsError as exc:
-        assert all(d.message for d in exc.diagnostics)
-    else:
-        assert format_program(assemble(again)) == again
+    change = data.draw(st.text(alphabet='0123456789-xr:+=,[]*".@ abcvy\n;', max_size=6))
+    again = _attempt(SMALL[:at] + change + SMALL[end:])
+    assert again is None or _attempt(again) == again

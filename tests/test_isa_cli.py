@@ -73,7 +73,14 @@ def test_errors_are_messages_and_write_nothing(tmp_path: Path, sasc: Sasc) -> No
     assert f"{source}:2:1: error: unknown instruction 'vmn'" in err
     assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == [source]
-    for args in (("asm", tmp_path / "none.s"), ("lint", tmp_path / "none.s"), ("disasm", tmp_path), ("asm",), ("nonsense",), ("asm", source, "-o")):
+    for args in (
+        ("asm", tmp_path / "none.s"),
+        ("lint", tmp_path / "none.s"),
+        ("disasm", tmp_path),
+        ("asm",),
+        ("nonsense",),
+        ("asm", source, "-o"),
+    ):
         code, _, err = sasc(*args)
         assert code == 2, args
         assert err

@@ -19,7 +19,9 @@ from sasimc.runtime.asmtest import failures
 from sasimc.runtime.interpreter import Interpreter
 
 ROOT = Path(__file__).resolve().parent.parent
-BLOCKS = [b for b in re.findall(r"^```\n(.*?)^```", (ROOT / "docs" / "assembly.md").read_text(), re.M | re.S) if b.startswith("; runs")]
+BLOCKS = [
+    b for b in re.findall(r"^```\n(.*?)^```", (ROOT / "docs" / "assembly.md").read_text(), re.M | re.S) if b.startswith("; runs")
+]
 
 
 def test_manual_is_current(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -67,7 +67,9 @@ def test_words_of_every_instruction(mnemonic: str) -> None:
 def test_bits_outside_the_fields_are_refused(mnemonic: str) -> None:
     spec = TABLE[mnemonic]
     used = 8 + sum(f.bits for f in spec.fields)
-    values = tuple(RowRange(0, 0, 1) if isinstance(f, RowsField) else f.words[0] if isinstance(f, Choice) else 0 for f in spec.fields)
+    values = tuple(
+        RowRange(0, 0, 1) if isinstance(f, RowsField) else f.words[0] if isinstance(f, Choice) else 0 for f in spec.fields
+    )
     word = pack_fields(spec, values)
     for bit in range(used, 128):
         with pytest.raises(SasError, match="bits outside its fields"):

@@ -74,7 +74,9 @@ def test_damaged_weights(tmp_path: Path, program: Program, form: str, damage: st
         path.write_bytes(safetensors.numpy.save({"w": np.zeros((2, 3), np.int8)}))
     elif damage == "folder":
         path.mkdir()
-    with pytest.raises(SasError, match="is missing" if damage in ("missing", "folder") else "is not the weights file this program was made with"):
+    with pytest.raises(
+        SasError, match="is missing" if damage in ("missing", "folder") else "is not the weights file this program was made with"
+    ):
         load_program(tmp_path / form)
 
 
@@ -133,8 +135,8 @@ def test_files_that_are_no_programs(tmp_path: Path) -> None:
 def test_nothing_is_written_when_it_cannot_be(tmp_path: Path, program: Program) -> None:
     with pytest.raises(SasError, match="cannot write"):
         save_program(program, tmp_path / "no" / "prog.s")
+    bad = replace(program, params={"two words": 1})
     with pytest.raises(SasError, match="cannot be a name"):
-        bad = replace(program, params={"two words": 1})
         save_program(bad, tmp_path / "prog.s")
     with pytest.raises(DiagnosticsError, match="no tensor"):
         save_program(replace(program, tensors={}), tmp_path / "prog.s")

@@ -74,7 +74,7 @@ BAD = [
 
 @pytest.mark.parametrize(("code", "severity", "message", "line"), [b[1:] for b in BAD], ids=[b[0] for b in BAD])
 def test_findings(code: str, severity: str, message: str, line: int) -> None:
-    head = DESCRIPTORS + ".view s1 buf u8 1x1x2 addr=3000\n.view s8 buf u8 1x1x2 addr=3004\n.meta batch \"99\"\n"
+    head = DESCRIPTORS + '.view s1 buf u8 1x1x2 addr=3000\n.view s8 buf u8 1x1x2 addr=3004\n.meta batch "99"\n'
     found = findings(code.replace("nop", "sync"), head)
     assert [(d.severity, message in d.message, d.span.line if d.span else 0) for d in found if message in d.message] == [
         (severity, True, head.count("\n") + line)
@@ -83,7 +83,13 @@ def test_findings(code: str, severity: str, message: str, line: int) -> None:
 
 
 def test_what_is_not_certain_is_no_error() -> None:
-    assert findings("ldw r3, label, r0\nfill x, 1, r3:2\nclip y, x, 0, 9, all\nhalt\n", DESCRIPTORS + ".view label host i32 1x1x1 addr=512\n") == []
+    assert (
+        findings(
+            "ldw r3, label, r0\nfill x, 1, r3:2\nclip y, x, 0, 9, all\nhalt\n",
+            DESCRIPTORS + ".view label host i32 1x1x1 addr=512\n",
+        )
+        == []
+    )
     code = "li r8, 0\nloop r1\nfill x, 1, r8:1\naddi r8, r8, 1\nendl\nclip y, x, 0, 9, r8-1:1\nhalt\n"
     assert findings(code) == []
     assert findings("fill r, 1, r0:3\nfill r, 1, 3:1\nclip y, r, 0, 9, 1:3\nhalt\n") == []
@@ -116,14 +122,19 @@ def test_overlapping_matrices_and_mixed_subarrays() -> None:
     assert d.span.line == head[: head.index(".mat u")].count("\n") + 1
     (d,) = findings(ok, DESCRIPTORS + '.mat u dense transposable 2x2 tensor="w" frozen\n.tile sub=1 row=4 size=2x2\n')
     assert "sub-array 1 is compute for v and transposable for u" in d.message
-    head = DESCRIPTORS + '.set transposed.subarrays=1\n.mat u dense transposable 2x2 tensor="w" frozen\n.tile sub=5 size=1x2\n.tile sub=6 k=1 size=1x2\n'
+    head = (
+        DESCRIPTORS
+        + '.set transposed.subarrays=1\n.mat u dense transposable 2x2 tensor="w" frozen\n.tile sub=5 size=1x2\n.tile sub=6 k=1 size=1x2\n'
+    )
     (d,) = findings(ok, head)
     assert "2 transposable sub-arrays are used; the machine has 1" in d.message
 
 
 def test_copies_that_cannot_work_together() -> None:
     code = "fill x, 1, all\nvmm a, x, c, g1, all\nreq y, a, q, all\nhalt\n"
-    head = DESCRIPTORS + '.mat c dense compute 2x2 tensor="w" frozen\n.tile sub=5 size=2x2\n.tile sub=OTHER row=8 size=2x2 copy=1\n'
+    head = (
+        DESCRIPTORS + '.mat c dense compute 2x2 tensor="w" frozen\n.tile sub=5 size=2x2\n.tile sub=OTHER row=8 size=2x2 copy=1\n'
+    )
     assert findings(code, head.replace("OTHER", "6")) == []
     (d,) = findings(code, head.replace("OTHER", "64"))
     assert d.severity == "warning"

@@ -68,7 +68,9 @@ def lint_command(
         typer.echo(str(d))
     errors = sum(d.severity == "error" for d in found)
     warnings = len(found) - errors
-    typer.echo(f"{program}: {len(loaded.code)} instructions, {errors} error{'s' * (errors != 1)}, {warnings} warning{'s' * (warnings != 1)}")
+    typer.echo(
+        f"{program}: {len(loaded.code)} instructions, {errors} error{'s' * (errors != 1)}, {warnings} warning{'s' * (warnings != 1)}"
+    )
     if errors or (strict and warnings):
         raise typer.Exit(EXIT_ERROR)
 
