@@ -15,7 +15,7 @@ from sasimc.isa.errors import SasError
 from sasimc.isa.machine import Machine
 from sasimc.isa.objects import Geometry, Matrix, Table, View
 from sasimc.isa.program import Instr, Origin
-from sasimc.isa.spec import TABLE, RowRange
+from sasimc.isa.spec import TABLE, GeomField, MatField, RowRange, TableField, ViewField
 
 __all__ = ["Builder", "CapacityError", "Stage", "stripe_loop"]
 
@@ -146,10 +146,12 @@ class Builder:
     def register(self) -> int:
         """A free scalar register."""
         if not self._free:
+            registers = self.machine.controller.registers
             raise CapacityError(
-                f"more than {len(FREE_REGISTERS)} error exponents are alive at once",
-                hint="a machine with more controller.registers",
-            )
+                f"{len([r for r in FREE_REGISTERS if r < registers])} of the machine's {registers} registers are free for error exponents, more "
+                "are alive at once",
+                where=self._origin.node, hint="a machine with more controller.registers, or fewer branches between trainable layers",
+            )  # fmt: skip
         return self._free.pop(0)
 
     def release(self, reg: int) -> None:
@@ -177,6 +179,16 @@ class Builder:
             if not isinstance(value, str) and (problem := f.check(value)):
                 raise CapacityError(f"{mnemonic}: operand {f.name}: {problem}", where=self._origin.node)
         self.code.append(Instr(spec, tuple(operands), self._origin))
+
+    def check_encoding(self) -> None:
+        """Refuse more descriptors than the operand fields of an instruction can name."""
+        pools = {"view": self.views, "matrix": self.matrices, "geometry": self.geometries, "table": self.tables}
+        for kind, field_type in {"view": ViewField, "matrix": MatField, "geometry": GeomField, "table": TableField}.items():
+            if len(pools[kind]) > 1 << field_type.bits:
+                raise CapacityError(
+                    f"the program needs {len(pools[kind])} descriptors of kind {kind}, an instruction can name {1 << field_type.bits}",
+                    hint="fewer groups in convolutions, or fewer layers",
+                )
 
     def entry(self, name: str) -> None:
         """The next instruction starts entry point ``name``."""
@@ -218,11 +230,15 @@ def stripe_loop(b: Builder, stages: Sequence[Stage], iterations: tuple[int, int]
             s.run(RowRange(0, first * s.rows + s.offset, s.rows))
         return
     regs: dict[int, int] = {}
+    usable = [r for r in ROW_REGISTERS if r < b.machine.controller.registers]
     for s in stages:
         if s.rows not in regs:
-            if len(regs) >= len(ROW_REGISTERS):
-                raise CapacityError("too many different stripe heights in one loop", where=b._origin.node)
-            regs[s.rows] = ROW_REGISTERS[len(regs)]
+            if len(regs) >= len(usable):
+                raise CapacityError(
+                    f"a loop over stripes needs {len({s.rows for s in stages})} row counters, {len(usable)} registers are free for them",
+                    where=b._origin.node, hint="a machine with more controller.registers",
+                )  # fmt: skip
+            regs[s.rows] = usable[len(regs)]
             b.emit("li", regs[s.rows], first * s.rows)
     b.emit("loopi", count)
     for s in stages:

@@ -95,6 +95,7 @@ def compile_graph(
         io["labels"] = b.host("labels", "i32", (1, 1, 1), batch)
         io["loss"] = b.host("loss", "i32", (1, 1, 1), batch)
         peak = max(peak, _train_step(b, graph, train, machine, placement, io, logits, batch))
+    b.check_encoding()
     params = {"batch": BATCH, **({"mu_head": MU_HEAD, "mu_rep": MU_REP} if train else {})}
     t_in = graph.type(graph.inputs[0])
     meta = {
