@@ -138,15 +138,14 @@ def check(
         golden = Golden(model, backprop=backprop, trainable=trainable, eps=eps)
         device = Device(compiled.program, engine, threads=1)
         x = images_for(golden, device.input_shape, batch, seed)
-        x_golden = x.reshape(batch, -1) if x.shape[1:3] == (1, 1) else x
-        logits = golden.forward(x_golden)
+        logits = golden.forward(x)
         quantised(device, x)
         _run(device, "infer", batch=batch)
         np.testing.assert_array_equal(logits_of(device, batch), logits, f"logits, {engine}")
         assert _words(device, "prediction", batch) == np.argmax(logits, 1).tolist(), f"prediction, {engine}"
         assert device.interpreter.cycles == compiled.infer.cycles * batch - (batch - 1) * _overhead(compiled), f"cycles, {engine}"
         if train and golden.trainable:
-            _train(compiled, device, golden, x, x_golden, steps, seed, partial)
+            _train(compiled, device, golden, x, steps, seed, partial)
         seen.append((engine, events_of(device)))
     for engine, events in seen[1:]:
         assert events == seen[0][1], f"cycles and events of {engine} and {seen[0][0]}"
@@ -159,8 +158,7 @@ def _overhead(compiled: Compiled) -> int:
 
 
 def _train(
-    compiled: Compiled, device: Device, golden: Golden, x: npt.NDArray[np.int64], x_golden: npt.NDArray[np.int64],
-    steps: int, seed: int, partial: bool,
+    compiled: Compiled, device: Device, golden: Golden, x: npt.NDArray[np.int64], steps: int, seed: int, partial: bool
 ) -> None:  # fmt: skip
     batch, rng = len(x), np.random.default_rng(seed + 1)
     start = device.interpreter.cycles
@@ -168,7 +166,7 @@ def _train(
         n = max(1, batch - 1) if partial and step == steps - 1 else batch
         y = rng.integers(0, device.classes, n)
         mu_head, mu_rep = MUS[step % len(MUS)]
-        expected = golden.train_step(x_golden[:n], y, mu_head, mu_rep)
+        expected = golden.train_step(x[:n], y, mu_head, mu_rep)
         for b in range(n):
             device.interpreter.write_view(device.io["labels"], np.asarray(y[b]).reshape(1, 1, 1), b)
         _run(device, "train_step", batch=n, mu_head=mu_head, mu_rep=mu_rep)
