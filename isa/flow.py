@@ -29,6 +29,8 @@ INT32_MAX = (1 << 31) - 1
 MAX_STEPS = 400_000
 _ROWS = 1 << 16  # rows a mark can tell apart
 _UNKNOWN = 1  # mark of memory written by nobody in particular
+_WIDTHS = {"u8": 1, "i8": 1, "i32": 2, "bit": 3}
+_WIDTH_NAMES = ("", "8-bit numbers", "32-bit numbers", "packed bits")
 
 
 @dataclass
@@ -60,9 +62,11 @@ class Flow:
         self.regs, self.known = [0] * count, [True] * count
         self._marks = np.zeros(p.machine.buffer.bytes, np.int32)
         self._bounds = np.zeros(p.machine.accumulator.entries, np.float64)
-        self._touched = np.zeros(p.machine.accumulator.entries, np.bool_)
+        self._owners = np.zeros(p.machine.accumulator.entries, np.int32)  # layout of the sums held, 0: none
+        self._layouts: dict[tuple[int, int, int, int], int] = {}
+        self._layout_names: list[str] = [""]
         self._mark_views: dict[str, npt.NDArray[np.int32]] = {}
-        self._acc_views: dict[str, tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]] = {}
+        self._acc_views: dict[str, tuple[npt.NDArray[np.float64], npt.NDArray[np.int32]]] = {}
         self._families: dict[tuple[int, int, int], int] = {}
         self._resolved: dict[int, SimpleNamespace] = {}
         self._sums: dict[tuple[str, str, str, Any], npt.NDArray[np.float64]] = {}
@@ -91,6 +95,8 @@ class Flow:
             v = p.views[name]
             if v.space == "buf":
                 self._write(v, 0, v.height)
+            elif v.space == "acc":
+                self._acc(v)[1][...] = self._layout(v)
         pc = p.entries[entry]
         for _ in range(MAX_STEPS):
             if pc >= len(p.code):
@@ -105,8 +111,8 @@ class Flow:
                 for at, useful in self._drained.items():
                     if not useful:
                         self.report(at, "warning", "drains sums to which nothing was added", "")
-                if self._touched.any():
-                    word = int(np.argmax(self._touched))
+                if self._owners.any():
+                    word = int(np.argmax(self._owners != 0))
                     self.report(
                         pc,
                         "warning",
@@ -220,7 +226,7 @@ class Flow:
                     if t.view.space == "buf" and "w" in t.access:
                         self._write(t.view, 0, t.view.height, certain=False)
                     elif t.view.space == "acc":
-                        self._acc(t.view)[1][...] = False
+                        self._acc(t.view)[1][...] = 0
                         self._acc(t.view)[0][...] = 0
                 return
         touches = list(footprint(spec, o, r0, r1))
@@ -256,20 +262,21 @@ class Flow:
     def _family(self, v: View) -> int:
         """Number of the ring a view walks through; views on the same ring share it."""
         key = (v.addr, v.row, v.rows_held)
-        return self._families.setdefault(key, len(self._families) + 1) if len(self._families) < (1 << 14) else 0
+        return self._families.setdefault(key, len(self._families) + 1) if len(self._families) < (1 << 13) - 1 else 0
 
     def _write(self, v: View, first: int, last: int, certain: bool = True) -> None:
         marks, held = self._bytes(v), v.rows_held
         family = self._family(v) if certain and v.ring else 0
+        mark = (family * 4 + _WIDTHS[v.dtype]) * _ROWS if certain else 0
         if not family:
             if last - first >= held:
-                marks[...] = _UNKNOWN
+                marks[...] = mark + _UNKNOWN
             else:
                 for y in range(first, last):
-                    marks[y % held] = _UNKNOWN
+                    marks[y % held] = mark + _UNKNOWN
             return
         for y in range(max(first, last - held), last):
-            marks[y % held] = family * _ROWS + y + 2
+            marks[y % held] = mark + y + 2
 
     def _read(self, pc: int, t: Touch) -> None:
         v, held = t.view, t.view.rows_held
@@ -288,30 +295,39 @@ class Flow:
             )
             rows[rows == 0] = _UNKNOWN
             return
+        width = _WIDTHS[v.dtype]
+        widths = rows // _ROWS & 3
+        foreign = (widths != 0) & (widths != width)
+        if foreign.any():
+            names = _WIDTH_NAMES[width], _WIDTH_NAMES[int(widths[foreign].flat[0])]
+            self.report(
+                pc, "warning", f"reads {v.name} as {names[0]} where {names[1]} were written", "is the load or result missing?"
+            )
         if not v.ring:
             return
         family = self._family(v)
         for i, y in enumerate(range(lower, t.last)):
             mark = int(rows[i].flat[0])
-            if mark >= _ROWS and mark // _ROWS == family and mark % _ROWS - 2 != y:
+            if family and mark // _ROWS // 4 == family and mark % _ROWS - 2 != y:
                 hint = f"its ring of {held} rows was overwritten or not yet filled"
                 self.report(pc, "error", f"reads row {y} of {v.name}, but row {mark % _ROWS - 2} stands in its place", hint)
                 return
 
     # --- accumulators ---------------------------------------------------------------------------------------------------------
 
-    def _acc(self, v: View) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    def _acc(self, v: View) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int32]]:
         found = self._acc_views.get(v.name)
         if found is None:
             shape = (v.rows_held, v.width, v.channels)
             strides = (v.row, v.pix, v.chan)
             bounds = np.lib.stride_tricks.as_strided(self._bounds[v.addr :], shape, tuple(8 * s for s in strides))
-            found = bounds, np.lib.stride_tricks.as_strided(self._touched[v.addr :], shape, strides)
+            found = bounds, np.lib.stride_tricks.as_strided(self._owners[v.addr :], shape, tuple(4 * s for s in strides))
             self._acc_views[v.name] = found
         return found
 
     def _accumulate(self, pc: int, spec: type[Instruction], o: SimpleNamespace, t: Touch, rows: int) -> None:
-        bounds, touched = self._acc(t.view)
+        bounds, owners = self._acc(t.view)
+        layout = self._layout(t.view)
         held = t.view.rows_held
         if t.last - t.first >= held:
             parts = [slice(0, held)]
@@ -321,16 +337,34 @@ class Flow:
             parts = [slice(t.first % held, held), slice(0, t.last % held)]
         if t.access == "d":
             for part in parts:
-                self._drained[pc] = self._drained.get(pc, False) or bool(touched[part].any())
-                touched[part] = False
+                self._drained[pc] = self._drained.get(pc, False) or bool(owners[part].any())
+                self._strangers(
+                    pc, owners[part], layout, "drains sums that were collected through {}, which is laid out otherwise"
+                )
+                owners[part] = 0
                 bounds[part] = 0
             return
         increment = self._increment(spec, o, t.view, rows)
         for part in parts:
-            touched[part] = True
+            self._strangers(pc, owners[part], layout, "adds to sums of {} that were not drained")
+            owners[part] = layout
             block = bounds[part]
             block += increment
             self._overflow(pc, block, t.view.name)
+
+    def _layout(self, v: View) -> int:
+        """Number of the way a view lays its sums out; channel slices of one tensor share it."""
+        key = (v.row, v.pix, v.chan, v.rows_held)
+        if key not in self._layouts:
+            self._layouts[key] = len(self._layout_names)
+            self._layout_names.append(v.name)
+        return self._layouts[key]
+
+    def _strangers(self, pc: int, owners: npt.NDArray[np.int32], layout: int, text: str) -> None:
+        foreign = (owners != 0) & (owners != layout)
+        if foreign.any():
+            name = self._layout_names[int(owners[foreign].flat[0])]
+            self.report(pc, "warning", text.format(name), "every sum is drained by the instruction that uses it")
 
     def _overflow(self, pc: int, bounds: npt.NDArray[np.float64], name: str = "") -> None:
         worst = float(bounds.max(initial=0))

@@ -66,6 +66,12 @@ BAD = [
     ("register", "addi r4, r9, 1\nhalt\n", "warning", "r9 is read before this entry writes it", 1),
     ("left-over sums", "fill x, 1, all\npavg a, x, g1, all\nhalt\n", "warning", "accumulator 0 still holds a sum when entry main ends", 3),
     ("drains nothing", "drain wide, a, all\nhalt\n", "warning", "drains sums to which nothing was added", 1),
+    ("sums of two layers mixed", "fill x, 1, all\npavg a, x, g1, all\npavg n, x, g1, 0:1\nreq s8, n, q, 0:1\nreq y, a, q, all\nhalt\n", "warning",
+     "adds to sums of a that were not drained", 3),
+    ("drained otherwise", "fill x, 1, all\npavg a, x, g1, all\ndrain w4, a4, all\nhalt\n", "warning",
+     "drains sums that were collected through a, which is laid out otherwise", 3),
+    ("missing load", "fill wide, 1, all\nclip y, x9, 0, 9, all\nhalt\n", "warning",
+     "reads x9 as 8-bit numbers where 32-bit numbers were written", 2),
     ("overflow in one instruction", "fill big, 255, all\nloopi 100\npavg sum, big, all, all\nendl\nreq s8, sum, q, all\nhalt\n", "warning",
      "sums in sum may reach 2.16e+09, beyond 32 bits", 3),
     ("overflow over a batch", "fill big, 255, all\nloop r1\npavg sum, big, all, all\nendl\nreq s8, sum, q, all\nhalt\n", "warning", "beyond 32 bits", 4),
@@ -74,7 +80,10 @@ BAD = [
 
 @pytest.mark.parametrize(("code", "severity", "message", "line"), [b[1:] for b in BAD], ids=[b[0] for b in BAD])
 def test_findings(code: str, severity: str, message: str, line: int) -> None:
-    head = DESCRIPTORS + '.view s1 buf u8 1x1x2 addr=3000\n.view s8 buf u8 1x1x2 addr=3004\n.meta batch "99"\n'
+    head = (
+        DESCRIPTORS
+        + '.view s1 buf u8 1x1x2 addr=3000\n.view s8 buf u8 1x1x2 addr=3004\n.view n acc i32 1x1x2\n.view a4 acc i32 4x8x2\n.view w4 buf i32 4x8x2 addr=4096\n.view x9 buf u8 8x4x2 addr=4100\n.meta batch "99"\n'
+    )
     found = findings(code.replace("nop", "sync"), head)
     assert [(d.severity, message in d.message, d.span.line if d.span else 0) for d in found if message in d.message] == [
         (severity, True, head.count("\n") + line)
