@@ -88,7 +88,9 @@ def _set(state: State, a: Arguments) -> None:
 
 
 def _plain(value: Value) -> Any:
-    """A machine field's value: string, number or list of integers."""
+    """A machine field's value: string, number, truth value or list of integers."""
+    if value.kind == "NAME" and value.text in ("true", "false"):
+        return value.text == "true"
     if value.kind == "STRING":
         return string(value, "value")
     if value.kind == "LIST":
@@ -129,7 +131,7 @@ def build_machine(state: State) -> Machine:
     if state.machine_digest is not None and state.machine_digest.text.strip('"') != expected:
         raise Problem(
             f"the machine described here has the digest {expected}, not this one", state.machine_digest,
-            hint="a .set line is missing or was changed; leave sha256= out to skip this check",
+            hint="a .set line is missing or changed, or the default machine is another one: compile again, or leave sha256= out",
         )  # fmt: skip
     return machine
 

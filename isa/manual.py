@@ -106,7 +106,8 @@ def _instruction(spec: type[Instruction]) -> Iterator[str]:
         yield _source(spec.legal)
         yield "```"
         yield ""
-    yield "Cycles and events:"
+    unit = getattr(spec, "unit", "")
+    yield f"Cycles and events{f' (unit: {unit})' if unit else ''}:"
     yield ""
     yield "```python"
     yield _source(spec.cost)
