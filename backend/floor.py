@@ -92,11 +92,11 @@ class Floor:
         self.groups = [_Group([(0, 0, m.array.rows, m.weights_per_row, "")]) for _ in range(m.groups)]
 
     def _may_start(self, kind: str) -> bool:
-        """False when a machine file with a fixed number of transposable sub-arrays has no group of them left."""
+        """False when a machine file with a fixed number of transposable sub-arrays has no whole group of them left."""
         allowed = self.machine.transposed.subarrays
         if kind != "transposable" or allowed == "auto":
             return True
-        return sum(g.kind == kind for g in self.groups) * self.machine.group_size < int(allowed)
+        return (1 + sum(g.kind == kind for g in self.groups)) * self.machine.group_size <= int(allowed)
 
     def take(self, rows: int, cols: int, kind: str, owner: str) -> Level | None:
         """The tightest place for a level in a group of this kind (compute groups fill from the front, transposable from the back)."""

@@ -59,7 +59,8 @@ class Placement:
     @property
     def used(self) -> int:
         """Sub-arrays that hold weights or scratch rows."""
-        return self.compute_subarrays + self.transposable_subarrays + (len(self.scratch.tiles) if self.scratch else 0)
+        matrices = [m for parts in self.layers.values() for _, m in parts] + ([self.scratch] if self.scratch else [])
+        return len({t.subarray for m in matrices for t in m.tiles})
 
 
 def split_depthwise(graph: Graph, machine: Machine, transposed: Iterable[str]) -> Graph:
@@ -227,6 +228,6 @@ def _no_room(parts: Sequence[LayerMatrix], machine: Machine, part: LayerMatrix |
     return CapacityError(
         f"no room for {what}: {weights} weights ({transposable} in transposable sub-arrays) need at least {-(-weights // whole)} "
         f"sub-arrays of {machine.array.rows} x {machine.weights_per_row}; the machine has {machine.subarrays}"
-        + (f", of which {allowed} may be transposable" if allowed != "auto" else ""),
+        + (f", of which {allowed} may be transposable (in whole activation groups of {machine.group_size})" if allowed != "auto" else ""),
         hint="a smaller width or head, --backprop truncated, or a machine with more banks",
     )
