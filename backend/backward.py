@@ -202,7 +202,7 @@ class BackwardEmitter:
         b, (h, w, c) = self.b, shape
         per_row = w * c * (4 + sum(4 if t == "i32" else 1 for _, t in sources)) + -(-w * c // 8) + 8
         rows = self._fit_rows(h, per_row)
-        arena = Arena(b.machine.buffer.bytes, op.name)
+        arena = Arena(b.machine.buffer.bytes, op.origin or op.name)
         loaded = []
         for i, (host, dtype) in enumerate(sources):
             size = rows * w * c * (4 if dtype == "i32" else 1)
@@ -237,13 +237,13 @@ class BackwardEmitter:
             b.emit("hst", self._host32(shape), result, self.sample, rr)
 
         self.peak = max(self.peak, arena.top)
-        with b.batch_loop(self.batch, self.sample):
+        with b.overlapped(), b.batch_loop(self.batch, self.sample):
             stripe_loop(b, [Stage(rows, 0, h, run)])
 
     def _pass2(self, op: Op, shape: Shape, shift: int) -> None:
         b, (h, w, c) = self.b, shape
         rows = self._fit_rows(h, 5 * w * c)
-        arena = Arena(b.machine.buffer.bytes, op.name)
+        arena = Arena(b.machine.buffer.bytes, op.origin or op.name)
         wide = b.view("e.wide", "buf", "i32", shape, arena.take(rows * w * c * 4), ring=rows)
         small = b.view("e.small", "buf", "i8", shape, arena.take(rows * w * c), ring=rows)
         host = b.host(op.output, "i8", shape, self.batch_size)
@@ -255,7 +255,7 @@ class BackwardEmitter:
             b.emit("hst", host, small, self.sample, rr)
 
         self.peak = max(self.peak, arena.top)
-        with b.batch_loop(self.batch, self.sample):
+        with b.overlapped(), b.batch_loop(self.batch, self.sample):
             stripe_loop(b, [Stage(rows, 0, h, run)])
 
     def _pass1_scatter(self, op: Op, product: Op, source: str, shape: Shape, bits: int) -> None:
@@ -300,7 +300,7 @@ class BackwardEmitter:
             self._fit_rows(h, w * c * 4 + -(-w * c // 8) + 4 + -(-c // h)), max(1, b.machine.accumulator.entries // (w * c))
         )
         rows = -(-h // -(-h // rows))
-        arena = Arena(b.machine.buffer.bytes, op.name)
+        arena = Arena(b.machine.buffer.bytes, op.origin or op.name)
         e_view = b.view("e.in0", "buf", "i8", e_shape, arena.take(c))
         acc = b.view("e.acc", "acc", "i32", shape, 0, ring=rows)
         out = b.view("e.sum", "buf", "i32", shape, arena.take(rows * w * c * 4), ring=rows)
@@ -317,7 +317,7 @@ class BackwardEmitter:
             b.emit("hst", self._host32(shape), out, self.sample, rr)
 
         self.peak = max(self.peak, arena.top)
-        with b.batch_loop(self.batch, self.sample):
+        with b.overlapped(), b.batch_loop(self.batch, self.sample):
             b.emit("hld", e_view, source, self.sample, RowRange(0, 0, 1))
             stripe_loop(b, [Stage(rows, 0, h, run)])
 
@@ -348,7 +348,7 @@ class BackwardEmitter:
             raise CapacityError("the errors of a resize do not fit the buffer", where=fwd.origin or fwd.name)
         rows = -(-he // -(-he // rows))
         chunk_shape, e_chunk = (h, w, count), (he, we, e_channels)
-        arena = Arena(b.machine.buffer.bytes, op.name)
+        arena = Arena(b.machine.buffer.bytes, op.origin or op.name)
         acc = b.view(f"{product.name}.acc", "acc", "i32", chunk_shape, 0, ring=ring(rows))
         e_view = b.view("e.in0", "buf", "i8", e_chunk, arena.take(rows * we * e_channels), ring=rows)
         r_out = out_rows(rows)
@@ -397,7 +397,7 @@ class BackwardEmitter:
 
         self.peak = max(self.peak, arena.top)
         stages.append(Stage(rows, 0, he, stream))
-        with b.batch_loop(self.batch, self.sample):
+        with b.overlapped(), b.batch_loop(self.batch, self.sample):
             if resize:
                 stripe_loop(b, stages)
                 stripe_loop(b, [Stage(h, 0, h, finish)])
@@ -445,7 +445,7 @@ class BackwardEmitter:
         b.emit("sub", shift, bits, self.mu[op.str_attr("mu")])
         for matrix, host, first, count in blocks:
             rows = self._fit_rows(matrix.k, 5 * count)
-            arena = Arena(b.machine.buffer.bytes, op.name)
+            arena = Arena(b.machine.buffer.bytes, op.origin or op.name)
             g = b.view("g.in", "buf", "i32", (matrix.k, 1, count), arena.take(rows * count * 4), ring=rows)
             delta = b.view("g.delta", "buf", "i8", (matrix.k, 1, count), arena.take(rows * count), ring=rows)
 
@@ -488,7 +488,7 @@ class BackwardEmitter:
         while rows > 1 and need(rows) > b.machine.buffer.bytes:
             rows -= 1
         rows = -(-he // -(-he // rows))
-        arena = Arena(b.machine.buffer.bytes, fwd.name)
+        arena = Arena(b.machine.buffer.bytes, fwd.origin or fwd.name)
         x_rows = ring_rows(rows * stride, stride, extent)
         e_view = b.view("e.in0", "buf", "i8", (he, we, ce), arena.take(rows * we * ce), ring=rows)
         x_shape = (hx, wx, part.cin)
@@ -520,10 +520,10 @@ class BackwardEmitter:
                 b.emit("gradp", acc, x_view, e_view, scratch.name, geom, stationary, rr)
 
         self.peak = max(self.peak, arena.top)
-        with b.batch_loop(self.batch, self.sample):
+        with b.overlapped(), b.batch_loop(self.batch, self.sample):
             stripe_loop(b, [Stage(rows * stride, extent - stride - pad, hx, load_x), Stage(rows, 0, he, product)])
         drain_rows = self._fit_rows(matrix.k, 4 * count)
-        out_arena = Arena(b.machine.buffer.bytes, fwd.name)
+        out_arena = Arena(b.machine.buffer.bytes, fwd.origin or fwd.name)
         out = b.view("g.sum", "buf", "i32", (matrix.k, 1, count), out_arena.take(drain_rows * count * 4), ring=drain_rows)
 
         def finish(rr: RowRange) -> None:

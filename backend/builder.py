@@ -47,6 +47,7 @@ class Builder:
     _taken: set[str] = field(default_factory=set)
     _origin: Origin = field(default_factory=Origin)
     _free: list[int] = field(default_factory=list)
+    _region: bool = False
 
     def __post_init__(self) -> None:
         self._free = [r for r in FREE_REGISTERS if r < self.machine.controller.registers]
@@ -195,6 +196,18 @@ class Builder:
         self.entries[name] = len(self.code)
 
     @contextmanager
+    def overlapped(self) -> Iterator[None]:
+        """Units work concurrently on what is emitted inside (one region, also when nested)."""
+        if self._region:
+            yield
+            return
+        self.emit("ovl")
+        self._region = True
+        yield
+        self._region = False
+        self.emit("sync")
+
+    @contextmanager
     def batch_loop(self, count: int, index: int) -> Iterator[None]:
         """Loop over the samples: register ``count`` times, ``index`` counts up from 0."""
         self.emit("li", index, 0)
@@ -217,9 +230,14 @@ class Stage:
 def stripe_loop(b: Builder, stages: Sequence[Stage], iterations: tuple[int, int] | None = None) -> None:
     """Emit a hardware loop over row stripes.
 
-    The first iteration is early enough that every stage starts at or before row 0; the last one covers the last stage's height, or
-    ``iterations`` = (first, one past last) says so. A single iteration needs no loop.
+    Units overlap within the loop. The first iteration is early enough that every stage starts at or before row 0; the last one covers
+    the last stage's height, or ``iterations`` = (first, one past last) says so. A single iteration needs no loop.
     """
+    with b.overlapped():
+        _stripe_loop(b, stages, iterations)
+
+
+def _stripe_loop(b: Builder, stages: Sequence[Stage], iterations: tuple[int, int] | None) -> None:
     first = -max(-(-max(s.offset, 0) // s.rows) for s in stages)
     last = -(-(stages[-1].height - stages[-1].offset) // stages[-1].rows)
     if iterations is not None:

@@ -228,6 +228,10 @@ def _no_room(parts: Sequence[LayerMatrix], machine: Machine, part: LayerMatrix |
     return CapacityError(
         f"no room for {what}: {weights} weights ({transposable} in transposable sub-arrays) need at least {-(-weights // whole)} "
         f"sub-arrays of {machine.array.rows} x {machine.weights_per_row}; the machine has {machine.subarrays}"
-        + (f", of which {allowed} may be transposable (in whole activation groups of {machine.group_size})" if allowed != "auto" else ""),
+        + (
+            f", of which {allowed} may be transposable (in whole activation groups of {machine.group_size})"
+            if allowed != "auto"
+            else ""
+        ),
         hint="a smaller width or head, --backprop truncated, or a machine with more banks",
     )

@@ -106,11 +106,12 @@ class HostSection(_Section):
 
 
 class ControllerSection(_Section):
-    """Registers, loops and issue."""
+    """Registers, loops, issue and overlap of units."""
 
     registers: Annotated[int, Field(ge=8, le=64)]
     loop_depth: Annotated[int, Field(ge=4, le=16)]
     issue_cycles: Annotated[int, Field(ge=0, le=64)]
+    overlap: bool
 
 
 class Machine(_Section):

@@ -274,12 +274,14 @@ class Instruction:
     opcode: ClassVar[int]
     mnemonic: ClassVar[str]
     group: ClassVar[str]
+    unit: ClassVar[str] = ""
     fields: ClassVar[tuple[Field, ...]] = ()
 
     def __init_subclass__(cls) -> None:
         if "opcode" not in cls.__dict__:
             return
         cls.fields = tuple(v for v in cls.__dict__.values() if isinstance(v, Field))
+        cls.unit = cls.unit or cls.group
         _register(cls)
 
     @classmethod

@@ -29,12 +29,34 @@ _INT32 = (-(1 << 31), (1 << 31) - 1)
 class PhaseCounter:
     """What one phase executed: how often each (instruction, r0, r1), and the events that depend on data."""
 
-    __slots__ = ("executed", "flips", "sense_ones")
+    __slots__ = ("executed", "flips", "outer", "regions", "sense_ones", "start")
 
     def __init__(self) -> None:
         self.executed: dict[tuple[int, int, int], int] = {}
+        self.outer: dict[tuple[int, int, int], int] | None = None
+        self.start = 0
+        self.regions: dict[int, list[tuple[dict[tuple[int, int, int], int], int]]] = {}
         self.sense_ones = 0
         self.flips = {"compute": 0, "transposable": 0}
+
+    def open_region(self, start: int) -> None:
+        """What is executed from now on overlaps, until :meth:`close_region`."""
+        self.close_region()
+        self.outer, self.executed, self.start = self.executed, {}, start
+
+    def close_region(self) -> None:
+        """Book a region: equal ones (same start, same executions) are counted once with how often they ran."""
+        if self.outer is None:
+            return
+        region, self.executed, self.outer = self.executed, self.outer, None
+        for key, times in region.items():
+            self.executed[key] = self.executed.get(key, 0) + times
+        known = self.regions.setdefault(self.start, [])
+        for i, (other, times) in enumerate(known):
+            if other == region:
+                known[i] = (other, times + 1)
+                return
+        known.append((region, 1))
 
 
 class EngineBase:
@@ -90,12 +112,17 @@ class EngineBase:
         self.phase = self.phases["forward"]
 
     def halt(self) -> None:
+        self.phase.close_region()
         self.running = False
 
     def sync(self) -> None:
-        pass
+        self.phase.close_region()
+
+    def overlap(self) -> None:
+        self.phase.open_region(self.index)
 
     def set_phase(self, phase: str) -> None:
+        self.phase.close_region()
         self.phase = self.phases[phase]
 
     def loop(self, count: int) -> None:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from sasimc.isa import instructions  # noqa: F401  (fills the table of instructions)
 from sasimc.isa.errors import SasError, near
 from sasimc.isa.program import Program
+from sasimc.isa.timing import region_cycles
 from sasimc.isa.spec import EVENTS, PHASES, Cost
 from sasimc.runtime.engine_base import EngineBase, PhaseCounter
 from sasimc.runtime.engine_bind import Binder, instruction_text, match_loops, trap
@@ -190,7 +191,13 @@ class Interpreter:
         return found
 
     def _phase_cycles(self, phase: PhaseCounter) -> int:
-        return sum(self._cost(key).cycles * times for key, times in phase.executed.items())
+        serial = sum(self._cost(key).cycles * times for key, times in phase.executed.items())
+        return serial - sum(self._saved(region) * times for known in phase.regions.values() for region, times in known)
+
+    def _saved(self, region: dict[tuple[int, int, int], int]) -> int:
+        """Cycles an overlapped region takes less than its instructions one after the other."""
+        work = [(self.program.code[key[0]].spec, self._cost(key), times) for key, times in region.items()]
+        return sum(cost.cycles * times for _, cost, times in work) - region_cycles(self.machine, work)
 
     def _phase_events(self, phase: PhaseCounter) -> dict[str, int]:
         total = dict.fromkeys(EVENTS, 0)

@@ -35,7 +35,7 @@ class Halt(_Control):
 
 
 class Sync(_Control):
-    """Wait until all units are idle. Has no effect on values; a scheduler that overlaps units must not move work across it."""
+    """Wait until all units are idle; ends a region begun by ``ovl``. Has no effect on values."""
 
     opcode = 0x02
     mnemonic = "sync"
@@ -165,6 +165,19 @@ class Min(_ThreeRegisters):
     @staticmethod
     def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
         m.regs[o.rd] = min(m.regs[o.ra], m.regs[o.rb])
+
+
+class Overlap(_Control):
+    """Begin a region in which the units (arrays, adder tree, periphery, buffer, host interface) work concurrently, up to the next ``sync``,
+    ``mode`` or ``halt``: it takes as long as its busiest unit (field ``controller.overlap``). Values do not depend on it: the
+    controller keeps the order of dependent instructions."""
+
+    opcode = 0x0D
+    mnemonic = "ovl"
+
+    @staticmethod
+    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
+        m.overlap()
 
 
 class Mode(_Control):

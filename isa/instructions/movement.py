@@ -26,6 +26,7 @@ class HostLoad(Instruction):
     opcode = 0x10
     mnemonic = "hld"
     group = "movement"
+    unit = "host"
     dst = ViewField("destination", "buf", ANY, "w")
     src = ViewField("source", "host", ANY, "r")
     index = Reg("sample number")
@@ -54,6 +55,7 @@ class HostStore(Instruction):
     opcode = 0x11
     mnemonic = "hst"
     group = "movement"
+    unit = "host"
     dst = ViewField("destination", "host", ANY, "w")
     src = ViewField("source", "buf", ANY, "r")
     index = Reg("sample number")
@@ -83,6 +85,7 @@ class Copy(Instruction):
     opcode = 0x12
     mnemonic = "cpy"
     group = "movement"
+    unit = "buffer"
     dst = ViewField("destination", "buf", "u8 i8 i32", "w")
     src = ViewField("source", "buf", "u8 i8 i32", "r")
     shift = Imm(16, "destination row minus source row")
@@ -114,6 +117,7 @@ class Fill(Instruction):
     opcode = 0x13
     mnemonic = "fill"
     group = "movement"
+    unit = "buffer"
     dst = ViewField("destination", "buf", "u8 i8 i32", "w")
     value = Imm(32, "value")
     rows = RowsField("dst")
@@ -143,6 +147,7 @@ class LoadWord(Instruction):
     opcode = 0x14
     mnemonic = "ldw"
     group = "movement"
+    unit = "host"
     rd = Reg("destination", write=True)
     src = ViewField("a (1, 1, 1) view", "host", "i32", "r")
     index = Reg("sample number")
@@ -167,6 +172,7 @@ class StoreWord(Instruction):
     opcode = 0x15
     mnemonic = "stw"
     group = "movement"
+    unit = "host"
     dst = ViewField("a (1, 1, 1) view", "host", "i32", "w")
     rs = Reg("source")
     index = Reg("sample number")

@@ -65,13 +65,3 @@
 .test "regions in a loop"
 .run twice
 .expect_cycles 308                  ; loopi + 3 (ovl + 100 + endl) + halt
-
-.tests
-.test "one after the other"
-.run serial
-.expect_cycles 531                ; (1 + 4096 / 256) + (1 + 4096 / 8) + 1
-
-.test "the host interface hides the buffer"
-.run region
-.expect_cycles 514                ; 1 + max(3 issued, 2 x 16 buffer, 512 host) + 1
-.expect_event instructions 5
