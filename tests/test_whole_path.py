@@ -18,7 +18,9 @@ ALL = ("fused", "bitserial", "step")
 
 @pytest.mark.parametrize("seed", range(60))
 def test_random_graphs(seed: int) -> None:
-    check(models.random_graph(seed), engines=FAST, backprop=("exact", "truncated")[seed % 2], batch=(1, 3, 8)[seed % 3], seed=seed)
+    check(
+        models.random_graph(seed), engines=FAST, backprop=("exact", "truncated")[seed % 2], batch=(1, 3, 8)[seed % 3], seed=seed
+    )
 
 
 @pytest.mark.parametrize("seed", [101, 136, 213, 233, 289, 475])
@@ -64,7 +66,9 @@ def test_networks(name: str, batch: int, policy: str) -> None:
 
 
 @pytest.mark.parametrize("policy", ["exact", "truncated"])
-@pytest.mark.parametrize("layers", [["block0_project"], ["block1_dw"], ["block1_dw", "block3_dw", "head"], ["head"]], ids=lambda v: "+".join(v))
+@pytest.mark.parametrize(
+    "layers", [["block0_project"], ["block1_dw"], ["block1_dw", "block3_dw", "head"], ["head"]], ids=lambda v: "+".join(v)
+)
 def test_any_trainable_layers(layers: list[str], policy: str) -> None:
     """One frozen middle layer, depth-wise layers, the classifier alone."""
     check(models.mobilenet_like(train="head", seed=5), engines=FAST, backprop=policy, trainable=layers)
@@ -103,7 +107,11 @@ def test_flat_and_odd_planes(shape: tuple[int, int, int]) -> None:
     b = Builder(7)
     c = shape[0]
     x = b.conv(b.input(shape), c, 3, groups=c, act="relu", dtype="int8")
-    x = b.conv(x, 6, 3, stride=2, pads=(1, 0, 1, 2), act="relu6", dtype="uint8") if min(shape[1:]) > 1 else b.conv(x, 6, 3, act="relu6")
+    x = (
+        b.conv(x, 6, 3, stride=2, pads=(1, 0, 1, 2), act="relu6", dtype="uint8")
+        if min(shape[1:]) > 1
+        else b.conv(x, 6, 3, act="relu6")
+    )
     check(_head(b, b.conv(x, 6, 3, groups=6, stride=2, act=(-0.5, 0.7))), engines=ALL, batch=2)
 
 
@@ -132,7 +140,9 @@ def test_pools_resizes_concat_and_pad() -> None:
     a = b.maxpool(x, 3, 2, pads=(1, 1, 1, 1))
     c = b.avgpool(x, 2)
     y = b.concat([a, c, b.mul(c, np.array([1, -0.5, 2, 0.25, 1]))])
-    y = b.conv(b.pad(b.resize(y, (10, 10), mode="linear"), (1, 0, 2, 1)), 6, 3, stride=2, act="relu6", name="second", trainable=True)
+    y = b.conv(
+        b.pad(b.resize(y, (10, 10), mode="linear"), (1, 0, 2, 1)), 6, 3, stride=2, act="relu6", name="second", trainable=True
+    )
     y = b.add(y, b.resize(b.avgpool(y, 3), y.shape[1:]), act="relu")
     check(_head(b, b.pad(y, (0, 2, 1, 0))), engines=ALL, batch=2)
 

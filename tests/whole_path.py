@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 from golden import Golden
+
 from sasimc.api import CompileOptions, compile_model
 from sasimc.backend.compile import Compiled
 from sasimc.isa.machine import Machine, load_machine
@@ -46,7 +47,9 @@ def images_for(golden: Golden, shape: Sequence[int], batch: int, seed: int = 0) 
     """Stored inputs [B, H, W, C] of a smooth random walk, in the type of the compiled program (re-expressed)."""
     rng = np.random.default_rng(seed)
     quant = golden.graph.quants[golden.graph.input]
-    walk = np.cumsum(rng.normal(0, 24, (batch, *shape)), axis=2) + rng.integers(quant.lo // 2, quant.hi // 2 + 1, (batch, 1, 1, 1))
+    walk = np.cumsum(rng.normal(0, 24, (batch, *shape)), axis=2) + rng.integers(
+        quant.lo // 2, quant.hi // 2 + 1, (batch, 1, 1, 1)
+    )
     return np.clip(np.rint(walk), quant.lo, quant.hi).astype(np.int64)
 
 

@@ -1,0 +1,250 @@
+"""The backend on machines nobody tuned for: equal results on all of them, errors with numbers where a graph does not fit."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import models
+import numpy as np
+import onnx
+import pytest
+from models import Builder
+from whole_path import Case, check, compile_onnx, machine_with
+
+from sasimc.api import CompileOptions, compile_model
+from sasimc.backend.builder import CapacityError
+from sasimc.backend.mapping import Placement
+from sasimc.frontend.zoo import ZooOptions, build, write
+from sasimc.isa.container import encode_program
+from sasimc.isa.lint import lint
+from sasimc.isa.machine import Machine
+
+FAST = ("fused", "bitserial")
+
+MACHINES: dict[str, dict[str, Any]] = {
+    "4x4 banks": {"array__banks": (4, 4), "activation__banks": (1, 4)},
+    "32x256 sub-arrays": {"array__rows": 32, "array__bit_columns": 256},
+    "tiny sub-arrays": {"array__rows": 8, "array__bit_columns": 128},
+    "one sub-array active": {"activation__banks": (1, 1), "activation__mats": (1, 1)},
+    "free rule": {"activation__rule": "free", "activation__banks": (2, 4)},
+    "4-KB buffer": {"buffer__bytes": 4096},
+    "2-KB buffer": {"buffer__bytes": 2048},
+    "few accumulators": {"accumulator__entries": 1000},
+    "narrow periphery": {"periphery__lanes": 8, "host__bytes_per_cycle": 1, "buffer__bytes_per_cycle": 4},
+    "eight bit columns a cycle": {"transposed__bit_columns_per_cycle": 8},
+}
+
+
+@pytest.fixture(scope="module")
+def network() -> onnx.ModelProto:
+    return models.mobilenet_like(size=32, width=6, seed=6)
+
+
+@pytest.fixture(scope="module")
+def reference(network: onnx.ModelProto) -> Case:
+    return check(network)
+
+
+@pytest.mark.parametrize("name", MACHINES)
+def test_other_machines_give_the_same_numbers(name: str, network: onnx.ModelProto, reference: Case) -> None:
+    case = check(network, machine=machine_with(**MACHINES[name]), engines=FAST)
+    np.testing.assert_array_equal(case.logits, reference.logits)
+    assert case.events["cycles"] != reference.events["cycles"], "a different machine takes different time"
+    assert lint(case.compiled.program) == []
+    assert case.compiled.buffer_peak_bytes <= case.compiled.program.machine.buffer.bytes
+
+
+@pytest.mark.parametrize("size", [1700, 900, 500])
+def test_a_small_buffer_streams_and_spills(size: int) -> None:
+    model = models.residual_net(size=24, width=6, seed=1)
+    reference, case = check(model), check(model, machine=machine_with(buffer__bytes=size), engines=FAST)
+    np.testing.assert_array_equal(case.logits, reference.logits)
+    assert [v for v, home in reference.compiled.plan.home.items() if home == "host"] == ["input"]
+    assert sum(home == "host" for home in case.compiled.plan.home.values()) > 2
+    assert case.compiled.buffer_peak_bytes <= size
+    assert any(len(chain.ops) > 1 for chain in case.compiled.plan.chains), "values that never exist as a whole"
+    assert case.events["host_bits_in"] > reference.events["host_bits_in"], "spilling is counted"
+    assert case.events["host_bits_out"] > reference.events["host_bits_out"]
+    assert case.events["cycles"] > reference.events["cycles"]
+
+
+def test_few_accumulators_cut_columns() -> None:
+    model = models.residual_net(size=12, width=40, blocks=1, train="head")
+    case = check(model, machine=machine_with(accumulator__entries=400), engines=FAST)
+    assert max(len(parts) for parts in case.compiled.placement.layers.values()) > 1
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_machines(seed: int) -> None:
+    """A random network on a random machine is right, or refused for want of room."""
+    r = random.Random(seed)
+    changes: dict[str, Any] = {
+        "array__rows": r.choice([4, 16, 32, 64]), "array__bit_columns": r.choice([64, 128, 256, 512]),
+        "buffer__bytes": r.choice([600, 1024, 2048, 4096, 16384, 401408]), "accumulator__entries": r.choice([200, 800, 1600, 4096, 65536]),
+        "activation__rule": r.choice(["row", "free"]), "gradient__scratch_subarrays": r.choice([1, 2, 32]),
+        "periphery__lanes": r.choice([1, 16, 256]), "transposed__bit_columns_per_cycle": r.choice([1, 8]),
+        **r.choice([{}, MACHINES["4x4 banks"], MACHINES["one sub-array active"],
+                    {"array__mats": (1, 1), "activation__mats": (1, 1), "activation__banks": (4, 4)}]),
+    }  # fmt: skip
+    kinds: list[Callable[[], onnx.ModelProto]] = [
+        lambda: models.mobilenet_like(
+            size=r.choice([16, 24, 32]), width=r.choice([4, 6, 8]), seed=seed, modules=r.choice([0, 1, 2])
+        ),
+        lambda: models.residual_net(
+            size=r.choice([12, 16, 20]), seed=seed, train=r.choice(["all", "head"]), blocks=r.choice([1, 2])
+        ),
+        lambda: models.plain_cnn(seed=seed, train=r.choice(["all", "head"])),
+        lambda: models.random_graph(seed, ops=7),
+    ]
+    try:
+        check(
+            kinds[seed % 4](),
+            machine=machine_with(**changes),
+            backprop=r.choice(["exact", "truncated"]),
+            batch=r.choice([1, 2, 3]),
+        )
+    except CapacityError as error:
+        assert re.search(r"\d", str(error)), "an error about room has numbers"
+
+
+# --- what does not fit -----------------------------------------------------------------------------------------------------
+
+
+SINGLE = {"array__banks": (1, 1), "activation__banks": (1, 1), "array__mats": (1, 1), "activation__mats": (1, 1)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"array__banks": (1, 1), "activation__banks": (1, 1)},
+            r"no room for layer .* \d+ weights .* need at least \d+ sub-arrays .* has 4",
+        ),
+        (SINGLE, r"no room for .*the machine has 1"),
+        ({"transposed__subarrays": 1}, r"of which 1 may be transposable"),
+        ({"buffer__bytes": 64}, r"needs \d+ bytes of the 64-byte buffer"),
+        ({"accumulator__entries": 16}, r"needs? \d+ accumulator words, 16 are available"),
+        ({"host__memory_bytes": 4096}, r"host memory: \d+ bytes needed .* 4096 available"),
+        ({"controller__registers": 8}, r"0 registers are free|0 of the machine's 8 registers"),
+        ({"controller__registers": 20}, r"0 of the machine's 20 registers are free"),
+    ],
+    ids=["banks", "one sub-array", "transposable", "buffer", "accumulators", "host", "row counters", "exponents"],
+)
+def test_too_small_machines(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(CapacityError, match=re.compile(message, re.DOTALL)) as caught:
+        compile_onnx(models.mobilenet_like(size=24, width=8), machine=machine_with(**changes))
+    assert "hint" in str(caught.value)
+
+
+def test_what_fits_only_truncated() -> None:
+    """A limit on transposable sub-arrays: errors through every frozen layer do not fit, the cheapest path does."""
+    machine = machine_with(transposed__subarrays=6, array__rows=16, array__bit_columns=128, activation__banks=(1, 1))
+    model = models.mobilenet_like(size=16, width=6)
+    with pytest.raises(CapacityError, match="truncated"):
+        compile_onnx(model, machine=machine)
+    case = check(model, machine=machine, backprop="truncated")
+    assert case.compiled.placement.transposable_subarrays <= 6
+
+
+def test_sums_that_may_overflow() -> None:
+    b = Builder(0)
+    x = b.flatten(b.input((70_000, 1, 1), low=0.0, pow2=True))
+    with pytest.raises(CapacityError, match=r"a 32-bit sum may reach \d{10,}"):
+        compile_onnx(b.model(b.gemm(x, 2, trainable=True, name="head", dtype="int8")))
+
+
+def test_more_matrices_than_instructions_can_name() -> None:
+    b = Builder(1)
+    x = b.conv(b.conv(b.input((4400, 1, 1)), 4400, 1, groups=2200), 4400, 1, groups=2200)
+    with pytest.raises(CapacityError, match=r"\d+ descriptors of kind matrix, an instruction can name 4096"):
+        compile_onnx(b.model(b.gemm(b.flatten(x), 2, trainable=True, name="head", dtype="int8")))
+
+
+@pytest.mark.parametrize("batch", [0, -1, 4097])
+def test_batches_out_of_range(batch: int) -> None:
+    with pytest.raises(CapacityError, match="between 1 and 4096"):
+        compile_onnx(models.mlp(), batch=batch)
+
+
+# --- placement and size ----------------------------------------------------------------------------------------------------
+
+
+def _prove_placement(place: Placement, machine: Machine) -> None:
+    """No two tiles share a cell, every copy is whole, the kinds of sub-arrays do not mix, scratch rows are nobody else's."""
+    cells = np.zeros((machine.subarrays, machine.array.rows, machine.weights_per_row), bool)
+    kinds: dict[int, str] = {}
+    for parts in place.layers.values():
+        for part, m in parts:
+            assert len({t.copy for t in m.tiles}) == m.copies
+            assert sum(t.rows * t.cols for t in m.tiles) == m.copies * part.values.size
+            for t in m.tiles:
+                block = cells[t.subarray, t.row : t.row + t.rows, t.col : t.col + t.cols]
+                assert block.shape == (t.rows, t.cols)
+                assert not block.any(), f"{m.name} overlaps another tile"
+                block[:] = True
+                assert kinds.setdefault(t.subarray, m.array) == m.array
+            if part.trainable:
+                assert m.array == "transposable"
+    if place.scratch:
+        assert len(place.scratch.tiles) <= machine.gradient.scratch_subarrays
+        for t in place.scratch.tiles:
+            assert not cells[t.subarray, t.row : t.row + t.rows].any(), (
+                "a scratch row is written without regard to its neighbours"
+            )
+            assert kinds.setdefault(t.subarray, "compute") == "compute"
+    assert place.used == len(kinds)
+    assert place.used <= machine.subarrays
+
+
+@pytest.mark.parametrize("name", ["4x4 banks", "32x256 sub-arrays", "tiny sub-arrays", "one sub-array active", "free rule"])
+def test_placement(name: str, network: onnx.ModelProto) -> None:
+    machine = machine_with(**MACHINES[name])
+    for policy in ("exact", "truncated"):
+        _prove_placement(compile_onnx(network, machine=machine, backprop=policy).placement, machine)
+
+
+@pytest.mark.parametrize(
+    ("width", "resolution", "policy", "banks"),
+    [
+        (0.35, 96, "exact", (16, 16)),
+        (0.35, 256, "truncated", (16, 16)),
+        (0.5, 128, "truncated", (16, 16)),
+        (0.75, 160, "exact", (16, 16)),
+        (1.0, 192, "truncated", (16, 16)),
+        (1.3, 224, "exact", (32, 16)),
+        (1.4, 96, "exact", (32, 16)),
+    ],
+)
+def test_mobilenets(width: float, resolution: int, policy: str, banks: tuple[int, int], tmp_path: Path) -> None:
+    """Every size compiles to a program in which the linter finds nothing; widths above 1 need more than the paper's 4.2 million weights."""
+    options = ZooOptions(width=width, resolution=resolution, classes=10, calibration_images=1)
+    path = write(build("mobilenetv2-repnet", options), tmp_path / "model.onnx")
+    machine = machine_with(array__banks=banks)
+    compiled = compile_model(path, CompileOptions(machine=machine, backprop=policy))
+    assert lint(compiled.program) == []
+    assert len(compiled.program.code) < 20_000
+    assert len(encode_program(compiled.program)) < 256 * 1024
+    assert compiled.buffer_peak_bytes <= 401_408
+    _prove_placement(compiled.placement, machine)
+    if banks != (16, 16):
+        with pytest.raises(CapacityError, match=r"need at least \d+ sub-arrays of 64 x 64; the machine has 1024"):
+            compile_model(path, CompileOptions(backprop=policy))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_programs_have_nothing_to_lint(seed: int) -> None:
+    compiled = compile_onnx(models.random_graph(seed + 100), backprop=("exact", "truncated")[seed % 2])
+    assert lint(compiled.program) == []
+
+
+def test_training_keeps_what_it_reads_at_their_batch() -> None:
+    """Saved tensors grow with the batch, the buffer does not."""
+    small, large = (compile_onnx(models.mobilenet_like(), batch=n) for n in (1, 8))
+    assert small.buffer_peak_bytes == large.buffer_peak_bytes
+    assert small.infer.cycles == large.infer.cycles
+    assert large.train_step is not None and small.train_step is not None
+    assert 4 * small.train_step.cycles < large.train_step.cycles < 8 * small.train_step.cycles
