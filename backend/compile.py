@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -26,7 +26,7 @@ BATCH, MU_HEAD, MU_REP, SAMPLE, LABEL, LOSS, PREDICTION = 1, 2, 3, 4, 5, 6, 7
 
 @dataclass(frozen=True)
 class Compiled:
-    """A program and what the compiler knows about it. ``cycles``: one inference, one training step of ``batch`` samples."""
+    """A program and what the compiler knows about it: ``infer`` prices one inference, ``train_step`` one step of ``batch`` samples."""
 
     program: Program
     placement: Placement
@@ -35,7 +35,7 @@ class Compiled:
     infer: Estimate
     train_step: Estimate | None
     batch: int
-    notes: tuple[str, ...] = field(default_factory=tuple)
+    graph: Graph
 
 
 def compile_graph(
@@ -112,7 +112,7 @@ def compile_graph(
     progress("price")
     infer = estimate(program, "infer", {"batch": 1})
     step = estimate(program, "train_step", {"batch": batch}) if train else None
-    return Compiled(program, placement, plan, peak, infer, step, batch)
+    return Compiled(program, placement, plan, peak, infer, step, batch, graph)
 
 
 def _unbatched(b: Builder, name: str) -> str:

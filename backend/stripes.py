@@ -173,7 +173,7 @@ class _Planner:
 
     def run(self) -> ForwardPlan:
         graph, limit = self.graph, self.machine.buffer.bytes
-        hosted = {v for v in graph.inputs}
+        hosted = set(graph.inputs)
         streamed = {v for v, t in graph.values.items() if t.size > limit // 2 and v not in self.aliased and v not in hosted}
         while True:
             chains = _chains(graph, streamed - self.cut, self.roots)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Final
+from typing import ClassVar, Final
 
 __all__ = ["DTYPE_BYTES", "Geometry", "Matrix", "Space", "Table", "Tile", "View"]
 
@@ -199,7 +199,7 @@ class Table:
     ints: Mapping[str, int] = field(default_factory=dict)
     arrays: Mapping[str, str | tuple[int, ...]] = field(default_factory=dict)
 
-    KINDS = {
+    KINDS: ClassVar[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
         "requant": (("zero", "lo", "hi"), ("bias", "mult", "shift")),
         "addq": (("ma", "mb", "shift", "za", "zb", "zy", "lo", "hi"), ()),
         "scale": ((), ("k",)),

@@ -13,8 +13,8 @@ import numpy.typing as npt
 from sasimc.isa import instructions  # noqa: F401  (fills the table of instructions)
 from sasimc.isa.errors import SasError, near
 from sasimc.isa.program import Program
-from sasimc.isa.timing import region_cycles
 from sasimc.isa.spec import EVENTS, PHASES, Cost
+from sasimc.isa.timing import region_cycles
 from sasimc.runtime.engine_base import EngineBase, PhaseCounter
 from sasimc.runtime.engine_bind import Binder, instruction_text, match_loops, trap
 from sasimc.runtime.engine_cells import gather_block, scatter_block
@@ -90,9 +90,7 @@ class Interpreter:
         self._binder.link()
 
     def _store(self, mat: BoundMatrix, values: npt.NDArray[np.int8]) -> None:
-        scatter_block(
-            self.state.cells, self.state.written, mat.index, 0, 0, np.ascontiguousarray(values).view(np.uint8)
-        )
+        scatter_block(self.state.cells, self.state.written, mat.index, 0, 0, np.ascontiguousarray(values).view(np.uint8))
         mat.changed()
 
     def _trap(self, index: int, kind: str, detail: str) -> NoReturn:
@@ -251,9 +249,7 @@ class Interpreter:
     def instruction(self, index: int) -> str:
         """An instruction's text and origin, for messages."""
         instr = self.program.code[index]
-        return f"instruction {index} `{instruction_text(instr)}`" + (
-            f" of {instr.origin.node}" if instr.origin.node else ""
-        )
+        return f"instruction {index} `{instruction_text(instr)}`" + (f" of {instr.origin.node}" if instr.origin.node else "")
 
     # --------------------------------------------------------------------------------------- looking in, from outside
 
@@ -297,9 +293,7 @@ class Interpreter:
             raise SasError(f"{name} holds integers; the array is {values.dtype}")
         low, high = view.limits
         if values.min() < low or values.max() > high:
-            raise SasError(
-                f"{name} is {view.dtype} ({low}..{high}); the array has values {values.min()}..{values.max()}"
-            )
+            raise SasError(f"{name} is {view.dtype} ({low}..{high}); the array has values {values.min()}..{values.max()}")
         values = values.reshape(view.shape)
         if view.dtype == "bit":
             packed = np.packbits(values.reshape(view.height, -1).astype(np.uint8), axis=1, bitorder="little")

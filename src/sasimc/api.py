@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sasimc.backend.bound import bound_cycles
 from sasimc.backend.compile import Compiled, compile_graph
+from sasimc.backend.explain import explain
 from sasimc.frontend.onnx_import import import_model
 from sasimc.ir.graph import Graph
 from sasimc.isa.container import encode_program
@@ -45,9 +47,10 @@ def compile_model(
         raise SasError(f"label smoothing {opt.eps} is not in [0, 1)")
     machine = opt.machine if isinstance(opt.machine, Machine) else load_machine(opt.machine)
     progress("import")
-    graph = import_model(model, opt.trainable, print_ir_after=opt.print_ir_after, sink=sink)
+    trainable = "" if opt.inference_only else opt.trainable  # an empty pattern: nothing is trained, nothing need be transposable
+    graph = import_model(model, trainable, print_ir_after=opt.print_ir_after, sink=sink)
     train = None
-    if not opt.inference_only and _has_trainable(graph):
+    if _has_trainable(graph):
         progress("backward")
         train = derive_backward(graph, opt.backprop, opt.eps)
     return compile_graph(graph, machine, train, batch=opt.batch, progress=progress)
@@ -80,7 +83,9 @@ def compile_report(compiled: Compiled, wall_s: float) -> dict[str, Any]:
         "buffer_bytes": p.machine.buffer.bytes,
         "buffer_peak_bytes": compiled.buffer_peak_bytes,
         "cycles": {"infer": compiled.infer.cycles},
+        "bound_cycles": bound_cycles(compiled.graph, p.machine),
         "phases": {"infer": compiled.infer.phases},
+        "layers": [{**asdict(row), "ratio": row.ratio if row.bound else None} for row in explain(compiled)],
         "wall_s": wall_s,
     }
     if compiled.train_step is not None:

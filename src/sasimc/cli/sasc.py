@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -130,6 +130,9 @@ def compile_command(
         bool, typer.Option("--inference-only", help="No train_step entry, no transposable sub-arrays")
     ] = False,
     report: Annotated[Path | None, typer.Option(help="Write the summary as JSON (docs/reports.md)")] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Print a row for every layer: tiles, copies, cycles, bound, what binds")
+    ] = False,
     print_ir_after: Annotated[str, typer.Option(help="Print the graph after this pass (or 'all')")] = "",
 ) -> None:
     """Compile an ONNX file to SAS assembly (and its weights file beside it)."""
@@ -152,6 +155,8 @@ def compile_command(
     made = compile_report(compiled, time.perf_counter() - start)
     if report:
         write_json(report, made)
+    if explain:
+        _explain(made["layers"])
     clock = compiled.program.machine.clock_hz
     console.print(f"{output}: {made['instructions']} instructions, {made['encoded_bytes']} bytes encoded", highlight=False)
     console.print(
@@ -161,7 +166,30 @@ def compile_command(
     )
     for entry, cycles in made["cycles"].items():
         console.print(f"{entry}: {cycles} cycles = {1e3 * cycles / clock:.3g} ms at {clock / 1e6:g} MHz", highlight=False)
+    ratio = made["cycles"]["infer"] / made["bound_cycles"] if made["bound_cycles"] else float("nan")
+    console.print(f"bound of infer: {made['bound_cycles']} cycles (x {ratio:.2f})", highlight=False)
     console.print(f"compiled in {made['wall_s']:.2f} s", highlight=False)
+
+
+def _explain(layers: list[dict[str, Any]]) -> None:
+    """Print the table of ``--explain``."""
+    from rich.table import Table
+
+    table = Table(box=None)
+    for column in ("layer", "kind", "tiles", "copies", "sub-arrays", "cycles", "bound", "ratio", "binds"):
+        table.add_column(column, justify="left" if column in ("layer", "kind", "binds") else "right", overflow="fold")
+    for row in layers:
+        ratio = f"{row['ratio']:.2f}" if row["ratio"] else ""
+        numbers = (
+            str(row["tiles"]),
+            str(row["copies"]),
+            str(row["subarrays"]),
+            f"{row['cycles']:.0f}",
+            f"{row['bound']:.0f}",
+            ratio,
+        )
+        table.add_row(row["layer"], row["kind"], *numbers, row["binds"])
+    console.print(table)
 
 
 sasc_asm.register(app)
