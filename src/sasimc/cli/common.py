@@ -22,7 +22,7 @@ __all__ = ["EXIT_ERROR", "EXIT_INTERRUPTED", "console", "invoke", "run_app", "wr
 EXIT_ERROR: Final = 2
 EXIT_INTERRUPTED: Final = 130
 
-console = Console()
+console = Console(width=None if sys.stdout.isatty() else 160)
 
 # the base of usage errors; typer exports it under no name of its own, and where it comes from depends on typer's version
 _UsageError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
