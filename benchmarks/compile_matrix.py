@@ -50,7 +50,24 @@ def main() -> None:
                 found = one(path, machine, policy)
                 rows.append({"width": width, "resolution": size, "machine": str(machine or "sas28"), "backprop": policy, **found})
                 print(".", end="", flush=True)
-    print("\n\n" + table(["network", "machine", "errors", "sub-arrays (transposable)", "instructions", "encoded kB", "buffer peak", "infer ms", "step ms", "s"], map(_row, rows)))
+    print(
+        "\n\n"
+        + table(
+            [
+                "network",
+                "machine",
+                "errors",
+                "sub-arrays (transposable)",
+                "instructions",
+                "encoded kB",
+                "buffer peak",
+                "infer ms",
+                "step ms",
+                "s",
+            ],
+            map(_row, rows),
+        )
+    )
     print(f"\npeak memory of all of it: {peak_rss_mb():.0f} MB; ms at the machine's clock")
     finish(o, {"rows": rows})
 

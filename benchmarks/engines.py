@@ -120,7 +120,10 @@ def measure_onnxruntime(folder: Path, images: Any, o: argparse.Namespace) -> dic
         for i in range(len(x)):
             s.run(None, {name: x[i : i + 1]})
 
-    out = {"infer_s": best(one_by_one, o.repeat) / len(x), "infer_batch_s": best(lambda: s.run(None, {name: x}), o.repeat) / len(x)}
+    out = {
+        "infer_s": best(one_by_one, o.repeat) / len(x),
+        "infer_batch_s": best(lambda: s.run(None, {name: x}), o.repeat) / len(x),
+    }
     out["rss_infer_mb"] = peak_rss_mb()
     return out
 
@@ -128,7 +131,16 @@ def measure_onnxruntime(folder: Path, images: Any, o: argparse.Namespace) -> dic
 def report(rows: dict[str, dict[str, Any]]) -> str:
     """The table: absolute figures and ratios to onnxruntime."""
     base = rows.get("onnxruntime", {}).get("infer_s")
-    header = ["engine", "s/image", "images/s", "x onnxruntime", "peak MB, inference", "s/training step (8)", "peak MB", "k instructions/s"]
+    header = [
+        "engine",
+        "s/image",
+        "images/s",
+        "x onnxruntime",
+        "peak MB, inference",
+        "s/training step (8)",
+        "peak MB",
+        "k instructions/s",
+    ]
     out = []
     for name, r in rows.items():
         ratio = r["infer_s"] / base if base else ""

@@ -164,7 +164,9 @@ def main() -> None:
     odd = [r for r in layers if r["different"]]
     print(table(["layer", "kind", "outputs", "different", "max difference"], [list(r.values()) for r in odd]))
     equal = 100 * (1 - different / outputs)
-    print(f"\n{len(layers)} operations, {outputs} outputs, {different} different: {equal:.5f} % equal, largest difference {worst}")
+    print(
+        f"\n{len(layers)} operations, {outputs} outputs, {different} different: {equal:.5f} % equal, largest difference {worst}"
+    )
 
     q = device.quantise(few[:1])
     reference = run(graph, {graph.inputs[0]: q})[graph.outputs[0]].reshape(-1)

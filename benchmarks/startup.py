@@ -87,5 +87,4 @@ def _build(folder: Path, weights: str | None) -> None:
 
 
 if __name__ == "__main__":
-
     main()

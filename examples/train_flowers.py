@@ -46,7 +46,9 @@ for epoch in range(options.epochs):
         result = device.train_step(images, labels, mu_head=mu_head, mu_rep=mu_rep)
         losses.append(result.loss)
         right, seen, step = right + result.correct, seen + len(labels), step + 1
-    print(f"epoch {epoch + 1}: loss {np.mean(losses):.3f}, train {100 * right / seen:.1f} %, device time {device.simulated_s:.2f} s")
+    print(
+        f"epoch {epoch + 1}: loss {np.mean(losses):.3f}, train {100 * right / seen:.1f} %, device time {device.simulated_s:.2f} s"
+    )
 
 # %% After training, and where the device's time went: cycles by layer of the ONNX file.
 after = evaluate(device, data, "test", limit=options.limit)

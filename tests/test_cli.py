@@ -86,7 +86,9 @@ def test_compile_options(cli: Cli, tmp_path: Path) -> None:
     assert "train_step" not in report["cycles"]
     assert report["subarrays_transposable"] == 0
     assert set(load_program(tmp_path / "p.bin").entries) == {"infer"}
-    said = cli.ok("sasc", "compile", "-o", tmp_path / "t.s", "--backprop", "truncated", "--batch", "2", "--report", tmp_path / "t.json")
+    said = cli.ok(
+        "sasc", "compile", "-o", tmp_path / "t.s", "--backprop", "truncated", "--batch", "2", "--report", tmp_path / "t.json"
+    )
     truncated = read(tmp_path / "t.json")
     assert (truncated["batch"], truncated["backprop"]) == (2, "truncated")
 
@@ -183,7 +185,9 @@ def test_data(cli: Cli, tmp_path: Path) -> None:
         (("--nonsense",), "nonsense"),
     ],
 )
-def test_bad_options_of_sasrun(cli: Cli, compiled: Path, words: Sequence[str], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_options_of_sasrun(
+    cli: Cli, compiled: Path, words: Sequence[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(compiled.parent)
     before = sorted(compiled.parent.iterdir())
     assert message in cli.fails("sasrun", compiled, *words)
@@ -210,7 +214,9 @@ def test_bad_options_of_sasrun(cli: Cli, compiled: Path, words: Sequence[str], m
         (("nonsense",), "nonsense"),
     ],
 )
-def test_bad_options_of_sasc(cli: Cli, words: Sequence[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_options_of_sasc(
+    cli: Cli, words: Sequence[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert message in cli.fails("sasc", *words)
     assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,215 @@
+"""The documentation holds: links lead somewhere, commands exist, report keys and machine fields are those of the code, examples run."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+
+import sasimc
+from sasimc.api import CompileOptions, compile_model
+from sasimc.cli import sasc, sasrun
+from sasimc.cli.common import invoke
+from sasimc.frontend.zoo import default_model_path
+from sasimc.isa.machine import load_machine
+from sasimc.isa.spec import EVENTS
+from sasimc.runtime.procedural import draw
+
+ROOT = Path(__file__).parents[1]
+PAGES = [*sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("*.md"))]
+LAYERS = {
+    "isa": {"isa"},
+    "ir": {"ir", "isa"},
+    "passes": {"passes", "ir", "isa"},
+    "frontend": {"frontend", "passes", "ir", "isa"},
+    "backend": {"backend", "ir", "isa"},
+    "runtime": {"runtime", "isa"},
+}
+
+
+def page(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def rows(text: str) -> dict[str, str]:
+    """First column (code spans) to the whole row, of all tables."""
+    out: dict[str, str] = {}
+    for line in text.splitlines():
+        if line.startswith("| `"):
+            first = line.split("|")[1]
+            out.update(dict.fromkeys(re.findall(r"`([^`]+)`", first), line))
+    return out
+
+
+def section(text: str, title: str) -> str:
+    return text.split(f"## {title}\n", 1)[1].split("\n## ", 1)[0]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda p: p.name)
+def test_links(path: Path) -> None:
+    text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.S)
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
+        if not target.startswith(("http://", "https://")):
+            assert (path.parent / target).exists(), f"{path.name} links to {target}"
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = page("docs/index.md")
+    for path in (ROOT / "docs").glob("*.md"):
+        assert path.name == "index.md" or f"({path.name})" in index, path.name
+
+
+def commands() -> list[tuple[str, str]]:
+    """(page, command line) of every sasc and sasrun command the pages show."""
+    out = []
+    for path in PAGES:
+        if path.name == "CHANGELOG.md":
+            continue
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if line.startswith("    s") or line.startswith("python3 -m venv"):
+                for part in re.split(r"[;&]+", line.split(" #")[0]):
+                    words = part.strip().removeprefix(".venv/bin/")
+                    if re.match(r"(sasc|sasrun)\b", words):
+                        out.append((path.name, words))
+    return out
+
+
+def test_commands_exist() -> None:
+    """Each command and option shown is one that the program has."""
+    shown = commands()
+    assert len(shown) > 20
+    group: Any = typer.main.get_command(sasc.app)
+    for where, line in shown:
+        words = line.replace("...", "").split()
+        if words[0] == "sasc":
+            assert words[1] in {*group.commands, "--help"}, f"{where}: {line}"
+            command = group.commands[words[1]]
+        else:
+            command = typer.main.get_command(sasrun.data_app if words[1:2] == ["data"] else sasrun.app)
+        known = {name for p in command.params for name in (*p.opts, *p.secondary_opts)} | {"--help"}
+        for option in [w for w in words if re.match(r"--?[a-z]", w)]:
+            assert option.split("=")[0] in known, f"{where}: {line}: {option}"
+
+
+def test_readme_commands_are_what_ci_runs() -> None:
+    blocks = re.findall(r"^```sh\n(.*?)\n```$", page("README.md"), flags=re.S | re.M)
+    assert len(blocks) == 2
+    assert all("\n" not in b for b in blocks)
+    assert blocks[0].startswith("python3 -m venv .venv && .venv/bin/pip install -q . && .venv/bin/sasrun")
+    assert blocks[1] == ".venv/bin/pip install -q -e '.[test]' && .venv/bin/pytest"
+    script = page(".ci/run")
+    assert '"$(readme_command 1)"' in script
+    assert '"$(readme_command 2)"' in script
+    extract = re.search(r"^readme_command\(\) \{(.*)\}$", script, flags=re.M)
+    assert extract
+    for number, block in enumerate(blocks, 1):
+        made = subprocess.run(
+            ["bash", "-c", f"readme_command() {{{extract[1]}}}; readme_command {number}"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+        assert made.stdout == block + "\n"
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Reports of a compilation and of a run that classifies, trains and evaluates."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("reports")
+    program, image = folder / "p.s", folder / "x.png"
+    Image.fromarray(draw("flowers", 0, 0, 96)).save(image)
+    assert invoke(sasc.app, ["compile", "-o", str(program), "--report", str(folder / "c.json")]) == 0
+    words = [str(program), "--input", str(image), "--train", "drawn-flowers", "--epochs", "1", "--limit", "8"]
+    assert invoke(sasrun.app, [*words, "--engine", "fused", "--report", str(folder / "r.json")]) == 0
+    return json.loads((folder / "c.json").read_text()), json.loads((folder / "r.json").read_text())
+
+
+def test_report_keys(reports: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    text = page("docs/reports.md")
+    for title, report in zip(("sasc compile", "sasrun"), reports, strict=True):
+        assert set(rows(section(text, title))) == set(report)
+    assert set(rows(section(text, "Events"))) == set(EVENTS)
+    for key, report in (("layers", reports[0]), ("epochs", reports[1])):
+        words = next(part for part in text.split("\n\n") if part.startswith(f"A row of `{key}`"))
+        assert set(re.findall(r"`(\w+)`", words)) - {key} == set(report[key][0])
+
+
+def test_machine_fields() -> None:
+    machine = load_machine().model_dump()
+    fields = {k for k, v in machine.items() if not isinstance(v, dict)}
+    fields |= {f"{section}.{k}" for section, v in machine.items() if isinstance(v, dict) for k in v}
+    assert set(rows(page("docs/machine.md"))) == fields
+
+
+def test_tiny_machine() -> None:
+    """The example machine has another shape, and the embedded network computes the same on it."""
+    path = ROOT / "examples" / "tiny_machine.toml"
+    assert tomllib.loads(path.read_text())["array"]["rows"] != load_machine().array.rows
+    images = np.stack([draw("flowers", i, i, 96) for i in range(2)])
+    results = []
+    for machine in (None, path):
+        program = compile_model(default_model_path(), CompileOptions(machine=machine)).program
+        device = sasimc.Device(program, "fused", 1)
+        device.train_step(images, np.array([0, 1]))
+        results.append((device.infer(images).logits, device.state(), device.interpreter.cycles))
+    (logits_a, state_a, cycles_a), (logits_b, state_b, cycles_b) = results
+    assert (logits_a == logits_b).all()
+    assert cycles_a != cycles_b
+    total = {k.split("#")[0] for k in state_a} & {k.split("#")[0] for k in state_b}
+    assert total
+
+
+def test_example_trains() -> None:
+    words = [sys.executable, str(ROOT / "examples" / "train_flowers.py"), "--epochs", "1", "--limit", "16"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "after training: top-1" in done.stdout
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda p: p.name)
+def test_benchmarks_say_how_to_run_them(path: Path) -> None:
+    doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    assert doc
+    assert path.name == "common.py" or f"python benchmarks/{path.name}" in doc
+
+
+def test_changelog_has_the_version() -> None:
+    assert f"## {sasimc.__version__}" in page("CHANGELOG.md")
+    assert tomllib.loads(page("pyproject.toml"))["project"]["version"] == sasimc.__version__
+
+
+def imported(path: Path) -> set[str]:
+    """Modules a file imports, dotted."""
+    out: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            out |= {a.name for a in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            out |= {f"{node.module}.{a.name}" for a in node.names}
+    return out
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_layers_point_one_way(layer: str) -> None:
+    files = sorted((ROOT / layer).rglob("*.py"))
+    assert files
+    for path in files:
+        for name in imported(path):
+            parts = name.split(".")
+            assert parts[0] not in LAYERS, f"{path.relative_to(ROOT)} imports bare {name}"
+            if parts[0] == "sasimc":
+                assert parts[1] in LAYERS[layer], f"{path.relative_to(ROOT)} imports {name}"
+            if layer in ("ir", "isa", "runtime", "backend"):
+                assert parts[0] != "onnx", f"{path.relative_to(ROOT)} imports onnx"
