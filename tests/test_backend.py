@@ -100,6 +100,7 @@ def test_random_machines(seed: int) -> None:
         lambda: models.plain_cnn(seed=seed, train=r.choice(["all", "head"])),
         lambda: models.random_graph(seed, ops=7),
     ]
+    error = ""
     try:
         check(
             kinds[seed % 4](),
@@ -107,8 +108,9 @@ def test_random_machines(seed: int) -> None:
             backprop=r.choice(["exact", "truncated"]),
             batch=r.choice([1, 2, 3]),
         )
-    except CapacityError as error:
-        assert re.search(r"\d", str(error)), "an error about room has numbers"
+    except CapacityError as caught:
+        error = str(caught)
+    assert not error or re.search(r"\d", error), "an error about room has numbers"
 
 
 # --- what does not fit -----------------------------------------------------------------------------------------------------
@@ -246,5 +248,6 @@ def test_training_keeps_what_it_reads_at_their_batch() -> None:
     small, large = (compile_onnx(models.mobilenet_like(), batch=n) for n in (1, 8))
     assert small.buffer_peak_bytes == large.buffer_peak_bytes
     assert small.infer.cycles == large.infer.cycles
-    assert large.train_step is not None and small.train_step is not None
+    assert large.train_step is not None
+    assert small.train_step is not None
     assert 4 * small.train_step.cycles < large.train_step.cycles < 8 * small.train_step.cycles

@@ -15,6 +15,7 @@ from golden import Golden
 
 from sasimc.api import CompileOptions, compile_model
 from sasimc.backend.compile import Compiled
+from sasimc.isa.estimate import estimate
 from sasimc.isa.machine import Machine, load_machine
 from sasimc.runtime.device import Device
 
@@ -146,18 +147,14 @@ def check(
         _run(device, "infer", batch=batch)
         np.testing.assert_array_equal(logits_of(device, batch), logits, f"logits, {engine}")
         assert _words(device, "prediction", batch) == np.argmax(logits, 1).tolist(), f"prediction, {engine}"
-        assert device.interpreter.cycles == compiled.infer.cycles * batch - (batch - 1) * _overhead(compiled), f"cycles, {engine}"
+        priced = estimate(compiled.program, "infer", {"batch": batch})
+        assert device.interpreter.cycles == priced.cycles, f"priced and counted cycles of an inference, {engine}"
         if train and golden.trainable:
             _train(compiled, device, golden, x, steps, seed, partial)
         seen.append((engine, events_of(device)))
     for engine, events in seen[1:]:
         assert events == seen[0][1], f"cycles and events of {engine} and {seen[0][0]}"
     return Case(compiled, logits, seen[0][1])
-
-
-def _overhead(compiled: Compiled) -> int:
-    """Cycles of an inference outside its loop over the batch: mode, li, loop, halt."""
-    return 4 * compiled.program.machine.controller.issue_cycles
 
 
 def _train(
