@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -100,7 +100,7 @@ class Builder:
         base = made.mode if made.mode != "window" else f"k{k[0]}x{k[1]}s{s[0]}"
         return self._declare(self.geometries, base, made)
 
-    def table(self, base: str, kind: str, ints: dict[str, int], arrays: dict[str, Array] | None = None) -> str:
+    def table(self, base: str, kind: str, ints: dict[str, int], arrays: Mapping[str, npt.ArrayLike] | None = None) -> str:
         """Name of a table; its arrays go to the weights file."""
         made_arrays: dict[str, str | tuple[int, ...]] = {}
         for role, values in (arrays or {}).items():

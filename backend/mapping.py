@@ -148,7 +148,8 @@ def place(
         floor = Floor(machine)
         cuts = {
             p.name: best_cut(
-                *p.values.shape,
+                p.values.shape[0],
+                p.values.shape[1],
                 p.pixels,
                 machine,
                 transposed=p.layer in backward and p.kind == "dense",

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from sasimc.isa.errors import SasError
 
-__all__ = ["Machine", "activation_schedule", "activation_steps", "load_machine"]
+__all__ = ["Machine", "activation_cycles", "activation_schedule", "activation_steps", "load_machine"]
 
 Positive = Annotated[int, Field(gt=0, le=1 << 40)]
 Pair = tuple[Annotated[int, Field(gt=0, le=4096)], Annotated[int, Field(gt=0, le=4096)]]
@@ -263,3 +263,21 @@ def _steps(machine: Machine, loads: tuple[tuple[int, int], ...]) -> int:
             tallest[g] = max(tallest.get(g, 0), n)
         return sum(tallest.values())
     return sum(1 for _ in activation_schedule(machine, dict(loads)))
+
+
+def activation_cycles(machine: Machine, loads: Mapping[int, int]) -> int:
+    """Cycles until every sub-array ``s`` has been active ``loads[s]`` cycles, when it may go on without waiting for the others.
+
+    ``row``: group after group, each as long as its busiest sub-array. ``free``: as long as the busiest sub-array, or the busiest bank
+    shared by the MATs that may be active in it, or all banks shared by those that may be active (the shortest preemptive schedule).
+    """
+    if machine.activation.rule == "row":
+        tallest: dict[int, int] = {}
+        for s, n in loads.items():
+            tallest[machine.group_of(s)] = max(tallest.get(machine.group_of(s), 0), n)
+        return sum(tallest.values())
+    rule, banks = machine.activation, dict[int, list[int]]()
+    for s, n in loads.items():
+        banks.setdefault(machine.bank_of(s), []).append(n)
+    times = [max(max(v), -(-sum(v) // (rule.mats[0] * rule.mats[1]))) for v in banks.values()]
+    return max(max(times, default=0), -(-sum(times) // (rule.banks[0] * rule.banks[1])))

@@ -23,9 +23,7 @@ class Difference(SasError):
 
     def __init__(self, message: str, *, index: int, node: str, element: str) -> None:
         self.index, self.node, self.element = index, node, element
-        super().__init__(
-            message, hint="this is a defect of the simulator; please report it with the program and the input"
-        )
+        super().__init__(message, hint="this is a defect of the simulator; please report it with the program and the input")
 
 
 def _host(it: Interpreter, size: int) -> npt.NDArray[np.uint8]:
@@ -40,9 +38,7 @@ def _first(name: str, a: npt.NDArray[Any], b: npt.NDArray[Any]) -> tuple[str, tu
     return name, at, int(a[at]), int(b[at])
 
 
-def _difference(
-    a: Interpreter, b: Interpreter, *, cells: bool, host: bool
-) -> tuple[str, tuple[int, ...], int, int] | None:
+def _difference(a: Interpreter, b: Interpreter, *, cells: bool, host: bool) -> tuple[str, tuple[int, ...], int, int] | None:
     """First place where two states differ: (memory, position, value in a, value in b)."""
     pairs = [("register", np.array(a.regs), np.array(b.regs)), ("buffer", a.state.buffer, b.state.buffer)]
     pairs.append(("accumulators", a.state.accumulators, b.state.accumulators))
@@ -147,7 +143,5 @@ def cross_check(main: Interpreter, other: Interpreter, entry: str, *, lock_step:
     replayed = {"cycles": other.cycles, **other.events}
     for what, n in spent.items():
         if n != replayed[what]:
-            message = (
-                f"engines {main.engine.name} and {other.engine.name} count {what} differently: {n} and {replayed[what]}"
-            )
+            message = f"engines {main.engine.name} and {other.engine.name} count {what} differently: {n} and {replayed[what]}"
             raise Difference(message, index=-1, node="", element=what)

@@ -127,7 +127,7 @@ class Device:
         if x.dtype != np.uint8 and x.dtype != np.int8:
             raise SasError(f"images are {x.dtype}; RGB bytes (uint8) are needed")
         if x.dtype == np.uint8 and self.input_shape[2] == 3:
-            x = self.quantise(x)
+            x = self.quantise(x.astype(np.uint8, copy=False))
         for b in range(len(x)):
             self.interpreter.write_view(self.io["input"], x[b], b)
         return len(x)

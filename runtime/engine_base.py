@@ -21,21 +21,37 @@ from sasimc.runtime.engine_kernels import pool_rows
 from sasimc.runtime.engine_operands import BoundMatrix, BoundTable, BoundView, Window
 from sasimc.runtime.state import State
 
-__all__ = ["EngineBase", "PhaseCounter"]
+__all__ = ["EngineBase", "PhaseCounter", "Region"]
 
 _INT32 = (-(1 << 31), (1 << 31) - 1)
 
 
+Executed = dict[tuple[int, int, int], int]
+
+
+class Region:
+    """An overlapped region: what it executed, how often it ran; ``shortened`` tells by how much skipped array cycles shorten it."""
+
+    __slots__ = ("executed", "shortened", "times")
+
+    def __init__(self, executed: Executed) -> None:
+        self.executed, self.times = executed, 0
+        self.shortened: Callable[[int], int] | None = None
+
+
 class PhaseCounter:
-    """What one phase executed: how often each (instruction, r0, r1), and the events that depend on data."""
+    """What one phase executed: how often each (instruction, r0, r1), the events that depend on data, the cycles zero input bits saved."""
 
-    __slots__ = ("executed", "flips", "outer", "regions", "sense_ones", "start")
+    __slots__ = ("_price", "_waiting", "executed", "flips", "outer", "regions", "sense_ones", "skipped", "start")
 
-    def __init__(self) -> None:
-        self.executed: dict[tuple[int, int, int], int] = {}
-        self.outer: dict[tuple[int, int, int], int] | None = None
+    def __init__(self, price: Callable[[Executed], Callable[[int], int]]) -> None:
+        self.executed: Executed = {}
+        self.outer: Executed | None = None
         self.start = 0
-        self.regions: dict[int, list[tuple[dict[tuple[int, int, int], int], int]]] = {}
+        self.regions: dict[int, list[Region]] = {}
+        self.skipped = 0
+        self._waiting = 0
+        self._price = price
         self.sense_ones = 0
         self.flips = {"compute": 0, "transposable": 0}
 
@@ -52,25 +68,34 @@ class PhaseCounter:
         for key, times in region.items():
             self.executed[key] = self.executed.get(key, 0) + times
         known = self.regions.setdefault(self.start, [])
-        for i, (other, times) in enumerate(known):
-            if other == region:
-                known[i] = (other, times + 1)
-                return
-        known.append((region, 1))
+        found = next((r for r in known if r.executed == region), None)
+        if found is None:
+            found = Region(region)
+            known.append(found)
+        found.times += 1
+        if self._waiting:
+            found.shortened = found.shortened or self._price(region)
+            self.skipped += found.shortened(self._waiting)
+            self._waiting = 0
+
+    def skip(self, cycles: int) -> None:
+        """Array cycles that zero input bits saved (``bit_serial.zero_skip = "cycles"``); what a region gains of them is known at its end."""
+        if self.outer is None:
+            self.skipped += cycles
+        else:
+            self._waiting += cycles
 
 
 class EngineBase:
     """State, control and the micro-operations outside the arrays. One instance belongs to one interpreter.
 
     ``index`` is the instruction being executed, ``pc`` the next one; ``match`` maps a loop to its end. ``fail``
-    raises a trap.
+    raises a trap. ``price``, for an overlapped region, gives a function from skipped array cycles to the cycles the region gains.
     """
 
     name = ""
 
-    def __init__(
-        self, machine: Machine, state: State, match: dict[int, int], fail: Callable[[int, str, str], NoReturn]
-    ) -> None:
+    def __init__(self, machine: Machine, state: State, match: dict[int, int], fail: Callable[[int, str, str], NoReturn]) -> None:
         self.machine, self.state, self.regs = machine, state, state.regs
         self.match, self._fail = match, fail
         self.index = self.pc = 0
@@ -78,13 +103,15 @@ class EngineBase:
         self.stack: list[list[int]] = []
         self.max_depth = machine.controller.loop_depth
         self._windows: dict[Any, Window] = {}
+        self.skips = machine.bit_serial.zero_skip == "cycles"
+        self.price: Callable[[Executed], Callable[[int], int]] = lambda region: lambda skipped: skipped
         self.reset_counters()
 
     # --------------------------------------------------------------------------------------------- counters and traps
 
     def reset_counters(self) -> None:
         """Set all counters to zero and the phase to forward."""
-        self.phases = {name: PhaseCounter() for name in PHASES}
+        self.phases = {name: PhaseCounter(lambda region: self.price(region)) for name in PHASES}
         self.phase = self.phases["forward"]
 
     def trap(self, kind: str, detail: str) -> NoReturn:
@@ -197,9 +224,7 @@ class EngineBase:
         gather_block(self.state.cells, mat.index, 0, 0, mat.k, out)
         return out.view(np.int8)
 
-    def _write(
-        self, mat: BoundMatrix, tiles: npt.NDArray[np.int64], k0: int, n0: int, values: npt.NDArray[np.uint8]
-    ) -> None:
+    def _write(self, mat: BoundMatrix, tiles: npt.NDArray[np.int64], k0: int, n0: int, values: npt.NDArray[np.uint8]) -> None:
         kind = "transposable" if mat.array == "transposable" else "compute"
         self.phase.flips[kind] += int(scatter_block(self.state.cells, self.state.written, tiles, k0, n0, values))
         mat.changed()
@@ -282,9 +307,7 @@ class EngineBase:
         K.maxpool(self.state.buf, x.kv, x.signed, dst.kv, self.window(geom, x, dst).geom, r0, r1)
 
     def pool_max_transposed(self, acc: BoundView, e: BoundView, x: BoundView, geom: Geometry, r0: int, r1: int) -> None:
-        if K.maxpool_t(
-            self.state.buf, x.kv, x.signed, e.kv, self.state.acc, acc.kv, self.window(geom, x, e).geom, r0, r1
-        ):
+        if K.maxpool_t(self.state.buf, x.kv, x.signed, e.kv, self.state.acc, acc.kv, self.window(geom, x, e).geom, r0, r1):
             self.overflow(acc)
 
     def upsample(self, acc: BoundView, x: BoundView, geom: Geometry, r0: int, r1: int) -> None:
@@ -303,17 +326,13 @@ class EngineBase:
         if geom.mode == "linear2":
             wrapped = K.upsample_linear_t(self.state.buf, e.kv, self.state.acc, acc.kv, h, w, r0, r1)
         else:
-            wrapped = K.upsample_nearest_t(
-                self.state.buf, e.kv, self.state.acc, acc.kv, h, w, e.height, e.width, r0, r1
-            )
+            wrapped = K.upsample_nearest_t(self.state.buf, e.kv, self.state.acc, acc.kv, h, w, e.height, e.width, r0, r1)
         if wrapped:
             self.overflow(acc)
 
     def make_mask(self, dst: BoundView, src: BoundView, table: BoundTable, r0: int, r1: int) -> None:
         i = table.ints
-        K.make_mask(
-            self.state.buf, src.kv, src.signed, i["lo"], i["hi"], bool(i["use_lo"]), bool(i["use_hi"]), dst.kv, r0, r1
-        )
+        K.make_mask(self.state.buf, src.kv, src.signed, i["lo"], i["hi"], bool(i["use_lo"]), bool(i["use_hi"]), dst.kv, r0, r1)
 
     def _errors(self, src: BoundView) -> npt.NDArray[Any]:
         return self.state.buf32 if src.dtype == "i32" else self.state.buf8
@@ -322,9 +341,7 @@ class EngineBase:
         K.escale(self._errors(src), src.kv, self.state.buf32, dst.kv, self.state.buf, bits.kv, K.NO_SCALE, r0, r1)
 
     def scale_error(self, dst: BoundView, src: BoundView, table: BoundTable, r0: int, r1: int) -> None:
-        if K.escale(
-            self._errors(src), src.kv, self.state.buf32, dst.kv, self.state.buf, K.NO_MASK, table.arrays["k"], r0, r1
-        ):
+        if K.escale(self._errors(src), src.kv, self.state.buf32, dst.kv, self.state.buf, K.NO_MASK, table.arrays["k"], r0, r1):
             self.trap("escale overflow", f"a scaled error in {dst.name} does not fit 32 bits")
 
     def range_bits(self, src: BoundView, r0: int, r1: int) -> int:

@@ -227,9 +227,7 @@ class Binder:
         if isinstance(f, MatField):
             mat = self.matrix(value)
             if mat.kind not in f.kinds:
-                raise BindError(
-                    "illegal operands", f"{mat.name} is a {mat.kind} matrix; {f.name} must be {' or '.join(f.kinds)}"
-                )
+                raise BindError("illegal operands", f"{mat.name} is a {mat.kind} matrix; {f.name} must be {' or '.join(f.kinds)}")
             if f.write and not mat.trainable and mat.kind != "scratch":
                 raise BindError("illegal operands", f"{mat.name} is frozen; it must not be written")
             return mat

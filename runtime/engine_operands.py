@@ -85,9 +85,7 @@ class BoundView:
         self.np_dtype = np.dtype(_DTYPES[view.dtype])
         bits = view.dtype == "bit"
         self.phys_shape = (
-            (self.rows_held, 1, (self.width * self.channels + 7) // 8)
-            if bits
-            else (self.rows_held, self.width, self.channels)
+            (self.rows_held, 1, (self.width * self.channels + 7) // 8) if bits else (self.rows_held, self.width, self.channels)
         )
         scale = 4 if view.space == "acc" else 1
         self.strides = (view.row, 0, 1) if bits else (view.row * scale, view.pix * scale, view.chan * scale)
@@ -185,9 +183,7 @@ class BoundMatrix:
                 )
             rows, cols = int(t[0, 5]), int(t[0, 6])
             if (t[:, 1] + rows > machine.array.rows).any() or (t[:, 2] + cols > machine.weights_per_row).any():
-                raise BindError(
-                    "out of range", f"{self.name}: every scratch tile must have room for {rows} x {cols} weights"
-                )
+                raise BindError("out of range", f"{self.name}: every scratch tile must have room for {rows} x {cols} weights")
             return
         if self.k > MAX_SUM_LENGTH or self.n > MAX_SUM_LENGTH:
             raise BindError(
@@ -256,9 +252,7 @@ class Window:
         self._uses: dict[tuple[int, int], tuple[npt.NDArray[np.int64], int, int, int]] = {}
 
     @staticmethod
-    def _count(
-        kernel: int, stride: int, dilation: int, pad: int, size: int, first: int, last: int
-    ) -> npt.NDArray[np.int64]:
+    def _count(kernel: int, stride: int, dilation: int, pad: int, size: int, first: int, last: int) -> npt.NDArray[np.int64]:
         at = (np.arange(first, last)[:, None] * stride - pad + np.arange(kernel)[None, :] * dilation).reshape(-1)
         return np.bincount(at[(at >= 0) & (at < size)], minlength=size).astype(np.int64)
 

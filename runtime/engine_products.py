@@ -13,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from sasimc.isa.instructions.array import INPUT_BITS, scratch_tiles, streamed_positions
+from sasimc.isa.machine import Machine, activation_steps
 from sasimc.isa.objects import Geometry
 from sasimc.runtime import kernels as K
 from sasimc.runtime.engine_base import EngineBase
 from sasimc.runtime.engine_cells import tile_array
-from sasimc.runtime.engine_kernels import gradient_depthwise_bits, gradient_depthwise_sums
+from sasimc.runtime.engine_kernels import driven_cycles, gradient_depthwise_bits, gradient_depthwise_sums
 from sasimc.runtime.engine_operands import BoundMatrix, BoundView, Window
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "depthwise_taps",
     "gradient_patches",
     "scratch_block",
+    "streamed_elements",
     "two_bytes",
 ]
 
@@ -47,6 +49,27 @@ def gradient_patches(buf: Bytes, a: BoundView, window: Window, r0: int, r1: int)
     patches = K.gather_patches(buf, a.kv, window.geom, a.pad_byte, r0, r1)
     values = (patches.view(np.int8) if a.signed else patches).astype(np.int16)
     return values - np.int16(a.pad) if a.pad else values
+
+
+def streamed_elements(x: BoundView, geom: Geometry, acc: BoundView, r0: int, r1: int) -> Bytes:
+    """Bytes [positions, C] a depth-wise product streams for input rows r0..r1, border elements included."""
+    y0, y1, x0, x1 = streamed_positions(x, geom, acc, r0, r1)
+    out = np.full((y1 - y0, x1 - x0, x.channels), x.pad_byte, np.uint8)
+    out[r0 - y0 : r1 - y0, -x0 : x.width - x0] = x.get(r0, r1).view(np.uint8)
+    return out.reshape(-1, x.channels)
+
+
+def skip_plan(machine: Machine, mat: BoundMatrix) -> tuple[Any, ...]:
+    """The arguments of `driven_cycles` that a matrix decides: tiles, places, units, their number, copies, MATs, banks."""
+    subs = sorted(mat.loads)
+    place = {s: i for i, s in enumerate(subs)}
+    free = machine.activation.rule == "free"
+    owner = [machine.bank_of(s) if free else machine.group_of(s) for s in subs]
+    number = {u: i for i, u in enumerate(sorted(set(owner)))}
+    (bh, bw), (mh, mw) = machine.activation.banks, machine.activation.mats
+    where = np.array([place[s] for s in mat.index[:, 0].tolist()], np.int64)
+    unit = np.array([number[u] for u in owner], np.int64)
+    return mat.index, where, unit, len(number), mat.copies, mh * mw if free else 0, bh * bw
 
 
 def two_bytes(values: npt.NDArray[np.int16]) -> Bytes:
@@ -89,6 +112,15 @@ class ProductEngine(EngineBase):
         ones = int(K.popcount_sum(self.state.buf, x.kv, my, window.mx, y0, y1))
         return ones + outside * x.channels * x.pad_byte.bit_count() if x.pad_byte else ones
 
+    def _skip_zero_bits(self, mat: BoundMatrix, streamed: Bytes) -> None:
+        """Book what word lines save that are active only for the one bits of their input byte."""
+        plan = mat.plans.get("skip")
+        if plan is None:
+            full = activation_steps(self.machine, mat.loads) * INPUT_BITS
+            plan = mat.plans["skip"] = (full, skip_plan(self.machine, mat))
+        waves = -(-streamed.shape[0] // mat.copies)
+        self.phase.skip(waves * plan[0] - int(driven_cycles(np.ascontiguousarray(streamed), *plan[1])))
+
     def _element_ones(self, e: BoundView, r0: int, r1: int) -> int:
         return self._window_ones(e, self.window(_ONE, e, e), r0, r1)
 
@@ -97,12 +129,12 @@ class ProductEngine(EngineBase):
         prepared = self._prepared(mat, False)
         self.phase.sense_ones += self._window_ones(x, window, r0, r1) * INPUT_BITS * mat.n
         patches = K.gather_patches(self.state.buf, x.kv, window.geom, x.pad_byte, r0, r1)
+        if self.skips:
+            self._skip_zero_bits(mat, patches)
         if self.dense_acc(patches, prepared, x.signed, self.state.acc, acc.kv, r0, 0, mat.n):
             self.overflow(acc)
 
-    def transposed_product(
-        self, acc: BoundView, e: BoundView, mat: BoundMatrix, geom: Geometry, r0: int, r1: int
-    ) -> None:
+    def transposed_product(self, acc: BoundView, e: BoundView, mat: BoundMatrix, geom: Geometry, r0: int, r1: int) -> None:
         prepared = self._prepared(mat, True)
         window, one = self.window(geom, acc, e), self.window(_ONE, e, e)
         self.phase.sense_ones += self._window_ones(e, one, r0, r1) * INPUT_BITS * mat.k
@@ -115,27 +147,25 @@ class ProductEngine(EngineBase):
         if wrapped:
             self.overflow(acc)
 
-    def depthwise_product(
-        self, acc: BoundView, x: BoundView, mat: BoundMatrix, geom: Geometry, r0: int, r1: int
-    ) -> None:
+    def depthwise_product(self, acc: BoundView, x: BoundView, mat: BoundMatrix, geom: Geometry, r0: int, r1: int) -> None:
         taps = self._taps(mat, geom)
         y0, y1, x0, x1 = streamed_positions(x, geom, acc, r0, r1)
         ones = self._element_ones(x, r0, r1)
         if x.pad_byte:
             ones += ((y1 - y0) * (x1 - x0) - (r1 - r0) * x.width) * x.channels * x.pad_byte.bit_count()
         self.phase.sense_ones += ones * INPUT_BITS * mat.n
+        if self.skips:
+            self._skip_zero_bits(mat, streamed_elements(x, geom, acc, r0, r1))
         window = self.window(geom, x, acc)
         state = self.state
-        if K.dw_scatter(
-            self.dw_engine, state.buf, x.kv, x.signed, taps, window.geom, x.pad_byte, y0, y1, state.acc, acc.kv
-        ):
+        if K.dw_scatter(self.dw_engine, state.buf, x.kv, x.signed, taps, window.geom, x.pad_byte, y0, y1, state.acc, acc.kv):
             self.overflow(acc)
 
-    def depthwise_transposed(
-        self, acc: BoundView, e: BoundView, mat: BoundMatrix, geom: Geometry, r0: int, r1: int
-    ) -> None:
+    def depthwise_transposed(self, acc: BoundView, e: BoundView, mat: BoundMatrix, geom: Geometry, r0: int, r1: int) -> None:
         taps = self._taps(mat, geom)
         self.phase.sense_ones += self._element_ones(e, r0, r1) * INPUT_BITS * mat.n
+        if self.skips:
+            self._skip_zero_bits(mat, K.gather_patches(self.state.buf, e.kv, self.window(_ONE, e, e).geom, 0, r0, r1))
         window = self.window(geom, acc, e)
         if K.dw_scatter_t(self.dw_engine, self.state.buf, e.kv, taps, window.geom, r0, r1, self.state.acc, acc.kv):
             self.overflow(acc)
@@ -195,9 +225,7 @@ class ProductEngine(EngineBase):
         errors = K.gather_patches(buf, e.kv, one.geom, 0, r0, r1).view(np.int8)
         rows = values.transpose(2, 0, 1).reshape(-1, taps)  # one row a channel and pixel
         wide = a.pad != 0 or a.dtype == "u8"
-        self._into_scratch(
-            scratch, two_bytes(rows) if wide else np.ascontiguousarray(rows.astype(np.int8)).view(np.uint8)
-        )
+        self._into_scratch(scratch, two_bytes(rows) if wide else np.ascontiguousarray(rows.astype(np.int8)).view(np.uint8))
         self.phase.sense_ones += self._window_ones(e, one, r0, r1) * INPUT_BITS * taps * (2 if wide else 1)
         sums = np.zeros((chans, taps), np.int32)
         self._depthwise_sums(values, np.ascontiguousarray(errors), sums)

@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from sasimc.isa.instructions.array import INPUT_BITS, streamed_positions
-from sasimc.isa.machine import activation_schedule
+from sasimc.isa.machine import activation_cycles, activation_schedule
 from sasimc.isa.objects import Geometry
 from sasimc.runtime import kernels as K
 from sasimc.runtime.engine_base import EngineBase
 from sasimc.runtime.engine_operands import BoundMatrix, BoundView
-from sasimc.runtime.engine_products import gradient_patches, scratch_block, two_bytes
+from sasimc.runtime.engine_products import gradient_patches, scratch_block, streamed_elements, two_bytes
 from sasimc.runtime.engine_step_kernels import drive_columns, drive_rows, scatter_taps, scatter_taps_transposed
 
 __all__ = ["Activation", "DeclarationError", "StepEngine"]
@@ -120,9 +120,7 @@ class StepEngine(EngineBase):
         line = 1 if kind == "row" else 2
         for first in range(0, pixels, copies):
             for a, b in zip(schedule.bounds[:-1], schedule.bounds[1:], strict=True):
-                self.on_activation(
-                    Activation(kind, first, tuple((int(e[0]), int(e[line])) for e in schedule.entries[a:b]))
-                )
+                self.on_activation(Activation(kind, first, tuple((int(e[0]), int(e[line])) for e in schedule.entries[a:b])))
 
     def _stream(
         self, schedule: _Schedule, inputs: Ints, copies: int, bits: int, signed: bool, out: Sums, seen: npt.NDArray[np.uint8],
@@ -152,6 +150,18 @@ class StepEngine(EngineBase):
             wrong = ", ".join(f"{e}: declared {stated[e]}, counted {n}" for e, n in found.items() if n != stated[e])
             raise DeclarationError(f"instruction {self.index}, rows {r0}..{r1 - 1}: {wrong}")
 
+    def _skip_zero_bits(self, mat: BoundMatrix, streamed: Ints) -> None:
+        """Under ``zero_skip = "cycles"``: wave after wave, every word line takes as many cycles as its input has one bits."""
+        if not self.skips:
+            return
+        schedule = self._of(mat, "rows")
+        for first in range(0, len(streamed), mat.copies):
+            loads: dict[int, int] = {}
+            for sub, _, _, _, k, _, copy, _ in schedule.entries.tolist():
+                if first + copy < len(streamed):
+                    loads[sub] = loads.get(sub, 0) + int(streamed[first + copy, k]).bit_count()
+            self.phase.skip((len(schedule.bounds) - 1) * INPUT_BITS - activation_cycles(self.machine, loads))
+
     @staticmethod
     def _values(patches: npt.NDArray[np.uint8]) -> Ints:
         """Stored bytes as the bit patterns that drive the word lines."""
@@ -160,19 +170,16 @@ class StepEngine(EngineBase):
     # ------------------------------------------------------------------------------------------------------- products
 
     def forward_product(self, acc: BoundView, x: BoundView, mat: BoundMatrix, geom: Geometry, r0: int, r1: int) -> None:
-        patches = self._values(
-            K.gather_patches(self.state.buf, x.kv, self.window(geom, x, acc).geom, x.pad_byte, r0, r1)
-        )
+        patches = self._values(K.gather_patches(self.state.buf, x.kv, self.window(geom, x, acc).geom, x.pad_byte, r0, r1))
         out, counted = np.zeros((len(patches), mat.n), np.int32), _Counted()
         seen = np.zeros(out.shape, np.uint8)
         self._stream(self._of(mat, "rows"), patches, mat.copies, INPUT_BITS, x.signed, out, seen, counted, width=mat.n)
         self._compare(counted, "row_activations", r0, r1)
+        self._skip_zero_bits(mat, patches)
         if K.accumulate(self.state.acc, acc.kv, out, r0, 0):
             self.overflow(acc)
 
-    def transposed_product(
-        self, acc: BoundView, e: BoundView, mat: BoundMatrix, geom: Geometry, r0: int, r1: int
-    ) -> None:
+    def transposed_product(self, acc: BoundView, e: BoundView, mat: BoundMatrix, geom: Geometry, r0: int, r1: int) -> None:
         errors = self._values(K.gather_patches(self.state.buf, e.kv, self.window(_ONE, e, e).geom, 0, r0, r1))
         out, counted, schedule = np.zeros((len(errors), mat.k), np.int32), _Counted(), self._of(mat, "columns")
         self._trace("column", schedule, len(errors), 1)
@@ -201,6 +208,7 @@ class StepEngine(EngineBase):
             by_row=True,
         )
         self._compare(counted, "row_activations_depthwise", r0, r1)
+        self._skip_zero_bits(mat, streamed)
         return out.reshape(-1, mat.k, mat.n)
 
     def _add(self, acc: BoundView, sums: Sums) -> None:
@@ -212,13 +220,10 @@ class StepEngine(EngineBase):
         sh, pt, reach = geom.stride[0], geom.pad[0], (geom.kernel[0] - 1) * geom.dilation[0]
         return max(r0, -(-(y0 + pt - reach) // sh)), min(r1, (y1 - 1 + pt) // sh + 1)
 
-    def depthwise_product(
-        self, acc: BoundView, x: BoundView, mat: BoundMatrix, geom: Geometry, r0: int, r1: int
-    ) -> None:
+    def depthwise_product(self, acc: BoundView, x: BoundView, mat: BoundMatrix, geom: Geometry, r0: int, r1: int) -> None:
         y0, y1, x0, x1 = streamed_positions(x, geom, acc, r0, r1)
-        streamed = np.full((y1 - y0, x1 - x0, x.channels), x.pad_byte, np.int64)
-        streamed[r0 - y0 : r1 - y0, -x0 : x.width - x0] = x.get(r0, r1).view(np.uint8) if x.signed else x.get(r0, r1)
-        products = self._elements(mat, streamed.reshape(-1, x.channels), x.signed, r0, r1)
+        streamed = self._values(streamed_elements(x, geom, acc, r0, r1))
+        products = self._elements(mat, streamed, x.signed, r0, r1)
         sums = np.zeros(acc.shape, np.int32)
         times = acc.channels // x.channels
         scatter_taps(products, self.window(geom, x, acc).geom, y0, x0, x1 - x0, times, sums)
@@ -226,9 +231,7 @@ class StepEngine(EngineBase):
         if first < last and K.accumulate(self.state.acc, acc.kv, sums[first:last].reshape(-1, acc.channels), first, 0):
             self.overflow(acc)
 
-    def depthwise_transposed(
-        self, acc: BoundView, e: BoundView, mat: BoundMatrix, geom: Geometry, r0: int, r1: int
-    ) -> None:
+    def depthwise_transposed(self, acc: BoundView, e: BoundView, mat: BoundMatrix, geom: Geometry, r0: int, r1: int) -> None:
         errors = self._values(K.gather_patches(self.state.buf, e.kv, self.window(_ONE, e, e).geom, 0, r0, r1))
         products = self._elements(mat, errors, True, r0, r1)
         sums = np.zeros(acc.shape, np.int32)
@@ -252,9 +255,7 @@ class StepEngine(EngineBase):
             loads = {int(t[0]): int(t[5]) for t in part}
             steps = sum(1 for _ in activation_schedule(self.machine, loads))
             counted.write_cycles += steps * self.machine.write.cycles_per_row
-            self._stream(
-                self._rows(part), inputs, 1, bits, signed, out, seen, counted, width=width, by_row=by_row, pairs=pairs
-            )
+            self._stream(self._rows(part), inputs, 1, bits, signed, out, seen, counted, width=width, by_row=by_row, pairs=pairs)
 
     def gradient_product(
         self,
@@ -275,9 +276,7 @@ class StepEngine(EngineBase):
         if stationary == "a":
             out = np.zeros((n, k), np.int32)
             held = patches.astype(np.int8).view(np.uint8)
-            self._passes(
-                scratch, held, np.ascontiguousarray(self._values(errors).T), INPUT_BITS, True, out, counted, width=k
-            )
+            self._passes(scratch, held, np.ascontiguousarray(self._values(errors).T), INPUT_BITS, True, out, counted, width=k)
             sums = np.ascontiguousarray(out.T)
         else:
             bits = INPUT_BITS + (a.pad != 0)

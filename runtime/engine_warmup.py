@@ -27,15 +27,17 @@ def engine_calls() -> list[tuple[str, Callable[[], object]]]:
     depthwise = (np.zeros((1, 1, 1), np.int16), np.zeros((1, 1), np.int8), sums)
 
     def rows() -> object:
-        return engine_step_kernels.drive_rows(
-            cells, entry, bounds, 1, one, 1, 8, False, False, False, 1, sums, block, counts
-        )
+        return engine_step_kernels.drive_rows(cells, entry, bounds, 1, one, 1, 8, False, False, False, 1, sums, block, counts)
 
     return [
         ("read cells", lambda: engine_cells.gather_block(cells, tile, 0, 0, 1, block)),
         ("write cells", lambda: engine_cells.scatter_block(cells, written, tile, 0, 0, block)),
         ("written cells", lambda: engine_cells.uninitialised(written, tile, 0, 1)),
         ("pool", lambda: engine_kernels.pool_rows(block.reshape(-1), view, False, words, view, geom, 0, 0, 1)),
+        (
+            "skipped cycles",
+            lambda: engine_kernels.driven_cycles(block, tile, bounds[:1], bounds[:1], 1, 1, 0, 1),
+        ),
         ("depth-wise gradient", lambda: engine_kernels.gradient_depthwise_sums(*depthwise)),
         ("depth-wise gradient, bit-serial", lambda: engine_kernels.gradient_depthwise_bits(*depthwise)),
         ("row steps", rows),

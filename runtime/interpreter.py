@@ -3,7 +3,7 @@ declarations."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, NoReturn
 
 import numba
@@ -14,7 +14,7 @@ from sasimc.isa import instructions  # noqa: F401  (fills the table of instructi
 from sasimc.isa.errors import SasError, near
 from sasimc.isa.program import Program
 from sasimc.isa.spec import EVENTS, PHASES, Cost
-from sasimc.isa.timing import region_cycles
+from sasimc.isa.timing import Limits, limited_cycles, region_limits
 from sasimc.runtime.engine_base import EngineBase, PhaseCounter
 from sasimc.runtime.engine_bind import Binder, instruction_text, match_loops, trap
 from sasimc.runtime.engine_cells import gather_block, scatter_block
@@ -52,12 +52,6 @@ class Interpreter:
             raise SasError(
                 f"there is no engine {engine!r}", hint=near(engine, tuple(ENGINES)) or f"engines: {', '.join(ENGINES)}"
             )
-        if program.machine.bit_serial.zero_skip == "cycles":
-            raise SasError(
-                "bit_serial.zero_skip = 'cycles' cannot be simulated: cycles would depend on data and no instruction declares that",
-                where=program.machine.name,
-                hint="use 'energy'; zero input bits are counted apart (sense_ones) in any case",
-            )
         if threads is not None and threads < 1:
             raise SasError(f"{threads} threads", hint="at least one thread is needed")
         self.program, self.machine = program, program.machine
@@ -68,6 +62,7 @@ class Interpreter:
         self._code = [self._binder.instruction(i) for i in range(len(program.code))]
         self._load_matrices()
         self._costs: dict[tuple[int, int, int], Cost] = {}
+        self.engine.price = self._price
         if isinstance(self.engine, StepEngine):
             self.engine.declared = lambda r0, r1: self._cost((self.engine.index, r0, r1))
 
@@ -190,12 +185,23 @@ class Interpreter:
 
     def _phase_cycles(self, phase: PhaseCounter) -> int:
         serial = sum(self._cost(key).cycles * times for key, times in phase.executed.items())
-        return serial - sum(self._saved(region) * times for known in phase.regions.values() for region, times in known)
+        overlap = sum(self._overlap(r.executed) * r.times for known in phase.regions.values() for r in known)
+        return serial - overlap - phase.skipped
 
-    def _saved(self, region: dict[tuple[int, int, int], int]) -> int:
+    def _limits(self, region: dict[tuple[int, int, int], int]) -> Limits:
+        return region_limits(
+            self.machine, [(self.program.code[key[0]].spec, self._cost(key), times) for key, times in region.items()]
+        )
+
+    def _overlap(self, region: dict[tuple[int, int, int], int]) -> int:
         """Cycles an overlapped region takes less than its instructions one after the other."""
-        work = [(self.program.code[key[0]].spec, self._cost(key), times) for key, times in region.items()]
-        return sum(cost.cycles * times for _, cost, times in work) - region_cycles(self.machine, work)
+        limits = self._limits(region)
+        return limits[0] - limited_cycles(self.machine, limits)
+
+    def _price(self, region: dict[tuple[int, int, int], int]) -> Callable[[int], int]:
+        """By how many cycles a region is shorter when so many cycles of its arrays are skipped."""
+        limits = self._limits(region)
+        return lambda skipped: limited_cycles(self.machine, limits) - limited_cycles(self.machine, limits, skipped)
 
     def _phase_events(self, phase: PhaseCounter) -> dict[str, int]:
         total = dict.fromkeys(EVENTS, 0)
@@ -218,6 +224,11 @@ class Interpreter:
         return {name: self._phase_cycles(self.engine.phases[name]) for name in PHASES}
 
     @property
+    def cycles_saved(self) -> int:
+        """Cycles that zero input bits saved since the counters were reset (0 unless ``bit_serial.zero_skip`` is ``cycles``)."""
+        return sum(p.skipped for p in self.engine.phases.values())
+
+    @property
     def phase_events(self) -> dict[str, dict[str, int]]:
         """Events by phase."""
         return {name: self._phase_events(self.engine.phases[name]) for name in PHASES}
@@ -233,8 +244,8 @@ class Interpreter:
 
     @property
     def instruction_cycles(self) -> dict[int, tuple[int, int]]:
-        """Executions and cycles of every static instruction that ran (``program.code[i].origin`` names its ONNX
-        node)."""
+        """Executions and cycles (nothing overlapped, nothing skipped) of every static instruction that ran
+        (``program.code[i].origin`` names its ONNX node)."""
         out: dict[int, tuple[int, int]] = {}
         for phase in self.engine.phases.values():
             for key, times in phase.executed.items():

@@ -232,6 +232,7 @@ class Session:
             images=self.images,
             images_per_s=self.images / self.busy_s if self.busy_s else 0.0,
             cycles=it.cycles,
+            cycles_saved_by_zero_skip=it.cycles_saved,
             simulated_s=simulated_s,
             events=dict(it.events),
             phase_cycles=dict(it.phase_cycles),
@@ -242,6 +243,9 @@ class Session:
             f"{self.images} images, {self.report['images_per_s']:.1f} images/s; device: {it.cycles} cycles = {simulated_s:.3g} s, "
             f"{flipped} bits flipped"
         )
+        if self.device.program.machine.bit_serial.zero_skip == "cycles":
+            whole = it.cycles + it.cycles_saved
+            self._line(f"zero input bits saved {it.cycles_saved} of {whole} cycles ({100 * it.cycles_saved / max(1, whole):.1f} %)")
         if self.options.cross_check:
             self._line(f"{self.device.replayed} runs replayed on another engine: identical in values, cycles and events")
         return self.report

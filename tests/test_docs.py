@@ -26,14 +26,6 @@ from sasimc.runtime.procedural import draw
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("*.md"))]
-LAYERS = {
-    "isa": {"isa"},
-    "ir": {"ir", "isa"},
-    "passes": {"passes", "ir", "isa"},
-    "frontend": {"frontend", "passes", "ir", "isa"},
-    "backend": {"backend", "ir", "isa"},
-    "runtime": {"runtime", "isa"},
-}
 
 
 def page(name: str) -> str:
@@ -187,29 +179,3 @@ def test_benchmarks_say_how_to_run_them(path: Path) -> None:
 def test_changelog_has_the_version() -> None:
     assert f"## {sasimc.__version__}" in page("CHANGELOG.md")
     assert tomllib.loads(page("pyproject.toml"))["project"]["version"] == sasimc.__version__
-
-
-def imported(path: Path) -> set[str]:
-    """Modules a file imports, dotted."""
-    out: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            out |= {a.name for a in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            out |= {f"{node.module}.{a.name}" for a in node.names}
-    return out
-
-
-@pytest.mark.parametrize("layer", LAYERS)
-def test_layers_point_one_way(layer: str) -> None:
-    files = sorted((ROOT / layer).rglob("*.py"))
-    assert files
-    for path in files:
-        for name in imported(path):
-            parts = name.split(".")
-            assert parts[0] not in LAYERS, f"{path.relative_to(ROOT)} imports bare {name}"
-            if parts[0] == "sasimc":
-                assert parts[1] in LAYERS[layer], f"{path.relative_to(ROOT)} imports {name}"
-            if layer in ("ir", "isa", "runtime", "backend"):
-                assert parts[0] != "onnx", f"{path.relative_to(ROOT)} imports onnx"

@@ -170,9 +170,7 @@ def random_geometry(rng: np.random.Generator, h: int, w: int) -> tuple[Geometry,
         dilation = tuple(int(v) for v in rng.integers(1, 3, 2))
         pad = tuple(int(rng.integers(0, k)) for k in kernel)
         bottom = tuple(int(rng.integers(0, k)) for k in kernel)
-        size = [
-            (n + pad[i] + bottom[i] - (kernel[i] - 1) * dilation[i] - 1) // stride[i] + 1 for i, n in enumerate((h, w))
-        ]
+        size = [(n + pad[i] + bottom[i] - (kernel[i] - 1) * dilation[i] - 1) // stride[i] + 1 for i, n in enumerate((h, w))]
         if min(size) >= 1:
             return Geometry("g", kernel, stride, pad, dilation), size[0], size[1]  # type: ignore[arg-type]
 
@@ -212,9 +210,7 @@ def test_forward_product(seed: int, dtype: str, rule: str) -> None:
         (pad & 255).bit_count(),
     )
     assert done["fused"].events["sense_ones"] == windows.sum() * 8 * n
-    assert done["fused"].events["row_activations"] == ho * wo * sum(
-        t.rows for t in m.matrices["w"].tiles if t.copy == 0
-    )
+    assert done["fused"].events["row_activations"] == ho * wo * sum(t.rows for t in m.matrices["w"].tiles if t.copy == 0)
 
 
 @pytest.mark.parametrize(("seed", "per_cycle"), list(itertools.product(range(4), (1, 3, 8))))
@@ -298,9 +294,7 @@ def test_depthwise_transposed(seed: int) -> None:
 def gradient(x: np.ndarray, e: np.ndarray, geom: Geometry, pad: int) -> np.ndarray:
     """int64 [kh, kw, C, N]: sum over error pixels of (patch - pad) e."""
     out = np.zeros((*geom.kernel, x.shape[2], e.shape[2]), np.int64)
-    for oy, ox, ky, kx in itertools.product(
-        range(e.shape[0]), range(e.shape[1]), range(geom.kernel[0]), range(geom.kernel[1])
-    ):
+    for oy, ox, ky, kx in itertools.product(range(e.shape[0]), range(e.shape[1]), range(geom.kernel[0]), range(geom.kernel[1])):
         y, x_ = (
             oy * geom.stride[0] - geom.pad[0] + ky * geom.dilation[0],
             ox * geom.stride[1] - geom.pad[1] + kx * geom.dilation[1],
@@ -336,9 +330,7 @@ def test_gradient_product(seed: int, case: tuple[str, int, str]) -> None:
     assert done["fused"].events["bits_flipped_compute"] > 0
 
 
-@pytest.mark.parametrize(
-    ("seed", "case"), list(itertools.product(range(3), [("u8", 0), ("u8", 11), ("i8", 0), ("i8", -5)]))
-)
+@pytest.mark.parametrize(("seed", "case"), list(itertools.product(range(3), [("u8", 0), ("u8", 11), ("i8", 0), ("i8", -5)])))
 def test_gradient_depthwise(seed: int, case: tuple[str, int]) -> None:
     dtype, pad = case
     m = Maker(seed + 160, small_machine())

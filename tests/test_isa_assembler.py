@@ -95,7 +95,7 @@ def test_other_machine_from_text_alone() -> None:
     assert (p.machine.subarrays, p.machine.array.rows, p.machine.name) == (64, 32, "tiny")
     text = format_program(p)
     assert assemble(text).machine == p.machine
-    assert assemble("halt\n.set bit_serial.zero_skip=\"energy\" transposed.subarrays=4 clock_hz=1.5e6\n").machine.clock_hz == 1.5e6
+    assert assemble('halt\n.set bit_serial.zero_skip="energy" transposed.subarrays=4 clock_hz=1.5e6\n').machine.clock_hz == 1.5e6
     with pytest.raises(DiagnosticsError, match="a text stands in quotes"):
         assemble("halt\n.set activation.rule=free\n")
     with pytest.raises(DiagnosticsError, match="the machine described here has the digest"):

@@ -114,9 +114,7 @@ def test_phases_keep_their_own_counts() -> None:
 
 def test_rows_are_clipped_and_empty_ranges_only_issue() -> None:
     v = view("v", "buf", "u8", (5, 2, 3))
-    it = run(
-        program(("fill", "v", 9, RowRange(0, -2, 4)), ("li", 1, 9), ("fill", "v", 1, RowRange(1, 0, 4)), views=(v,))
-    )
+    it = run(program(("fill", "v", 9, RowRange(0, -2, 4)), ("li", 1, 9), ("fill", "v", 1, RowRange(1, 0, 4)), views=(v,)))
     assert (it.read_view("v")[:2] == 9).all()
     assert not it.read_view("v")[2:].any()
     assert it.instruction_cycles[2] == (1, it.machine.controller.issue_cycles)
@@ -186,9 +184,7 @@ def test_requantise_bias_drain_clip() -> None:
     )
     sums = rng.integers(-40_000, 40_000, (3, 4, 5))
     views, tables = (acc, dst, wide, low), (t,)
-    it = run(
-        program(("req", "d", "a", "t", ALL), ("clip", "c", "d", -20, 30, ALL), views=views, tables=tables), {"a": sums}
-    )
+    it = run(program(("req", "d", "a", "t", ALL), ("clip", "c", "d", -20, 30, ALL), views=views, tables=tables), {"a": sums})
     expected = np.clip(rne((sums + bias) * mult, shift) + 3, -100, 90)
     assert np.array_equal(it.read_view("d"), expected)
     assert np.array_equal(it.read_view("c"), np.clip(expected, -20, 30))
@@ -286,9 +282,7 @@ def test_resampling_is_a_matrix_and_its_transpose(mode: str) -> None:
         view("o", "acc", "i32", (ho, wo, 2)), view("i", "acc", "i32", (h, w, 2), addr=500),
     )  # fmt: skip
     x, e = rng.integers(0, 256, (h, w, 2)), rng.integers(-128, 128, (ho, wo, 2))
-    p = program(
-        ("ups", "o", "x", "g", ALL), ("upst", "i", "e", "g", ALL), views=views, geoms=(Geometry("g", mode=mode),)
-    )
+    p = program(("ups", "o", "x", "g", ALL), ("upst", "i", "e", "g", ALL), views=views, geoms=(Geometry("g", mode=mode),))
     it = run(p, {"x": x, "e": e})
     assert np.array_equal(it.read_view("o"), np.einsum("ay,bx,yxc->abc", ys, xs, x))
     assert np.array_equal(it.read_view("i"), np.einsum("ay,bx,abc->yxc", ys, xs, e))
@@ -350,9 +344,7 @@ def test_cross_entropy_and_argmax(classes: int) -> None:
 def stored(
     k: int = 6, n: int = 5, *, trainable: bool = True, tensor: str = "w", array: str = "transposable", name: str = "w"
 ) -> Matrix:
-    tiles = [Tile(40 + c, 2, 3, 0, 0, k, n - 2, c) for c in (0, 1)] + [
-        Tile(44 + c, 0, 0, 0, n - 2, k, 2, c) for c in (0, 1)
-    ]
+    tiles = [Tile(40 + c, 2, 3, 0, 0, k, n - 2, c) for c in (0, 1)] + [Tile(44 + c, 0, 0, 0, n - 2, k, 2, c) for c in (0, 1)]
     return Matrix(name, "dense", array, k, n, tensor, trainable, tuple(tiles))
 
 
@@ -377,8 +369,7 @@ def test_row_read_write_update_and_flips() -> None:
     assert np.array_equal(it.read_matrix("w"), end)
     assert np.array_equal(it.read_view("r")[:, 0], end)
     flips = sum(
-        int(np.bitwise_count(a.view(np.uint8) ^ b.view(np.uint8)).sum())
-        for a, b in ((w, mid), (mid, end.astype(np.int8)))
+        int(np.bitwise_count(a.view(np.uint8) ^ b.view(np.uint8)).sum()) for a, b in ((w, mid), (mid, end.astype(np.int8)))
     )
     assert it.events["bits_flipped_transposable"] == 2 * flips  # two copies
     assert it.events["bits_flipped_compute"] == 0
@@ -434,9 +425,7 @@ def test_trap_uninitialised_rows(engine: str) -> None:
         matrices=(stored(tensor=""),),
     )
     assert trap_of(p, engine).index == 1
-    p = program(
-        ("wrr", "w", "d", ALL), ("vmm", "a", "x", "w", "g", ALL), views=_V, geoms=_G, matrices=(stored(tensor=""),)
-    )
+    p = program(("wrr", "w", "d", ALL), ("vmm", "a", "x", "w", "g", ALL), views=_V, geoms=_G, matrices=(stored(tensor=""),))
     run(p, None, engine)
 
 
@@ -465,13 +454,11 @@ def test_trap_bias_and_escale_overflow() -> None:
     t = Table("t", "requant", {"zero": 0, "lo": 0, "hi": 9}, {"bias": (1,), "mult": (1,), "shift": (1,)})
     a = view("a", "acc", "i32", (1, 1, 1))
     assert (
-        trap_of(program(("bias", "a", "t", ALL), views=(a,), tables=(t,)), fill={"a": [2**31 - 1]}).kind
-        == "accumulator overflow"
+        trap_of(program(("bias", "a", "t", ALL), views=(a,), tables=(t,)), fill={"a": [2**31 - 1]}).kind == "accumulator overflow"
     )
     v, k = view("v", "buf", "i32", (1, 1, 1)), Table("k", "scale", {}, {"k": (1 << 17,)})
     assert (
-        trap_of(program(("escale", "v", "v", "k", ALL), views=(v,), tables=(k,)), fill={"v": [1 << 30]}).kind
-        == "escale overflow"
+        trap_of(program(("escale", "v", "v", "k", ALL), views=(v,), tables=(k,)), fill={"v": [1 << 30]}).kind == "escale overflow"
     )
 
 
@@ -493,10 +480,7 @@ def test_trap_out_of_range() -> None:
 def test_trap_label_loops_and_end_of_code() -> None:
     q, d = view("q", "buf", "i8", (1, 1, 3)), view("d", "buf", "i32", (1, 1, 3), addr=16)
     t = Table("t", "loss", {"mult": 1, "t_other": 0, "t_label": 32768})
-    assert (
-        trap_of(program(("li", 1, 3), ("xent", "d", "q", "t", 1, 2), views=(q, d), tables=(t,))).kind
-        == "label out of range"
-    )
+    assert trap_of(program(("li", 1, 3), ("xent", "d", "q", "t", 1, 2), views=(q, d), tables=(t,))).kind == "label out of range"
     depth = load_machine().controller.loop_depth
     nested = [("loopi", 2)] * (depth + 1) + [("endl",)] * (depth + 1)
     assert trap_of(program(*nested)).index == depth
@@ -565,9 +549,7 @@ def two_layers() -> tuple[Program, np.ndarray]:
     rng = np.random.default_rng(9)
     mid = view("mid", "buf", "u8", (2, 2, 5), addr=128)
     second = Matrix("v", "dense", "compute", 5, 4, "v", False, (Tile(60, 0, 0, 0, 0, 5, 4),))
-    t = Table(
-        "t", "requant", {"zero": 0, "lo": 0, "hi": 255}, {"bias": (0,) * 5, "mult": (1 << 30,) * 5, "shift": (36,) * 5}
-    )
+    t = Table("t", "requant", {"zero": 0, "lo": 0, "hi": 255}, {"bias": (0,) * 5, "mult": (1 << 30,) * 5, "shift": (36,) * 5})
     out = view("out", "acc", "i32", (2, 2, 4), addr=100)
     p = program(
         ("vmm", "a", "x", "w", "g", ALL), ("req", "mid", "a", "t", ALL), ("vmm", "out", "mid", "v", "g", ALL),

@@ -6,8 +6,8 @@ import dataclasses
 
 import numpy as np
 import pytest
-
 from models import mobilenet_like
+
 from sasimc.api import CompileOptions, compile_model
 from sasimc.backend.bound import bound_cycles
 from sasimc.frontend.onnx_import import import_model

@@ -406,7 +406,9 @@ def test_real_weights_recognise_images() -> None:
     images = [np.asarray(Image.open(root / "imagenet-sample-1000" / "images" / r["file"]).convert("RGB")) for r in rows]
     from sasimc.frontend.zoo_weights import Preprocess
 
-    feed = batches(images, Preprocess(tuple(255 * v for v in pre["mean"]), tuple(255 * v for v in pre["std"])), 224, pre["resize"])
+    feed = batches(
+        images, Preprocess(tuple(255 * v for v in pre["mean"]), tuple(255 * v for v in pre["std"])), 224, pre["resize"]
+    )
     predicted = np.concatenate([run(model, x)[0].argmax(axis=1) for x in feed])
     right = np.mean(predicted == [int(r["class_index"]) for r in rows])
     assert right > 0.75, right
