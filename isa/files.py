@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import os
 from collections.abc import Callable, Mapping
@@ -20,7 +22,7 @@ from sasimc.isa.errors import DiagnosticsError, SasError
 from sasimc.isa.printer import with_lines
 from sasimc.isa.program import Program, Tensor
 
-__all__ = ["WEIGHTS_SUFFIX", "load_assembly", "load_program", "save_program", "weights_loader", "write_atomically"]
+__all__ = ["WEIGHTS_SUFFIX", "load_assembly", "load_program", "save_program", "weights_loader", "write_atomically", "write_together"]
 
 WEIGHTS_SUFFIX = ".weights.safetensors"
 MAX_PROGRAM_BYTES = 1 << 30
@@ -32,16 +34,32 @@ def write_atomically(path: Path, data: bytes) -> None:
     Raises:
         SasError: the file cannot be written (no such folder, no permission, disk full); nothing half-written is left.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    write_together({path: data})
+
+
+def write_together(files: Mapping[Path, bytes]) -> None:
+    """Write several files: all are complete on the disk before the first takes its name, in the order given.
+
+    Raises:
+        SasError: one of them cannot be written; none is then (unless the system fails between two renamings).
+    """
+    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in files}
+    path = next(iter(files))
     try:
         try:
-            with open(temporary, "wb") as f:
-                f.write(data)
-                f.flush()
-                os.fsync(f.fileno())
-            os.replace(temporary, path)
+            for path, data in files.items():
+                if path.is_dir():
+                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+                with open(temporary[path], "wb") as f:
+                    f.write(data)
+                    f.flush()
+                    os.fsync(f.fileno())
+            for path in files:
+                os.replace(temporary[path], path)
         except BaseException:
-            temporary.unlink(missing_ok=True)
+            for rest in temporary.values():
+                with contextlib.suppress(OSError):
+                    rest.unlink(missing_ok=True)
             raise
     except OSError as exc:
         raise SasError(
@@ -132,8 +150,8 @@ def load_program(path: str | Path) -> Program:
 def save_program(program: Program, path: str | Path) -> Program:
     """Write a program and its weights file; a name ending in ``.bin`` gives the binary form.
 
-    Returns the program as a load of the file would give it: file names, digest and source lines filled in. The weights are written first,
-    each file atomically.
+    Returns the program as a load of the file would give it: file names, digest and source lines filled in. Both files are written, or
+    neither is.
 
     Raises:
         SasError: a program that could not be executed, or files that cannot be written.
@@ -158,7 +176,6 @@ def save_program(program: Program, path: str | Path) -> Program:
             content = text.encode("utf-8")
         except UnicodeEncodeError:
             raise SasError("a name or text of the program is not valid Unicode") from None
-    if stored:
-        write_atomically(path.with_name(name), data)
-    write_atomically(path, content)
+    # the program refers to the weights by their digest: they take their name first
+    write_together({path.with_name(name): data, path: content} if stored else {path: content})
     return program

@@ -20,6 +20,9 @@ from sasimc.isa.errors import SasError
 
 __all__ = ["Machine", "activation_cycles", "activation_schedule", "activation_steps", "load_machine"]
 
+MAX_SUBARRAYS = 1 << 18
+MAX_CAPACITY_BITS = 1 << 35  # 4 GiB of cells
+
 Positive = Annotated[int, Field(gt=0, le=1 << 40)]
 Pair = tuple[Annotated[int, Field(gt=0, le=4096)], Annotated[int, Field(gt=0, le=4096)]]
 
@@ -145,6 +148,11 @@ class Machine(_Section):
                     )
         if self.array.bit_columns % self.array.weight_bits:
             raise ValueError("array.bit_columns is not a multiple of array.weight_bits")
+        if self.subarrays > MAX_SUBARRAYS or self.capacity_bits > MAX_CAPACITY_BITS:
+            raise ValueError(
+                f"array.banks and array.mats give {self.subarrays} sub-arrays with {self.capacity_bits} bits; at most {MAX_SUBARRAYS} sub-arrays "
+                f"and {MAX_CAPACITY_BITS} bits can be simulated"
+            )
         return self
 
     @property
