@@ -17,7 +17,7 @@ from rich.console import Console
 from sasimc.isa.errors import DiagnosticsError, SasError
 from sasimc.isa.files import write_atomically
 
-__all__ = ["EXIT_ERROR", "EXIT_INTERRUPTED", "console", "invoke", "run_app", "write_json"]
+__all__ = ["EXIT_ERROR", "EXIT_INTERRUPTED", "console", "invoke", "require_writable", "run_app", "write_json"]
 
 EXIT_ERROR: Final = 2
 EXIT_INTERRUPTED: Final = 130
@@ -35,6 +35,26 @@ def write_json(path: Path, data: Mapping[str, Any]) -> None:
         SasError: the file cannot be written.
     """
     write_atomically(path, (json.dumps(data, indent=2) + "\n").encode())
+
+
+def require_writable(*paths: Path | None) -> None:
+    """Refuse before a long run what could not be written after it (None: not asked for).
+
+    Raises:
+        SasError: a path that is a folder, or whose folder does not exist or may not be written to.
+    """
+    for path in paths:
+        if path is None:
+            continue
+        problem = ""
+        if path.is_dir():
+            problem = os.strerror(errno.EISDIR)
+        elif not path.parent.is_dir():
+            problem = os.strerror(errno.ENOTDIR if path.parent.exists() else errno.ENOENT)
+        elif not os.access(path.parent, os.W_OK | os.X_OK):
+            problem = os.strerror(errno.EACCES)
+        if problem:
+            raise SasError(f"cannot write {path}: {problem}", hint="give a file name in a folder that exists and may be written to")
 
 
 def _os_error(exc: OSError) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from sasimc.cli import sasc_asm
-from sasimc.cli.common import console, run_app, write_json
+from sasimc.cli.common import console, require_writable, run_app, write_json
 
 __all__ = ["app", "main"]
 
@@ -47,6 +47,7 @@ def zoo(
     """Build MobileNet-V2 + Rep-Net as a quantised ONNX file that onnxruntime runs as well."""
     from sasimc.frontend.zoo import ZooOptions, build, parse_modules, write
 
+    require_writable(output)
     options = ZooOptions(
         weights=weights, width=width, resolution=resolution, classes=classes, modules=parse_modules(modules), padding=padding, seed=seed,
         calibrate=calibrate, calibration_images=calibration_images, headroom=headroom, rep_gain=rep_gain, head_init=head_init,
@@ -144,6 +145,7 @@ def compile_command(
 
     if output.suffix not in (".s", ".bin"):
         raise SasError(f"cannot tell the program's format from {output.name!r}", hint="end the name in .s or .bin")
+    require_writable(output, report)
     path = model if model is not None else default_model_path()
     options = CompileOptions(machine, batch, backprop, trainable, eps, inference_only, print_ir_after)
     with console.status("compiling") as status:

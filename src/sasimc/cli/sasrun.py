@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sasimc.cli.common import console, run_app, write_json
+from sasimc.cli.common import console, require_writable, run_app, write_json
 from sasimc.isa.errors import SasError
 
 __all__ = ["app", "main"]
@@ -75,6 +75,7 @@ def run(
     )  # fmt: skip
     if save is not None and save.suffix not in (".s", ".bin"):
         raise SasError(f"cannot tell the program's format from {save.name!r}", hint="end the name in .s or .bin")
+    require_writable(save, report)
     session = Session(options, console)
     made: dict[str, Any] = session.run()
     if save:
