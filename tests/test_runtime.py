@@ -614,11 +614,6 @@ def test_snapshot_restores_everything() -> None:
     assert np.array_equal(it.read_view("out"), changed)
 
 
-def test_zero_skipping_cycles_are_refused() -> None:
-    with pytest.raises(SasError, match="zero_skip"):
-        Interpreter(program(machine=small(bit_serial={"zero_skip": "cycles"})))
-
-
 def test_trap_activation_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """The microscope checks every step: a schedule that drives two groups at once is stopped."""
     p, _ = two_layers()
