@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sasimc.isa.errors import SasError, near
 from sasimc.isa.files import save_program
 from sasimc.isa.program import Program
+from sasimc.runtime.dataset_catalog import CATALOGUE
 from sasimc.runtime.datasets import Dataset, open_dataset
 from sasimc.runtime.device import Device
 from sasimc.runtime.images import read_image
@@ -140,9 +141,27 @@ class Session:
     def _open(self, name: str | None) -> Dataset | None:
         if name is None:
             return None
-        found = open_dataset(name, self.options.data, size=self.device.input_shape[0])
+        size = self.device.input_shape[0]
+        found = open_dataset(name, self.options.data, size=size)
+        if len(found.classes) > self.device.classes and (relative := self._relative(name, size)) is not None:
+            self.console.print(
+                f"{found.name} has {len(found.classes)} classes, the program {self.device.classes}: taking {relative.name} "
+                f"({len(relative.classes)} classes) instead",
+                highlight=False,
+            )
+            found = relative
         check_classes(self.device, found)
         return found
+
+    def _relative(self, name: str, size: int) -> Dataset | None:
+        """A data set whose name begins with ``name`` (``flowers`` -> ``flowers17``) and whose classes fill the classifier exactly."""
+        for other, known in CATALOGUE.items():
+            if other != name and other.startswith(name) and known.classes == self.device.classes:
+                try:
+                    return open_dataset(other, self.options.data, size=size)
+                except SasError:
+                    continue
+        return None
 
     def _label(self, index: int) -> str:
         labels = self.device.labels

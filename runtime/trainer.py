@@ -27,7 +27,7 @@ class Recipe:
 
     epochs: int = 10
     seed: int = 0
-    mu_head: tuple[float, float] = (4.0, -1.0)
+    mu_head: tuple[float, float] = (4.0, 0.0)
     mu_rep: tuple[float, float] = (2.0, -2.0)
     augment: bool = True
     limit: int | None = None

@@ -45,7 +45,7 @@ def run(
     threads: Annotated[int | None, typer.Option(help="Worker threads; default: all cores")] = None,
     epochs: Annotated[int, typer.Option(help="Epochs of training")] = 10,
     seed: Annotated[int, typer.Option(help="Seed of image order and augmentation")] = 0,
-    mu_head: Annotated[str, typer.Option(help="Update magnitude of the classifier, FIRST:LAST")] = "4:-1",
+    mu_head: Annotated[str, typer.Option(help="Update magnitude of the classifier, FIRST:LAST")] = "4:0",
     mu_rep: Annotated[str, typer.Option(help="Update magnitude of the modules, FIRST:LAST")] = "2:-2",
     augment: Annotated[bool, typer.Option("--augment/--no-augment", help="Random crops and flips in training")] = True,
     split: Annotated[str, typer.Option(help="Split that --eval uses")] = "test",
