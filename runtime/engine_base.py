@@ -260,20 +260,9 @@ class EngineBase:
     def requantise(self, dst: BoundView, acc: BoundView, table: BoundTable, r0: int, r1: int) -> None:
         a, i = table.arrays, table.ints
         K.requant(
-            self.state.acc,
-            acc.kv,
-            self.state.buf,
-            dst.kv,
-            a["bias"],
-            a["mult"],
-            a["shift"],
-            i["zero"],
-            i["lo"],
-            i["hi"],
-            r0,
-            r1,
-            True,
-        )
+            self.state.acc, acc.kv, self.state.buf, dst.kv, a["bias"], a["mult"], a["shift"],
+            i["zero"], i["lo"], i["hi"], r0, r1, True, a["half"],
+        )  # fmt: skip
 
     def drain(self, dst: BoundView, acc: BoundView, r0: int, r1: int) -> None:
         for y, at, count in acc.segments(r0, r1):

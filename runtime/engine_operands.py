@@ -227,6 +227,8 @@ class BoundTable:
             table.kind == "addq" and not 1 <= table.ints["shift"] <= 62
         ):
             raise BindError("bad table", f"{table.name}: a shift is outside 1..62")
+        if shift is not None:
+            self.arrays["half"] = (np.int64(1) << (shift - 1)) - 1  # rounding needs it at every row
 
     def fit(self, channels: int) -> None:
         """Check that every array has one value a channel (``scale`` may have one for all)."""

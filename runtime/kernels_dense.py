@@ -45,8 +45,8 @@ View = tuple[int, int, int, int, int, int]
 
 _PIXELS = 8  # pixels of one fused micro-kernel
 # below these many multiply-adds a second thread costs more than it saves (benchmarks/kernels.py)
-_SHARED_BITSERIAL = 2_000_000
-_SHARED_FUSED = 6_000_000
+_SHARED_BITSERIAL = 800_000
+_SHARED_FUSED = 2_500_000
 
 
 def make_view(base: int, cols: int, chans: int, ring: int, row_stride: int = 0, pixel_stride: int = 0) -> View:
@@ -209,7 +209,7 @@ def dense_bitserial_acc(
     """
     x, signed_x = x.view(np.uint8), bool(signed_x)
     pixels = x.shape[0]
-    if thread_count() == 1 or x.size * n < _SHARED_BITSERIAL or pixels < 2 * _PIXELS:
+    if x.size * n < _SHARED_BITSERIAL or pixels < 2 * _PIXELS or thread_count() == 1:
         return int(_bitserial_range(x, planes, signed_x, acc, view, r0, c0, n, 0, pixels))
     return run_shares(lambda a, b: _bitserial_range(x, planes, signed_x, acc, view, r0, c0, n, a, b), 0, pixels)
 
@@ -227,7 +227,7 @@ def dense_fused_acc(
     """As `dense_bitserial_acc` with integer products (16 x 16 bits into 32, exact); w from `prepare_fused`."""
     x, signed_x = x.view(np.uint8), bool(signed_x)
     pixels = x.shape[0]
-    if thread_count() == 1 or x.size * n < _SHARED_FUSED or pixels < 2 * _PIXELS:
+    if x.size * n < _SHARED_FUSED or pixels < 2 * _PIXELS or thread_count() == 1:
         return int(_fused_range(x, w, signed_x, acc, view, r0, c0, n, 0, pixels))
     return run_shares(lambda a, b: _fused_range(x, w, signed_x, acc, view, r0, c0, n, a, b), 0, pixels, _PIXELS)
 

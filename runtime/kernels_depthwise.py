@@ -26,7 +26,7 @@ Geom = tuple[int, int, int, int, int, int, int, int, int, int, int, int]
 
 ENGINES = {"fused": 0, "bitserial": 1, "step": 2}
 
-_SHARED_PRODUCTS = 1_500_000  # below this many products one thread is faster (benchmarks/kernels.py)
+_SHARED_PRODUCTS = 400_000  # below this many products one thread is faster (benchmarks/kernels.py)
 
 
 def make_geom(kh: int, kw: int, sh: int, sw: int, dh: int, dw: int, pt: int, pl: int, h: int, w: int, ho: int, wo: int) -> Geom:
@@ -207,7 +207,7 @@ def dw_scatter(
         return 0
     code, flag = ENGINES[engine], int(bool(signed))
     pad &= 255
-    if thread_count() == 1 or o1 - o0 < 2 or (o1 - o0) * kh * kw * wo * av[5] < _SHARED_PRODUCTS:
+    if o1 - o0 < 2 or (o1 - o0) * kh * kw * wo * av[5] < _SHARED_PRODUCTS or thread_count() == 1:
         return int(_dw_band(code, buf, xv, flag, w, geom, pad, r0, r1, acc, av, o0, o1))
     return run_shares(lambda a, b: _dw_band(code, buf, xv, flag, w, geom, pad, r0, r1, acc, av, a, b), o0, o1)
 
@@ -289,6 +289,6 @@ def dw_scatter_t(
     if i1 <= i0:
         return 0
     code = ENGINES[engine]
-    if thread_count() == 1 or i1 - i0 < 2 or (i1 - i0) * width * kh * kw * ev[5] < _SHARED_PRODUCTS:
+    if i1 - i0 < 2 or (i1 - i0) * width * kh * kw * ev[5] < _SHARED_PRODUCTS or thread_count() == 1:
         return int(_dw_t_band(code, ebuf, ev, w, geom, r0, r1, acc, av, i0, i1))
     return run_shares(lambda a, b: _dw_t_band(code, ebuf, ev, w, geom, r0, r1, acc, av, a, b), i0, i1)

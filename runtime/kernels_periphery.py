@@ -27,7 +27,7 @@ __all__ = [
     "upsample_nearest_t",
 ]
 
-_SHARED_ELEMENTS = 200_000  # below this many elements one thread is faster (benchmarks/kernels.py)
+_SHARED_ELEMENTS = 80_000  # below this many elements one thread is faster (benchmarks/kernels.py)
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -72,14 +72,16 @@ def requant(
     r0: int,
     r1: int,
     clear: bool = True,
+    half: npt.NDArray[np.int64] | None = None,
 ) -> None:
     """y = clamp(rne((acc + bias) * mult, shift) + zero, lo, hi), one byte each; the accumulators read are cleared.
 
-    bias, mult, shift: int64 [chans of av]; shift 1..62; |acc + bias| < 2^31.
+    bias, mult, shift: int64 [chans of av]; shift 1..62; |acc + bias| < 2^31. half: 2^(shift - 1) - 1, if the caller has it.
     """
-    half = (np.int64(1) << (shift - 1)) - 1
+    if half is None:
+        half = (np.int64(1) << (shift - 1)) - 1
     clear = bool(clear)
-    if thread_count() == 1 or (r1 - r0) * av[4] * av[5] < _SHARED_ELEMENTS:
+    if (r1 - r0) * av[4] * av[5] < _SHARED_ELEMENTS or thread_count() == 1:
         _requant_rows(acc, av, buf, dv, bias, mult, shift, half, zero, lo, hi, r0, r1, clear)
         return
 

@@ -13,6 +13,7 @@ from numba import njit
 from sasimc.runtime.kernels_dense import View
 from sasimc.runtime.kernels_periphery import rne
 from sasimc.runtime.kernels_simd import plane_words, popcount
+from sasimc.runtime.kernels_threads import run_shares, thread_count
 
 __all__ = [
     "NO_MASK",
@@ -32,6 +33,8 @@ __all__ = [
     "update",
     "xent",
 ]
+
+_SHARED_ELEMENTS = 150_000  # below this many elements one thread is faster (benchmarks/kernels.py)
 
 NO_MASK: View = (0, 0, 0, 0, 0, 0)
 """Mask view for `escale` without a mask (ring 0)."""
@@ -103,39 +106,81 @@ def make_mask(buf, qv, signed, lo, hi, mask_lo, mask_hi, mv, r0, r1):  # type: i
 
 
 @njit(cache=True, nogil=True)
-def escale(src, sv, dst, dv, mbuf, mv, k, r0, r1):  # type: ignore[no-untyped-def]
-    """int32 dst = rne(v * k_n, 15), v = src where the mask keeps it, else 0 (docs/numerics.md, "Backward", steps 1 and 2).
-
-    src int32 or int8 flat; mv: view of a mask of `make_mask` in mbuf, or NO_MASK; k: int64 [chans], [1] (the same for all), or
-    NO_SCALE. Returns non-zero if a result does not fit int32.
-    """
+def _mask_rows(src, sv, dst, dv, mbuf, mv, r0, r1):  # type: ignore[no-untyped-def]
+    """int32 dst = src where the mask has a one, else 0."""
     cols, chans = sv[4], sv[5]
-    factor = np.full(chans, 32768, np.int64)  # rne(v * 2^15, 15) = v
-    if k.shape[0] == 1:
-        factor[:] = k[0]
-    elif k.shape[0] > 1:
-        factor[:] = k
-    masked = mv[3] > 0
-    keep = np.ones(-(-cols * chans // 8) * 8, np.uint8)
-    outside = np.int64(0)
+    spread = np.empty(-(-cols * chans // 8), np.uint64)
+    keep = spread.view(np.int8)
+    line = np.empty(chans, np.int32)  # src and dst may be one memory: a loop over both would stay scalar code
     for y in range(r0, r1):
-        if masked:
-            row = mv[0] + (y % mv[3]) * mv[1]
-            for i in range(keep.shape[0] >> 3):
-                byte, bits = mbuf[row + i], keep[8 * i : 8 * i + 8]
-                for bit in range(8):
-                    bits[bit] = (byte >> np.uint8(bit)) & np.uint8(1)
+        row = mv[0] + (y % mv[3]) * mv[1]
+        packed = mbuf[row : row + spread.shape[0]]
+        for i in range(spread.shape[0]):  # bit j of a byte to byte j: -1 or 0
+            lanes = (np.uint64(packed[i]) * np.uint64(0x0101010101010101)) & np.uint64(0x8040201008040201)
+            ones = ((lanes + np.uint64(0x7F7F7F7F7F7F7F7F)) >> np.uint64(7)) & np.uint64(0x0101010101010101)
+            spread[i] = ones * np.uint64(255)
         for x in range(cols):
             at = sv[0] + (y % sv[3]) * sv[1] + x * sv[2]
             to = dv[0] + (y % dv[3]) * dv[1] + x * dv[2]
             source, target, kept = src[at : at + chans], dst[to : to + chans], keep[x * chans : (x + 1) * chans]
             for c in range(chans):
-                scaled = np.int64(source[c]) * np.int64(kept[c]) * factor[c]
+                line[c] = source[c]
+            for c in range(chans):
+                target[c] = line[c] & np.int32(kept[c])
+    return 0
+
+
+@njit(cache=True, nogil=True)
+def _scale_rows(src, sv, dst, dv, factor, r0, r1):  # type: ignore[no-untyped-def]
+    """int32 dst = rne(src * factor[c], 15); non-zero if a result does not fit."""
+    cols, chans = sv[4], sv[5]
+    outside = np.int64(0)
+    line = np.empty(chans, np.int32)  # as above
+    for y in range(r0, r1):
+        for x in range(cols):
+            at = sv[0] + (y % sv[3]) * sv[1] + x * sv[2]
+            to = dv[0] + (y % dv[3]) * dv[1] + x * dv[2]
+            source, target = src[at : at + chans], dst[to : to + chans]
+            for c in range(chans):
+                line[c] = source[c]
+            for c in range(chans):
+                scaled = np.int64(line[c]) * factor[c]
                 v = (scaled + 16383 + ((scaled >> 15) & 1)) >> 15  # rne(scaled, 15)
                 narrow = np.int32(v)
                 outside |= v ^ np.int64(narrow)
                 target[c] = narrow
     return outside != 0
+
+
+def escale(
+    src: npt.NDArray[np.int32 | np.int8],
+    sv: View,
+    dst: npt.NDArray[np.int32],
+    dv: View,
+    mbuf: npt.NDArray[np.uint8],
+    mv: View,
+    k: npt.NDArray[np.int64],
+    r0: int,
+    r1: int,
+) -> int:
+    """int32 dst = rne(v * k_n, 15), v = src where the mask keeps it, else 0 (docs/numerics.md, "Backward", steps 1 and 2).
+
+    src int32 or int8 flat; mv: view of a mask of `make_mask` in mbuf, or NO_MASK; k: int64 [chans], [1] (the same for all), or
+    NO_SCALE (one of the two, or both). Returns non-zero if a result does not fit int32.
+    """
+    shared = (r1 - r0) * sv[4] * sv[5] >= _SHARED_ELEMENTS and thread_count() > 1
+    if mv[3] > 0:
+        if shared:
+            run_shares(lambda a, b: _mask_rows(src, sv, dst, dv, mbuf, mv, a, b), r0, r1)
+        else:
+            _mask_rows(src, sv, dst, dv, mbuf, mv, r0, r1)
+        if not k.shape[0]:
+            return 0
+        src, sv = dst, dv
+    factor = k if k.shape[0] == sv[5] else np.full(sv[5], k[0] if k.shape[0] else 32768)  # 2^15: unchanged
+    if shared:
+        return run_shares(lambda a, b: _scale_rows(src, sv, dst, dv, factor, a, b), r0, r1)
+    return int(_scale_rows(src, sv, dst, dv, factor, r0, r1))
 
 
 @njit(cache=True, nogil=True)

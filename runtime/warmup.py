@@ -45,7 +45,7 @@ def _calls() -> list[tuple[str, Callable[[], object]]]:
     w = np.ones((k, n), np.int8)
     x = np.ones((2, k), np.uint8)
     buf = np.zeros(4096, np.uint8)
-    words = np.zeros(4096, np.int32)
+    words, bytes_ = np.zeros(4096, np.int32), buf.view(np.int8)
     vector = np.ones(1, np.int64)
     planes, pairs = dense.pack_weights(w), dense.prepare_fused(w)
     row = dense.make_view(0, 2, n, 1)
@@ -86,9 +86,11 @@ def _calls() -> list[tuple[str, Callable[[], object]]]:
         ("range", lambda: train.range_bits(words, view, 0, 2)),
         ("shift to 8 bits", lambda: train.shift8(words, view, buf, view, 3, 0, 2)),
         ("mask", lambda: train.make_mask(buf, view, False, 0, 9, True, True, mask, 0, 2)),
-        ("error scale", lambda: train.escale(words, view, words, view, buf, mask, vector, 0, 2)),
-        ("error scale of bytes", lambda: train.escale(buf.view(np.int8), view, words, view, buf, mask, vector, 0, 2)),
-        ("aligned add", lambda: train.aligned_add(buf.view(np.int8), view, 0, buf.view(np.int8), view, 1, words, view, 0, 2)),
+        ("error mask", lambda: train.escale(words, view, words, view, buf, mask, train.NO_SCALE, 0, 2)),
+        ("error mask of bytes", lambda: train.escale(bytes_, view, words, view, buf, mask, train.NO_SCALE, 0, 2)),
+        ("error scale", lambda: train.escale(words, view, words, view, buf, train.NO_MASK, vector, 0, 2)),
+        ("error scale of bytes", lambda: train.escale(bytes_, view, words, view, buf, train.NO_MASK, vector, 0, 2)),
+        ("aligned add", lambda: train.aligned_add(bytes_, view, 0, bytes_, view, 1, words, view, 0, 2)),
         ("rounding", lambda: train.psr(words[:8], 3)),
         ("update", lambda: train.update(buf[:8].view(np.int8), buf[:8].view(np.int8))),
     ]
