@@ -383,7 +383,7 @@ class BackwardEmitter:
             elif fwd.flag("depthwise"):
                 b.emit("dwmt", acc, e_view, self._whole_matrix(fwd, first, count), geom, rr)
             else:
-                for part, matrix in self.placement.layers[fwd.name]:
+                for part, matrix in self.placement.backward(fwd.name):
                     target = b.channel_slice(acc, part.c0, part.cin)
                     b.emit("vmmt", target, b.channel_slice(e_view, part.n0, part.n), b.matrix(matrix), geom, rr)
 

@@ -65,6 +65,8 @@ def compile_graph(
         for part, matrix in parts:
             b.matrix(matrix)
             b.tensors[matrix.tensor] = part.values
+    for matrix in placement.twins.values():
+        b.matrix(matrix)
     if placement.scratch:
         b.matrix(placement.scratch)
     logits = _logits(graph)
@@ -217,7 +219,7 @@ def _train_step(
 
 
 def _prove_accumulators(graph: Graph) -> None:
-    """No 32-bit sum of a convolution can overflow: sum of |w| times the largest input, for trainable layers the largest weights."""
+    """No 32-bit sum of a convolution can overflow, its bias included: sum of |w| times the largest input, for trainable layers the largest weights."""
     for op in graph.ops:
         if op.kind != "conv":
             continue
@@ -228,8 +230,11 @@ def _prove_accumulators(graph: Graph) -> None:
             if not op.flag("trainable")
             else np.full(weight.shape[3], 127 * weight[..., 0].size)
         )
-        worst = int(per_column.max()) * max(abs(low), high)
+        bias = np.abs(np.asarray(graph.constant(op, "bias"), dtype=np.int64))
+        worst = int((per_column * max(abs(low), high) + bias).max())
         if worst >= 1 << 31:
             raise CapacityError(
-                f"a 32-bit sum may reach {worst}", where=op.origin or op.name, hint="split the layer's input channels"
+                f"a 32-bit sum may reach {worst}",
+                where=op.origin or op.name,
+                hint="split the layer's input channels, or check the scale of its bias",
             )

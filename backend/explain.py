@@ -1,13 +1,29 @@
-"""Where the cycles of an inference go: a row for every convolution."""
+"""Where the cycles go: of an inference a row for every convolution, of a training step a row for every phase."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sasimc.backend.bound import layer_bounds
 from sasimc.backend.compile import Compiled
+from sasimc.isa.spec import PHASES
 
-__all__ = ["LayerRow", "explain"]
+__all__ = ["LayerRow", "PhaseRow", "explain", "explain_training"]
+
+_FIELDS: Mapping[str, tuple[str, ...]] = {
+    "control": ("controller.issue_cycles",),
+    "adder_tree": ("adder_tree.units",),
+    "periphery": ("periphery.lanes",),
+    "buffer": ("buffer.bytes_per_cycle",),
+    "host": ("host.bytes_per_cycle",),
+}
+_ARRAY_FIELDS: Mapping[str, tuple[str, ...]] = {
+    "forward": ("activation.banks", "activation.mats", "bit_serial.zero_skip"),
+    "error": ("transposed.bit_columns_per_cycle", "activation.banks", "activation.mats"),
+    "gradient": ("gradient.scratch_subarrays", "write.cycles_per_row"),
+    "update": ("write.cycles_per_row", "write.read_cycles_per_row"),
+}
 
 
 @dataclass(frozen=True)
@@ -53,4 +69,29 @@ def explain(compiled: Compiled) -> list[LayerRow]:
             )
         )
     rows.append(LayerRow("(other)", "", 0, 0, 0, sum(left.values()), 0.0, ""))
+    return rows
+
+
+@dataclass(frozen=True)
+class PhaseRow:
+    """A phase of a training step: ``cycles``, how long each unit is busy (``units``), the unit that ``binds``, and the ``fields`` of the machine
+    description that decide how long that unit takes."""
+
+    phase: str
+    cycles: int
+    units: Mapping[str, int]
+    binds: str
+    fields: tuple[str, ...]
+
+
+def explain_training(compiled: Compiled) -> list[PhaseRow]:
+    """Rows in the order forward, error, gradient, update; nothing without a ``train_step``."""
+    if compiled.train_step is None:
+        return []
+    rows = []
+    for phase in PHASES:
+        units = compiled.train_step.phase_units.get(phase, {})
+        binds = max(units, key=lambda u: units[u]) if units else ""
+        fields = _ARRAY_FIELDS[phase] if binds == "array" else _FIELDS.get(binds, ())
+        rows.append(PhaseRow(phase, compiled.train_step.phases.get(phase, 0), units, binds, fields))
     return rows

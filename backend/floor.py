@@ -15,20 +15,22 @@ import numpy as np
 from sasimc.isa.machine import Machine
 from sasimc.isa.objects import Tile
 
-__all__ = ["Cut", "Floor", "Level", "best_cut"]
+__all__ = ["Cut", "Floor", "Level", "best_cuts"]
 
-MAX_COPIES = 8
+MAX_COPIES = 32
 
 
 @dataclass(frozen=True)
 class Cut:
-    """Pieces of ``rows`` x ``cols`` of a k x n matrix, ``copies`` times."""
+    """Pieces of ``rows`` x ``cols`` of a k x n matrix, ``copies`` times; ``cycles`` of its products a sample, ``levels`` they stand on."""
 
     k: int
     n: int
     rows: int
     cols: int
     copies: int
+    cycles: float = 0.0
+    levels: int = 1
 
     @property
     def pieces(self) -> list[tuple[int, int, int, int, int]]:
@@ -37,10 +39,11 @@ class Cut:
         return [(c, k, n, min(self.rows, self.k - k), min(self.cols, self.n - n)) for c in range(self.copies) for k, n in corners]
 
 
-def best_cut(
-    k: int, n: int, pixels: int, machine: Machine, *, transposed: bool, copies: bool, narrow: bool, thrift: float
-) -> Cut:
-    """The cut with the lowest cost: cycles of all products of a sample plus ``thrift`` for every word line x column of a level.
+def best_cuts(
+    k: int, n: int, pixels: int, machine: Machine, *, use: str, copies: bool, narrow: bool, thrift: Sequence[float]
+) -> list[Cut]:
+    """For each ``thrift`` the cut with the lowest cost: cycles of all products of a sample plus ``thrift`` for every word line x column
+    of a level. ``use``: ``forward``, ``backward`` (transposed products only) or ``both``.
 
     A forward product takes 8 cycles a word line and level, a transposed one 64 / ``bit_columns_per_cycle`` cycles a weight column and level.
     ``copies``: several pixels may be worked on at once; ``narrow``: a kernel must not be cut (depth-wise). Among equals, the fewest pieces.
@@ -49,18 +52,27 @@ def best_cut(
     heights = np.array(sorted({-(-k // a) for a in range(-(-k // height), k + 1)}))
     if narrow:
         widths = np.array([n])
-    elif transposed:
-        widths = np.array(sorted({-(-n // b) for b in range(-(-n // width), n + 1)}))
-    else:
+    elif use == "forward":
         widths = np.array([min(n, width)])
-    h, w, c = np.meshgrid(heights, widths, np.arange(1, (MAX_COPIES if copies else 1) + 1), indexing="ij")
+    else:
+        widths = np.array(sorted({-(-n // b) for b in range(-(-n // width), n + 1)}))
+    grid = np.meshgrid(heights, widths, np.arange(1, (MAX_COPIES if copies else 1) + 1), indexing="ij")
+    h, w, c = (axis.ravel() for axis in grid)
     pieces = -(-k // h) * -(-n // w) * c
     levels = -(-pieces // size)
-    per_column = -(-machine.array.weight_bits // machine.transposed.bit_columns_per_cycle) * 8
-    cycles = levels * h * 8 / c + (levels * w * per_column if transposed else 0)
-    cost = pixels * cycles + thrift * levels * h * w
-    best = int(np.lexsort((pieces.ravel(), cost.ravel()))[0])
-    return Cut(k, n, int(h.ravel()[best]), int(w.ravel()[best]), int(c.ravel()[best]))
+    cycles = np.zeros(h.shape)
+    if use != "backward":
+        # the adder tree works beside the arrays: the slower of the two counts
+        sums = 0 if narrow else pixels * (-(-k // h) - 1) * n // machine.adder_tree.units
+        cycles = cycles + np.maximum(-(-pixels // c) * levels * h * 8, sums)
+    if use != "forward":
+        per_column = -(-machine.array.weight_bits // machine.transposed.bit_columns_per_cycle) * 8
+        cycles = cycles + pixels * levels * w * per_column
+    out = []
+    for price in thrift:
+        i = int(np.lexsort((pieces, cycles + price * levels * h * w))[0])
+        out.append(Cut(k, n, int(h[i]), int(w[i]), int(c[i]), float(cycles[i]), int(levels[i])))
+    return out
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,21 @@
 """Weights to sub-arrays: cut every convolution into tiles, pack ragged tiles, place them so that what works together may work together.
 
 Dense layers are unrolled by output feature, depth-wise layers stand one kernel a row (paper figure 3). Trainable layers, and frozen dense
-layers that errors pass, stand in transposable sub-arrays, which serve both directions with the same cells.
+layers that errors pass, stand in transposable sub-arrays, which serve both directions with the same cells. The two directions want different
+cuts (wide rows forward, tall columns backward), so a frozen layer may stand twice where there is room: copies in compute sub-arrays for forward
+products, a *twin* in transposable ones for the errors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from sasimc.backend.builder import CapacityError
-from sasimc.backend.floor import Cut, Floor, Level, best_cut
+from sasimc.backend.floor import Cut, Floor, Level, best_cuts
 from sasimc.backend.stripes import column_chunk
 from sasimc.ir.graph import Graph, Op
 from sasimc.isa.machine import Machine
@@ -23,7 +25,11 @@ __all__ = ["LayerMatrix", "Placement", "cut_layers", "place", "split_depthwise"]
 
 Int8 = npt.NDArray[np.int8]
 
-THRIFT = (0.25, 2.0, 16.0, 128.0, 1e12)  # cycles a word line x column of a level is worth; tried in turn until all fits
+THRIFT = (0.25, 1.0, 4.0, 16.0, 64.0, 256.0, 4096.0, 1e12)
+"""What a word line x column of a level is worth in cycles: one candidate each, from fast to small."""
+TWIN = ".t"
+TWINS = 8
+"""How many shares of the layers that may have a twin are tried."""
 
 
 @dataclass(frozen=True)
@@ -48,19 +54,32 @@ class LayerMatrix:
 
 @dataclass
 class Placement:
-    """Result: matrices by layer (in order of groups and column chunks), the scratch matrix if any, sub-arrays used by kind."""
+    """Result: matrices by layer (in order of groups and column chunks), the scratch matrix if any, sub-arrays used by kind.
+
+    ``twins``: by the name of a part, the matrix that its transposed products use, where that is another one.
+    """
 
     layers: dict[str, list[tuple[LayerMatrix, Matrix]]]
     scratch: Matrix | None
     compute_subarrays: int
     transposable_subarrays: int
     weights: int
+    twins: dict[str, Matrix] = field(default_factory=dict)
 
     @property
     def used(self) -> int:
         """Sub-arrays that hold weights or scratch rows."""
-        matrices = [m for parts in self.layers.values() for _, m in parts] + ([self.scratch] if self.scratch else [])
-        return len({t.subarray for m in matrices for t in m.tiles})
+        return len({t.subarray for m in self.matrices for t in m.tiles})
+
+    @property
+    def matrices(self) -> list[Matrix]:
+        """Everything that stands in the arrays."""
+        weights = [m for parts in self.layers.values() for _, m in parts]
+        return [*weights, *self.twins.values(), *([self.scratch] if self.scratch else [])]
+
+    def backward(self, layer: str) -> list[tuple[LayerMatrix, Matrix]]:
+        """The matrices for a layer's transposed products."""
+        return [(part, self.twins.get(part.name, matrix)) for part, matrix in self.layers[layer]]
 
 
 def split_depthwise(graph: Graph, machine: Machine, transposed: Iterable[str]) -> Graph:
@@ -134,7 +153,7 @@ def cut_layers(graph: Graph, machine: Machine, transposed: Iterable[str]) -> dic
 def place(
     layers: Mapping[str, Sequence[LayerMatrix]], machine: Machine, scratch: bool, transposed: Iterable[str] = ()
 ) -> Placement:
-    """Cut, copy and pack all matrices, fastest first; a machine too full for the fastest cuts gets thriftier ones.
+    """Cut, copy and pack all matrices: the fastest of some hundred candidates that fits (docs/mapping.md).
 
     ``transposed``: layers whose transposed product is needed; ``scratch``: gradient products need scratch rows.
 
@@ -142,40 +161,66 @@ def place(
         CapacityError: not enough sub-arrays (with how many are needed, how many there are).
     """
     parts = [p for members in layers.values() for p in members]
-    backward = set(transposed)
+    room = machine.subarrays * machine.array.rows * machine.weights_per_row
+    candidates = sorted(_candidates(parts, machine, set(transposed)), key=lambda c: sum(cut.cycles for _, cut in c))
     missing: LayerMatrix | None = None
-    for thrift in THRIFT:
+    for plan in candidates:
+        if sum(cut.levels * cut.rows * cut.cols for _, cut in plan) * machine.group_size > room:
+            continue
         floor = Floor(machine)
-        cuts = {
-            p.name: best_cut(
-                p.values.shape[0],
-                p.values.shape[1],
-                p.pixels,
-                machine,
-                transposed=p.layer in backward and p.kind == "dense",
-                copies=p.array == "compute",
-                narrow=p.kind == "depthwise",
-                thrift=thrift,
-            )
-            for p in parts
-        }
-        taken, missing = _pack(floor, parts, cuts)
-        scratch_matrix = _scratch(floor) if scratch and missing is None else None
-        if missing is None and (scratch_matrix is not None or not scratch):
-            tiles = {name: floor.tiles(cuts[name], levels) for name, levels in taken.items()}
-            return _result(layers, tiles, scratch_matrix, parts)
+        taken, lacking = _pack(floor, plan)
+        scratch_matrix = _scratch(floor) if scratch and lacking is None else None
+        if lacking is None and (scratch_matrix is not None or not scratch):
+            tiles = {p.name: floor.tiles(cut, taken[p.name]) for p, cut in plan}
+            return _result(layers, tiles, scratch_matrix, [p for p, _ in plan])
+        missing = lacking
     raise _no_room(parts, machine, missing)
 
 
-def _pack(
-    floor: Floor, parts: Sequence[LayerMatrix], cuts: Mapping[str, Cut]
-) -> tuple[dict[str, list[Level]], LayerMatrix | None]:
+Plan = list[tuple[LayerMatrix, Cut]]
+
+
+def _candidates(parts: Sequence[LayerMatrix], machine: Machine, backward: set[str]) -> list[Plan]:
+    """Plans from fast to small: for every thrift, with twins for none to all of the layers that gain by one.
+
+    Layers get twins in the order of the cycles gained a weight.
+    """
+
+    def cuts(p: LayerMatrix, use: str, copies: bool) -> list[Cut]:
+        narrow = p.kind == "depthwise"
+        return best_cuts(*p.values.shape, p.pixels, machine, use=use, copies=copies, narrow=narrow, thrift=THRIFT)
+
+    single = {
+        p.name: cuts(p, "both" if p.layer in backward and p.kind == "dense" else "forward", p.array == "compute") for p in parts
+    }
+    pairs: dict[str, tuple[LayerMatrix, list[Cut], LayerMatrix, list[Cut]]] = {}
+    gain: dict[str, float] = {}
+    for p in parts:
+        if p.layer in backward and p.kind == "dense" and not p.trainable:
+            ahead, back = replace(p, array="compute"), replace(p, name=f"{p.name}{TWIN}")
+            pairs[p.name] = ahead, cuts(ahead, "forward", True), back, cuts(back, "backward", False)
+            saved = single[p.name][0].cycles - pairs[p.name][1][0].cycles - pairs[p.name][3][0].cycles
+            gain[p.name] = saved / p.values.size
+    order = sorted((name for name, g in gain.items() if g > 0), key=lambda name: (-gain[name], name))
+    out: list[Plan] = []
+    for i in range(len(THRIFT)):
+        for count in sorted({len(order) * share // TWINS for share in range(TWINS + 1)}):
+            twins, plan = set(order[:count]), Plan()
+            for p in parts:
+                if p.name in twins:
+                    ahead, forward, back, transposed = pairs[p.name]
+                    plan += [(ahead, forward[i]), (back, transposed[i])]
+                else:
+                    plan.append((p, single[p.name][i]))
+            out.append(plan)
+    return out
+
+
+def _pack(floor: Floor, plan: Plan) -> tuple[dict[str, list[Level]], LayerMatrix | None]:
     """Levels by matrix, highest first; and the first matrix that found no room."""
-    size = floor.machine.group_size
-    todo = [(cuts[p.name], p) for p in parts]
-    taken: dict[str, list[Level]] = {p.name: [] for p in parts}
-    for cut, p in sorted(todo, key=lambda t: (-t[0].rows, -t[0].cols, t[1].name)):
-        for _ in range(-(-len(cut.pieces) // size)):
+    taken: dict[str, list[Level]] = {p.name: [] for p, _ in plan}
+    for p, cut in sorted(plan, key=lambda t: (-t[1].rows, -t[1].cols, t[0].name)):
+        for _ in range(cut.levels):
             level = floor.take(cut.rows, cut.cols, p.array, "trainable" if p.trainable else "frozen")
             if level is None:
                 return taken, p
@@ -202,18 +247,21 @@ def _result(
     scratch: Matrix | None,
     parts: Sequence[LayerMatrix],
 ) -> Placement:
-    result: dict[str, list[tuple[LayerMatrix, Matrix]]] = {}
-    for name, members in layers.items():
-        result[name] = []
-        for p in members:
-            k, n = p.values.shape
-            ordered = tuple(sorted(tiles[p.name], key=lambda t: (t.copy, t.k, t.n)))
-            result[name].append((p, Matrix(p.name, p.kind, p.array, k, n, f"{p.name}.weight", p.trainable, ordered)))
+    stored = {p.name: p for p in parts}
+
+    def matrix(p: LayerMatrix, tensor: str) -> Matrix:
+        ordered = tuple(sorted(tiles[p.name], key=lambda t: (t.copy, t.k, t.n)))
+        return Matrix(p.name, p.kind, p.array, *p.values.shape, tensor, p.trainable, ordered)
+
+    made = {p.name: matrix(p, f"{p.name.removesuffix(TWIN)}.weight") for p in parts}
+    result = {name: [(stored[p.name], made[p.name]) for p in members] for name, members in layers.items()}
     used: dict[str, set[int]] = {"compute": set(), "transposable": set()}
     for p in parts:
         used[p.array].update(t.subarray for t in tiles[p.name])
-    weights = sum(p.values.size for p in parts)
-    return Placement(result, scratch, len(used["compute"]), len(used["transposable"]), weights)
+    names = [p.name for members in layers.values() for p in members]
+    twins = {name: made[name + TWIN] for name in names if name + TWIN in made}
+    weights = sum(stored[name].values.size for name in names)
+    return Placement(result, scratch, len(used["compute"]), len(used["transposable"]), weights, twins)
 
 
 def _no_room(parts: Sequence[LayerMatrix], machine: Machine, part: LayerMatrix | None) -> CapacityError:

@@ -17,13 +17,14 @@ Key = tuple[int, int, int]
 
 @dataclass
 class Estimate:
-    """``cycles`` of the entry; instructions issued; events that do not depend on data; cycles by phase; busy cycles of every unit by ONNX
-    node (not shortened by overlap); cycles by node, overlap included (a region belongs to its nodes in proportion)."""
+    """``cycles`` of the entry; instructions issued; events that do not depend on data; cycles by phase; busy cycles of every unit by phase
+    and by ONNX node (not shortened by overlap); cycles by node, overlap included (a region belongs to its nodes in proportion)."""
 
     cycles: int = 0
     issued: int = 0
     events: dict[str, int] = field(default_factory=dict)
     phases: dict[str, int] = field(default_factory=dict)
+    phase_units: dict[str, dict[str, int]] = field(default_factory=dict)
     node_units: dict[str, dict[str, int]] = field(default_factory=dict)
     node_cycles: dict[str, float] = field(default_factory=dict)
 
@@ -125,6 +126,7 @@ def estimate(program: Program, entry: str, params: Mapping[str, int] | None = No
         cycles = region_cycles(machine, ((code[k[0]].spec, cost(k), n) for k, n in counts.items())) if overlapped else serial
         out.cycles += cycles
         out.phases[phase] = out.phases.get(phase, 0) + cycles
+        in_phase = out.phase_units.setdefault(phase, dict.fromkeys(UNITS, 0))
         for k, n in counts.items():
             c, node = cost(k), code[k[0]].origin.node
             out.issued += n
@@ -132,6 +134,7 @@ def estimate(program: Program, entry: str, params: Mapping[str, int] | None = No
             units = out.node_units.setdefault(node, dict.fromkeys(UNITS, 0))
             for u, b in zip(UNITS, busy(machine, code[k[0]].spec, c), strict=True):
                 units[u] += n * b
+                in_phase[u] += n * b
             for name, value in c.events.items():
                 out.events[name] = out.events.get(name, 0) + n * value
     return out

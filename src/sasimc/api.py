@@ -9,7 +9,7 @@ from typing import Any
 
 from sasimc.backend.bound import bound_cycles
 from sasimc.backend.compile import Compiled, compile_graph
-from sasimc.backend.explain import explain
+from sasimc.backend.explain import explain, explain_training
 from sasimc.frontend.onnx_import import import_model
 from sasimc.ir.graph import Graph
 from sasimc.isa.container import encode_program
@@ -91,5 +91,6 @@ def compile_report(compiled: Compiled, wall_s: float) -> dict[str, Any]:
     if compiled.train_step is not None:
         report["cycles"]["train_step"] = compiled.train_step.cycles
         report["phases"]["train_step"] = compiled.train_step.phases
+        report["training"] = [asdict(row) for row in explain_training(compiled)]
         report["backprop"] = p.meta["backprop"]
     return report

@@ -159,6 +159,7 @@ def compile_command(
         write_json(report, made)
     if explain:
         _explain(made["layers"])
+        _explain_training(made.get("training", []))
     clock = compiled.program.machine.clock_hz
     console.print(f"{output}: {made['instructions']} instructions, {made['encoded_bytes']} bytes encoded", highlight=False)
     console.print(
@@ -191,6 +192,22 @@ def _explain(layers: list[dict[str, Any]]) -> None:
             ratio,
         )
         table.add_row(row["layer"], row["kind"], *numbers, row["binds"])
+    console.print(table)
+
+
+def _explain_training(phases: list[dict[str, Any]]) -> None:
+    """Print a training step's phases: cycles, how busy each unit is, and the machine fields that would change it."""
+    from rich.table import Table
+
+    if not phases:
+        return
+    units = [u for u in phases[0]["units"] if any(row["units"].get(u) for row in phases)]
+    table = Table(box=None, title="train_step: cycles, and busy cycles of each unit", title_justify="left")
+    for column in ("phase", "cycles", *units, "binds", "machine fields"):
+        table.add_column(column, justify="left" if column in ("phase", "binds", "machine fields") else "right", overflow="fold")
+    for row in phases:
+        numbers = (str(row["units"].get(u, 0)) for u in units)
+        table.add_row(row["phase"], str(row["cycles"]), *numbers, row["binds"], ", ".join(row["fields"]))
     console.print(table)
 
 
