@@ -239,8 +239,13 @@ class _Backward:
         classes = t.shape[2]
         eps_q15 = round(eps * ONE)
         other = eps_q15 // classes
+        mult = max(1, round(t.scale * math.log2(math.e) * 4096))
+        if mult >= 1 << 31:
+            raise SasError(
+                f"the logits have scale {t.scale:g}, too large for the integer loss", where=logits, hint="scale the logits down"
+            )
         attrs: dict[str, Attr] = {
-            "logit_mult": max(1, round(t.scale * math.log2(math.e) * 4096)), "eps_q15": eps_q15,
+            "logit_mult": mult, "eps_q15": eps_q15,
             "t_other": other, "t_label": ONE - (classes - 1) * other,
         }  # fmt: skip
         value = self.emit("xent", "xent", (logits,), f"e:{logits}", "i32", logits, self.graph.producer(logits), attrs)
