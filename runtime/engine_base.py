@@ -65,8 +65,6 @@ class PhaseCounter:
         if self.outer is None:
             return
         region, self.executed, self.outer = self.executed, self.outer, None
-        for key, times in region.items():
-            self.executed[key] = self.executed.get(key, 0) + times
         known = self.regions.setdefault(self.start, [])
         found = next((r for r in known if r.executed == region), None)
         if found is None:
@@ -77,6 +75,14 @@ class PhaseCounter:
             found.shortened = found.shortened or self._price(region)
             self.skipped += found.shortened(self._waiting)
             self._waiting = 0
+
+    def total(self) -> Executed:
+        """Executions inside and outside of regions."""
+        out = dict(self.executed)
+        for region in (r for known in self.regions.values() for r in known):
+            for key, times in region.executed.items():
+                out[key] = out.get(key, 0) + times * region.times
+        return out
 
     def skip(self, cycles: int) -> None:
         """Array cycles that zero input bits saved (``bit_serial.zero_skip = "cycles"``); what a region gains of them is known at its end."""
@@ -174,6 +180,9 @@ class EngineBase:
 
     def _host(self, view: BoundView, index: int) -> npt.NDArray[Any]:
         state = self.state
+        found = state.host_views.get((view, index))
+        if found is not None:
+            return found
         end = view.high + index * view.batch
         if end > len(state.host) or index < 0:
             if index < 0 or end > self.machine.host.memory_bytes:
@@ -182,7 +191,8 @@ class EngineBase:
                     f"sample {index} of {view.name} is outside the {self.machine.host.memory_bytes} bytes of host memory",
                 )
             state.grow_host(end)
-        return view.in_host(state.host, index)
+        found = state.host_views[view, index] = view.in_host(state.host, index)
+        return found
 
     def host_load(self, dst: BoundView, src: BoundView, index: int, r0: int, r1: int) -> None:
         dst.put(r0, src.get(r0, r1, self._host(src, index)))

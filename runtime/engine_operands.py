@@ -138,6 +138,10 @@ class BoundView:
     def put(self, r0: int, values: npt.NDArray[Any], phys: npt.NDArray[Any] | None = None) -> None:
         """Store values [n, W, C] from logical row r0 on; rows of a ring are written one after another."""
         target = self.phys if phys is None else phys
+        at, count = r0 % (self.ring or self.height), values.shape[0]
+        if at + count <= (self.ring or self.height):
+            target[at : at + count] = values
+            return
         for y, at, count in self.segments(r0, r0 + values.shape[0]):
             target[at : at + count] = values[y - r0 : y - r0 + count]
 

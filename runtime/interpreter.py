@@ -184,7 +184,7 @@ class Interpreter:
         return found
 
     def _phase_cycles(self, phase: PhaseCounter) -> int:
-        serial = sum(self._cost(key).cycles * times for key, times in phase.executed.items())
+        serial = sum(self._cost(key).cycles * times for key, times in phase.total().items())
         overlap = sum(self._overlap(r.executed) * r.times for known in phase.regions.values() for r in known)
         return serial - overlap - phase.skipped
 
@@ -205,7 +205,7 @@ class Interpreter:
 
     def _phase_events(self, phase: PhaseCounter) -> dict[str, int]:
         total = dict.fromkeys(EVENTS, 0)
-        for key, times in phase.executed.items():
+        for key, times in phase.total().items():
             for event, n in self._cost(key).events.items():
                 total[event] += n * times
         total["sense_ones"] += phase.sense_ones
@@ -248,7 +248,7 @@ class Interpreter:
         (``program.code[i].origin`` names its ONNX node)."""
         out: dict[int, tuple[int, int]] = {}
         for phase in self.engine.phases.values():
-            for key, times in phase.executed.items():
+            for key, times in phase.total().items():
                 ran, cycles = out.get(key[0], (0, 0))
                 out[key[0]] = (ran + times, cycles + self._cost(key).cycles * times)
         return out

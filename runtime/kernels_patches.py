@@ -12,26 +12,30 @@ from numba import njit
 
 from sasimc.runtime.kernels_dense import View, add_row
 from sasimc.runtime.kernels_depthwise import Geom
-from sasimc.runtime.kernels_simd import load_u64, popcount
+from sasimc.runtime.kernels_simd import copy16, load_u64, popcount
 
 __all__ = ["gather_patches", "popcount_sum", "scatter_patches"]
 
 
 @njit(cache=True, nogil=True)
 def _copy(flat, to, buf, first, count):  # type: ignore[no-untyped-def]
-    target, source = flat[to : to + count], buf[first : first + count]
-    for j in range(count):
-        target[j] = source[j]
+    """flat[to .. to + count] = buf[first ..]; may write up to 15 bytes more, which the next copy, or nobody, uses."""
+    if first + count + 15 > buf.shape[0]:
+        for j in range(count):
+            flat[to + j] = buf[first + j]
+        return
+    for j in range(0, count, 16):
+        copy16(flat, to + j, buf, first + j)
 
 
 @njit(cache=True, nogil=True)
-def _gather(buf, xv, geom, pad, r0, r1, out):  # type: ignore[no-untyped-def]
+def _gather(buf, xv, geom, pad, r0, r1, flat):  # type: ignore[no-untyped-def]
+    """The patches one after another into flat, which has 15 bytes more than they."""
     kh, kw, sh, sw, dh, dw, pt, pl, h, width, _, wo = geom
     base, row_stride, pixel_stride, ring, _, chans = xv
     together = dw == 1 and pixel_stride == chans  # the pixels of one kernel row are neighbours in memory
     span = kw * chans
     byte = np.uint8(pad & 255)
-    flat = out.reshape(-1)
     to = 0
     for oy in range(r0, r1):
         for ox in range(wo):
@@ -69,9 +73,10 @@ def gather_patches(buf: npt.NDArray[np.uint8], xv: View, geom: Geom, pad: int, r
         if (row_stride == width * chans and first + count <= ring) or count == 1:
             start = base + first * row_stride
             return buf[start : start + count * width * chans].reshape(count * width, chans)
-    out = np.empty((count * wo, kh * kw * chans), np.uint8)
-    _gather(buf, xv, geom, pad, r0, r1, out)
-    return out
+    size = count * wo * kh * kw * chans
+    flat = np.empty(size + 15, np.uint8)
+    _gather(buf, xv, geom, pad, r0, r1, flat)
+    return flat[:size].reshape(count * wo, kh * kw * chans)
 
 
 @njit(cache=True, nogil=True)

@@ -19,6 +19,7 @@ __all__ = [
     "LANES",
     "bit_block_signed",
     "bit_block_unsigned",
+    "copy16",
     "dot_block_1x2",
     "dot_block_8x2",
     "load_u64",
@@ -91,6 +92,19 @@ def load_u64(typingctx: Any, array: Any, offset: Any) -> Any:
         return _load(builder, _data(context, builder, signature.args[0], args[0], _I64, args[1]))
 
     return types.uint64(array, types.intp), codegen
+
+
+@intrinsic
+def copy16(typingctx: Any, target: Any, to: Any, source: Any, first: Any) -> Any:
+    """target[to .. +16] = source[first .. +16], flat uint8 arrays: one load and one store."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        block = ir.VectorType(ir.IntType(8), 16)
+        value = _load(builder, _data(context, builder, signature.args[2], args[2], block, args[3]))
+        builder.store(value, _data(context, builder, signature.args[0], args[0], block, args[1])).align = 1
+        return context.get_dummy_value()
+
+    return types.void(target, types.intp, source, types.intp), codegen
 
 
 @intrinsic

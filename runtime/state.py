@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -63,6 +64,7 @@ class State:
         self.buf32 = self.buf.view(np.int32)
         self.regs = [0] * machine.controller.registers
         self.host = np.zeros(0, np.uint8)
+        self.host_views: dict[Any, npt.NDArray[Any]] = {}  # what engines keep of views into ``host``
 
     @property
     def buffer(self) -> Bytes:
@@ -95,6 +97,7 @@ class State:
             raise SasError(f"no memory for {size} bytes of simulated host memory", hint="lower the batch") from None
         grown[:have] = self.host
         self.host = grown
+        self.host_views.clear()
 
     def snapshot(self) -> Snapshot:
         """A copy of the state."""

@@ -64,7 +64,7 @@ def _calls() -> list[tuple[str, Callable[[], object]]]:
         ("depth-wise row activation", lambda: depthwise.dw_row_step(3, 8, 0, buf[:n], words[:n])),
         ("depth-wise", lambda: depthwise._dw_band(0, buf, view, 0, taps, one, 0, 0, 2, words, view, 0, 2)),
         ("depth-wise transposed", lambda: depthwise._dw_t_band(0, buf, view, taps, one, 0, 2, words, view, 0, 2)),
-        ("gather", lambda: patches._gather(buf, view, one, 0, 0, 2, np.empty((4, 1), np.uint8))),
+        ("gather", lambda: patches._gather(buf, view, one, 0, 0, 2, np.empty(19, np.uint8))),
         ("scatter", lambda: patches.scatter_patches(words, view, np.zeros((4, 1), np.int32), one, 0, 2)),
         ("one bits", lambda: patches.popcount_sum(buf, view, np.ones(2, np.int64), np.ones(2, np.int64), 0, 2)),
         (
