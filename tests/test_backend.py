@@ -191,21 +191,24 @@ def test_batches_out_of_range(batch: int) -> None:
 
 
 def _prove_placement(place: Placement, machine: Machine) -> None:
-    """No two tiles share a cell, every copy is whole, the kinds of sub-arrays do not mix, scratch rows are nobody else's."""
+    """No two tiles share a cell, every copy is whole, the kinds of sub-arrays do not mix, scratch rows are nobody else's; only
+    what is frozen stands twice."""
     cells = np.zeros((machine.subarrays, machine.array.rows, machine.weights_per_row), bool)
     kinds: dict[int, str] = {}
-    for parts in place.layers.values():
-        for part, m in parts:
-            assert len({t.copy for t in m.tiles}) == m.copies
-            assert sum(t.rows * t.cols for t in m.tiles) == m.copies * part.values.size
-            for t in m.tiles:
-                block = cells[t.subarray, t.row : t.row + t.rows, t.col : t.col + t.cols]
-                assert block.shape == (t.rows, t.cols)
-                assert not block.any(), f"{m.name} overlaps another tile"
-                block[:] = True
-                assert kinds.setdefault(t.subarray, m.array) == m.array
-            if part.trainable:
-                assert m.array == "transposable"
+    parts = {part.name: part for members in place.layers.values() for part, _ in members}
+    standing = [(part, m) for members in place.layers.values() for part, m in members]
+    twins = [(parts[name], m) for name, m in place.twins.items()]
+    for part, m in [*standing, *twins]:
+        assert len({t.copy for t in m.tiles}) == m.copies
+        assert sum(t.rows * t.cols for t in m.tiles) == m.copies * part.values.size
+        for t in m.tiles:
+            block = cells[t.subarray, t.row : t.row + t.rows, t.col : t.col + t.cols]
+            assert block.shape == (t.rows, t.cols)
+            assert not block.any(), f"{m.name} overlaps another tile"
+            block[:] = True
+            assert kinds.setdefault(t.subarray, m.array) == m.array
+    assert all(m.array == "transposable" and m.copies == 1 for part, m in standing if part.trainable)
+    assert all(m.array == "transposable" and not part.trainable for part, m in twins)
     if place.scratch:
         assert len(place.scratch.tiles) <= machine.gradient.scratch_subarrays
         for t in place.scratch.tiles:
