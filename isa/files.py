@@ -22,7 +22,15 @@ from sasimc.isa.errors import DiagnosticsError, SasError
 from sasimc.isa.printer import with_lines
 from sasimc.isa.program import Program, Tensor
 
-__all__ = ["WEIGHTS_SUFFIX", "load_assembly", "load_program", "save_program", "weights_loader", "write_atomically", "write_together"]
+__all__ = [
+    "WEIGHTS_SUFFIX",
+    "load_assembly",
+    "load_program",
+    "save_program",
+    "weights_loader",
+    "write_atomically",
+    "write_together",
+]
 
 WEIGHTS_SUFFIX = ".weights.safetensors"
 MAX_PROGRAM_BYTES = 1 << 30

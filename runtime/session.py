@@ -264,7 +264,9 @@ class Session:
         )
         if self.device.program.machine.bit_serial.zero_skip == "cycles":
             whole = it.cycles + it.cycles_saved
-            self._line(f"zero input bits saved {it.cycles_saved} of {whole} cycles ({100 * it.cycles_saved / max(1, whole):.1f} %)")
+            self._line(
+                f"zero input bits saved {it.cycles_saved} of {whole} cycles ({100 * it.cycles_saved / max(1, whole):.1f} %)"
+            )
         if self.options.cross_check:
             self._line(f"{self.device.replayed} runs replayed on another engine: identical in values, cycles and events")
         return self.report
