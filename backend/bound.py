@@ -10,7 +10,7 @@ from sasimc.ir.graph import Graph
 from sasimc.isa.instructions.array import INPUT_BITS
 from sasimc.isa.machine import Machine
 
-__all__ = ["bound_cycles", "layer_bounds"]
+__all__ = ["bound_cycles", "layer_bounds", "word_line_bounds"]
 
 
 def layer_bounds(graph: Graph, machine: Machine) -> Mapping[str, float]:
@@ -36,3 +36,17 @@ def layer_bounds(graph: Graph, machine: Machine) -> Mapping[str, float]:
 def bound_cycles(graph: Graph, machine: Machine) -> int:
     """Sum of :func:`layer_bounds`, rounded up."""
     return int(np.ceil(sum(layer_bounds(graph, machine).values())))
+
+
+def word_line_bounds(graph: Graph, machine: Machine) -> Mapping[str, float]:
+    """The same with one more fact of the machine: a word line serves one input element of one pixel, so a dense layer with N output
+    features in a group of its own drives ceil(N / weights a row) word lines for each, and the last of them has idle columns."""
+    out = dict(layer_bounds(graph, machine))
+    for op in graph.ops:
+        if op.kind == "conv" and not op.flag("depthwise"):
+            kh, kw, cg, n = np.asarray(graph.constant(op, "weight")).shape
+            ho, wo, _ = graph.type(op.output).shape
+            groups = op.int_attr("groups")
+            lines = kh * kw * cg * groups * -(-(n // groups) // machine.weights_per_row)
+            out[op.name] = ho * wo * lines * INPUT_BITS / machine.group_size
+    return out

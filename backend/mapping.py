@@ -163,9 +163,8 @@ def place(
     parts = [p for members in layers.values() for p in members]
     room = machine.subarrays * machine.array.rows * machine.weights_per_row
     candidates = sorted(_candidates(parts, machine, set(transposed)), key=lambda c: sum(cut.cycles for _, cut in c))
-    missing: LayerMatrix | None = None
     for plan in candidates:
-        if sum(cut.levels * cut.rows * cut.cols for _, cut in plan) * machine.group_size > room:
+        if _cells(plan) * machine.group_size > room:
             continue
         floor = Floor(machine)
         taken, lacking = _pack(floor, plan)
@@ -173,11 +172,16 @@ def place(
         if lacking is None and (scratch_matrix is not None or not scratch):
             tiles = {p.name: floor.tiles(cut, taken[p.name]) for p, cut in plan}
             return _result(layers, tiles, scratch_matrix, [p for p, _ in plan])
-        missing = lacking
+    _, missing = _pack(Floor(machine), min(candidates, key=_cells))
     raise _no_room(parts, machine, missing)
 
 
 Plan = list[tuple[LayerMatrix, Cut]]
+
+
+def _cells(plan: Plan) -> int:
+    """Word lines x columns of all levels."""
+    return sum(cut.levels * cut.rows * cut.cols for _, cut in plan)
 
 
 def _candidates(parts: Sequence[LayerMatrix], machine: Machine, backward: set[str]) -> list[Plan]:

@@ -1,0 +1,226 @@
+"""Placement: nothing overlaps, every weight stands once a copy, and no mapping is faster than the bound."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from models import mobilenet_like
+from whole_path import machine_with
+
+from sasimc.api import CompileOptions, compile_model, compile_report
+from sasimc.backend.bound import bound_cycles, word_line_bounds
+from sasimc.backend.builder import CapacityError
+from sasimc.backend.floor import best_cuts
+from sasimc.backend.mapping import LayerMatrix, Placement, place
+from sasimc.frontend.zoo import ZooOptions, build, write
+from sasimc.isa.instructions.array import INPUT_BITS
+from sasimc.isa.machine import Machine, activation_steps
+from sasimc.isa.objects import Matrix
+from sasimc.isa.spec import PHASES
+from sasimc.runtime.device import Device
+
+QUICK = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@st.composite
+def machines(draw: st.DrawFn) -> Machine:
+    banks = (draw(st.sampled_from([2, 4, 8])), draw(st.sampled_from([2, 4, 8])))
+    mats = draw(st.sampled_from([(1, 2), (2, 2), (2, 1)]))
+    active = (draw(st.sampled_from([1, 2])), draw(st.sampled_from([1, banks[1]])))
+    return machine_with(
+        array__banks=banks,
+        array__mats=mats,
+        array__rows=draw(st.sampled_from([8, 16, 64])),
+        array__bit_columns=draw(st.sampled_from([64, 128, 512])),
+        activation__banks=active,
+        activation__mats=(1, draw(st.sampled_from([1, mats[1]]))),
+        activation__rule=draw(st.sampled_from(["row", "free"])),
+        transposed__bit_columns_per_cycle=draw(st.sampled_from([1, 8])),
+    )
+
+
+@st.composite
+def layers(draw: st.DrawFn) -> tuple[dict[str, list[LayerMatrix]], set[str]]:
+    """One matrix a layer, and the layers that errors pass."""
+    out: dict[str, list[LayerMatrix]] = {}
+    backward: set[str] = set()
+    for i in range(draw(st.integers(1, 7))):
+        name = f"l{i}"
+        kind = draw(st.sampled_from(["dense", "dense", "dense", "depthwise"]))
+        k, n = draw(st.integers(1, 150)), draw(st.integers(1, 8 if kind == "depthwise" else 100))
+        trainable = draw(st.booleans())
+        if draw(st.booleans()):
+            backward.add(name)
+        array = "transposable" if trainable or (name in backward and kind == "dense") else "compute"
+        values = np.zeros((k, n), np.int8)
+        out[name] = [LayerMatrix(name, name, kind, array, trainable, 0, k, 0, n, values, draw(st.integers(1, 400)))]
+    return out, backward
+
+
+def standing(made: Placement) -> list[tuple[LayerMatrix, Matrix, bool]]:
+    """(part, matrix, whether it is a twin) of everything that holds weights."""
+    pairs = [(part, matrix, False) for parts in made.layers.values() for part, matrix in parts]
+    by_name = {part.name: part for part, _, _ in pairs}
+    return pairs + [(by_name[name], matrix, True) for name, matrix in made.twins.items()]
+
+
+def prove(made: Placement, machine: Machine) -> None:
+    shape = (machine.subarrays, machine.array.rows, machine.weights_per_row)
+    owner = np.zeros(shape, np.int8)  # 1 frozen, 2 trainable
+    kinds: dict[int, str] = {}
+    for part, matrix, _ in standing(made):
+        held = np.zeros((matrix.copies, matrix.k, matrix.n), np.int64)
+        for t in matrix.tiles:
+            assert min(t.row, t.col, t.subarray) >= 0
+            assert t.row + t.rows <= shape[1]
+            assert t.col + t.cols <= shape[2]
+            block = owner[t.subarray, t.row : t.row + t.rows, t.col : t.col + t.cols]
+            assert not block.any(), f"{matrix.name}: two tiles share cells of sub-array {t.subarray}"
+            block[:] = 2 if part.trainable else 1
+            held[t.copy, t.k : t.k + t.rows, t.n : t.n + t.cols] += 1
+            assert kinds.setdefault(t.subarray, matrix.array) == matrix.array, "two kinds in one sub-array"
+        assert (held == 1).all(), f"{matrix.name}: a weight does not stand exactly once a copy"
+        assert matrix.array == "transposable" or not part.trainable
+    lines = [(owner == which).any(axis=2) for which in (1, 2)]
+    assert not (lines[0] & lines[1]).any(), "trainable and frozen weights share a word line"
+
+
+def transposed_ones(made: Placement, backward: set[str]) -> Mapping[str, str]:
+    return {part.name: m.array for name in backward for part, m in made.backward(name) if part.kind == "dense"}
+
+
+def forward_cycles(matrix: Matrix, pixels: int, machine: Machine) -> int:
+    return -(-pixels // matrix.copies) * activation_steps(machine, matrix.loads) * INPUT_BITS
+
+
+@QUICK
+@given(machines(), layers(), st.booleans())
+def test_random_layers_on_random_machines(
+    machine: Machine, given_layers: tuple[dict[str, list[LayerMatrix]], set[str]], scratch: bool
+) -> None:
+    parts, backward = given_layers
+    try:
+        made = place(parts, machine, scratch, backward)
+    except CapacityError as e:
+        assert "the machine has" in e.diagnostic.message
+        return
+    prove(made, machine)
+    assert set(transposed_ones(made, backward).values()) <= {"transposable"}
+    assert made.weights == sum(p.values.size for members in parts.values() for p in members)
+    if scratch:
+        assert made.scratch is not None
+        taken = {(t.subarray, r) for _, m, _ in standing(made) for t in m.tiles for r in range(t.row, t.row + t.rows)}
+        assert not taken & {(t.subarray, r) for t in made.scratch.tiles for r in range(t.row, t.row + t.rows)}
+    for part, matrix, twin in standing(made):
+        if not twin:
+            weights = 1 if part.kind == "depthwise" else machine.weights_per_row
+            work = part.pixels * part.values.shape[0] * (1 if part.kind == "depthwise" else part.values.shape[1])
+            bound = work * INPUT_BITS / (machine.group_size * weights)
+            assert forward_cycles(matrix, part.pixels, machine) >= bound
+
+
+@QUICK
+@given(
+    machines(), st.integers(1, 300), st.integers(1, 200), st.integers(1, 500), st.sampled_from(["forward", "backward", "both"])
+)
+def test_cuts(machine: Machine, k: int, n: int, pixels: int, use: str) -> None:
+    """More thrift never takes more cells nor fewer cycles; pieces fit a sub-array and cover the matrix."""
+    found = best_cuts(k, n, pixels, machine, use=use, copies=use == "forward", narrow=False, thrift=(0.0, 1.0, 100.0, 1e12))
+    for cut in found:
+        assert cut.rows <= machine.array.rows
+        assert cut.cols <= machine.weights_per_row
+        assert sum(r * c for _, _, _, r, c in cut.pieces) == k * n * cut.copies
+        assert cut.levels == -(-len(cut.pieces) // machine.group_size)
+    cells = [c.levels * c.rows * c.cols for c in found]
+    assert cells == sorted(cells, reverse=True)
+    cycles = [c.cycles for c in found]
+    assert cycles == sorted(cycles)
+
+
+def test_twins_need_room() -> None:
+    """A frozen layer that errors pass stands twice where that is faster and fits, once where it does not fit; a trainable one once."""
+
+    def one(trainable: bool) -> dict[str, list[LayerMatrix]]:
+        values = np.zeros((64, 48), np.int8)
+        return {"a": [LayerMatrix("a", "a", "dense", "transposable", trainable, 0, 64, 0, 48, values, 1000)]}
+
+    wide, narrow = (
+        machine_with(),
+        machine_with(array__banks=(1, 1), array__mats=(1, 1), activation__banks=(1, 1), activation__mats=(1, 1)),
+    )
+    roomy, full = place(one(False), wide, False, {"a"}), place(one(False), narrow, False, {"a"})
+    assert list(roomy.twins) == ["a"]
+    assert roomy.layers["a"][0][1].array == "compute"
+    assert not full.twins
+    assert full.layers["a"][0][1].array == "transposable"
+    assert not place(one(True), wide, False, {"a"}).twins
+    assert forward_cycles(roomy.layers["a"][0][1], 1000, wide) < forward_cycles(
+        place(one(True), wide, False, {"a"}).layers["a"][0][1], 1000, wide
+    )
+
+
+def _zoo(tmp_path: Path, name: str, **options: object) -> Path:
+    return write(build(name, ZooOptions(calibration_images=1, **options)), tmp_path / "model.onnx")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "rule", "limit"),
+    [
+        ("mobilenetv2", None, "row", 1.35),
+        ("mobilenetv2", None, "free", 1.2),
+        ("mobilenetv2-repnet", 102, "row", 1.35),
+        ("mobilenetv2-repnet", 102, "free", 1.29),
+    ],
+)
+def test_mobilenet_comes_close_to_the_bound(name: str, classes: int | None, rule: str, limit: float, tmp_path: Path) -> None:
+    machine = machine_with(activation__rule=rule)
+    got = compile_model(_zoo(tmp_path, name, classes=classes), CompileOptions(machine=machine, inference_only=True))
+    bound, lines = bound_cycles(got.graph, machine), sum(word_line_bounds(got.graph, machine).values())
+    assert bound < lines < got.infer.cycles <= limit * bound
+    assert got.infer.cycles < 1.02 * lines
+    prove(got.placement, machine)
+
+
+def test_training_program_of_a_mobilenet(tmp_path: Path) -> None:
+    """Twins make the forward pass of a training program far cheaper than one matrix for both directions (3.6 x the bound)."""
+    got = compile_model(_zoo(tmp_path, "mobilenetv2-repnet", classes=17), CompileOptions())
+    assert got.placement.twins
+    assert got.infer.cycles < 2 * bound_cycles(got.graph, got.program.machine)
+    prove(got.placement, got.program.machine)
+
+
+def test_report_of_a_training_step() -> None:
+    """Phases add up to the step; the binding unit and its fields are named; the named field does change the phase."""
+    got = compile_model(mobilenet_like(), CompileOptions(batch=2))
+    made = compile_report(got, 0.0)
+    assert [row["phase"] for row in made["training"]] == list(PHASES)
+    assert sum(row["cycles"] for row in made["training"]) == made["cycles"]["train_step"]
+    for row in made["training"]:
+        assert row["units"][row["binds"]] == max(row["units"].values()) > 0
+        assert row["fields"]
+        for name in row["fields"]:
+            section, field = name.split(".")
+            assert getattr(getattr(got.program.machine, section), field) is not None
+    assert "training" not in compile_report(compile_model(mobilenet_like(), CompileOptions(inference_only=True)), 0.0)
+
+
+@pytest.mark.parametrize("engine", ["fused", "bitserial", "step"])
+def test_values_do_not_depend_on_the_mapping(engine: str) -> None:
+    """A machine with room for twins and copies, and one without: the same logits and the same weights after a step."""
+    results: list[Sequence[object]] = []
+    for machine in (machine_with(), machine_with(array__banks=(2, 2), activation__banks=(1, 1))):
+        got = compile_model(mobilenet_like(), CompileOptions(machine=machine, batch=2))
+        device = Device(got.program, engine)
+        images = np.random.default_rng(2).integers(0, 256, (2, *device.input_shape)).astype(np.uint8)
+        for _ in range(2):
+            device.train_step(images, np.array([1, 0]))
+        results.append(
+            (bool(got.placement.twins), device.infer(images).logits.tolist(), {n: w.tolist() for n, w in device.state().items()})
+        )
+    assert results[0][0]
+    assert [r[1:] for r in results[:1]] == [r[1:] for r in results[1:]]
