@@ -1,9 +1,16 @@
-"""Speed of the engines on MobileNet-V2 1.0/224 + Rep-Net, beside onnxruntime on the same graph, in the same run.
+"""Speed of the engines beside three limits measured in the same run with the same threads.
 
-    python benchmarks/engines.py --data FOLDER [--threads 2] [--images 8] [--json FILE]
+    python benchmarks/engines.py --data FOLDER [--threads 2] [--repeat 7] [--profile ENGINE] [--json FILE]
 
-Without real weights (``--random``) the network has random ones: the work is the same. Each figure is the best of
-``--repeat`` runs; ratios are what carries over to another machine. Memory is that of a process of its own per engine.
+The network is MobileNet-V2 1.0/224 with Rep-Net (``--random``: random weights, needs no data; the work is the same). The limits:
+
+(a) AND, population count and add on packed words that stay in the cache, all threads: 1-bit operations a second of this processor;
+(b) onnxruntime on the same QDQ graph, default optimisations;
+(c) PyTorch, float32, forward and backward of the same trainable part, where torch is installed.
+
+Every figure is the best of ``--repeat`` runs in a process of its own; ratios carry over to other machines better than seconds.
+``--profile`` prints instead where one engine spends its time, by mnemonic. "Outside of kernels" is the interpreter's share.
+``--clock processor --threads 1`` measures processor seconds: what to use where other work shares the cores.
 """
 
 from __future__ import annotations
@@ -15,38 +22,50 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from common import add_common, data_folder, environment, finish, peak_rss_mb, table
 
+BATCH = 8
+CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
+clock = time.perf_counter
+CHILDREN = ("limit", "onnxruntime", "torch", "fused", "bitserial", "step")
+
 
 def main() -> None:
-    """Compile once, then measure each engine in its own process."""
+    """Compile once, then measure each engine and limit in its own process."""
     parser = add_common(argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter))
     parser.add_argument("--random", action="store_true", help="random weights: needs no data")
-    parser.add_argument("--images", type=int, default=8, help="images a repetition (at most the batch of 8)")
-    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--repeat", type=int, default=7)
     parser.add_argument("--classes", type=int, default=17)
-    parser.add_argument("--engines", default="bitserial,fused,onnxruntime")
-    parser.add_argument("--no-train", action="store_true", help="leave the training step out")
-    parser.add_argument("--one", nargs=2, metavar=("ENGINE", "FOLDER"), help=argparse.SUPPRESS)
+    parser.add_argument("--only", default=",".join(CHILDREN), help="what to measure, comma separated")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
+    parser.add_argument("--profile", metavar="ENGINE", help="print time by mnemonic of one engine")
+    parser.add_argument("--one", nargs=2, metavar=("NAME", "FOLDER"), help=argparse.SUPPRESS)
     o = parser.parse_args()
+    global clock
+    clock = CLOCKS[o.clock]
     if o.one:
         print(json.dumps(measure(o.one[0], Path(o.one[1]), o)))
         return
     print(environment(o.threads))
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        build(folder, o)
-        rows = {name: child(name, folder, o) for name in o.engines.split(",")}
+        build_all(folder, o)
+        if o.profile:
+            profile(o.profile, folder, o)
+            return
+        found = {name: child(name, folder, o) for name in o.only.split(",")}
+    rows = summary({name: r for name, r in found.items() if r})
     print("\n" + report(rows))
-    finish(o, {"engines": rows})
+    finish(o, {"rows": rows})
 
 
-def build(folder: Path, o: argparse.Namespace) -> None:
-    """model.onnx and prog.s."""
+def build_all(folder: Path, o: argparse.Namespace) -> None:
+    """model.onnx and prog.s of the network, small.s of a small one for the engine ``step``."""
     from sasimc.api import CompileOptions, compile_model
     from sasimc.frontend.zoo import ZooOptions, build, write
     from sasimc.isa.files import save_program
@@ -54,100 +73,295 @@ def build(folder: Path, o: argparse.Namespace) -> None:
     weights = None if o.random else str(data_folder(o) / "weights")
     path = write(build("mobilenetv2-repnet", ZooOptions(weights=weights, classes=o.classes)), folder / "model.onnx")
     save_program(compile_model(path, CompileOptions()).program, folder / "prog.s")
+    small = ZooOptions(width=0.35, resolution=32, classes=4)
+    path = write(build("mobilenetv2", small), folder / "small.onnx")
+    save_program(compile_model(path, CompileOptions()).program, folder / "small.s")
 
 
 def child(name: str, folder: Path, o: argparse.Namespace) -> dict[str, Any]:
-    """Run one engine in a process of its own, with its threads limited."""
+    """Measure one thing in a process of its own, with its threads limited; empty where a package is missing."""
     env = {**os.environ, "OMP_NUM_THREADS": str(o.threads), "OPENBLAS_NUM_THREADS": str(o.threads)}
-    words = [sys.executable, __file__, "--one", name, str(folder), "--threads", str(o.threads), "--images", str(o.images)]
-    words += ["--repeat", str(o.repeat), *(["--no-train"] if o.no_train else [])]
+    words = [sys.executable, __file__, "--one", name, str(folder), "--threads", str(o.threads), "--repeat", str(o.repeat)]
+    words += ["--clock", o.clock]
     done = subprocess.run(words, env=env, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def best(work: Any, repeat: int) -> float:
+def best(work: Callable[[], object], repeat: int) -> float:
     """Shortest of ``repeat`` runs after one that is not counted, seconds."""
     work()
     times = []
     for _ in range(repeat):
-        start = time.perf_counter()
+        start = clock()
         work()
-        times.append(time.perf_counter() - start)
+        times.append(clock() - start)
     return min(times)
 
 
+def pictures(side: int = 224) -> Any:
+    return np.random.default_rng(0).integers(0, 256, (BATCH, side, side, 3), dtype=np.uint8)
+
+
 def measure(name: str, folder: Path, o: argparse.Namespace) -> dict[str, Any]:
-    """Seconds an image, seconds a training step, instructions a second, peak memory of one engine."""
-    images = np.random.default_rng(0).integers(0, 256, (o.images, 224, 224, 3), dtype=np.uint8)
-    if name == "onnxruntime":
-        return measure_onnxruntime(folder, images, o)
-    from sasimc.runtime.device import Device
-    from sasimc.runtime.warmup import warm_up
-
-    warm_up()
-    start = time.perf_counter()
-    device = Device(folder / "prog.s", name, o.threads)
-    loaded = time.perf_counter() - start
-    it = device.interpreter
-    out: dict[str, Any] = {"load_s": loaded, "infer_s": best(lambda: device.infer(images), o.repeat) / o.images}
-    out["rss_infer_mb"] = peak_rss_mb()
-    it.reset_counters()
-    device.infer(images)
-    out["infer_cycles"], issued = it.cycles // o.images, it.events["instructions"] / o.images
-    out["instructions_per_s"] = issued / out["infer_s"]
-    if not o.no_train:
-        labels = np.arange(o.images) % device.classes
-        out["train_step_s"] = best(lambda: device.train_step(images, labels), max(1, o.repeat - 1))
-        it.reset_counters()
-        device.train_step(images, labels)
-        out["train_cycles"] = it.cycles
-        out["train_instructions_per_s"] = it.events["instructions"] / out["train_step_s"]
-        out["rss_mb"] = peak_rss_mb()
-    return out
+    """The figures of one engine or limit."""
+    if name in ("fused", "bitserial"):
+        return measure_engine(name, folder, o)
+    return {"limit": measure_limit, "onnxruntime": measure_onnxruntime, "torch": measure_torch, "step": measure_step}[name](
+        folder, o
+    )
 
 
-def measure_onnxruntime(folder: Path, images: Any, o: argparse.Namespace) -> dict[str, Any]:
-    """The same graph in onnxruntime, default optimisations, image by image as the device computes, and as a batch."""
+# ----------------------------------------------------------------------------------------------------------------- limits
+
+
+def measure_limit(folder: Path, o: argparse.Namespace) -> dict[str, Any]:
+    """1-bit operations (AND, count, add) a second of all threads on 32 KiB of packed words each."""
+    import numba
+    from sasimc.runtime.kernels_simd import LANES, bit_block_unsigned
+    from sasimc.runtime.kernels_threads import run_shares
+
+    numba.set_num_threads(min(o.threads, numba.config.NUMBA_NUM_THREADS))
+    words, times = 64, 20_000
+    rng = np.random.default_rng(0)
+    bits = rng.integers(0, 1 << 32, words * 8, dtype=np.uint32)
+    planes = rng.integers(0, 1 << 32, words * 8 * LANES, dtype=np.uint32)
+
+    @numba.njit(nogil=True)
+    def count(bits, planes, words, first, last):  # type: ignore[no-untyped-def]
+        out = np.empty(16, np.int32)
+        total = 0
+        for _ in range(first, last):
+            bit_block_unsigned(bits, 0, planes, 0, words, out, 0)
+            total |= out[0]
+        return total
+
+    count(bits, planes, words, 0, 1)
+    rounds = times * o.threads
+    seconds = best(lambda: run_shares(lambda a, b: count(bits, planes, words, a, b), 0, rounds), max(o.repeat, 15))
+    return {"bit_operations_per_s": rounds * words * 64 * 32 * LANES / seconds}
+
+
+def measure_onnxruntime(folder: Path, o: argparse.Namespace) -> dict[str, Any]:
+    """The same graph, one image and a batch."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = o.threads
     s = ort.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
-    x = np.ascontiguousarray((images.astype(np.float32) / 127.5 - 1).transpose(0, 3, 1, 2))
+    x = np.ascontiguousarray((pictures().astype(np.float32) / 127.5 - 1).transpose(0, 3, 1, 2))
     name = s.get_inputs()[0].name
-
-    def one_by_one() -> None:
-        for i in range(len(x)):
-            s.run(None, {name: x[i : i + 1]})
-
-    out = {
-        "infer_s": best(one_by_one, o.repeat) / len(x),
-        "infer_batch_s": best(lambda: s.run(None, {name: x}), o.repeat) / len(x),
+    return {
+        "infer_1_s": best(lambda: s.run(None, {name: x[:1]}), 4 * o.repeat),
+        "infer_8_s": best(lambda: s.run(None, {name: x}), o.repeat) / BATCH,
+        "rss_mb": peak_rss_mb(),
     }
-    out["rss_infer_mb"] = peak_rss_mb()
+
+
+def measure_torch(folder: Path, o: argparse.Namespace) -> dict[str, Any]:
+    """Forward and backward, float32, batch 8, the faster of two memory layouts; empty without torch."""
+    try:
+        import torch
+        from torch_twin import Twin
+    except ImportError:
+        return {}
+    torch.set_num_threads(o.threads)
+    x = torch.from_numpy(pictures().astype(np.float32) / 127.5 - 1).permute(0, 3, 1, 2).contiguous()
+    y = torch.arange(BATCH)
+    times = {}
+    for layout in (torch.channels_last, torch.contiguous_format):
+        twin = Twin(folder / "model.onnx", layout)
+        times[str(layout)] = best(lambda twin=twin: twin.step(x, y), o.repeat)
+    return {"train_step_s": min(times.values()), "layouts": times, "rss_mb": peak_rss_mb()}
+
+
+# ---------------------------------------------------------------------------------------------------------------- engines
+
+
+class Stopwatch:
+    """Times what the engine computes in kernels: ``seconds``, and of the dense forward kernels time and 1-bit operations."""
+
+    def __init__(self, engine: Any) -> None:
+        from sasimc.runtime import engine_base
+        from sasimc.runtime import kernels as K
+
+        self.seconds = self.dense_s = 0.0
+        self.dense_ops = 0
+        self._undo: list[Callable[[], None]] = []
+        for name in (n for n in K.__all__ if callable(getattr(K, n)) and n[0].islower() and not n.startswith("make_view")):
+            self._wrap(K, name)
+        for name in ("gather_block", "scatter_block"):
+            self._wrap(engine_base, name)
+        for name in ("prepare", "dense"):
+            self._wrap(engine, name, instance=True)
+        self._wrap(engine, "dense_acc", instance=True, dense=True)
+
+    def _wrap(self, owner: Any, name: str, *, instance: bool = False, dense: bool = False) -> None:
+        inner = getattr(owner, name)
+
+        def timed(*args: Any) -> Any:
+            start = clock()
+            result = inner(*args)
+            seconds = clock() - start
+            self.seconds += seconds
+            if dense:
+                self.dense_s += seconds
+                self.dense_ops += args[0].size * args[7] * 64
+            return result
+
+        setattr(owner, name, timed)
+        self._undo.append((lambda: delattr(owner, name)) if instance else (lambda: setattr(owner, name, inner)))
+
+    def stop(self) -> None:
+        for undo in self._undo:
+            undo()
+
+
+def in_kernels(engine: Any, work: Callable[[], object], repeat: int) -> Stopwatch:
+    """A stopwatch of the run that spent least time in kernels."""
+    runs = []
+    for _ in range(repeat):
+        watch = Stopwatch(engine)
+        work()
+        watch.stop()
+        runs.append(watch)
+    return min(runs, key=lambda w: w.seconds)
+
+
+def measure_engine(name: str, folder: Path, o: argparse.Namespace) -> dict[str, Any]:
+    """Seconds an image and a training step, rates, overhead, peak memory."""
+    from sasimc.runtime.device import Device
+    from sasimc.runtime.warmup import warm_up
+
+    warm_up()
+    images, labels = pictures(), np.arange(BATCH)
+    start = clock()
+    device = Device(folder / "prog.s", name, o.threads)
+    out: dict[str, Any] = {"load_s": clock() - start}
+    it = device.interpreter
+    out["infer_1_s"] = best(lambda: device.infer(images[:1]), 4 * o.repeat)
+    out["infer_8_s"] = best(lambda: device.infer(images), o.repeat) / BATCH
+    out["infer_rss_mb"] = peak_rss_mb()
+    watch = in_kernels(it.engine, lambda: device.infer(images[:1]), 2 * o.repeat)
+    out["overhead"] = 1 - watch.seconds / out["infer_1_s"]
+    out["dense_bit_operations_per_s"] = watch.dense_ops / watch.dense_s
+    it.reset_counters()
+    device.infer(images[:1])
+    out["cycles"], out["instructions"] = it.cycles, it.events["instructions"]
+    # one operation = one cell's product with one input bit, shifted and added
+    out["bit_operations_per_s"] = it.events["shift_adds"] * 8 / out["infer_1_s"]
+    out["instructions_per_s"] = out["instructions"] / out["infer_1_s"]
+    out["train_step_s"] = best(lambda: device.train_step(images, labels), o.repeat)
+    watch = in_kernels(it.engine, lambda: device.train_step(images, labels), 2)
+    out["train_overhead"] = 1 - watch.seconds / out["train_step_s"]
+    it.reset_counters()
+    device.train_step(images, labels)
+    out["train_cycles"], out["train_instructions"] = it.cycles, it.events["instructions"]
+    out["rss_mb"] = peak_rss_mb()
     return out
 
 
-def report(rows: dict[str, dict[str, Any]]) -> str:
-    """The table: absolute figures and ratios to onnxruntime."""
-    base = rows.get("onnxruntime", {}).get("infer_s")
-    header = [
-        "engine",
-        "s/image",
-        "images/s",
-        "x onnxruntime",
-        "peak MB, inference",
-        "s/training step (8)",
-        "peak MB",
-        "k instructions/s",
+def measure_step(folder: Path, o: argparse.Namespace) -> dict[str, Any]:
+    """Row activations a second of the engine ``step`` on a small network."""
+    from sasimc.runtime.device import Device
+    from sasimc.runtime.warmup import warm_up
+
+    warm_up()
+    device = Device(folder / "small.s", "step", o.threads)
+    image = pictures(32)[:1]
+    seconds = best(lambda: device.infer(image), 1)
+    device.interpreter.reset_counters()
+    device.infer(image)
+    events = device.interpreter.events
+    rows = events["row_activations"] + events["row_activations_depthwise"]
+    return {"infer_small_s": seconds, "row_activations": rows, "row_activations_per_s": rows / seconds, "rss_mb": peak_rss_mb()}
+
+
+def profile(name: str, folder: Path, o: argparse.Namespace) -> None:
+    """Time by mnemonic of one image and of one training step of 8 (clearest with --threads 1)."""
+    from sasimc.runtime.device import Device
+    from sasimc.runtime.warmup import warm_up
+
+    warm_up()
+    device, images = Device(folder / "prog.s", name, o.threads), pictures()
+    it = device.interpreter
+    spent: dict[str, list[float]] = {}
+    plain = it._code
+
+    def timed(run: Callable[..., None], slot: list[float]) -> Callable[..., None]:
+        def work(engine: Any, operands: Any, r0: int, r1: int) -> None:
+            start = clock()
+            run(engine, operands, r0, r1)
+            slot[0] += clock() - start
+            slot[1] += 1
+
+        return work
+
+    it._code = [
+        b._replace(run=timed(b.run, spent.setdefault(i.spec.mnemonic, [0.0, 0])))
+        for b, i in zip(plain, it.program.code, strict=True)
     ]
-    out = []
-    for name, r in rows.items():
-        ratio = r["infer_s"] / base if base else ""
-        step, rate = r.get("train_step_s", ""), r.get("instructions_per_s")
-        memory = r.get("rss_mb", "")
-        out.append([name, r["infer_s"], 1 / r["infer_s"], ratio, r["rss_infer_mb"], step, memory, rate / 1e3 if rate else ""])
-    return table(header, out)
+    for title, work in (
+        ("one image", lambda: device.infer(images[:1])),
+        ("training step of 8", lambda: device.train_step(images, np.arange(BATCH))),
+    ):
+        work()
+        for slot in spent.values():
+            slot[:] = [0.0, 0]
+        start = clock()
+        for _ in range(o.repeat):
+            work()
+        total = (clock() - start) / o.repeat
+        rows = sorted(((m, n / o.repeat, s / o.repeat) for m, (s, n) in spent.items() if n), key=lambda r: -r[2])
+        body = [(m, round(n), s * 1e3, s / n * 1e6, f"{100 * s / total:.1f}") for m, n, s in rows]
+        print(f"\n{name}, {title}: {total * 1e3:.1f} ms\n" + table(["mnemonic", "times", "ms", "us each", "% of time"], body))
+
+
+# ----------------------------------------------------------------------------------------------------------------- report
+
+
+def summary(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The figures with their ratios to the limits."""
+    limit = found.get("limit", {}).get("bit_operations_per_s")
+    ort, torch = found.get("onnxruntime", {}), found.get("torch", {})
+    for name in ("fused", "bitserial"):
+        r = found.get(name)
+        if r is None:
+            continue
+        for what in ("infer_1_s", "infer_8_s"):
+            if what in ort:
+                r[f"{what}_x_onnxruntime"] = r[what] / ort[what]
+        if torch:
+            r["train_step_x_torch"] = r["train_step_s"] / torch["train_step_s"]
+        if limit and name == "bitserial":
+            r["dense_share_of_limit"] = r["dense_bit_operations_per_s"] / limit
+    return found
+
+
+def report(rows: dict[str, dict[str, Any]]) -> str:
+    """The table: a column for each engine and limit."""
+    lines = (
+        ("ms/image, batch 1", "infer_1_s", 1e3),
+        ("x onnxruntime, batch 1", "infer_1_s_x_onnxruntime", 1),
+        ("ms/image, batch 8", "infer_8_s", 1e3),
+        ("x onnxruntime, batch 8", "infer_8_s_x_onnxruntime", 1),
+        ("images/s, batch 8", "infer_8_s", -1),
+        ("ms/training step of 8", "train_step_s", 1e3),
+        ("x PyTorch float32", "train_step_x_torch", 1),
+        ("training images/s", "train_step_s", -BATCH),
+        ("G 1-bit operations/s", "bit_operations_per_s", 1e-9),
+        ("the same, dense kernels alone", "dense_bit_operations_per_s", 1e-9),
+        ("dense kernels, % of the limit", "dense_share_of_limit", 100),
+        ("k instructions/s", "instructions_per_s", 1e-3),
+        ("outside of kernels, % of an image", "overhead", 100),
+        ("outside of kernels, % of a step", "train_overhead", 100),
+        ("M row activations/s", "row_activations_per_s", 1e-6),
+        ("peak MB", "rss_mb", 1),
+    )
+    body = []
+    for title, key, scale in lines:
+        values = [r.get(key) for r in rows.values()]
+        body.append([title, *("" if v is None else -scale / v if scale < 0 else v * scale for v in values)])
+    return table(["", *rows], body)
 
 
 if __name__ == "__main__":

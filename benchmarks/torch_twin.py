@@ -92,7 +92,7 @@ class Twin:
         """Forward, cross-entropy and gradients of the trainable weights; returns the loss. No update."""
         loss = F.cross_entropy(self.logits(images), labels)
         torch.autograd.grad(loss, self.parameters)
-        return float(loss)
+        return float(loss.detach())
 
 
 _OPERATIONS: dict[str, Callable[..., Tensor]] = {
