@@ -107,7 +107,8 @@ def test_random_layers_on_random_machines(
     try:
         made = place(parts, machine, scratch, backward)
     except CapacityError as e:
-        assert "the machine has" in e.diagnostic.message
+        if "the machine has" not in e.diagnostic.message:
+            pytest.fail(f"no numbers in: {e.diagnostic.message}")
         return
     prove(made, machine)
     assert set(transposed_ones(made, backward).values()) <= {"transposable"}
