@@ -129,7 +129,9 @@ def _bitserial_range(x, planes, signed_x, acc, view, r0, c0, n, p0, p1):  # type
     for p in range(p0, p1):
         for word in range(whole):
             plane_words(flat_x, p * k + word * 32, xbits, word * 8)
-        if whole < words:
+        if whole < words and p * k + words * 32 <= flat_x.shape[0]:
+            plane_words(flat_x, p * k + whole * 32, xbits, whole * 8)  # bits beyond K meet weights of 0
+        elif whole < words:
             for j in range(k & 31):
                 tail[j] = flat_x[p * k + whole * 32 + j]
             plane_words(tail, 0, xbits, whole * 8)

@@ -26,6 +26,7 @@ Geom = tuple[int, int, int, int, int, int, int, int, int, int, int, int]
 
 ENGINES = {"fused": 0, "bitserial": 1, "step": 2}
 
+_BITSERIAL_TAPS = 255  # taps whose weights add up in 16 bits
 _SHARED_PRODUCTS = 400_000  # below this many products one thread is faster (benchmarks/kernels.py)
 
 
@@ -109,7 +110,13 @@ def _pixel(engine, signed, where, starts, count, shift, scratch, wide, outs, sum
             taps_fused(where, starts, count, at + shift, flat, at, signed, sums)
     elif engine == 1:
         for at in range(0, wide.shape[1], LANES):
-            taps_bitserial(where, starts, count, at + shift, flat, at, signed, sums)
+            taps_bitserial(where, starts, min(count, _BITSERIAL_TAPS), at + shift, flat, at, signed, sums)
+        for first in range(_BITSERIAL_TAPS, count, _BITSERIAL_TAPS):
+            more, some = np.empty_like(sums), min(count - first, _BITSERIAL_TAPS)
+            for at in range(0, wide.shape[1], LANES):
+                taps_bitserial(where[first:], starts[first:], some, at + shift, flat, at, signed, more)
+            for c in range(outs):
+                sums[c] += more[c]
     else:
         _taps_step(where, starts, count, signed, scratch, wide, outs, sums)
 

@@ -263,8 +263,9 @@ def _taps(bitserial: bool) -> Any:
         """Sum over taps t of x_t * w_t for 16 channels.
 
         where: int64, address of the first byte of every tap (moved on by `shift`); starts: int64, element of w (int16) where the
-        tap's weights begin (moved on by `at`); count: number of taps; signed: 1 if the bytes are signed; out: int32,
-        16 sums stored at element `at`. A product is at most 255 * 128 and is formed in 16 bits.
+        tap's weights begin (moved on by `at`); count: number of taps; signed: 1 if the bytes are signed; out: int32, 16 sums
+        stored at element `at`. A product is at most 255 * 128 and is formed in 16 bits; bit-serial sums of weights have 16 bits,
+        too, so that count is at most 255 there.
         """
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -277,25 +278,37 @@ def _taps(bitserial: bool) -> Any:
             sign = _splat(builder, builder.trunc(builder.neg(args[6]), _I16), halves)
             flip = builder.and_(sign, _vector_constant(128, halves))
 
-            def body(tap: Any, state: list[Any]) -> list[Any]:
+            def load(tap: Any) -> tuple[Any, Any]:
+                """Bytes and weights of a tap, 16 bits each."""
                 address = builder.add(builder.load(builder.gep(where_ptr, [tap])), args[3])
                 x = builder.zext(_load(builder, builder.inttoptr(address, bytes_.as_pointer())), halves)
                 weights = builder.gep(w_ptr, [builder.load(builder.gep(start_ptr, [tap]))])
-                weight = _load(builder, builder.bitcast(weights, halves.as_pointer()))
-                if bitserial:
-                    zero = total = _vector_constant(0, halves)
-                    for bit in range(8):
-                        # the word line of a channel is driven where its input bit is 1: AND of the stored weight with that bit
-                        driven = builder.icmp_unsigned("!=", builder.and_(x, _vector_constant(1 << bit, halves)), zero)
-                        sensed = builder.select(driven, builder.shl(weight, _vector_constant(bit, halves)), zero)
-                        if bit == 7:  # the sign cycle of a signed input subtracts
-                            sensed = builder.sub(builder.xor(sensed, sign), sign)
-                        total = builder.add(total, sensed)
-                else:
-                    total = builder.mul(builder.sub(builder.xor(x, flip), flip), weight)
-                return [builder.add(state[0], builder.sext(total, _V32))]
+                return x, _load(builder, builder.bitcast(weights, halves.as_pointer()))
 
-            total = _loop(builder, args[2], [_vector_constant(0, _V32)], body)[0]
+            zero = _vector_constant(0, halves)
+
+            def sense(tap: Any, state: list[Any]) -> list[Any]:
+                # the word line of a channel is driven where its input bit is 1: AND of the stored weight with that bit
+                x, weight = load(tap)
+                sums = []
+                for bit in range(8):
+                    driven = builder.icmp_unsigned("!=", builder.and_(x, _vector_constant(1 << bit, halves)), zero)
+                    sums.append(builder.add(state[bit], builder.select(driven, weight, zero)))
+                return sums
+
+            def multiply(tap: Any, state: list[Any]) -> list[Any]:
+                x, weight = load(tap)
+                product = builder.mul(builder.sub(builder.xor(x, flip), flip), weight)
+                return [builder.add(state[0], builder.sext(product, _V32))]
+
+            if bitserial:  # a sum for every input bit, shifted and added at the end; the sign cycle of a signed input subtracts
+                sums = _loop(builder, args[2], [zero] * 8, sense)
+                sums[7] = builder.sub(builder.xor(sums[7], sign), sign)
+                total = builder.sext(sums[0], _V32)
+                for bit in range(1, 8):
+                    total = builder.add(total, builder.shl(builder.sext(sums[bit], _V32), _vector_constant(bit, _V32)))
+            else:
+                total = _loop(builder, args[2], [_vector_constant(0, _V32)], multiply)[0]
             builder.store(total, _data(context, builder, kinds[7], args[7], _V32, args[5])).align = 4
             return context.get_dummy_value()
 
