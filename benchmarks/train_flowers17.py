@@ -84,7 +84,9 @@ def main() -> None:
             dataset = open_dataset(o.dataset, folder)
             path = o.model
             if path is None:
-                options = ZooOptions(weights=str(folder / "weights"), classes=len(dataset.classes))
+                options = ZooOptions(
+                    weights=str(folder / "weights"), classes=len(dataset.classes), calibrate=folder / "flowers-17" / "images"
+                )
                 path = write(build("mobilenetv2-repnet", options), Path(temporary) / "model.onnx")
         print(dataset.note)
         rows = [one(path, dataset, what, int(seed), o) for what in o.what.split(",") for seed in o.seeds.split(",")]
