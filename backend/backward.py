@@ -424,7 +424,7 @@ class BackwardEmitter:
         bits, shift = b.register(), b.register()
         b.emit("mode", "gradient")
         b.emit("li", bits, 0)
-        blocks: list[tuple[Matrix, str, int, int]] = []
+        blocks: list[tuple[list[Matrix], str, int, int]] = []
         for part, matrix in parts:
             width = max(1, min(matrix.n, b.machine.accumulator.entries // matrix.k))
             if matrix.k > b.machine.accumulator.entries:
@@ -440,24 +440,32 @@ class BackwardEmitter:
                 count = min(width, matrix.n - first)
                 host = b.host(f"{matrix.name}.g{first}", "i32", (matrix.k, 1, count), 1)
                 self._gradient_block(fwd, part, matrix, x_name, e_name, scratch, first, count, host, bits)
-                blocks.append((matrix, host, first, count))
+                twin = self.placement.twins.get(part.name)
+                blocks.append(([matrix, twin] if twin else [matrix], host, first, count))
         b.emit("mode", "update")
         b.emit("sub", shift, bits, self.mu[op.str_attr("mu")])
-        for matrix, host, first, count in blocks:
-            rows = self._fit_rows(matrix.k, 5 * count)
+        for matrices, host, first, count in blocks:
+            k = matrices[0].k
+            rows = self._fit_rows(k, 5 * count)
             arena = Arena(b.machine.buffer.bytes, op.origin or op.name)
-            g = b.view("g.in", "buf", "i32", (matrix.k, 1, count), arena.take(rows * count * 4), ring=rows)
-            delta = b.view("g.delta", "buf", "i8", (matrix.k, 1, count), arena.take(rows * count), ring=rows)
+            g = b.view("g.in", "buf", "i32", (k, 1, count), arena.take(rows * count * 4), ring=rows)
+            delta = b.view("g.delta", "buf", "i8", (k, 1, count), arena.take(rows * count), ring=rows)
 
             def run(
-                rr: RowRange, host: str = host, g: str = g, delta: str = delta, matrix: Matrix = matrix, first: int = first
+                rr: RowRange,
+                host: str = host,
+                g: str = g,
+                delta: str = delta,
+                matrices: list[Matrix] = matrices,
+                first: int = first,
             ) -> None:
                 b.emit("hld", g, host, 0, rr)
                 b.emit("psr", delta, g, shift, rr)
-                b.emit("wupd", b.matrix(matrix), delta, first, rr)
+                for matrix in matrices:
+                    b.emit("wupd", b.matrix(matrix), delta, first, rr)
 
             self.peak = max(self.peak, arena.top)
-            stripe_loop(b, [Stage(rows, 0, matrix.k, run)])
+            stripe_loop(b, [Stage(rows, 0, k, run)])
         b.release(bits)
         b.release(shift)
 

@@ -30,6 +30,8 @@ THRIFT = (0.25, 1.0, 4.0, 16.0, 64.0, 256.0, 4096.0, 1e12)
 TWIN = ".t"
 TWINS = 8
 """How many shares of the layers that may have a twin are tried."""
+LEAST_GAIN = 8.0
+"""Cycles a sample and weight that a trainable layer must gain by a twin, which is written again in every step."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,8 @@ def _candidates(parts: Sequence[LayerMatrix], machine: Machine, backward: set[st
 
     def cuts(p: LayerMatrix, use: str, copies: bool) -> list[Cut]:
         narrow = p.kind == "depthwise"
-        return best_cuts(*p.values.shape, p.pixels, machine, use=use, copies=copies, narrow=narrow, thrift=THRIFT)
+        k, n = p.values.shape
+        return best_cuts(k, n, p.pixels, machine, use=use, copies=copies, narrow=narrow, thrift=THRIFT)
 
     single = {
         p.name: cuts(p, "both" if p.layer in backward and p.kind == "dense" else "forward", p.array == "compute") for p in parts
@@ -200,12 +203,13 @@ def _candidates(parts: Sequence[LayerMatrix], machine: Machine, backward: set[st
     pairs: dict[str, tuple[LayerMatrix, list[Cut], LayerMatrix, list[Cut]]] = {}
     gain: dict[str, float] = {}
     for p in parts:
-        if p.layer in backward and p.kind == "dense" and not p.trainable:
-            ahead, back = replace(p, array="compute"), replace(p, name=f"{p.name}{TWIN}")
-            pairs[p.name] = ahead, cuts(ahead, "forward", True), back, cuts(back, "backward", False)
+        if p.layer in backward and p.kind == "dense":
+            ahead, back = replace(p, array=p.array if p.trainable else "compute"), replace(p, name=f"{p.name}{TWIN}")
+            pairs[p.name] = ahead, cuts(ahead, "forward", not p.trainable), back, cuts(back, "backward", False)
             saved = single[p.name][0].cycles - pairs[p.name][1][0].cycles - pairs[p.name][3][0].cycles
             gain[p.name] = saved / p.values.size
-    order = sorted((name for name, g in gain.items() if g > 0), key=lambda name: (-gain[name], name))
+    least = {p.name: LEAST_GAIN if p.trainable else 0.0 for p in parts}
+    order = sorted((name for name, g in gain.items() if g > least[name]), key=lambda name: (-gain[name], name))
     out: list[Plan] = []
     for i in range(len(THRIFT)):
         for count in sorted({len(order) * share // TWINS for share in range(TWINS + 1)}):
@@ -254,8 +258,9 @@ def _result(
     stored = {p.name: p for p in parts}
 
     def matrix(p: LayerMatrix, tensor: str) -> Matrix:
+        k, n = p.values.shape
         ordered = tuple(sorted(tiles[p.name], key=lambda t: (t.copy, t.k, t.n)))
-        return Matrix(p.name, p.kind, p.array, *p.values.shape, tensor, p.trainable, ordered)
+        return Matrix(p.name, p.kind, p.array, k, n, tensor, p.trainable, ordered)
 
     made = {p.name: matrix(p, f"{p.name.removesuffix(TWIN)}.weight") for p in parts}
     result = {name: [(stored[p.name], made[p.name]) for p in members] for name, members in layers.items()}

@@ -178,12 +178,12 @@ class Device:
         self.interpreter.regs[self.program.params[param]] = int(value)
 
     def state(self) -> dict[str, npt.NDArray[np.int8]]:
-        """Weights of all trainable matrices, [K, N] int8 each, by name."""
-        return {
-            name: self.interpreter.read_matrix(name)
-            for name, m in self.program.matrices.items()
-            if m.trainable and m.kind != "scratch"
-        }
+        """Weights of all trainable matrices, [K, N] int8 each, by name (a tensor that stands in two matrices once)."""
+        first: dict[str, str] = {}
+        for name, m in self.program.matrices.items():
+            if m.trainable and m.kind != "scratch":
+                first.setdefault(m.tensor, name)
+        return {name: self.interpreter.read_matrix(name) for name in first.values()}
 
     def load_state(self, state: Mapping[str, npt.NDArray[np.int8]]) -> None:
         """Put trainable weights back (not counted as device writes)."""

@@ -325,7 +325,7 @@ class Interpreter:
         return out.view(np.int8)
 
     def write_matrix(self, name: str, values: npt.ArrayLike) -> None:
-        """Load weights [K, N] into every copy of a matrix (not counted).
+        """Load weights [K, N] into every copy of a matrix (not counted), and of other matrices that hold the same tensor.
 
         Raises:
             SasError: no such matrix, wrong shape, values outside int8.
@@ -333,7 +333,10 @@ class Interpreter:
         mat, array = self._matrix(name), np.asarray(values)
         if array.size != mat.k * mat.n or array.dtype.kind not in "iu" or array.min() < -128 or array.max() > 127:
             raise SasError(f"{name} takes {mat.k} x {mat.n} int8 weights; the array is {array.shape} {array.dtype}")
-        self._store(mat, array.reshape(mat.k, mat.n).astype(np.int8))
+        values8 = array.reshape(mat.k, mat.n).astype(np.int8)
+        for other, described in self.program.matrices.items():
+            if other == name or (mat.tensor and described.tensor == mat.tensor):
+                self._store(self._binder.matrix(other), values8)
 
     def snapshot(self) -> Snapshot:
         """A copy of the state."""

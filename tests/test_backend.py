@@ -191,8 +191,8 @@ def test_batches_out_of_range(batch: int) -> None:
 
 
 def _prove_placement(place: Placement, machine: Machine) -> None:
-    """No two tiles share a cell, every copy is whole, the kinds of sub-arrays do not mix, scratch rows are nobody else's; only
-    what is frozen stands twice."""
+    """No two tiles share a cell, every copy is whole, the kinds of sub-arrays do not mix, scratch rows are nobody else's; what
+    stands twice stands once in transposable sub-arrays for the errors."""
     cells = np.zeros((machine.subarrays, machine.array.rows, machine.weights_per_row), bool)
     kinds: dict[int, str] = {}
     parts = {part.name: part for members in place.layers.values() for part, _ in members}
@@ -208,7 +208,7 @@ def _prove_placement(place: Placement, machine: Machine) -> None:
             block[:] = True
             assert kinds.setdefault(t.subarray, m.array) == m.array
     assert all(m.array == "transposable" and m.copies == 1 for part, m in standing if part.trainable)
-    assert all(m.array == "transposable" and not part.trainable for part, m in twins)
+    assert all(m.array == "transposable" and m.copies == 1 for _, m in twins)
     if place.scratch:
         assert len(place.scratch.tiles) <= machine.gradient.scratch_subarrays
         for t in place.scratch.tiles:

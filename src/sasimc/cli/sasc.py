@@ -79,13 +79,15 @@ def check(
     compiled = compile_model(model, CompileOptions(machine=machine, batch=batch, backprop=backprop, trainable=trainable))
     rows = [("layer", "kind", "array", "weights", "tiles", "copies", "sub-arrays", "groups")]
     m = compiled.program.machine
+    twins = compiled.placement.twins
     for parts in compiled.placement.layers.values():
-        for part, matrix in parts:
+        standing = [(part, matrix) for part, m in parts for matrix in (m, twins.get(part.name)) if matrix is not None]
+        for part, matrix in standing:
             subs = {t.subarray for t in matrix.tiles}
             groups = sorted({m.group_of(s) for s in subs})
             kind = part.kind + (" trainable" if part.trainable else "")
             size, tiles = f"{matrix.k}x{matrix.n}", str(len(matrix.tiles) // matrix.copies)
-            rows.append((part.name, kind, part.array, size, tiles, str(matrix.copies), str(len(subs)), _ranges(groups)))
+            rows.append((matrix.name, kind, matrix.array, size, tiles, str(matrix.copies), str(len(subs)), _ranges(groups)))
     for line in _aligned(rows):
         print(line)
     place = compiled.placement
