@@ -117,6 +117,7 @@ def measure(name: str, folder: Path, o: argparse.Namespace) -> dict[str, Any]:
 def measure_limit(folder: Path, o: argparse.Namespace) -> dict[str, Any]:
     """1-bit operations (AND, count, add) a second of all threads on 32 KiB of packed words each."""
     import numba
+
     from sasimc.runtime.kernels_simd import LANES, bit_block_unsigned
     from sasimc.runtime.kernels_threads import run_shares
 

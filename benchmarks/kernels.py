@@ -108,7 +108,7 @@ def vector_report() -> None:
             word: len(re.findall(rf"\t{word}\w*\s.*[zy]mm", text))
             for word in (
                 "vpopcnt",
-                "vpmaddw",
+                "vpdpbusd",
                 "vpdpwssd",
                 "vptestm",
                 "vpmullw",

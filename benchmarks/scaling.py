@@ -62,7 +62,9 @@ def child(folder: Path, side: int, batch: int, threads: int, o: argparse.Namespa
         write(build("mobilenetv2-repnet", ZooOptions(resolution=side, classes=17)), path)
     env = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     words = [sys.executable, __file__, "--one", str(path), str(side), str(batch), str(threads)]
-    done = subprocess.run([*words, "--engine", o.engine, "--repeat", str(o.repeat), "--clock", o.clock], env=env, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        [*words, "--engine", o.engine, "--repeat", str(o.repeat), "--clock", o.clock], env=env, stdout=subprocess.PIPE, text=True
+    )
     if done.returncode:
         return {"side": side, "batch": batch, "threads": threads, "refused": f"ended with {done.returncode}"}
     return json.loads(done.stdout.splitlines()[-1])

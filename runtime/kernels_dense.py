@@ -81,21 +81,27 @@ def pack_weights(w: npt.NDArray[np.int8]) -> npt.NDArray[np.uint32]:
 
 
 @njit(cache=True, nogil=True)
-def _prepare_fused(w: npt.NDArray[np.int8], out: npt.NDArray[np.int16]) -> None:
+def _prepare_fused(w: npt.NDArray[np.int8], out: npt.NDArray[np.int8], begin: npt.NDArray[np.int32]) -> None:
     k_count, n_count = w.shape
+    last = out.shape[1] - 1
     for block in range(out.shape[0]):
         first = block * LANES
         for k in range(k_count):
-            row, pair = w[k, first : min(first + LANES, n_count)], out[block, k >> 1]
+            row, four = w[k, first : min(first + LANES, n_count)], out[block, k >> 2]
             for lane in range(row.shape[0]):
-                pair[lane, k & 1] = row[lane]
+                four[lane, k & 3] = row[lane]
+                begin[block, last, lane] -= 128 * np.int32(row[lane])
 
 
-def prepare_fused(w: npt.NDArray[np.int8]) -> npt.NDArray[np.int16]:
-    """W [K, N] for `dense_fused`: int16 [even number of blocks of 16 columns, ceil(K/2), 16, 2], pairs of k together."""
+def prepare_fused(w: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
+    """W [K, N] for `dense_fused`: int8 [even number of blocks of 16 columns, ceil(K/4) + 1, 16, 4], fours of k together.
+
+    The last group of a block is -128 times the sum of each column (int32): signed inputs are multiplied as x + 128, a byte without
+    a sign.
+    """
     k, n = w.shape
-    out = np.zeros((2 * (-(-n // (2 * LANES))), -(-k // 2), LANES, 2), np.int16)
-    _prepare_fused(np.ascontiguousarray(w).view(np.int8), out)
+    out = np.zeros((2 * (-(-n // (2 * LANES))), -(-k // 4) + 1, LANES, 4), np.int8)
+    _prepare_fused(np.ascontiguousarray(w).view(np.int8), out, out.view(np.int32)[..., 0])
     return out
 
 
@@ -146,52 +152,38 @@ def _bitserial_range(x, planes, signed_x, acc, view, r0, c0, n, p0, p1):  # type
 
 
 @njit(cache=True, nogil=True)
-def _widen_signed(values, out):  # type: ignore[no-untyped-def]
-    for j in range(out.shape[0]):
-        out[j] = values[j]
-
-
-@njit(cache=True, nogil=True)
-def _widen_unsigned(values, out):  # type: ignore[no-untyped-def]
-    for j in range(out.shape[0]):
-        out[j] = values[j]
-
-
-@njit(cache=True, nogil=True)
 def _fused_range(x, w, signed_x, acc, view, r0, c0, n, p0, p1):  # type: ignore[no-untyped-def]
     base, row_stride, pixel_stride, ring, cols, _ = view
     k = x.shape[1]
-    blocks, pairs = w.shape[0], w.shape[1]
+    blocks, quads = w.shape[0], w.shape[1] - 1
     flat_x, flat_w = x.reshape(-1), w.reshape(-1)
-    signed_bytes = flat_x.view(np.int8)
     few = p1 - p0 <= 2  # one or two pixels: single rows, instead of eight of which most are empty
     step = 1 if few else _PIXELS
-    xs = np.zeros((step, 2 * pairs), np.int16)
-    flat_xs = xs.reshape(-1)
+    width = 4 * quads
+    xs = np.zeros(step * width, np.uint8)
+    flip, start = (np.uint8(128), 1) if signed_x else (np.uint8(0), 0)
     rows = np.empty((step, blocks * LANES), np.int32)
     flat_rows = rows.reshape(-1)
     wrapped = np.int32(0)
     for first in range(p0, p1, step):
         count = min(step, p1 - first)
-        # even K: the rows of the block are one run of bytes
-        runs, length = (1, count * k) if k & 1 == 0 else (count, k)
-        for i in range(runs):
-            at, to = (first + i) * k, i * 2 * pairs
-            line = flat_xs[to : to + length]  # slices: indices that start at 0 let the loops become vector code
-            if signed_x:
-                _widen_signed(signed_bytes[at : at + length], line)
-            else:
-                _widen_unsigned(flat_x[at : at + length], line)
+        source, at = flat_x, first * k
+        if signed_x or k != width or count < step:  # not to be read where they stand
+            source, at = xs, 0
+            for i in range(count):
+                line, given = xs[i * width : i * width + k], flat_x[(first + i) * k : (first + i + 1) * k]
+                for j in range(k):
+                    line[j] = given[j] ^ flip
         for block in range(0, blocks, 2):
-            w_at = block * pairs * 2 * LANES
+            w_at = block * (quads + 1) * 4 * LANES
             if few:
-                dot_block_1x2(flat_xs, 0, pairs, flat_w, w_at, flat_rows, block * LANES, blocks * LANES)
+                dot_block_1x2(source, at, width, quads, flat_w, w_at, start, flat_rows, block * LANES, blocks * LANES)
             else:
-                dot_block_8x2(flat_xs, 0, pairs, flat_w, w_at, flat_rows, block * LANES, blocks * LANES)
+                dot_block_8x2(source, at, width, quads, flat_w, w_at, start, flat_rows, block * LANES, blocks * LANES)
         for i in range(count):
             p = first + i
-            at = base + ((r0 + p // cols) % ring) * row_stride + (p % cols) * pixel_stride + c0
-            wrapped |= add_row(acc, at, rows[i], n)
+            to = base + ((r0 + p // cols) % ring) * row_stride + (p % cols) * pixel_stride + c0
+            wrapped |= add_row(acc, to, rows[i], n)
     return wrapped < 0
 
 
@@ -218,7 +210,7 @@ def dense_bitserial_acc(
 
 def dense_fused_acc(
     x: npt.NDArray[np.uint8 | np.int8],
-    w: npt.NDArray[np.int16],
+    w: npt.NDArray[np.int8],
     signed_x: bool,
     acc: npt.NDArray[np.int32],
     view: View,
@@ -226,7 +218,7 @@ def dense_fused_acc(
     c0: int,
     n: int,
 ) -> int:
-    """As `dense_bitserial_acc` with integer products (16 x 16 bits into 32, exact); w from `prepare_fused`."""
+    """As `dense_bitserial_acc` with integer products (8 x 8 bits into 32, exact); w from `prepare_fused`."""
     x, signed_x = x.view(np.uint8), bool(signed_x)
     pixels = x.shape[0]
     if x.size * n < _SHARED_FUSED or pixels < 2 * _PIXELS or thread_count() == 1:
@@ -243,7 +235,7 @@ def dense_bitserial(
     return out.reshape(x.shape[0], n)
 
 
-def dense_fused(x: npt.NDArray[np.uint8 | np.int8], w: npt.NDArray[np.int16], n: int, signed_x: bool) -> npt.NDArray[np.int32]:
+def dense_fused(x: npt.NDArray[np.uint8 | np.int8], w: npt.NDArray[np.int8], n: int, signed_x: bool) -> npt.NDArray[np.int32]:
     """x [P, K] times the prepared weights: int32 [P, n]."""
     out = np.zeros(x.shape[0] * n, np.int32)
     dense_fused_acc(np.ascontiguousarray(x), w, signed_x, out, make_view(0, max(1, x.shape[0]), n, 1), 0, 0, n)

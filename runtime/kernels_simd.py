@@ -2,7 +2,7 @@
 
 Everything is generic LLVM vector code of 16 lanes of 32 bits, which the code generator splits or joins to what the
 processor has (AVX-512 with VPOPCNTDQ, AVX2, SSE2, NEON); only `dot_block` asks for one x86 instruction by name
-(vpmaddwd), and has a generic form for processors without it. None of these functions checks a bound.
+(vpdpbusd), and has a generic form for processors without it. None of these functions checks a bound.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ LANES = 16
 intrinsic: Any = _intrinsic  # the typing context is numba's argument, not the caller's: keep type checkers out
 _I16, _I32, _I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
 _V32 = ir.VectorType(_I32, LANES)
-_V16 = ir.VectorType(_I16, 2 * LANES)
+_V8 = ir.VectorType(ir.IntType(8), 4 * LANES)
 
 
-def _has_avx512bw() -> bool:
-    """True if the code is generated for a processor with 512-bit vpmaddwd (numba compiles for the host)."""
+def _has_vnni() -> bool:
+    """True if the code is generated for a processor with 512-bit vpdpbusd (numba compiles for the host)."""
     from numba.core import config as numba_config
 
     config: Any = numba_config
     if config.CPU_FEATURES is not None:
-        return "+avx512bw" in config.CPU_FEATURES.split(",")
+        return "+avx512vnni" in config.CPU_FEATURES.split(",")
     if config.CPU_NAME not in (None, "", "host"):
         return False
-    return bool(llvm.get_host_cpu_features().get("avx512bw", False))
+    return bool(llvm.get_host_cpu_features().get("avx512vnni", False))
 
 
 def _data(context: Any, builder: Any, typ: Any, value: Any, element: ir.Type, offset: Any) -> Any:
@@ -195,60 +195,79 @@ bit_block_unsigned = _bit_block(False)
 bit_block_signed = _bit_block(True)
 
 
-def _madd(builder: Any, x: Any, w: Any) -> Any:
-    """Products of 32 int16 pairs, neighbours added: 16 int32 lanes."""
-    if _has_avx512bw():
-        function = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(_V32, [_V16, _V16]), "llvm.x86.avx512.pmaddw.d.512"
-        )
-        return builder.call(function, [x, w])
-    wide = ir.VectorType(_I32, 2 * LANES)
-    product = builder.mul(builder.sext(x, wide), builder.sext(w, wide))
+def _dot4(builder: Any, total: Any, x: Any, w: Any) -> Any:
+    """total (16 int32 lanes) + the products of 4 neighbouring pairs uint8 x int8 a lane."""
+    if _has_vnni():
+        operand = _V8 if llvm.llvm_version_info[0] >= 22 else _V32  # LLVM 22 changed the types of this instruction
+        kind = ir.FunctionType(_V32, [_V32, operand, operand])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.avx512.vpdpbusd.512")
+        return builder.call(function, [total, builder.bitcast(x, operand), builder.bitcast(w, operand)])
+    wide = ir.VectorType(_I16, 4 * LANES)  # a product is at most 255 * 128
+    products = builder.mul(builder.zext(builder.bitcast(x, _V8), wide), builder.sext(w, wide))
     none = ir.Constant(wide, ir.Undefined)
-    pick = [ir.Constant(_V32, [2 * lane + odd for lane in range(LANES)]) for odd in (0, 1)]
-    return builder.add(builder.shuffle_vector(product, none, pick[0]), builder.shuffle_vector(product, none, pick[1]))
+    for place in range(4):
+        pick = ir.Constant(_V32, [4 * lane + place for lane in range(LANES)])
+        total = builder.add(total, builder.sext(builder.shuffle_vector(products, none, pick), _V32))
+    return total
 
 
 def _dot_block(pixels: int, blocks: int) -> Any:
     @intrinsic
-    def dot_block(typingctx: Any, x: Any, x_at: Any, pairs: Any, w: Any, w_at: Any, out: Any, out_at: Any, out_row: Any) -> Any:
+    def dot_block(
+        typingctx: Any,
+        x: Any,
+        x_at: Any,
+        x_row: Any,
+        quads: Any,
+        w: Any,
+        w_at: Any,
+        start: Any,
+        out: Any,
+        out_at: Any,
+        out_row: Any,
+    ) -> Any:
         """Integer dot products of `pixels` rows of x with `blocks` times 16 weight columns.
 
-        x: int16 [pixels, 2 * pairs] ; w: int16 [blocks, pairs, 16, 2] ; out: int32, row p at out_at + p * out_row.
+        x: uint8, row p at x_at + p * x_row, 4 * quads elements; w: int8 [blocks, quads + 1, 16, 4], the last group of a block is 16
+        int32, with which the sums begin if start is 1 (0: they begin with 0); out: int32, row p at out_at + p * out_row.
         """
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             types_ = signature.args
-            x_at_, pairs_, w_at_, out_at_, out_row_ = args[1], args[2], args[4], args[6], args[7]
-            x_ptr = _data(context, builder, types_[0], args[0], _I32, x_at_)
-            w_ptr = _data(context, builder, types_[3], args[3], _V16, w_at_)
+            _, x_at_, x_row_, quads_, _, w_at_, start_, _, out_at_, out_row_ = args
+            x_ptr = _data(context, builder, types_[0], args[0], ir.IntType(8), x_at_)
+            w_ptr = _data(context, builder, types_[4], args[4], _V8, w_at_)
+            groups = builder.add(quads_, ir.Constant(_I64, 1))
+            first = _splat(builder, builder.trunc(builder.neg(start_), _I32), _V32)
+
+            def weights(block: int, k: Any) -> Any:
+                at = builder.add(builder.mul(groups, ir.Constant(_I64, block)), k)
+                return _load(builder, builder.gep(w_ptr, [at]))
 
             def body(k: Any, state: list[Any]) -> list[Any]:
-                weights = []
-                for block in range(blocks):
-                    at = builder.add(builder.mul(pairs_, ir.Constant(_I64, block)), k)
-                    weights.append(_load(builder, builder.gep(w_ptr, [at])))
+                held = [weights(block, k) for block in range(blocks)]
                 sums = list(state)
                 for pixel in range(pixels):
-                    at = builder.add(builder.mul(pairs_, ir.Constant(_I64, pixel)), k)
-                    pair = _splat(builder, _load(builder, builder.gep(x_ptr, [at])), _V32)
-                    both = builder.bitcast(pair, _V16)
+                    at = builder.add(builder.mul(x_row_, ir.Constant(_I64, pixel)), builder.shl(k, ir.Constant(_I64, 2)))
+                    four = _load(builder, builder.bitcast(builder.gep(x_ptr, [at]), _I32.as_pointer()))
+                    splat = _splat(builder, four, _V32)
                     for block in range(blocks):
                         at_sum = pixel * blocks + block
-                        sums[at_sum] = builder.add(sums[at_sum], _madd(builder, both, weights[block]))
+                        sums[at_sum] = _dot4(builder, sums[at_sum], splat, held[block])
                 return sums
 
-            sums = _loop(builder, pairs_, [_vector_constant(0, _V32)] * (pixels * blocks), body)
+            begin = [builder.and_(builder.bitcast(weights(block, quads_), _V32), first) for block in range(blocks)]
+            sums = _loop(builder, quads_, begin * pixels, body)
             for pixel in range(pixels):
                 for block in range(blocks):
                     row = builder.add(out_at_, builder.mul(out_row_, ir.Constant(_I64, pixel)))
                     at = builder.add(row, ir.Constant(_I64, block * LANES))
-                    pointer = _data(context, builder, types_[5], args[5], _V32, at)
+                    pointer = _data(context, builder, types_[7], args[7], _V32, at)
                     builder.store(sums[pixel * blocks + block], pointer).align = 4
             return context.get_dummy_value()
 
-        where = types.intp
-        return types.void(x, where, where, w, where, out, where, where), codegen
+        n = types.intp
+        return types.void(x, n, n, n, w, n, n, out, n, n), codegen
 
     return dot_block
 
