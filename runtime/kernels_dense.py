@@ -45,8 +45,8 @@ View = tuple[int, int, int, int, int, int]
 
 _PIXELS = 8  # pixels of one fused micro-kernel
 # below these many multiply-adds a second thread costs more than it saves (benchmarks/kernels.py)
-_SHARED_BITSERIAL = 800_000
-_SHARED_FUSED = 2_500_000
+_SHARED_BITSERIAL = 3_000_000
+_SHARED_FUSED = 20_000_000
 
 
 def make_view(base: int, cols: int, chans: int, ring: int, row_stride: int = 0, pixel_stride: int = 0) -> View:

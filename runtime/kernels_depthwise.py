@@ -27,7 +27,7 @@ Geom = tuple[int, int, int, int, int, int, int, int, int, int, int, int]
 ENGINES = {"fused": 0, "bitserial": 1, "step": 2}
 
 _BITSERIAL_TAPS = 255  # taps whose weights add up in 16 bits
-_SHARED_PRODUCTS = 400_000  # below this many products one thread is faster (benchmarks/kernels.py)
+_SHARED_PRODUCTS = 1_500_000  # below this many products one thread is faster (benchmarks/kernels.py)
 
 
 def make_geom(kh: int, kw: int, sh: int, sw: int, dh: int, dw: int, pt: int, pl: int, h: int, w: int, ho: int, wo: int) -> Geom:

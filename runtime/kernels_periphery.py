@@ -27,7 +27,7 @@ __all__ = [
     "upsample_nearest_t",
 ]
 
-_SHARED_ELEMENTS = 80_000  # below this many elements one thread is faster (benchmarks/kernels.py)
+_SHARED_ELEMENTS = 300_000  # below this many elements one thread is faster (benchmarks/kernels.py)
 
 
 @njit(cache=True, nogil=True, inline="always")

@@ -34,7 +34,7 @@ __all__ = [
     "xent",
 ]
 
-_SHARED_ELEMENTS = 150_000  # below this many elements one thread is faster (benchmarks/kernels.py)
+_SHARED_ELEMENTS = 500_000  # below this many elements one thread is faster (benchmarks/kernels.py)
 
 NO_MASK: View = (0, 0, 0, 0, 0, 0)
 """Mask view for `escale` without a mask (ring 0)."""
