@@ -54,7 +54,9 @@ def require_writable(*paths: Path | None) -> None:
         elif not os.access(path.parent, os.W_OK | os.X_OK):
             problem = os.strerror(errno.EACCES)
         if problem:
-            raise SasError(f"cannot write {path}: {problem}", hint="give a file name in a folder that exists and may be written to")
+            raise SasError(
+                f"cannot write {path}: {problem}", hint="give a file name in a folder that exists and may be written to"
+            )
 
 
 def _os_error(exc: OSError) -> str:
