@@ -59,7 +59,7 @@ def child(folder: Path, side: int, batch: int, threads: int, o: argparse.Namespa
 
     path = folder / f"{side}.onnx"
     if not path.exists():
-        write(build("mobilenetv2-repnet", ZooOptions(resolution=side, classes=17)), path)
+        write(build("mobilenetv2-repnet", ZooOptions(resolution=side, classes=17, calibration_images=1)), path)
     env = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     words = [sys.executable, __file__, "--one", str(path), str(side), str(batch), str(threads)]
     done = subprocess.run(
