@@ -227,21 +227,19 @@ class Stage:
     run: Callable[[RowRange], None]
 
 
-def stripe_loop(b: Builder, stages: Sequence[Stage], iterations: tuple[int, int] | None = None) -> None:
+def stripe_loop(b: Builder, stages: Sequence[Stage]) -> None:
     """Emit a hardware loop over row stripes.
 
     Units overlap within the loop. The first iteration is early enough that every stage starts at or before row 0; the last one covers
-    the last stage's height, or ``iterations`` = (first, one past last) says so. A single iteration needs no loop.
+    the last stage's height. A single iteration needs no loop.
     """
     with b.overlapped():
-        _stripe_loop(b, stages, iterations)
+        _stripe_loop(b, stages)
 
 
-def _stripe_loop(b: Builder, stages: Sequence[Stage], iterations: tuple[int, int] | None) -> None:
+def _stripe_loop(b: Builder, stages: Sequence[Stage]) -> None:
     first = -max(-(-max(s.offset, 0) // s.rows) for s in stages)
     last = -(-(stages[-1].height - stages[-1].offset) // stages[-1].rows)
-    if iterations is not None:
-        first, last = min(first, iterations[0]), max(last, iterations[1])
     count = last - first
     if count == 1:
         for s in stages:

@@ -43,7 +43,6 @@ class State:
     inline: list[str] = field(default_factory=list)
     weights_file: str = ""
     digest: str = ""
-    weights_at: Value | None = None
     origin: Origin = field(default_factory=Origin)
     instructions: list[tuple[Statement, Origin]] = field(default_factory=list)
     tests: list[AsmTest] = field(default_factory=list)
@@ -158,7 +157,7 @@ def _weights(state: State, a: Arguments) -> None:
     text = digest.text.strip('"').lower() if digest else ""
     if digest and (len(text) != 64 or set(text) - set("0123456789abcdef")):
         raise Problem("sha256 is 64 hexadecimal digits", digest)
-    state.weights_file, state.digest, state.weights_at = name, text, value
+    state.weights_file, state.digest = name, text
 
 
 def _meta(state: State, a: Arguments) -> None:

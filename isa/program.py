@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from sasimc.isa.machine import Machine
 from sasimc.isa.objects import Geometry, Matrix, Table, View
-from sasimc.isa.spec import GeomField, Instruction, MatField, RowsField, TableField, ViewField
+from sasimc.isa.spec import GeomField, Instruction, MatField, TableField, ViewField
 
 __all__ = ["Instr", "Origin", "Program"]
 
@@ -90,8 +90,3 @@ class Program:
         if not matrix.tensor:
             return np.zeros((matrix.k, matrix.n), np.int8)
         return np.asarray(self.tensors[matrix.tensor], dtype=np.int8).reshape(matrix.k, matrix.n)
-
-    def height(self, o: SimpleNamespace, spec: type[Instruction]) -> int:
-        """Height that clips the row range of a resolved instruction."""
-        rows = spec.rows_field()
-        return getattr(o, rows.of).height if isinstance(rows, RowsField) else 0

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 from sasimc.isa.machine import Machine
-from sasimc.isa.objects import Geometry, Matrix, Table, View
 
 __all__ = [
     "EVENTS",
@@ -343,9 +342,3 @@ def _register(cls: type[Instruction]) -> None:
 def lookup(opcode: int) -> type[Instruction] | None:
     """The declaration with this opcode, or None."""
     return _BY_OPCODE.get(opcode)
-
-
-def resolve_type(value: Any) -> str:
-    """Kind of a resolved operand, for messages."""
-    kinds = {View: "view", Geometry: "geometry", Matrix: "matrix", Table: "table"}
-    return kinds.get(type(value), type(value).__name__)
