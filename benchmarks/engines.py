@@ -118,8 +118,8 @@ def measure_limit(folder: Path, o: argparse.Namespace) -> dict[str, Any]:
     """1-bit operations (AND, count, add) a second of all threads on 32 KiB of packed words each."""
     import numba
 
-    from sasimc.runtime.kernels_simd import LANES, bit_block_unsigned
-    from sasimc.runtime.kernels_threads import run_shares
+    from sasimc.runtime.kernels.simd import LANES, bit_block_unsigned
+    from sasimc.runtime.kernels.threads import run_shares
 
     numba.set_num_threads(min(o.threads, numba.config.NUMBA_NUM_THREADS))
     words, times = 64, 20_000
@@ -182,8 +182,8 @@ class Stopwatch:
     """Times what the engine computes in kernels: ``seconds``, and of the dense forward kernels time and 1-bit operations."""
 
     def __init__(self, engine: Any) -> None:
-        from sasimc.runtime import engine_base
         from sasimc.runtime import kernels as K
+        from sasimc.runtime.engines import base
 
         self.seconds = self.dense_s = 0.0
         self.dense_ops = 0
@@ -191,7 +191,7 @@ class Stopwatch:
         for name in (n for n in K.__all__ if callable(getattr(K, n)) and n[0].islower() and not n.startswith("make_view")):
             self._wrap(K, name)
         for name in ("gather_block", "scatter_block"):
-            self._wrap(engine_base, name)
+            self._wrap(base, name)
         for name in ("prepare", "dense"):
             self._wrap(engine, name, instance=True)
         self._wrap(engine, "dense_acc", instance=True, dense=True)

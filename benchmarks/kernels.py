@@ -20,7 +20,7 @@ import numba
 import numpy as np
 
 from sasimc.runtime import kernels as K
-from sasimc.runtime import kernels_dense, kernels_depthwise, kernels_periphery
+from sasimc.runtime.kernels import dense, depthwise, periphery
 
 BLOCKS = [(1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)]
 """Inverted residuals of MobileNet-V2: expansion, channels, repeats, stride of the first (its paper, table 2)."""
@@ -97,11 +97,11 @@ def vector_report() -> None:
     """How many 512- and 256-bit instructions of interest each hot kernel holds."""
     K.warm_up()
     for name, kernel in (
-        ("dense bit-serial", kernels_dense._bitserial_range),
-        ("dense fused", kernels_dense._fused_range),
-        ("depth-wise", kernels_depthwise._dw_band),
-        ("requantise", kernels_periphery._requant_rows),
-        ("residual add", kernels_periphery.add_q),
+        ("dense bit-serial", dense._bitserial_range),
+        ("dense fused", dense._fused_range),
+        ("depth-wise", depthwise._dw_band),
+        ("requantise", periphery._requant_rows),
+        ("residual add", periphery.add_q),
     ):
         text = "\n".join(kernel.inspect_asm().values())
         found = {

@@ -28,7 +28,7 @@ from sasimc.frontend.onnx_import import import_model
 from sasimc.frontend.zoo import ZooOptions, build, write
 from sasimc.ir.graph import Graph
 from sasimc.ir.interp import run, run_op
-from sasimc.runtime.datasets import Loader, open_dataset
+from sasimc.runtime.data.datasets import Loader, open_dataset
 from sasimc.runtime.device import Device
 
 Real = npt.NDArray[np.float32]

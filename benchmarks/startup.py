@@ -80,7 +80,7 @@ def _build(folder: Path, weights: str | None) -> None:
     from PIL import Image
 
     from sasimc.frontend.zoo import ZooOptions, build, write
-    from sasimc.runtime.procedural import draw
+    from sasimc.runtime.data.procedural import draw
 
     write(build("mobilenetv2-repnet", ZooOptions(weights=weights, classes=17)), folder / "model.onnx")
     Image.fromarray(draw("flowers", 0, 0, 224)).save(folder / "image.png")

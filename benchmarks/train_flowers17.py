@@ -21,7 +21,7 @@ from common import add_common, data_folder, environment, finish, table
 
 from sasimc.api import CompileOptions, compile_model
 from sasimc.frontend.zoo import ZooOptions, build, default_model_path, write
-from sasimc.runtime.datasets import Dataset, open_dataset
+from sasimc.runtime.data.datasets import Dataset, open_dataset
 from sasimc.runtime.device import Device
 from sasimc.runtime.trainer import Recipe, evaluate, train
 

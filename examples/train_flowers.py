@@ -14,7 +14,7 @@ import numpy as np
 
 import sasimc
 from sasimc.frontend.zoo import default_model_path
-from sasimc.runtime.datasets import Loader, open_dataset
+from sasimc.runtime.data.datasets import Loader, open_dataset
 from sasimc.runtime.trainer import Recipe, evaluate
 
 # %% Options

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from sasimc.isa.errors import SasError
 from sasimc.isa.objects import View
-from sasimc.runtime.engine_operands import extent
+from sasimc.runtime.engines.operands import extent
 from sasimc.runtime.interpreter import Interpreter
 from sasimc.runtime.state import Snapshot
 

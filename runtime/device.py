@@ -15,7 +15,7 @@ from sasimc.isa.errors import SasError
 from sasimc.isa.files import load_program
 from sasimc.isa.program import Program
 from sasimc.runtime.crosscheck import cross_check
-from sasimc.runtime.images import Preprocess, eval_crop, quantise
+from sasimc.runtime.data.images import Preprocess, eval_crop, quantise
 from sasimc.runtime.interpreter import Interpreter
 
 __all__ = ["LOSS_TO_NATS", "Device", "Inference", "StepResult"]

@@ -15,12 +15,12 @@ from sasimc.isa.errors import SasError, near
 from sasimc.isa.program import Program
 from sasimc.isa.spec import EVENTS, PHASES, Cost
 from sasimc.isa.timing import Limits, limited_cycles, region_limits
-from sasimc.runtime.engine_base import EngineBase, PhaseCounter
-from sasimc.runtime.engine_bind import Binder, instruction_text, match_loops, trap
-from sasimc.runtime.engine_cells import gather_block, scatter_block
-from sasimc.runtime.engine_operands import BindError, BoundMatrix, BoundView
-from sasimc.runtime.engine_products import BitserialEngine, FusedEngine
-from sasimc.runtime.engine_step import StepEngine
+from sasimc.runtime.engines.base import EngineBase, PhaseCounter
+from sasimc.runtime.engines.bind import Binder, instruction_text, match_loops, trap
+from sasimc.runtime.engines.cells import gather_block, scatter_block
+from sasimc.runtime.engines.operands import BindError, BoundMatrix, BoundView
+from sasimc.runtime.engines.products import BitserialEngine, FusedEngine
+from sasimc.runtime.engines.step import StepEngine
 from sasimc.runtime.state import Snapshot, State
 
 __all__ = ["ENGINES", "Interpreter"]

@@ -18,10 +18,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sasimc.isa.errors import SasError, near
 from sasimc.isa.files import save_program
 from sasimc.isa.program import Program
-from sasimc.runtime.dataset_catalog import CATALOGUE
-from sasimc.runtime.datasets import Dataset, open_dataset
+from sasimc.runtime.data.catalog import CATALOGUE
+from sasimc.runtime.data.datasets import Dataset, open_dataset
+from sasimc.runtime.data.images import read_image
 from sasimc.runtime.device import Device
-from sasimc.runtime.images import read_image
 from sasimc.runtime.interpreter import ENGINES
 from sasimc.runtime.trainer import Epoch, Recipe, Training, check_classes, evaluate, train
 from sasimc.runtime.trainer import Progress as Shown

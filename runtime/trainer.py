@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from sasimc.isa.errors import SasError
-from sasimc.runtime.dataset_loader import Loader
-from sasimc.runtime.datasets import Dataset
+from sasimc.runtime.data.datasets import Dataset
+from sasimc.runtime.data.loader import Loader
 from sasimc.runtime.device import Device
 
 __all__ = ["Epoch", "Recipe", "Training", "check_classes", "evaluate", "train"]

@@ -1,6 +1,6 @@
 """Compile every kernel once, or load it from numba's cache, before the first image, so that the wait can be announced.
 
-numba's cache watches only the file that a kernel stands in: after editing kernels_simd.py or a kernel that another file calls,
+numba's cache watches only the file that a kernel stands in: after editing simd.py or a kernel that another file calls,
 remove the cached files (__pycache__/*.nbi, *.nbc), or old code runs.
 """
 
@@ -11,12 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from sasimc.runtime import kernels_dense as dense
-from sasimc.runtime import kernels_depthwise as depthwise
-from sasimc.runtime import kernels_patches as patches
-from sasimc.runtime import kernels_periphery as periphery
-from sasimc.runtime import kernels_train as train
-from sasimc.runtime.engine_warmup import ENGINE_MODULES, engine_calls
+from sasimc.runtime.engines.warmup import ENGINE_MODULES, engine_calls
+from sasimc.runtime.kernels import dense, depthwise, patches, periphery, train
 
 __all__ = ["cold", "warm_up"]
 

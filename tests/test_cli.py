@@ -16,7 +16,7 @@ from sasimc.cli import sasc, sasrun
 from sasimc.cli.common import invoke
 from sasimc.isa.files import load_program
 from sasimc.isa.spec import EVENTS
-from sasimc.runtime.procedural import draw
+from sasimc.runtime.data.procedural import draw
 
 FAST = ("--engine", "fused", "--threads", "1")
 

@@ -20,9 +20,9 @@ from PIL import Image
 from scipy.io import savemat
 
 from sasimc.isa.errors import SasError
-from sasimc.runtime import images, procedural
-from sasimc.runtime.datasets import Dataset, Loader, list_datasets, open_dataset
-from sasimc.runtime.images import Preprocess, decode, eval_crop, quantise, quantise_table, read_image, train_crop
+from sasimc.runtime.data import images, procedural
+from sasimc.runtime.data.datasets import Dataset, Loader, list_datasets, open_dataset
+from sasimc.runtime.data.images import Preprocess, decode, eval_crop, quantise, quantise_table, read_image, train_crop
 
 SMALL = Preprocess(size=16, resize=18)
 

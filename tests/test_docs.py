@@ -22,7 +22,7 @@ from sasimc.cli.common import invoke
 from sasimc.frontend.zoo import default_model_path
 from sasimc.isa.machine import load_machine
 from sasimc.isa.spec import EVENTS
-from sasimc.runtime.procedural import draw
+from sasimc.runtime.data.procedural import draw
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("*.md"))]

@@ -14,7 +14,7 @@ from sasimc.isa.machine import Machine, load_machine
 from sasimc.isa.objects import Geometry, Matrix, Tile, View
 from sasimc.isa.program import Instr, Program
 from sasimc.isa.spec import TABLE, RowRange
-from sasimc.runtime.engine_step import Activation, DeclarationError, StepEngine
+from sasimc.runtime.engines.step import Activation, DeclarationError, StepEngine
 from sasimc.runtime.interpreter import Interpreter
 
 ENGINES = ("step", "bitserial", "fused")

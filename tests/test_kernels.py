@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sasimc.runtime import kernels as K
+from sasimc.runtime.warmup import cold, warm_up
 
 ENGINES = list(K.ENGINES)
 
@@ -570,12 +571,12 @@ def test_log2_is_exact_at_powers_of_two():
 
 
 def test_shares_among_threads_change_nothing(rng, monkeypatch):
-    from sasimc.runtime import kernels_dense, kernels_depthwise, kernels_periphery
+    from sasimc.runtime.kernels import dense, depthwise, periphery
 
-    monkeypatch.setattr(kernels_dense, "_SHARED_BITSERIAL", 0)
-    monkeypatch.setattr(kernels_dense, "_SHARED_FUSED", 0)
-    monkeypatch.setattr(kernels_depthwise, "_SHARED_PRODUCTS", 0)
-    monkeypatch.setattr(kernels_periphery, "_SHARED_ELEMENTS", 0)
+    monkeypatch.setattr(dense, "_SHARED_BITSERIAL", 0)
+    monkeypatch.setattr(dense, "_SHARED_FUSED", 0)
+    monkeypatch.setattr(depthwise, "_SHARED_PRODUCTS", 0)
+    monkeypatch.setattr(periphery, "_SHARED_ELEMENTS", 0)
     geom = K.make_geom(3, 3, 1, 1, 1, 1, 1, 1, 11, 6, 11, 6)
     x, w = operands(rng, (66, 16), "random"), operands(rng, (16, 21), "random").view(np.int8)
     taps = operands(rng, (3, 3, 16), "random").view(np.int8)
@@ -612,8 +613,8 @@ def test_shares_among_threads_change_nothing(rng, monkeypatch):
 
 def test_warm_up_leaves_nothing_to_compile():
     seen = []
-    K.warm_up(lambda name, number, count: seen.append((number, count)))
+    warm_up(lambda name, number, count: seen.append((number, count)))
     assert seen == [(i, len(seen)) for i in range(len(seen))]
-    compiled = K.warm_up()
-    assert compiled == K.warm_up()
-    assert not K.cold()
+    compiled = warm_up()
+    assert compiled == warm_up()
+    assert not cold()

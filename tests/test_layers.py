@@ -1,4 +1,5 @@
-"""The layers point one way: isa is the ground floor, ir stands on it, passes on ir, frontend on passes; backend on ir and isa; runtime on isa."""
+"""The layers point one way: isa is the ground floor, ir stands on it, passes on ir, frontend on passes; backend on ir and isa; runtime on isa;
+evaluation on isa; reference (PyTorch) beside the frontend and the runtime."""
 
 from __future__ import annotations
 
@@ -19,6 +20,8 @@ MAY_IMPORT = {
     "frontend": {"frontend", "passes", "ir", "isa"},
     "backend": {"backend", "ir", "isa"},
     "runtime": {"runtime", "isa"},
+    "evaluation": {"evaluation", "isa"},
+    "reference": {"reference", "runtime", "frontend", "isa"},
 }
 """Folder -> folders of ours it may import."""
 
@@ -29,7 +32,9 @@ HEAVY = {
     "onnx": {"frontend"},
     "onnxruntime": {"frontend"},
     "torchvision": {"frontend"},
-    "numba": {"runtime"},
+    "torch": {"reference"},
+    "matplotlib": {"evaluation", "reference"},
+    "numba": {"runtime", "evaluation"},
     "llvmlite": {"runtime"},
 }
 """Third-party package -> folders that may import it."""

@@ -15,10 +15,10 @@ from sasimc.isa.machine import Machine, load_machine
 from sasimc.isa.objects import Geometry, Matrix, Table, Tile, View
 from sasimc.isa.program import Instr, Origin, Program
 from sasimc.isa.spec import EVENTS, TABLE, RowRange
-from sasimc.runtime import engine_step
 from sasimc.runtime import kernels as K
 from sasimc.runtime.crosscheck import Difference, cross_check
-from sasimc.runtime.engine_products import FusedEngine
+from sasimc.runtime.engines import step
+from sasimc.runtime.engines.products import FusedEngine
 from sasimc.runtime.interpreter import Interpreter
 
 ALL = RowRange(0, 0, 1000)
@@ -617,7 +617,7 @@ def test_snapshot_restores_everything() -> None:
 def test_trap_activation_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """The microscope checks every step: a schedule that drives two groups at once is stopped."""
     p, _ = two_layers()
-    monkeypatch.setattr(engine_step, "activation_schedule", lambda machine, loads: iter([(3, 40)]))
+    monkeypatch.setattr(step, "activation_schedule", lambda machine, loads: iter([(3, 40)]))
     assert trap_of(p, "step").kind == "activation limit"
 
 

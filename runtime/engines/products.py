@@ -16,10 +16,10 @@ from sasimc.isa.instructions.array import INPUT_BITS, scratch_tiles, streamed_po
 from sasimc.isa.machine import Machine, activation_steps
 from sasimc.isa.objects import Geometry
 from sasimc.runtime import kernels as K
-from sasimc.runtime.engine_base import EngineBase
-from sasimc.runtime.engine_cells import tile_array
-from sasimc.runtime.engine_kernels import driven_cycles, gradient_depthwise_bits, gradient_depthwise_sums
-from sasimc.runtime.engine_operands import BoundMatrix, BoundView, Window
+from sasimc.runtime.engines.base import EngineBase
+from sasimc.runtime.engines.cells import tile_array
+from sasimc.runtime.engines.helpers import driven_cycles, gradient_depthwise_bits, gradient_depthwise_sums
+from sasimc.runtime.engines.operands import BoundMatrix, BoundView, Window
 
 __all__ = [
     "BitserialEngine",

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from sasimc.runtime.kernels_simd import (
+from sasimc.runtime.kernels.simd import (
     LANES,
     bit_block_signed,
     bit_block_unsigned,
@@ -23,7 +23,7 @@ from sasimc.runtime.kernels_simd import (
     dot_block_8x2,
     plane_words,
 )
-from sasimc.runtime.kernels_threads import run_shares, thread_count
+from sasimc.runtime.kernels.threads import run_shares, thread_count
 
 __all__ = [
     "View",

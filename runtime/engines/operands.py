@@ -16,7 +16,7 @@ import numpy.typing as npt
 from sasimc.isa.errors import SasError
 from sasimc.isa.objects import Geometry, Matrix, Table, View
 from sasimc.isa.program import Program
-from sasimc.runtime.engine_cells import covers, tile_array
+from sasimc.runtime.engines.cells import covers, tile_array
 from sasimc.runtime.kernels import make_geom
 from sasimc.runtime.state import State
 

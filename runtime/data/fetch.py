@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from sasimc.isa.errors import SasError, near
-from sasimc.runtime.dataset_catalog import CATALOGUE, KnownSet, RemoteFile
-from sasimc.runtime.dataset_store import MAX_EXPANDED_BYTES, MAX_MEMBERS, clean_name
+from sasimc.runtime.data.catalog import CATALOGUE, KnownSet, RemoteFile
+from sasimc.runtime.data.store import MAX_EXPANDED_BYTES, MAX_MEMBERS, clean_name
 
 __all__ = ["Progress", "checksum_of", "download", "fetch_dataset", "unpack_tar"]
 

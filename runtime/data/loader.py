@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from sasimc.isa.errors import SasError
-from sasimc.runtime.images import Preprocess, eval_crop, train_crop
-from sasimc.runtime.procedural import Stream
+from sasimc.runtime.data.images import Preprocess, eval_crop, train_crop
+from sasimc.runtime.data.procedural import Stream
 
 if TYPE_CHECKING:
-    from sasimc.runtime.datasets import Dataset
+    from sasimc.runtime.data.datasets import Dataset
 
 __all__ = ["Batch", "Loader", "shuffled"]
 

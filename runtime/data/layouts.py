@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from sasimc.isa.errors import SasError
-from sasimc.runtime.dataset_csv import SPLIT_NAMES, Entry, Table, read_labels_csv, text_lines
-from sasimc.runtime.dataset_names import FLOWERS17_NAMES, FLOWERS102_NAMES
-from sasimc.runtime.dataset_store import FolderTree, SubTree, Tree, is_archive, open_tree
+from sasimc.runtime.data.labels_csv import SPLIT_NAMES, Entry, Table, read_labels_csv, text_lines
+from sasimc.runtime.data.names import FLOWERS17_NAMES, FLOWERS102_NAMES
+from sasimc.runtime.data.store import FolderTree, SubTree, Tree, is_archive, open_tree
 
 __all__ = ["IMAGE_SUFFIXES", "read_layout"]
 

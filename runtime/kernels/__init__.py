@@ -1,11 +1,11 @@
-"""All kernels under one name, and `warm_up`, which compiles or loads them.
+"""All kernels under one name (`sasimc.runtime.warmup` compiles or loads them).
 
-Conventions (views, geometries, engines) are told in `kernels_dense` and `kernels_depthwise`.
+Conventions (views, geometries, engines) are told in `kernels.dense` and `kernels.depthwise`.
 """
 
 from __future__ import annotations
 
-from sasimc.runtime.kernels_dense import (
+from sasimc.runtime.kernels.dense import (
     View,
     accumulate,
     add_row,
@@ -19,9 +19,9 @@ from sasimc.runtime.kernels_dense import (
     prepare_fused,
     tile_step,
 )
-from sasimc.runtime.kernels_depthwise import ENGINES, Geom, dw_row_step, dw_scatter, dw_scatter_t, make_geom
-from sasimc.runtime.kernels_patches import gather_patches, popcount_sum, scatter_patches
-from sasimc.runtime.kernels_periphery import (
+from sasimc.runtime.kernels.depthwise import ENGINES, Geom, dw_row_step, dw_scatter, dw_scatter_t, make_geom
+from sasimc.runtime.kernels.patches import gather_patches, popcount_sum, scatter_patches
+from sasimc.runtime.kernels.periphery import (
     add_q,
     avgpool_sum,
     avgpool_t,
@@ -34,7 +34,7 @@ from sasimc.runtime.kernels_periphery import (
     upsample_nearest,
     upsample_nearest_t,
 )
-from sasimc.runtime.kernels_train import (
+from sasimc.runtime.kernels.train import (
     NO_MASK,
     NO_SCALE,
     aligned_add,
@@ -52,7 +52,6 @@ from sasimc.runtime.kernels_train import (
     update,
     xent,
 )
-from sasimc.runtime.warmup import cold, warm_up
 
 __all__ = [
     "ENGINES",
@@ -67,7 +66,6 @@ __all__ = [
     "argmax",
     "avgpool_sum",
     "avgpool_t",
-    "cold",
     "column_step",
     "delta_of",
     "dense_bitserial",
@@ -103,6 +101,5 @@ __all__ = [
     "upsample_linear_t",
     "upsample_nearest",
     "upsample_nearest_t",
-    "warm_up",
     "xent",
 ]

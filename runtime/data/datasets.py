@@ -21,13 +21,13 @@ import numpy as np
 import numpy.typing as npt
 
 from sasimc.isa.errors import SasError, near
-from sasimc.runtime import procedural
-from sasimc.runtime.dataset_catalog import CATALOGUE, KnownSet
-from sasimc.runtime.dataset_csv import Entry, Table
-from sasimc.runtime.dataset_layouts import read_layout
-from sasimc.runtime.dataset_loader import Batch, Loader, shuffled
-from sasimc.runtime.dataset_store import Tree, is_archive, open_tree
-from sasimc.runtime.images import decode
+from sasimc.runtime.data import procedural
+from sasimc.runtime.data.catalog import CATALOGUE, KnownSet
+from sasimc.runtime.data.images import decode
+from sasimc.runtime.data.labels_csv import Entry, Table
+from sasimc.runtime.data.layouts import read_layout
+from sasimc.runtime.data.loader import Batch, Loader, shuffled
+from sasimc.runtime.data.store import Tree, is_archive, open_tree
 
 __all__ = ["SPLITS", "Batch", "Dataset", "DatasetRow", "Item", "Loader", "data_folder", "list_datasets", "open_dataset"]
 

@@ -11,7 +11,7 @@ import io
 from dataclasses import dataclass
 
 from sasimc.isa.errors import SasError, Span
-from sasimc.runtime.dataset_store import Tree, clean_name
+from sasimc.runtime.data.store import Tree, clean_name
 
 __all__ = ["SPLIT_NAMES", "Entry", "Table", "read_labels_csv", "text_lines"]
 

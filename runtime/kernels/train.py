@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from sasimc.runtime.kernels_dense import View
-from sasimc.runtime.kernels_periphery import rne
-from sasimc.runtime.kernels_simd import plane_words, popcount
-from sasimc.runtime.kernels_threads import run_shares, thread_count
+from sasimc.runtime.kernels.dense import View
+from sasimc.runtime.kernels.periphery import rne
+from sasimc.runtime.kernels.simd import plane_words, popcount
+from sasimc.runtime.kernels.threads import run_shares, thread_count
 
 __all__ = [
     "NO_MASK",

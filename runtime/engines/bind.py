@@ -14,7 +14,7 @@ from sasimc.isa.objects import Geometry, Tile, View
 from sasimc.isa.printer import format_instruction
 from sasimc.isa.program import Instr, Program
 from sasimc.isa.spec import Field, GeomField, MatField, Reg, RowRange, RowsField, TableField, ViewField
-from sasimc.runtime.engine_operands import MAX_SUM_LENGTH, BindError, BoundMatrix, BoundTable, BoundView, is_plain
+from sasimc.runtime.engines.operands import MAX_SUM_LENGTH, BindError, BoundMatrix, BoundTable, BoundView, is_plain
 from sasimc.runtime.state import State
 
 __all__ = ["Binder", "Bound", "instruction_text", "match_loops", "trap"]

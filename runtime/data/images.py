@@ -21,7 +21,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from sasimc.isa.errors import SasError, near
-from sasimc.runtime.procedural import Stream
+from sasimc.runtime.data.procedural import Stream
 
 __all__ = ["MAX_PIXELS", "Preprocess", "decode", "eval_crop", "quantise", "quantise_table", "read_image", "train_crop"]
 

@@ -1,6 +1,6 @@
 """Patches of sliding windows (im2col), their transpose (col2im), and the count of one bits that a window stream drives.
 
-Geometry and view tuples as in `kernels_depthwise` and `kernels_dense`. The K order of a patch is (ky, kx, c), c fastest,
+Geometry and view tuples as in `kernels.depthwise` and `kernels.dense`. The K order of a patch is (ky, kx, c), c fastest,
 the order of word lines of a dense convolution.
 """
 
@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from sasimc.runtime.kernels_dense import View, add_row
-from sasimc.runtime.kernels_depthwise import Geom
-from sasimc.runtime.kernels_simd import copy16, load_u64, popcount
+from sasimc.runtime.kernels.dense import View, add_row
+from sasimc.runtime.kernels.depthwise import Geom
+from sasimc.runtime.kernels.simd import copy16, load_u64, popcount
 
 __all__ = ["gather_patches", "popcount_sum", "scatter_patches"]
 

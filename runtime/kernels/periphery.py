@@ -1,6 +1,6 @@
 """The digital periphery in inference: requantise, residual add, pools, resize. Shared by all engines.
 
-Every function works on rows r0..r1 of views (see `kernels_dense`), integers only, formulas of docs/numerics.md. `buf` is
+Every function works on rows r0..r1 of views (see `kernels.dense`), integers only, formulas of docs/numerics.md. `buf` is
 the flat byte buffer, `acc` the flat int32 accumulators; `signed` says how the bytes of a view are read.
 """
 
@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from sasimc.runtime.kernels_dense import View
-from sasimc.runtime.kernels_threads import run_shares, thread_count
+from sasimc.runtime.kernels.dense import View
+from sasimc.runtime.kernels.threads import run_shares, thread_count
 
 __all__ = [
     "add_q",

@@ -16,9 +16,9 @@ from sasimc.isa.machine import Machine
 from sasimc.isa.objects import Geometry
 from sasimc.isa.spec import PHASES
 from sasimc.runtime import kernels as K
-from sasimc.runtime.engine_cells import gather_block, scatter_block, uninitialised
-from sasimc.runtime.engine_kernels import pool_rows
-from sasimc.runtime.engine_operands import BoundMatrix, BoundTable, BoundView, Window
+from sasimc.runtime.engines.cells import gather_block, scatter_block, uninitialised
+from sasimc.runtime.engines.helpers import pool_rows
+from sasimc.runtime.engines.operands import BoundMatrix, BoundTable, BoundView, Window
 from sasimc.runtime.state import State
 
 __all__ = ["EngineBase", "PhaseCounter", "Region"]

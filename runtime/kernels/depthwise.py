@@ -6,7 +6,7 @@ runs `dw_row_step`, the shift-and-add of one row activation, for every element. 
 may stream in any order and in any portions.
 
 Geometry tuple `geom` = (kh, kw, sh, sw, dh, dw, pt, pl, h, w, ho, wo): input plane h x w, output plane ho x wo,
-iy = oy * sh - pt + ky * dh. Views as in `kernels_dense`.
+iy = oy * sh - pt + ky * dh. Views as in `kernels.dense`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from sasimc.runtime.kernels_dense import View, add_row
-from sasimc.runtime.kernels_simd import LANES, taps_bitserial, taps_fused
-from sasimc.runtime.kernels_threads import run_shares, thread_count
+from sasimc.runtime.kernels.dense import View, add_row
+from sasimc.runtime.kernels.simd import LANES, taps_bitserial, taps_fused
+from sasimc.runtime.kernels.threads import run_shares, thread_count
 
 __all__ = ["ENGINES", "Geom", "dw_row_step", "dw_scatter", "dw_scatter_t", "make_geom"]
 

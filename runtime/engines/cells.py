@@ -15,7 +15,7 @@ import numpy.typing as npt
 from numba import njit
 
 from sasimc.isa.objects import Tile
-from sasimc.runtime.kernels_simd import popcount
+from sasimc.runtime.kernels.simd import popcount
 
 __all__ = ["covers", "gather_block", "scatter_block", "tile_array", "uninitialised"]
 
