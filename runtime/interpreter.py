@@ -64,7 +64,7 @@ class Interpreter:
         self._costs: dict[tuple[int, int, int], Cost] = {}
         self.engine.price = self._price
         if isinstance(self.engine, StepEngine):
-            self.engine.declared = lambda r0, r1: self._cost((self.engine.index, r0, r1))
+            self.engine.declared = lambda r0, r1: self.cost((self.engine.index, r0, r1))
 
     def _load_matrices(self) -> None:
         """Put every matrix that has a tensor into its cells (not counted: the arrays are loaded before the program
@@ -172,7 +172,8 @@ class Interpreter:
 
     # ------------------------------------------------------------------------------------------------------- counters
 
-    def _cost(self, key: tuple[int, int, int]) -> Cost:
+    def cost(self, key: tuple[int, int, int]) -> Cost:
+        """Cycles and data-independent events of one execution of (instruction, r0, r1)."""
         found = self._costs.get(key)
         if found is None:
             pc, r0, r1 = key
@@ -184,16 +185,16 @@ class Interpreter:
         return found
 
     def _phase_cycles(self, phase: PhaseCounter) -> int:
-        serial = sum(self._cost(key).cycles * times for key, times in phase.total().items())
-        overlap = sum(self._overlap(r.executed) * r.times for known in phase.regions.values() for r in known)
+        serial = sum(self.cost(key).cycles * times for key, times in phase.total().items())
+        overlap = sum(self.overlap(r.executed) * r.times for known in phase.regions.values() for r in known)
         return serial - overlap - phase.skipped
 
     def _limits(self, region: dict[tuple[int, int, int], int]) -> Limits:
         return region_limits(
-            self.machine, [(self.program.code[key[0]].spec, self._cost(key), times) for key, times in region.items()]
+            self.machine, [(self.program.code[key[0]].spec, self.cost(key), times) for key, times in region.items()]
         )
 
-    def _overlap(self, region: dict[tuple[int, int, int], int]) -> int:
+    def overlap(self, region: dict[tuple[int, int, int], int]) -> int:
         """Cycles an overlapped region takes less than its instructions one after the other."""
         limits = self._limits(region)
         return limits[0] - limited_cycles(self.machine, limits)
@@ -206,11 +207,10 @@ class Interpreter:
     def _phase_events(self, phase: PhaseCounter) -> dict[str, int]:
         total = dict.fromkeys(EVENTS, 0)
         for key, times in phase.total().items():
-            for event, n in self._cost(key).events.items():
+            for event, n in self.cost(key).events.items():
                 total[event] += n * times
-        total["sense_ones"] += phase.sense_ones
-        total["bits_flipped_compute"] += phase.flips["compute"]
-        total["bits_flipped_transposable"] += phase.flips["transposable"]
+        for event, counts in phase.measured.items():
+            total[event] += sum(counts.values())
         return total
 
     @property
@@ -250,7 +250,7 @@ class Interpreter:
         for phase in self.engine.phases.values():
             for key, times in phase.total().items():
                 ran, cycles = out.get(key[0], (0, 0))
-                out[key[0]] = (ran + times, cycles + self._cost(key).cycles * times)
+                out[key[0]] = (ran + times, cycles + self.cost(key).cycles * times)
         return out
 
     def reset_counters(self) -> None:

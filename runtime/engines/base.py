@@ -21,7 +21,10 @@ from sasimc.runtime.engines.helpers import pool_rows
 from sasimc.runtime.engines.operands import BoundMatrix, BoundTable, BoundView, Window
 from sasimc.runtime.state import State
 
-__all__ = ["EngineBase", "PhaseCounter", "Region"]
+__all__ = ["MEASURED", "EngineBase", "Executed", "PhaseCounter", "Region"]
+
+MEASURED = ("sense_ones", "bits_flipped_compute", "bits_flipped_transposable")
+"""Events that depend on data; all others follow from the instructions' declarations."""
 
 _INT32 = (-(1 << 31), (1 << 31) - 1)
 
@@ -30,19 +33,25 @@ Executed = dict[tuple[int, int, int], int]
 
 
 class Region:
-    """An overlapped region: what it executed, how often it ran; ``shortened`` tells by how much skipped array cycles shorten it."""
+    """An overlapped region: what it executed, how often it ran; ``shortened`` tells by how much skipped array cycles shorten it.
 
-    __slots__ = ("executed", "shortened", "times")
+    ``skips``: array cycles that zero input bits saved, by instruction; ``gained``: by how many cycles they shortened the region.
+    """
+
+    __slots__ = ("executed", "gained", "shortened", "skips", "times")
 
     def __init__(self, executed: Executed) -> None:
         self.executed, self.times = executed, 0
         self.shortened: Callable[[int], int] | None = None
+        self.skips: dict[int, int] = {}
+        self.gained = 0
 
 
 class PhaseCounter:
-    """What one phase executed: how often each (instruction, r0, r1), the events that depend on data, the cycles zero input bits saved."""
+    """What one phase executed: how often each (instruction, r0, r1), the events that depend on data by instruction (``measured``), the cycles
+    zero input bits saved (``skipped``; ``skips`` by instruction outside of regions)."""
 
-    __slots__ = ("_price", "_waiting", "executed", "flips", "outer", "regions", "sense_ones", "skipped", "start")
+    __slots__ = ("_price", "_waiting", "executed", "measured", "outer", "regions", "skipped", "skips", "start")
 
     def __init__(self, price: Callable[[Executed], Callable[[int], int]]) -> None:
         self.executed: Executed = {}
@@ -50,10 +59,10 @@ class PhaseCounter:
         self.start = 0
         self.regions: dict[int, list[Region]] = {}
         self.skipped = 0
-        self._waiting = 0
+        self.skips: dict[int, int] = {}
+        self._waiting: dict[int, int] = {}
         self._price = price
-        self.sense_ones = 0
-        self.flips = {"compute": 0, "transposable": 0}
+        self.measured: dict[str, dict[int, int]] = {event: {} for event in MEASURED}
 
     def open_region(self, start: int) -> None:
         """What is executed from now on overlaps, until :meth:`close_region`."""
@@ -73,8 +82,12 @@ class PhaseCounter:
         found.times += 1
         if self._waiting:
             found.shortened = found.shortened or self._price(region)
-            self.skipped += found.shortened(self._waiting)
-            self._waiting = 0
+            gained = found.shortened(sum(self._waiting.values()))
+            found.gained += gained
+            self.skipped += gained
+            for index, cycles in self._waiting.items():
+                found.skips[index] = found.skips.get(index, 0) + cycles
+            self._waiting = {}
 
     def total(self) -> Executed:
         """Executions inside and outside of regions."""
@@ -84,12 +97,13 @@ class PhaseCounter:
                 out[key] = out.get(key, 0) + times * region.times
         return out
 
-    def skip(self, cycles: int) -> None:
-        """Array cycles that zero input bits saved (``bit_serial.zero_skip = "cycles"``); what a region gains of them is known at its end."""
+    def skip(self, index: int, cycles: int) -> None:
+        """Array cycles of instruction ``index`` that zero input bits saved (``bit_serial.zero_skip = "cycles"``); what a region gains of them is
+        known at its end."""
         if self.outer is None:
             self.skipped += cycles
-        else:
-            self._waiting += cycles
+        skips = self.skips if self.outer is None else self._waiting
+        skips[index] = skips.get(index, 0) + cycles
 
 
 class EngineBase:
@@ -119,6 +133,11 @@ class EngineBase:
         """Set all counters to zero and the phase to forward."""
         self.phases = {name: PhaseCounter(lambda region: self.price(region)) for name in PHASES}
         self.phase = self.phases["forward"]
+
+    def measure(self, event: str, count: int) -> None:
+        """Book an event that depends on data, for the instruction being executed."""
+        counts = self.phase.measured[event]
+        counts[self.index] = counts.get(self.index, 0) + count
 
     def trap(self, kind: str, detail: str) -> NoReturn:
         """Stop the current instruction."""
@@ -236,7 +255,7 @@ class EngineBase:
 
     def _write(self, mat: BoundMatrix, tiles: npt.NDArray[np.int64], k0: int, n0: int, values: npt.NDArray[np.uint8]) -> None:
         kind = "transposable" if mat.array == "transposable" else "compute"
-        self.phase.flips[kind] += int(scatter_block(self.state.cells, self.state.written, tiles, k0, n0, values))
+        self.measure(f"bits_flipped_{kind}", int(scatter_block(self.state.cells, self.state.written, tiles, k0, n0, values)))
         mat.changed()
 
     def read_rows(self, dst: BoundView, mat: BoundMatrix, r0: int, r1: int) -> None:

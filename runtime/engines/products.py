@@ -119,7 +119,7 @@ class ProductEngine(EngineBase):
             full = activation_steps(self.machine, mat.loads) * INPUT_BITS
             plan = mat.plans["skip"] = (full, skip_plan(self.machine, mat))
         waves = -(-streamed.shape[0] // mat.copies)
-        self.phase.skip(waves * plan[0] - int(driven_cycles(np.ascontiguousarray(streamed), *plan[1])))
+        self.phase.skip(self.index, waves * plan[0] - int(driven_cycles(np.ascontiguousarray(streamed), *plan[1])))
 
     def _element_ones(self, e: BoundView, r0: int, r1: int) -> int:
         return self._window_ones(e, self.window(_ONE, e, e), r0, r1)
@@ -127,7 +127,7 @@ class ProductEngine(EngineBase):
     def forward_product(self, acc: BoundView, x: BoundView, mat: BoundMatrix, geom: Geometry, r0: int, r1: int) -> None:
         window = self.window(geom, x, acc)
         prepared = self._prepared(mat, False)
-        self.phase.sense_ones += self._window_ones(x, window, r0, r1) * INPUT_BITS * mat.n
+        self.measure("sense_ones", self._window_ones(x, window, r0, r1) * INPUT_BITS * mat.n)
         patches = K.gather_patches(self.state.buf, x.kv, window.geom, x.pad_byte, r0, r1)
         if self.skips:
             self._skip_zero_bits(mat, patches)
@@ -137,7 +137,7 @@ class ProductEngine(EngineBase):
     def transposed_product(self, acc: BoundView, e: BoundView, mat: BoundMatrix, geom: Geometry, r0: int, r1: int) -> None:
         prepared = self._prepared(mat, True)
         window, one = self.window(geom, acc, e), self.window(_ONE, e, e)
-        self.phase.sense_ones += self._window_ones(e, one, r0, r1) * INPUT_BITS * mat.k
+        self.measure("sense_ones", self._window_ones(e, one, r0, r1) * INPUT_BITS * mat.k)
         errors = K.gather_patches(self.state.buf, e.kv, one.geom, 0, r0, r1)
         if window.identity:
             wrapped = self.dense_acc(errors, prepared, True, self.state.acc, acc.kv, r0, 0, mat.k)
@@ -153,7 +153,7 @@ class ProductEngine(EngineBase):
         ones = self._element_ones(x, r0, r1)
         if x.pad_byte:
             ones += ((y1 - y0) * (x1 - x0) - (r1 - r0) * x.width) * x.channels * x.pad_byte.bit_count()
-        self.phase.sense_ones += ones * INPUT_BITS * mat.n
+        self.measure("sense_ones", ones * INPUT_BITS * mat.n)
         if self.skips:
             self._skip_zero_bits(mat, streamed_elements(x, geom, acc, r0, r1))
         window = self.window(geom, x, acc)
@@ -163,7 +163,7 @@ class ProductEngine(EngineBase):
 
     def depthwise_transposed(self, acc: BoundView, e: BoundView, mat: BoundMatrix, geom: Geometry, r0: int, r1: int) -> None:
         taps = self._taps(mat, geom)
-        self.phase.sense_ones += self._element_ones(e, r0, r1) * INPUT_BITS * mat.n
+        self.measure("sense_ones", self._element_ones(e, r0, r1) * INPUT_BITS * mat.n)
         if self.skips:
             self._skip_zero_bits(mat, K.gather_patches(self.state.buf, e.kv, self.window(_ONE, e, e).geom, 0, r0, r1))
         window = self.window(geom, acc, e)
@@ -190,7 +190,7 @@ class ProductEngine(EngineBase):
         if stationary == "a":
             patches = K.gather_patches(buf, a.kv, window.geom, 0, r0, r1)
             self._into_scratch(scratch, patches)
-            self.phase.sense_ones += self._window_ones(e, one, r0, r1) * INPUT_BITS * k
+            self.measure("sense_ones", self._window_ones(e, one, r0, r1) * INPUT_BITS * k)
             streamed = np.ascontiguousarray(errors.T)
             sums = np.ascontiguousarray(self.dense(streamed, self.prepare(patches.view(np.int8)), k, True).T)
         else:
@@ -204,7 +204,7 @@ class ProductEngine(EngineBase):
                     self.dense(np.ascontiguousarray(patches.T), held, n, a.signed),
                     self._window_ones(a, window, r0, r1),
                 )
-            self.phase.sense_ones += ones * INPUT_BITS * n
+            self.measure("sense_ones", ones * INPUT_BITS * n)
         if K.accumulate(self.state.acc, acc.kv, sums, 0, 0):
             self.overflow(acc)
 
@@ -226,7 +226,7 @@ class ProductEngine(EngineBase):
         rows = values.transpose(2, 0, 1).reshape(-1, taps)  # one row a channel and pixel
         wide = a.pad != 0 or a.dtype == "u8"
         self._into_scratch(scratch, two_bytes(rows) if wide else np.ascontiguousarray(rows.astype(np.int8)).view(np.uint8))
-        self.phase.sense_ones += self._window_ones(e, one, r0, r1) * INPUT_BITS * taps * (2 if wide else 1)
+        self.measure("sense_ones", self._window_ones(e, one, r0, r1) * INPUT_BITS * taps * (2 if wide else 1))
         sums = np.zeros((chans, taps), np.int32)
         self._depthwise_sums(values, np.ascontiguousarray(errors), sums)
         if K.accumulate(self.state.acc, acc.kv, sums, 0, 0):

@@ -135,7 +135,7 @@ class StepEngine(EngineBase):
     def _compare(self, counted: _Counted, kind: str, r0: int, r1: int, adder_tree: int | None = None) -> None:
         """Book the sense operations; compare everything else with the declaration."""
         cycles, activations, shift_adds, ones, joined = (int(v) for v in counted.counts)
-        self.phase.sense_ones += ones
+        self.measure("sense_ones", ones)
         cost = self.declared(r0, r1)
         if cost is None:
             return
@@ -160,7 +160,7 @@ class StepEngine(EngineBase):
             for sub, _, _, _, k, _, copy, _ in schedule.entries.tolist():
                 if first + copy < len(streamed):
                     loads[sub] = loads.get(sub, 0) + int(streamed[first + copy, k]).bit_count()
-            self.phase.skip((len(schedule.bounds) - 1) * INPUT_BITS - activation_cycles(self.machine, loads))
+            self.phase.skip(self.index, (len(schedule.bounds) - 1) * INPUT_BITS - activation_cycles(self.machine, loads))
 
     @staticmethod
     def _values(patches: npt.NDArray[np.uint8]) -> Ints:
