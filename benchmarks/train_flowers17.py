@@ -22,23 +22,23 @@ from common import add_common, data_folder, environment, finish, table
 from sasimc.api import CompileOptions, compile_model
 from sasimc.frontend.zoo import ZooOptions, build, default_model_path, write
 from sasimc.runtime.data.datasets import Dataset, open_dataset
+from sasimc.runtime.data.images import Augment
 from sasimc.runtime.device import Device
-from sasimc.runtime.trainer import Recipe, evaluate, train
+from sasimc.runtime.recipe import Recipe, Schedule
+from sasimc.runtime.trainer import evaluate, train
 
 WHAT = {"rep": None, "head": "classifier"}
-
-
-def pair(text: str) -> tuple[float, float]:
-    """``4:-1`` as (first, last)."""
-    first, _, last = text.partition(":")
-    return float(first), float(last or first)
 
 
 def one(path: Path, dataset: Dataset, what: str, seed: int, o: argparse.Namespace) -> dict[str, Any]:
     """Train once; test accuracy of the epoch that was best on the validation split."""
     compiled = compile_model(path, CompileOptions(trainable=WHAT[what], backprop=o.backprop, batch=o.batch))
     device = Device(compiled.program, o.engine, o.threads)
-    recipe = Recipe(o.epochs, seed, o.mu_head, o.mu_rep, not o.no_augment, o.limit)
+    recipe = Recipe(
+        epochs=o.epochs, seed=seed, limit=o.limit,
+        mu_head=Schedule.parse(o.mu_head, "--mu-head"), mu_rep=Schedule.parse(o.mu_rep, "--mu-rep"),
+        augment=Augment(crop="middle", flip=False) if o.no_augment else Augment(),
+    )  # fmt: skip
     start = time.perf_counter()
     result = train(device, dataset, recipe, None, lambda e: print(f"  {what} seed {seed}: {e}", flush=True))
     wall, simulated, events = time.perf_counter() - start, device.simulated_s, device.interpreter.events
@@ -67,8 +67,8 @@ def main() -> None:
     parser.add_argument("--what", default="head,rep")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seeds", default="0")
-    parser.add_argument("--mu-head", type=pair, default=Recipe.mu_head)
-    parser.add_argument("--mu-rep", type=pair, default=Recipe.mu_rep)
+    parser.add_argument("--mu-head", default="4:0")
+    parser.add_argument("--mu-rep", default="2:-2")
     parser.add_argument("--backprop", default="exact")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--engine", default="fused")

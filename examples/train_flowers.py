@@ -15,7 +15,9 @@ import numpy as np
 import sasimc
 from sasimc.frontend.zoo import default_model_path
 from sasimc.runtime.data.datasets import Loader, open_dataset
-from sasimc.runtime.trainer import Recipe, evaluate
+from sasimc.runtime.data.images import Augment
+from sasimc.runtime.recipe import Recipe
+from sasimc.runtime.trainer import evaluate
 
 # %% Options
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -31,7 +33,7 @@ print(f"{len(program.code)} instructions, classes: {', '.join(device.labels)}")
 # %% Data: images as uint8 RGB. Any folder with one sub-folder a class would do.
 data = open_dataset("drawn-flowers", size=device.input_shape[0])
 print(data.note, data.counts())
-loader = Loader(data, "train", device.preprocess, device.batch_size, seed=0, augment=True, limit=options.limit)
+loader = Loader(data, "train", device.preprocess, device.batch_size, seed=0, augment=Augment(), limit=options.limit)
 
 # %% Before training: the new classifier is random.
 before = evaluate(device, data, "test", limit=options.limit)
@@ -42,7 +44,7 @@ recipe, step, steps = Recipe(epochs=options.epochs), 0, len(loader) * options.ep
 for epoch in range(options.epochs):
     losses, right, seen = [], 0, 0
     for images, labels, _ in loader.epoch(epoch):
-        mu_head, mu_rep = recipe.mu(recipe.mu_head, step, steps), recipe.mu(recipe.mu_rep, step, steps)
+        mu_head, mu_rep = recipe.mu_head.at(step, steps), recipe.mu_rep.at(step, steps)
         result = device.train_step(images, labels, mu_head=mu_head, mu_rep=mu_rep)
         losses.append(result.loss)
         right, seen, step = right + result.correct, seen + len(labels), step + 1

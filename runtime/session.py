@@ -20,10 +20,11 @@ from sasimc.isa.files import save_program
 from sasimc.isa.program import Program
 from sasimc.runtime.data.catalog import CATALOGUE
 from sasimc.runtime.data.datasets import Dataset, open_dataset
-from sasimc.runtime.data.images import read_image
+from sasimc.runtime.data.images import Augment, read_image
 from sasimc.runtime.device import Device
 from sasimc.runtime.interpreter import ENGINES
-from sasimc.runtime.trainer import Epoch, Recipe, Training, check_classes, evaluate, train
+from sasimc.runtime.recipe import Recipe, Schedule
+from sasimc.runtime.trainer import Epoch, Training, check_classes, evaluate, train
 from sasimc.runtime.trainer import Progress as Shown
 from sasimc.runtime.warmup import cold, warm_up
 
@@ -47,8 +48,8 @@ class SessionOptions:
     threads: int | None = None
     epochs: int = 10
     seed: int = 0
-    mu_head: tuple[float, float] = Recipe.mu_head
-    mu_rep: tuple[float, float] = Recipe.mu_rep
+    mu_head: Schedule = Recipe().mu_head
+    mu_rep: Schedule = Recipe().mu_rep
     augment: bool = True
     split: str = "test"
     limit: int | None = None
@@ -220,7 +221,14 @@ class Session:
 
     def _train(self, dataset: Dataset) -> None:
         o = self.options
-        recipe = Recipe(o.epochs, o.seed, o.mu_head, o.mu_rep, o.augment, o.limit)
+        recipe = Recipe(
+            epochs=o.epochs,
+            seed=o.seed,
+            mu_head=o.mu_head,
+            mu_rep=o.mu_rep,
+            augment=Augment(crop="random" if o.augment else "middle", flip=o.augment),
+            limit=o.limit,
+        )
 
         def done(e: Epoch) -> None:
             val = "" if math.isnan(e.val_top1) else f", val {e.val_top1:.1f} %"

@@ -13,29 +13,9 @@ from sasimc.isa.errors import SasError
 from sasimc.runtime.data.datasets import Dataset
 from sasimc.runtime.data.loader import Loader
 from sasimc.runtime.device import Device
+from sasimc.runtime.recipe import Recipe
 
-__all__ = ["Epoch", "Recipe", "Training", "check_classes", "evaluate", "train"]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What the host decides about training.
-
-    mu falls linearly over all steps from its first to its last value, rounded (modules and classifier apart); negative values make
-    updates sparse.
-    """
-
-    epochs: int = 10
-    seed: int = 0
-    mu_head: tuple[float, float] = (4.0, 0.0)
-    mu_rep: tuple[float, float] = (2.0, -2.0)
-    augment: bool = True
-    limit: int | None = None
-
-    def mu(self, which: tuple[float, float], step: int, steps: int) -> int:
-        """mu of a step (0-based) of ``steps``."""
-        part = step / max(1, steps - 1)
-        return int(np.floor(which[0] + (which[1] - which[0]) * part + 0.5))
+__all__ = ["Epoch", "Training", "check_classes", "evaluate", "train"]
 
 
 @dataclass(frozen=True)
@@ -115,8 +95,6 @@ def train(
     on_epoch: Callable[[Epoch], None] | None = None,
 ) -> Training:
     """Train and keep the weights of the epoch that is best on the validation split (never the test split)."""
-    if recipe.epochs < 1:
-        raise SasError(f"{recipe.epochs} epochs; at least 1 is needed")
     check_classes(device, dataset)
     loader = Loader(dataset, "train", device.preprocess, device.batch_size, recipe.seed, recipe.augment, limit=recipe.limit)
     total, result = len(loader) * recipe.epochs, Training()
@@ -127,8 +105,8 @@ def train(
         losses: list[float] = []
         right = seen = 0
         for images, labels, _ in loader.epoch(number):
-            mu_head = recipe.mu(recipe.mu_head, step, total)
-            mu_rep = recipe.mu(recipe.mu_rep, step, total)
+            mu_head = recipe.mu_head.at(step, total)
+            mu_rep = recipe.mu_rep.at(step, total)
             got = device.train_step(images, labels, mu_head=mu_head, mu_rep=mu_rep)
             losses += [got.loss] * len(labels)
             right, seen, step = right + got.correct, seen + len(labels), step + 1

@@ -22,7 +22,7 @@ from scipy.io import savemat
 from sasimc.isa.errors import SasError
 from sasimc.runtime.data import images, procedural
 from sasimc.runtime.data.datasets import Dataset, Loader, list_datasets, open_dataset
-from sasimc.runtime.data.images import Preprocess, decode, eval_crop, quantise, quantise_table, read_image, train_crop
+from sasimc.runtime.data.images import Augment, Preprocess, decode, eval_crop, quantise, quantise_table, read_image, train_crop
 
 SMALL = Preprocess(size=16, resize=18)
 
@@ -598,7 +598,7 @@ def _drawn(n: int = 4) -> Dataset:
 
 def test_loader_is_the_same_for_any_number_of_threads() -> None:
     d = _drawn()
-    runs = [list(Loader(d, "train", SMALL, 7, seed=3, augment=True, threads=t).epoch(2)) for t in (1, 3)]
+    runs = [list(Loader(d, "train", SMALL, 7, seed=3, augment=Augment(), threads=t).epoch(2)) for t in (1, 3)]
     for (a, la, ia), (b, lb, ib) in zip(*runs, strict=True):
         assert np.array_equal(a, b)
         assert np.array_equal(la, lb)

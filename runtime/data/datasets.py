@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,18 @@ from sasimc.runtime.data.layouts import read_layout
 from sasimc.runtime.data.loader import Batch, Loader, shuffled
 from sasimc.runtime.data.store import Tree, is_archive, open_tree
 
-__all__ = ["SPLITS", "Batch", "Dataset", "DatasetRow", "Item", "Loader", "data_folder", "list_datasets", "open_dataset"]
+__all__ = [
+    "SPLITS",
+    "Batch",
+    "Dataset",
+    "DatasetRow",
+    "Item",
+    "Loader",
+    "data_folder",
+    "hold_back",
+    "list_datasets",
+    "open_dataset",
+]
 
 SPLITS = ("train", "val", "test")
 DRAWN = {"drawn-flowers": "flowers", "drawn-shapes": "pretrain"}
@@ -110,11 +121,11 @@ def _held_back(entries: list[Entry], fraction: float, seed: int) -> tuple[list[E
     groups: dict[int, list[Entry]] = {}
     for e in entries:
         groups.setdefault(e.class_id, []).append(e)
-    taken: set[str] = set()
+    taken: set[tuple[str, int]] = set()
     for class_id, group in groups.items():
         count = max(1, round(fraction * len(group))) if len(group) > 1 else 0
-        taken.update(group[i].key for i in shuffled(len(group), seed, class_id)[:count])
-    return [e for e in entries if e.key not in taken], [e for e in entries if e.key in taken]
+        taken.update((group[i].key, class_id) for i in shuffled(len(group), seed, class_id)[:count])
+    return [e for e in entries if (e.key, e.class_id) not in taken], [e for e in entries if (e.key, e.class_id) in taken]
 
 
 def _split(table: Table, seed: int) -> tuple[dict[str, list[Entry]], str]:
@@ -197,6 +208,20 @@ def open_dataset(
         f"data set {name!r} ({known.title}) was not found in {looked}",
         hint=f"looked for a folder whose name starts with {' or '.join(known.prefixes)}; {fetch}",
     )
+
+
+def hold_back(dataset: Dataset, share: float, seed: int = 0) -> Dataset:
+    """Train and val images together, of each class ``share`` of them (at least one) as val; 0: the data set as it is.
+
+    For official splits whose val images are meant to train as well, and for tuning. The test images stay what they are.
+    """
+    if not share:
+        return dataset
+    pool = [Entry(i.key, i.class_id, "") for s in ("train", "val") for i in dataset.items(s)]
+    parts = dict(zip(("train", "val"), _held_back(pool, share, seed), strict=True))
+    splits = {**dataset.splits, **{s: tuple(Item(e.key, e.class_id) for e in part) for s, part in parts.items()}}
+    note = f"train and val images together, {len(splits['val'])} of {len(pool)} held back as val (seed {seed})"
+    return replace(dataset, splits=splits, note=f"{dataset.note}; {note}")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 Decoding is Pillow's; the geometry is the usual ImageNet one. Evaluation: resize the short side to ``resize``, cut the middle
 ``size`` x ``size``. Training: a random rectangle (22 % to 100 % of the area, ratio 3/4 to 4/3) resized to ``size`` x ``size``,
-mirrored half of the time; the draw depends on (seed, epoch, index) alone, so a run repeats exactly whatever the threads do.
+mirrored half of the time (``Augment`` changes both); the draw depends on (seed, epoch, index) alone, so a run repeats exactly whatever the threads do.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sasimc.isa.errors import SasError, near
 from sasimc.runtime.data.procedural import Stream
 
-__all__ = ["MAX_PIXELS", "Preprocess", "decode", "eval_crop", "quantise", "quantise_table", "read_image", "train_crop"]
+__all__ = ["MAX_PIXELS", "Augment", "Preprocess", "decode", "eval_crop", "quantise", "quantise_table", "read_image", "train_crop"]
 
 U8 = npt.NDArray[np.uint8]
 
@@ -124,6 +125,28 @@ class Preprocess:
         return json.dumps(fields)
 
 
+class Augment(BaseModel):
+    """How training images vary: a random rectangle of ``area`` (shares of the image, smallest and largest) or the middle,
+    mirrored half of the time (``flip``). ``cached`` 0: new draws every epoch; n: n draws an image, taken in turn."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    crop: Literal["random", "middle"] = "random"
+    area: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = (0.22, 1.0)
+    flip: bool = True
+    cached: Annotated[int, Field(ge=0, le=10_000)] = 0
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.area[0] > self.area[1]:
+            raise ValueError("area: the smallest share is above the largest")
+        return self
+
+    def draw(self, epoch: int) -> int:
+        """Number of the draw that an epoch uses."""
+        return epoch % self.cached if self.cached else epoch
+
+
 def decode(data: bytes, name: str) -> U8:
     """Image bytes to uint8 [H, W, 3] RGB, turned upright as its EXIF orientation says; the first frame, alpha dropped.
 
@@ -187,17 +210,27 @@ def eval_crop(image: U8, preprocess: Preprocess) -> U8:
     return np.ascontiguousarray(out[top : top + size, left : left + size])
 
 
-def train_crop(image: U8, preprocess: Preprocess, seed: int, epoch: int, index: int) -> U8:
-    """[H, W, 3] to [size, size, 3]: random area 0.22..1 and log-uniform ratio 3/4..4/3, ten tries, else the middle; mirrored
-    half of the time. A pure function of its arguments."""
+def train_crop(image: U8, preprocess: Preprocess, seed: int, epoch: int, index: int, augment: Augment | None = None) -> U8:
+    """[H, W, 3] to [size, size, 3] as ``augment`` says (None: its defaults). Random: share ``area`` of the image and log-uniform
+    ratio 3/4..4/3, ten tries, else the middle. A pure function of its arguments."""
+    how = augment or Augment()
+    draw = how.draw(epoch)
+    if how.crop == "random":
+        out = _random_crop(image, preprocess, how.area, Stream(0xA9, seed, draw, index))
+    else:
+        out = eval_crop(image, preprocess)
+    mirrored = how.flip and Stream(0xF1, seed, draw, index).below(2)
+    return np.ascontiguousarray(out[:, ::-1]) if mirrored else out
+
+
+def _random_crop(image: U8, preprocess: Preprocess, area: tuple[float, float], rng: Stream) -> U8:
     height, width = image.shape[:2]
-    rng = Stream(0xA9, seed, epoch, index)
     low, high = math.log(3 / 4), math.log(4 / 3)
     box: tuple[int, int, int, int] | None = None
     for _ in range(10):
-        area = height * width * rng.uniform(0.22, 1.0)
+        pixels = height * width * rng.uniform(*area)
         ratio = math.exp(rng.uniform(low, high))
-        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        w, h = round(math.sqrt(pixels * ratio)), round(math.sqrt(pixels / ratio))
         if 0 < w <= width and 0 < h <= height:
             left, top = rng.below(width - w + 1), rng.below(height - h + 1)
             box = (left, top, left + w, top + h)
@@ -206,8 +239,7 @@ def train_crop(image: U8, preprocess: Preprocess, seed: int, epoch: int, index: 
         w, h = min(width, height * 4 // 3), min(height, width * 4 // 3)
         left, top = (width - w) // 2, (height - h) // 2
         box = (left, top, left + max(w, 1), top + max(h, 1))
-    out = _resized(image, preprocess.size, preprocess.size, preprocess.interpolation, box)
-    return np.ascontiguousarray(out[:, ::-1]) if Stream(0xF1, seed, epoch, index).below(2) else out
+    return _resized(image, preprocess.size, preprocess.size, preprocess.interpolation, box)
 
 
 @lru_cache(maxsize=16)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sasimc.isa.errors import SasError
-from sasimc.runtime.data.images import Preprocess, eval_crop, train_crop
+from sasimc.runtime.data.images import Augment, Preprocess, eval_crop, train_crop
 from sasimc.runtime.data.procedural import Stream
 
 if TYPE_CHECKING:
@@ -21,6 +21,9 @@ __all__ = ["Batch", "Loader", "shuffled"]
 
 Batch = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32], npt.NDArray[np.int64]]
 """Images [B, S, S, 3], labels [B], positions in the split's list [B]."""
+
+KEPT_BYTES = 1 << 30
+"""Cached draws of an ``Augment`` are kept in memory up to this size, else cut anew each time (with the same result)."""
 
 
 def shuffled(n: int, *key: int) -> npt.NDArray[np.int64]:
@@ -35,7 +38,7 @@ def shuffled(n: int, *key: int) -> npt.NDArray[np.int64]:
 class Loader:
     """Iterates over one split of a data set, an epoch an iteration; the epochs count up from 0.
 
-    ``augment`` cuts and mirrors at random (``train_crop``), else the middle is cut. ``shuffle`` (default: only
+    ``augment`` says how images are cut and mirrored (``train_crop``); None: the middle is cut. ``shuffle`` (default: only
     ``train``) draws the order anew each epoch. Order and cuts depend on (seed, epoch, position) alone, not on
     ``threads``, which decode up to ``ahead`` batches in advance while the caller computes. The last batch may be
     smaller; ``drop_last`` leaves it out. ``limit`` takes that many images of the (fixed, seeded) order of the split.
@@ -50,7 +53,7 @@ class Loader:
         preprocess: Preprocess,
         batch: int,
         seed: int = 0,
-        augment: bool = False,
+        augment: Augment | None = None,
         threads: int = 1,
         *,
         shuffle: bool | None = None,
@@ -77,6 +80,9 @@ class Loader:
         if limit is not None and limit < total:
             self._chosen = np.sort(shuffled(total, seed, 0x11)[:limit])
         self._epoch = 0
+        self._kept: dict[tuple[int, int], npt.NDArray[np.uint8]] = {}
+        draws = augment.cached if augment is not None else 0
+        self._keep = 0 < draws * len(self._chosen) * 3 * preprocess.size**2 <= KEPT_BYTES
 
     @property
     def images(self) -> int:
@@ -101,10 +107,18 @@ class Loader:
         return order[: self.images]
 
     def _image(self, position: int, epoch: int) -> npt.NDArray[np.uint8]:
-        image = self.dataset.load(self.dataset.items(self.split)[position])
-        if self.augment:
-            return train_crop(image, self.preprocess, self.seed, epoch, position)
-        return eval_crop(image, self.preprocess)
+        if self.augment is None:
+            return eval_crop(self._read(position), self.preprocess)
+        key = position, self.augment.draw(epoch)
+        cut = self._kept.get(key)
+        if cut is None:
+            cut = train_crop(self._read(position), self.preprocess, self.seed, epoch, position, self.augment)
+            if self._keep:
+                self._kept[key] = cut
+        return cut
+
+    def _read(self, position: int) -> npt.NDArray[np.uint8]:
+        return self.dataset.load(self.dataset.items(self.split)[position])
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """The batches of one epoch; the same number gives the same batches. Leaving the loop early stops the threads."""

@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
+import importlib
 import platform
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
 from sasimc.cli.common import console, require_writable, run_app, write_json
+from sasimc.cli.sasrun_data import app as data_app
 from sasimc.isa.errors import SasError
 
-__all__ = ["app", "main"]
+__all__ = ["COMMANDS", "app", "data_app", "dispatch", "main"]
 
 _PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-data_app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
-
-def _pair(text: str, option: str) -> tuple[float, float]:
-    """``4`` or ``4:-1`` as (first, last)."""
-    try:
-        parts = [float(p) for p in text.split(":")]
-    except ValueError:
-        parts = []
-    if len(parts) not in (1, 2) or not all(-30 <= p <= 30 for p in parts):
-        raise SasError(f"{option} {text!r} is not FIRST or FIRST:LAST with numbers from -30 to 30", hint=f"{option} 4:-1")
-    return parts[0], parts[-1]
+COMMANDS: Final[Mapping[str, str]] = {
+    "data": "sasimc.cli.sasrun_data",
+}
+"""Sub-command -> module whose ``app`` it is, imported when it is used; everything else is ``sasrun [PROGRAM]``."""
 
 
 @app.command()
@@ -45,8 +41,8 @@ def run(
     threads: Annotated[int | None, typer.Option(help="Worker threads; default: all cores")] = None,
     epochs: Annotated[int, typer.Option(help="Epochs of training")] = 10,
     seed: Annotated[int, typer.Option(help="Seed of image order and augmentation")] = 0,
-    mu_head: Annotated[str, typer.Option(help="Update magnitude of the classifier, FIRST:LAST")] = "4:0",
-    mu_rep: Annotated[str, typer.Option(help="Update magnitude of the modules, FIRST:LAST")] = "2:-2",
+    mu_head: Annotated[str, typer.Option(help="Update magnitude of the classifier, FIRST:LAST[:cosine]")] = "4:0",
+    mu_rep: Annotated[str, typer.Option(help="Update magnitude of the modules, FIRST:LAST[:cosine]")] = "2:-2",
     augment: Annotated[bool, typer.Option("--augment/--no-augment", help="Random crops and flips in training")] = True,
     split: Annotated[str, typer.Option(help="Split that --eval uses")] = "test",
     limit: Annotated[int | None, typer.Option(help="Use at most this many images of a split")] = None,
@@ -61,6 +57,7 @@ def run(
 
     `sasrun data` lists the data sets, says where each is looked for, and fetches them.
     """
+    from sasimc.runtime.recipe import Schedule
     from sasimc.runtime.session import Session, SessionOptions
 
     start = time.perf_counter()
@@ -70,7 +67,7 @@ def run(
         runnable, what = _embedded(), "the embedded MobileNet-V2 + Rep-Net"
     options = SessionOptions(
         program=runnable, what=what, inputs=tuple(input or ()), train=train, evaluate=evaluate, data=data, engine=engine,
-        threads=threads, epochs=epochs, seed=seed, mu_head=_pair(mu_head, "--mu-head"), mu_rep=_pair(mu_rep, "--mu-rep"),
+        threads=threads, epochs=epochs, seed=seed, mu_head=Schedule.parse(mu_head, "--mu-head"), mu_rep=Schedule.parse(mu_rep, "--mu-rep"),
         augment=augment, split=split, limit=limit, cross_check=cross_check, top=top,
     )  # fmt: skip
     if save is not None and save.suffix not in (".s", ".bin"):
@@ -96,50 +93,17 @@ def _embedded() -> Any:
         return compile_model(default_model_path(), CompileOptions()).program
 
 
-@data_app.command()
-def data(
-    folder: Annotated[Path | None, typer.Option("--data", help="Folder of data sets; default: SASIMC_DATA")] = None,
-    fetch: Annotated[str | None, typer.Option(help="Fetch this data set from its official address")] = None,
-) -> None:
-    """List the data sets, where each is looked for, and fetch those with an official address."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
-
-    from sasimc.runtime.data.datasets import data_folder, list_datasets
-    from sasimc.runtime.data.fetch import fetch_dataset
-
-    if fetch:
-        target = data_folder(folder)
-        if target is None:
-            raise SasError("nowhere to fetch to", hint="--data FOLDER, or set SASIMC_DATA")
-        with Progress("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn(), console=console) as bar:
-            tasks: dict[str, Any] = {}
-
-            def show(name: str, done: int, total: int | None) -> None:
-                if name not in tasks:
-                    tasks[name] = bar.add_task(name, total=total)
-                bar.update(tasks[name], completed=done, total=total)
-
-            path = fetch_dataset(fetch, target, show)
-        console.print(f"{fetch}: {path}")
-        return
-    base = data_folder(folder)
-    console.print(f"data folder: {base or 'none (--data FOLDER, or set SASIMC_DATA)'}", **_PLAIN)
-    for row in list_datasets(folder):
-        console.print(f"{row.name}: {row.title}, {row.classes} classes; licence: {row.licence}", **_PLAIN)
-        if row.found:
-            console.print(f"    found: {row.found}", **_PLAIN)
-        else:
-            console.print(f"    not found, looked for {row.looked_for}; {row.note}", **_PLAIN)
-        for address in row.address:
-            console.print(f"    {address}", **_PLAIN)
+def dispatch(args: Sequence[str]) -> tuple[typer.Typer, list[str], str]:
+    """The application that a command line (without the program's name) is for, its arguments, and its name in usage messages."""
+    module = COMMANDS.get(args[0], "") if args else ""
+    if not module:
+        return app, list(args), "sasrun"
+    return importlib.import_module(module).app, list(args[1:]), f"sasrun {args[0]}"
 
 
 def main() -> None:
-    """Entry point of the ``sasrun`` command: ``sasrun data ...`` or ``sasrun [PROGRAM] ...``."""
-    if sys.argv[1:2] == ["data"]:
-        run_app(data_app, sys.argv[2:], "sasrun data")
-    else:
-        run_app(app)
+    """Entry point of the ``sasrun`` command: ``sasrun data ...`` (see ``COMMANDS``) or ``sasrun [PROGRAM] ...``."""
+    run_app(*dispatch(sys.argv[1:]))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,136 @@
+"""Recipes: what a file may say, what is refused, schedules, and the image draws they ask for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sasimc.isa.errors import SasError
+from sasimc.runtime.data.datasets import Loader, hold_back, open_dataset
+from sasimc.runtime.data.images import Augment, Preprocess, eval_crop, train_crop
+from sasimc.runtime.recipe import Recipe, Schedule, load_recipe, save_recipe, shipped_recipes
+
+SMALL = Preprocess(size=16, resize=18)
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_shipped_recipes_load_and_survive_saving(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(name)
+    save_recipe(recipe, tmp_path / "again.toml")
+    assert load_recipe(tmp_path / "again.toml") == recipe
+
+
+def test_the_default_recipe_is_shipped_and_says_nothing_new() -> None:
+    assert load_recipe() == load_recipe("default")
+
+
+mu = st.floats(-30, 30).map(lambda v: round(v, 3))
+schedules = st.builds(Schedule, first=mu, last=mu, shape=st.sampled_from(["linear", "cosine"]))
+recipes = st.builds(
+    Recipe,
+    epochs=st.integers(1, 500),
+    seed=st.integers(0, 2**31 - 1),
+    limit=st.none() | st.integers(1, 10**6),
+    mu_head=schedules,
+    augment=st.builds(Augment, area=st.tuples(st.floats(0.01, 0.5), st.floats(0.5, 1)), cached=st.integers(0, 9)),
+)
+
+
+@given(recipes)
+@settings(max_examples=40)
+def test_text_round_trip(recipe: Recipe) -> None:
+    import tomllib
+
+    from sasimc.runtime.recipe import recipe_text
+
+    assert Recipe.model_validate(tomllib.loads(recipe_text(recipe))) == recipe
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("epochs = 0", "epochs: "),
+        ("epoch = 3", "epoch: "),
+        ("[mu_head]\nfirst = 99\nlast = 0", "mu_head.first: "),
+        ("[mu_head]\nlast = 0", "mu_head.first: "),
+        ('[mu_rep]\nfirst = 1\nlast = 0\nshape = "step"', "mu_rep.shape: "),
+        ("[augment]\narea = [0.9, 0.2]", "augment: "),
+        ("[augment]\ncached = -1", "augment.cached: "),
+        ("[compile]\nlabel_smoothing = 1.0", "compile.label_smoothing: "),
+        ("[zoo]\nwidth = 1.0", "zoo.width: "),
+        ("[data]\nhold_back = 0.9", "data.hold_back: "),
+        ("[reference]\nlr_head = 0", "reference.lr_head: "),
+        ("epochs = ", "not valid TOML"),
+    ],
+)
+def test_errors_name_file_and_key(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(SasError) as caught:
+        load_recipe(path)
+    assert said in str(caught.value)
+    assert "mine.toml" in str(caught.value)
+
+
+def test_an_unknown_name_is_answered_with_a_near_one(tmp_path: Path) -> None:
+    with pytest.raises(SasError, match="default"):
+        load_recipe("defualt")
+    with pytest.raises(SasError, match="no recipe"):
+        load_recipe(tmp_path)
+
+
+def test_schedules() -> None:
+    line = Schedule(first=4, last=-2)
+    assert [line.at(s, 7) for s in range(7)] == [4, 3, 2, 1, 0, -1, -2]
+    cosine = Schedule(first=4, last=-4, shape="cosine")
+    values = [cosine.at(s, 101) for s in range(101)]
+    assert values == sorted(values, reverse=True)
+    assert (values[0], values[50], values[100]) == (4, 0, -4)
+    assert values.count(4) > [Schedule(first=4, last=-4).at(s, 101) for s in range(101)].count(4)
+    assert line.at(0, 1) == 4
+    assert Schedule.parse("3", "--mu") == Schedule(first=3, last=3)
+    assert Schedule.parse("3:-1.5:cosine", "--mu") == Schedule(first=3, last=-1.5, shape="cosine")
+    for bad in ("", "x", "1:2:3", "1:2:linear:4", "99"):
+        with pytest.raises(SasError, match="--mu"):
+            Schedule.parse(bad, "--mu")
+
+
+def test_cached_draws_repeat_and_are_those_of_their_number() -> None:
+    data = open_dataset("drawn-shapes", size=24, per_class=(1, 1, 1))
+    how = Augment(cached=2)
+    loader = Loader(data, "train", SMALL, 4, seed=5, augment=how, shuffle=False)
+    first, second, third = ([b[0] for b in loader.epoch(e)] for e in range(3))
+    assert all(np.array_equal(a, b) for a, b in zip(first, third, strict=True))
+    assert not all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+    fresh = Loader(data, "train", SMALL, 4, seed=5, augment=Augment(), shuffle=False)
+    assert all(np.array_equal(a, b[0]) for a, b in zip(second, fresh.epoch(1), strict=True))
+
+
+def test_area_flip_and_middle() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    still = Augment(crop="middle", flip=False)
+    assert np.array_equal(train_crop(image, SMALL, 0, 3, 1, still), eval_crop(image, SMALL))
+    mirrored = [train_crop(image, SMALL, 0, e, 1, Augment(crop="middle")) for e in range(16)]
+    plain = eval_crop(image, SMALL)
+    kinds = {("plain" if np.array_equal(m, plain) else "mirror" if np.array_equal(m, plain[:, ::-1]) else "?") for m in mirrored}
+    assert kinds == {"plain", "mirror"}
+    ramp = np.repeat(np.arange(200, dtype=np.uint8)[None, :, None], 3, 2).repeat(200, 0)
+    for e in range(20):
+        row = train_crop(ramp, SMALL, 0, e, 0, Augment(area=(0.8, 1.0), flip=False))[8, :, 0].astype(int)
+        assert row[-1] - row[0] > 200 * np.sqrt(0.8 * 0.75) * 0.85  # the narrowest rectangle allowed
+
+
+def test_hold_back_keeps_test_images_and_every_class() -> None:
+    data = open_dataset("drawn-shapes", size=24, per_class=(7, 3, 2))
+    part = hold_back(data, 0.2, 1)
+    assert part.items("test") == data.items("test")
+    assert {*part.items("train"), *part.items("val")} == {*data.items("train"), *data.items("val")}
+    assert not {*part.items("train")} & {*part.items("val")}
+    per_class = np.bincount([i.class_id for i in part.items("val")], minlength=len(data.classes))
+    assert (per_class == 2).all()
+    assert hold_back(data, 0.0) is data
+    assert hold_back(data, 0.2, 2).items("val") != part.items("val")
