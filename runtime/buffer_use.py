@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -106,7 +107,7 @@ def _thin(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
     if len(points) <= _POINTS:
         return points
     cuts = np.linspace(0, len(points), _POINTS + 1).astype(int)
-    chosen = [(points[a], max(points[a:b], key=lambda p: p["bytes"])) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+    chosen = [(points[a], max(points[a:b], key=lambda p: p["bytes"])) for a, b in pairwise(cuts.tolist())]
     return [{**most, "cycle": start["cycle"]} for start, most in chosen]
 
 

@@ -23,6 +23,7 @@ from sasimc.runtime.data.datasets import Dataset, open_dataset
 from sasimc.runtime.data.images import Augment, read_image
 from sasimc.runtime.device import Device
 from sasimc.runtime.interpreter import ENGINES
+from sasimc.runtime.profile import Meter
 from sasimc.runtime.recipe import Recipe, Schedule
 from sasimc.runtime.trainer import Epoch, Training, check_classes, evaluate, train
 from sasimc.runtime.trainer import Progress as Shown
@@ -230,7 +231,10 @@ class Session:
             limit=o.limit,
         )
 
+        meter, laps = Meter(self.device.interpreter), list[dict[str, Any]]()
+
         def done(e: Epoch) -> None:
+            laps.append(meter.lap())
             val = "" if math.isnan(e.val_top1) else f", val {e.val_top1:.1f} %"
             self._line(
                 f"epoch {e.epoch + 1}/{o.epochs}: loss {e.loss:.3f}, train {e.train_top1:.1f} %{val}, "
@@ -239,7 +243,7 @@ class Session:
 
         with self._bar() as watch:
             result: Training = train(self.device, dataset, recipe, watch, done)
-        self.report["epochs"] = result.rows()
+        self.report["epochs"] = [{**row, **lap} for row, lap in zip(result.rows(), laps, strict=True)]
         self.report["best_epoch"] = result.best_epoch
         if dataset.items("val"):
             self._line(f"kept the weights of epoch {result.best_epoch + 1}, the best on the validation split")

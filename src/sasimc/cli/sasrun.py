@@ -57,6 +57,7 @@ def run(
 
     `sasrun data` lists the data sets, says where each is looked for, and fetches them.
     """
+    from sasimc.runtime.profile import profile
     from sasimc.runtime.recipe import Schedule
     from sasimc.runtime.session import Session, SessionOptions
 
@@ -81,7 +82,7 @@ def run(
     made["wall_s"] = time.perf_counter() - start
     made["host"] = platform.machine()
     if report:
-        write_json(report, made)
+        write_json(report, {**made, **profile(session.device.interpreter)})
 
 
 def _embedded() -> Any:
