@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sasimc.cli import sasc_asm
+from sasimc.cli import sasc_asm, sasc_machine
 from sasimc.cli.common import console, require_writable, run_app, write_json
 
 __all__ = ["app", "main"]
@@ -214,6 +214,7 @@ def _explain_training(phases: list[dict[str, Any]]) -> None:
 
 
 sasc_asm.register(app)
+sasc_machine.register(app)
 
 
 def main() -> None:
