@@ -16,10 +16,22 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sasimc.isa.errors import SasError, near
 from sasimc.isa.files import write_atomically
+from sasimc.runtime.data.datasets import Dataset
 from sasimc.runtime.data.images import Augment
 
-__all__ = ["CompileSection", "DataSection", "Recipe", "ReferenceSection", "Schedule", "ZooSection", "load_recipe", "recipe_text",
-           "save_recipe", "shipped_recipes"]  # fmt: skip
+__all__ = [
+    "CompileSection",
+    "DataSection",
+    "Recipe",
+    "ReferenceSection",
+    "Schedule",
+    "ZooSection",
+    "load_recipe",
+    "recipe_for",
+    "recipe_text",
+    "save_recipe",
+    "shipped_recipes",
+]
 
 Mu = Annotated[float, Field(ge=-30, le=30)]
 Rate = Annotated[float, Field(gt=0, le=1)]
@@ -87,12 +99,13 @@ class ZooSection(_Section):
 
 class ReferenceSection(_Section):
     """Learning rates (Adam, cosine to zero) of the floating-point configurations: classifier alone, classifier and modules
-    together; ``batch_norm``: behind both convolutions of a module."""
+    together; ``batch_norm``: behind both convolutions of a module, ``gain``: first factor of the second one."""
 
     lr_classifier: Rate = 1e-3
     lr_head: Rate = 1e-3
     lr_rep: Rate = 1e-3
     batch_norm: bool = True
+    gain: Annotated[float, Field(ge=0, le=16)] = 1.0
 
 
 class Recipe(_Section):
@@ -100,13 +113,15 @@ class Recipe(_Section):
 
     ``mu_head`` and ``mu_rep``: the largest gradient of the classifier and of a module's layer moves its weight by about 2^mu
     steps; negative values make updates sparse. ``patience``: stop after this many epochs without a better validation accuracy
-    (0: never). ``limit``: at most this many images of a split.
+    (0: never). ``keep``: the weights of the epoch that is best on the validation split, or of the last. ``limit``: at most this
+    many images of a split.
     """
 
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 10
     batch: Annotated[int, Field(ge=1, le=1024)] = 8
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     patience: Annotated[int, Field(ge=0, le=10_000)] = 0
+    keep: Literal["best", "last"] = "best"
     limit: Annotated[int, Field(ge=1)] | None = None
     mu_head: Schedule = Schedule(first=4, last=0)
     mu_rep: Schedule = Schedule(first=2, last=-2)
@@ -148,6 +163,19 @@ def load_recipe(name_or_path: str | Path = "default") -> Recipe:
     except ValidationError as exc:
         lines = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r:.60})" for e in exc.errors())
         raise SasError(f"invalid recipe: {lines}", where=where, hint="compare with the shipped default.toml") from None
+
+
+def recipe_for(dataset: Dataset) -> str:
+    """Name of the shipped recipe of a data set: that of its name or folder, letters and digits compared; else ``default``."""
+
+    def plain(text: str) -> str:
+        return "".join(c for c in text.lower() if c.isalnum())
+
+    known = {plain(name): name for name in shipped_recipes()}
+    for text in (dataset.name, Path(dataset.source).name):
+        if plain(text) in known:
+            return known[plain(text)]
+    return "default"
 
 
 def recipe_text(recipe: Recipe) -> str:

@@ -94,7 +94,7 @@ def train(
     watch: Watch | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
 ) -> Training:
-    """Train and keep the weights of the epoch that is best on the validation split (never the test split)."""
+    """Train; the weights of the epoch best on the validation split (never the test split) or of the last, as the recipe says, stay."""
     check_classes(device, dataset)
     loader = Loader(dataset, "train", device.preprocess, device.batch_size, recipe.seed, recipe.augment, limit=recipe.limit)
     total, result = len(loader) * recipe.epochs, Training()
@@ -120,7 +120,7 @@ def train(
         result.epochs.append(epoch)
         if on_epoch:
             on_epoch(epoch)
-        if best is None or val > best[0] or np.isnan(val):
+        if best is None or recipe.keep == "last" or val > best[0] or np.isnan(val):
             best = (val, device.state())
             result.best_epoch = number
     if best is not None:

@@ -1,0 +1,129 @@
+"""Training a floating-point twin on the images, order, cuts and steps that the device gets (``runtime.trainer`` for the device).
+
+Adam, cross-entropy with label smoothing, one cosine from the recipe's rates to zero, a step a batch. What the frozen layers in
+front of the first trainable ones compute is kept where the recipe repeats its cuts (``augment.cached``).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sasimc.reference.twin import Twin
+from sasimc.runtime.data.datasets import Dataset
+from sasimc.runtime.data.images import Preprocess
+from sasimc.runtime.data.loader import Loader
+from sasimc.runtime.recipe import Recipe
+from sasimc.runtime.trainer import Epoch, Progress, Training
+
+__all__ = ["accuracy", "train_float"]
+
+KEPT_BYTES = 1 << 30
+"""Memory for what the frozen first layers computed."""
+EVAL_BATCH = 32
+
+Watch = Callable[[Progress], None]
+
+
+class _Prefix:
+    """The frontier of images by key, computed once as long as memory lasts."""
+
+    def __init__(self, twin: Twin, preprocess: Preprocess, keep: bool) -> None:
+        self._twin, self._keep, self._left = twin, keep, KEPT_BYTES
+        self._mean = torch.tensor(preprocess.mean).reshape(1, 3, 1, 1)
+        self._std = torch.tensor(preprocess.std).reshape(1, 3, 1, 1)
+        self._kept: dict[tuple[int, int], tuple[Tensor, ...]] = {}
+
+    def __call__(self, images: npt.NDArray[np.uint8], positions: npt.NDArray[np.int64], draw: int) -> tuple[Tensor, ...]:
+        """Frontier of uint8 RGB images [B, S, S, 3]; ``positions`` in the split and ``draw`` tell them apart."""
+        keys = [(int(p), draw) for p in positions]
+        missing = [n for n, key in enumerate(keys) if key not in self._kept]
+        fresh: dict[int, tuple[Tensor, ...]] = {}
+        if missing:
+            x = torch.from_numpy(images[missing]).permute(0, 3, 1, 2).float() / 255
+            parts = self._twin.prefix((x - self._mean) / self._std)
+            fresh = {n: tuple(p[row : row + 1].clone() for p in parts) for row, n in enumerate(missing)}
+        for n, values in fresh.items():
+            size = sum(v.numel() * v.element_size() for v in values)
+            if self._keep and size <= self._left:
+                self._kept[keys[n]], self._left = values, self._left - size
+        rows = [fresh[n] if n in fresh else self._kept[key] for n, key in enumerate(keys)]
+        return tuple(torch.cat(column) for column in zip(*rows, strict=True))
+
+
+def accuracy(
+    twin: Twin, dataset: Dataset, split: str, preprocess: Preprocess, watch: Watch | None = None, limit: int | None = None
+) -> float:
+    """Top-1 accuracy in percent on a split."""
+    return _accuracy(twin, Loader(dataset, split, preprocess, EVAL_BATCH, limit=limit), _Prefix(twin, preprocess, False), watch)
+
+
+def _accuracy(twin: Twin, loader: Loader, prefix: _Prefix, watch: Watch | None) -> float:
+    twin.eval()
+    right = seen = 0
+    with torch.no_grad():
+        for images, labels, positions in loader.epoch(0):
+            right += int((twin.rest(prefix(images, positions, 0)).argmax(1).numpy() == labels).sum())
+            seen += len(labels)
+            if watch:
+                watch(Progress(loader.split, seen, loader.images, top1=100 * right / seen))
+    return 100.0 * right / max(1, seen)
+
+
+def train_float(
+    twin: Twin,
+    dataset: Dataset,
+    preprocess: Preprocess,
+    recipe: Recipe,
+    watch: Watch | None = None,
+    on_epoch: Callable[[Epoch], None] | None = None,
+) -> Training:
+    """Train every parameter of the twin; it ends with the weights that the recipe keeps (``keep``)."""
+    loader = Loader(dataset, "train", preprocess, recipe.batch, recipe.seed, recipe.augment, limit=recipe.limit)
+    prefix = _Prefix(twin, preprocess, recipe.augment.cached > 0)
+    checks = Loader(dataset, "val", preprocess, EVAL_BATCH, limit=recipe.limit) if dataset.items("val") else None
+    checked = _Prefix(twin, preprocess, True)
+    head, rep = twin.groups()
+    rates = recipe.reference
+    groups = [{"params": head, "lr": rates.lr_head if rep else rates.lr_classifier}]
+    if rep:
+        groups.append({"params": rep, "lr": rates.lr_rep})
+    optimiser = torch.optim.Adam(groups)
+    total, result = len(loader) * recipe.epochs, Training()
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, total)
+    best: tuple[float, dict[str, Tensor]] | None = None
+    for number in range(recipe.epochs):
+        start, losses, right, seen = time.perf_counter(), 0.0, 0, 0
+        twin.train()
+        for images, labels, positions in loader.epoch(number):
+            logits = twin.rest(prefix(images, positions, recipe.augment.draw(number)))
+            y = torch.from_numpy(labels).long()
+            loss = F.cross_entropy(logits, y, label_smoothing=recipe.compile.label_smoothing)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            cosine.step()
+            losses += float(loss.detach()) * len(labels)
+            right, seen = right + int((logits.argmax(1) == y).sum()), seen + len(labels)
+            if watch:
+                what = f"epoch {number + 1}/{recipe.epochs}"
+                watch(Progress(what, seen, loader.images, losses / seen, 100 * right / seen))
+        result.images += seen
+        val = _accuracy(twin, checks, checked, watch) if checks is not None else float("nan")
+        epoch = Epoch(number, losses / max(1, seen), 100 * right / max(1, seen), val, 0, time.perf_counter() - start)
+        result.epochs.append(epoch)
+        if on_epoch:
+            on_epoch(epoch)
+        if best is None or recipe.keep == "last" or not val <= best[0]:
+            best, result.best_epoch = (val, {k: v.clone() for k, v in twin.state_dict().items()}), number
+        if recipe.patience and number - result.best_epoch >= recipe.patience:
+            break
+    if best is not None:
+        twin.load_state_dict(best[1])
+    return result
