@@ -44,6 +44,7 @@ def _difference(a: Interpreter, b: Interpreter, *, cells: bool, host: bool) -> t
     pairs.append(("accumulators", a.state.accumulators, b.state.accumulators))
     if cells:
         pairs += [("cells", a.state.cells, b.state.cells), ("written cells", a.state.written, b.state.written)]
+        pairs.append(("row writes", a.state.wear, b.state.wear))
     if host:
         size = max(len(a.state.host), len(b.state.host))
         pairs.append(("host memory", _host(a, size), _host(b, size)))
@@ -63,6 +64,8 @@ def _element(it: Interpreter, index: int, memory: str, at: tuple[int, ...]) -> s
                 if t.subarray == at[0] and 0 <= at[1] - t.row < t.rows and 0 <= at[2] - t.col < t.cols:
                     return f"weight ({t.k + at[1] - t.row}, {t.n + at[2] - t.col}) of {name}, copy {t.copy} ({memory})"
         return f"sub-array {at[0]}, word line {at[1]}, weight column {at[2]} ({memory})"
+    if memory == "row writes":
+        return f"sub-array {at[0]}, word line {at[1]} ({memory})"
     space = {"buffer": "buf", "accumulators": "acc", "host memory": "host"}[memory]
     for name in names:
         view = it.program.views.get(name)

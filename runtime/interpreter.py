@@ -21,7 +21,7 @@ from sasimc.runtime.engines.cells import gather_block, scatter_block
 from sasimc.runtime.engines.operands import BindError, BoundMatrix, BoundView
 from sasimc.runtime.engines.products import BitserialEngine, FusedEngine
 from sasimc.runtime.engines.step import StepEngine
-from sasimc.runtime.state import Snapshot, State
+from sasimc.runtime.state import RowWrites, Snapshot, State
 
 __all__ = ["ENGINES", "Interpreter"]
 
@@ -337,6 +337,30 @@ class Interpreter:
         for other, described in self.program.matrices.items():
             if other == name or (mat.tensor and described.tensor == mat.tensor):
                 self._store(self._binder.matrix(other), values8)
+
+    def program_matrix(self, name: str, values: npt.NDArray[np.int8]) -> RowWrites:
+        """Write weights [K, N] as the host does on a running device: into every copy, and into other matrices of the same tensor, each word line
+        whose content changes. Counted by row (``state.wear``) and in the result, not among the events, which are the program's.
+
+        Raises:
+            SasError: no such matrix.
+        """
+        mat, state, total = self._matrix(name), self.state, RowWrites()
+        bits = np.ascontiguousarray(values, np.int8).reshape(mat.k, mat.n).view(np.uint8)
+        for other, described in self.program.matrices.items():
+            if other != name and not (mat.tensor and described.tensor == mat.tensor):
+                continue
+            for t in described.tiles:
+                lines, columns = slice(t.row, t.row + t.rows), slice(t.col, t.col + t.cols)
+                change = state.cells[t.subarray, lines, columns] ^ bits[t.k : t.k + t.rows, t.n : t.n + t.cols]
+                rows = change.any(axis=1)
+                state.cells[t.subarray, lines, columns] ^= change
+                state.written[t.subarray, lines, columns] = True
+                state.wear[t.subarray, lines] += rows
+                flipped = int(np.unpackbits(change).sum())
+                total += RowWrites(int(rows.sum()), 8 * t.cols * int(rows.sum()), flipped)
+            self._binder.matrix(other).changed()
+        return total
 
     def snapshot(self) -> Snapshot:
         """A copy of the state."""

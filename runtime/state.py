@@ -11,11 +11,23 @@ import numpy.typing as npt
 from sasimc.isa.errors import SasError
 from sasimc.isa.machine import Machine
 
-__all__ = ["Snapshot", "State"]
+__all__ = ["RowWrites", "Snapshot", "State"]
 
 Bytes = npt.NDArray[np.uint8]
 
 _HOST_STEP = 1 << 16
+
+
+@dataclass(frozen=True)
+class RowWrites:
+    """Writes to the arrays: row writes, bits written, bits of them that changed."""
+
+    rows: int = 0
+    bits_written: int = 0
+    bits_flipped: int = 0
+
+    def __add__(self, other: RowWrites) -> RowWrites:
+        return RowWrites(self.rows + other.rows, self.bits_written + other.bits_written, self.bits_flipped + other.bits_flipped)
 
 
 @dataclass(frozen=True)
@@ -24,6 +36,7 @@ class Snapshot:
 
     cells: Bytes
     written: npt.NDArray[np.bool_]
+    wear: npt.NDArray[np.int64]
     buffer: Bytes
     acc: npt.NDArray[np.int32]
     regs: tuple[int, ...]
@@ -34,7 +47,7 @@ class State:
     """All memories of one machine.
 
     ``cells`` uint8 [sub-arrays, rows, weights a row] and ``written`` (same shape: was the weight ever written or
-    loaded); ``buf`` flat uint8, the
+    loaded); ``wear`` int64 [sub-arrays, rows]: row writes since the arrays were made; ``buf`` flat uint8, the
     first ``machine.buffer.bytes`` of it are the global buffer, ``staging`` bytes behind it hold dense copies of oddly
     strided operands;
     ``acc`` flat int32, likewise; ``regs`` the scalar registers; ``host`` flat uint8, grown on demand up to
@@ -52,6 +65,7 @@ class State:
         try:
             self.cells = np.zeros(shape, np.uint8)
             self.written = np.zeros(shape, np.bool_)
+            self.wear = np.zeros(shape[:2], np.int64)
             self.buf = np.zeros(self.staging + -(-staging // 64) * 64, np.uint8)
             self.acc = np.zeros(self.acc_entries + acc_staging, np.int32)
         except (MemoryError, ValueError):
@@ -104,6 +118,7 @@ class State:
         return Snapshot(
             self.cells.copy(),
             self.written.copy(),
+            self.wear.copy(),
             self.buffer.copy(),
             self.accumulators.copy(),
             tuple(self.regs),
@@ -124,6 +139,7 @@ class State:
             raise SasError("the snapshot is of another machine")
         self.cells[...] = snapshot.cells
         self.written[...] = snapshot.written
+        self.wear[...] = snapshot.wear
         self.buffer[:] = snapshot.buffer
         self.accumulators[:] = snapshot.acc
         self.regs[:] = snapshot.regs

@@ -16,15 +16,18 @@ from sasimc.isa.machine import Machine
 from sasimc.isa.objects import Geometry
 from sasimc.isa.spec import PHASES
 from sasimc.runtime import kernels as K
-from sasimc.runtime.engines.cells import gather_block, scatter_block, uninitialised
+from sasimc.runtime.engines.cells import count_writes, gather_block, scatter_block, uninitialised, update_block
 from sasimc.runtime.engines.helpers import pool_rows
 from sasimc.runtime.engines.operands import BoundMatrix, BoundTable, BoundView, Window
 from sasimc.runtime.state import State
 
 __all__ = ["MEASURED", "EngineBase", "Executed", "PhaseCounter", "Region"]
 
-MEASURED = ("sense_ones", "bits_flipped_compute", "bits_flipped_transposable")
-"""Events that depend on data; all others follow from the instructions' declarations."""
+MEASURED = (
+    "sense_ones", "bits_flipped_compute", "bits_flipped_transposable",
+    "rows_written_compute", "rows_written_transposable", "bits_written_compute", "bits_written_transposable",
+)  # fmt: skip
+"""Events that depend on data (rows and bits written only for ``wupc``); all others follow from the instructions' declarations."""
 
 _INT32 = (-(1 << 31), (1 << 31) - 1)
 
@@ -256,6 +259,7 @@ class EngineBase:
     def _write(self, mat: BoundMatrix, tiles: npt.NDArray[np.int64], k0: int, n0: int, values: npt.NDArray[np.uint8]) -> None:
         kind = "transposable" if mat.array == "transposable" else "compute"
         self.measure(f"bits_flipped_{kind}", int(scatter_block(self.state.cells, self.state.written, tiles, k0, n0, values)))
+        count_writes(self.state.wear, tiles, k0, k0 + values.shape[0], n0, n0 + values.shape[1])
         mat.changed()
 
     def read_rows(self, dst: BoundView, mat: BoundMatrix, r0: int, r1: int) -> None:
@@ -276,6 +280,18 @@ class EngineBase:
         block = old.view(np.int8)[:, first : first + change.shape[1]].astype(np.int16)
         new = np.clip(block - change, -127, 127).astype(np.int8)
         self._write(mat, mat.index, r0, first, new.view(np.uint8))
+
+    def update_changed_rows(self, mat: BoundMatrix, delta: BoundView, first: int, r0: int, r1: int) -> None:
+        change = np.ascontiguousarray(delta.get(r0, r1)[:, 0, :])
+        for k in np.flatnonzero(change.any(axis=1)).tolist() if change.any() else ():
+            self.require(mat, r0 + k, r0 + k + 1)
+        rows, bits, flips = update_block(self.state.cells, self.state.wear, mat.index, r0, first, change)
+        if rows:
+            kind = "transposable" if mat.array == "transposable" else "compute"
+            self.measure(f"rows_written_{kind}", rows)
+            self.measure(f"bits_written_{kind}", bits)
+            self.measure(f"bits_flipped_{kind}", flips)
+            mat.changed()
 
     # ------------------------------------------------------------------------------------------------------ periphery
 
@@ -369,7 +385,15 @@ class EngineBase:
         K.shift8(self.state.buf32, src.kv, self.state.buf, dst.kv, shift, r0, r1)
 
     def pseudo_stochastic_round(self, dst: BoundView, src: BoundView, shift: int, r0: int, r1: int) -> None:
-        dst.put(r0, K.psr(src.get(r0, r1), shift))
+        dst.put(r0, K.psr(src.get(r0, r1), shift, 127 if dst.dtype == "i8" else K.STEP_LIMIT))
+
+    def velocity(self, v: BoundView, src: BoundView, decay: int, r0: int, r1: int) -> None:
+        v.put(r0, K.velocity(v.get(r0, r1), src.get(r0, r1), decay))
+
+    def carry(self, dst: BoundView, low: BoundView, src: BoundView, r0: int, r1: int) -> None:
+        delta, rest = K.carry(low.get(r0, r1), src.get(r0, r1))
+        dst.put(r0, delta)
+        low.put(r0, rest)
 
     def argmax(self, src: BoundView) -> int:
         return K.argmax(src.get(0, 1))

@@ -17,7 +17,7 @@ from numba import njit
 from sasimc.isa.objects import Tile
 from sasimc.runtime.kernels.simd import popcount
 
-__all__ = ["covers", "gather_block", "scatter_block", "tile_array", "uninitialised"]
+__all__ = ["count_writes", "covers", "gather_block", "scatter_block", "tile_array", "uninitialised", "update_block"]
 
 
 def tile_array(tiles: Iterable[Tile]) -> npt.NDArray[np.int64]:
@@ -59,6 +59,46 @@ def scatter_block(cells, written, tiles, k0, n0, values):  # type: ignore[no-unt
                 line[col + x - n] = new
                 flags[col + x - n] = True
     return flips
+
+
+@njit(cache=True, nogil=True)
+def count_writes(wear, tiles, k0, k1, n0, n1):  # type: ignore[no-untyped-def]
+    """Add one to ``wear`` int64 [sub-arrays, rows] for every word line that a write of logical rows k0..k1, columns n0..n1 pulses."""
+    for i in range(tiles.shape[0]):
+        sub, row, _, k, n, rows, cols, _ = tiles[i]
+        if n < n1 and n + cols > n0:
+            for y in range(max(k, k0), min(k + rows, k1)):
+                wear[sub, row + y - k] += 1
+
+
+@njit(cache=True, nogil=True)
+def update_block(cells, wear, tiles, k0, n0, delta):  # type: ignore[no-untyped-def]
+    """W = clamp(W - delta, -127, 127), delta int8 [R, M] at logical corner (k0, n0), in every tile; a word line is written only where a
+    weight changes. Returns (word lines written, bits written, bits that changed)."""
+    rows_written, bits, flips = np.int64(0), np.int64(0), np.int64(0)
+    k1, n1 = k0 + delta.shape[0], n0 + delta.shape[1]
+    for i in range(tiles.shape[0]):
+        sub, row, col, k, n, rows, cols, _ = tiles[i]
+        first, last = max(n, n0), min(n + cols, n1)
+        if first >= last:
+            continue
+        for y in range(max(k, k0), min(k + rows, k1)):
+            line = cells[sub, row + y - k]
+            source = delta[y - k0]
+            changed = np.int64(0)
+            for x in range(first, last):
+                if source[x - n0] == 0:
+                    continue
+                old = line[col + x - n]
+                new = np.uint8(min(max(np.int32(np.int8(old)) - np.int32(source[x - n0]), np.int32(-127)), np.int32(127)) & 255)
+                changed += np.int64(popcount(np.uint32(old ^ new)))  # pyright: ignore[reportCallIssue] (an intrinsic)
+                line[col + x - n] = new
+            if changed:
+                rows_written += 1
+                wear[sub, row + y - k] += 1
+                bits += 8 * (last - first)
+                flips += changed
+    return rows_written, bits, flips
 
 
 @njit(cache=True, nogil=True)

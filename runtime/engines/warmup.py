@@ -33,6 +33,7 @@ def engine_calls() -> list[tuple[str, Callable[[], object]]]:
     return [
         ("read cells", lambda: cell_blocks.gather_block(cells, tile, 0, 0, 1, block)),
         ("write cells", lambda: cell_blocks.scatter_block(cells, written, tile, 0, 0, block)),
+        ("row writes", lambda: cell_blocks.count_writes(sums.astype(np.int64), tile, 0, 1, 0, 1)),
         ("written cells", lambda: cell_blocks.uninitialised(written, tile, 0, 1)),
         ("pool", lambda: helpers.pool_rows(block.reshape(-1), view, False, words, view, geom, 0, 0, 1)),
         (
