@@ -51,10 +51,6 @@ _CIRCUIT: Final = "a choice of NVSim's circuit models; circuit figures come from
 _CACHE: Final = "of caches only; the machine is a memory without tags"
 
 
-def _number(name: str, unit: str, written: str, use: str = "", **more: object) -> Key:
-    return Key(name, unit, written, use, **more)  # type: ignore[arg-type]
-
-
 def _word(name: str, use: str = "", reason: str = "") -> Key:
     return Key(name, use=use, reason=reason)
 
@@ -158,15 +154,14 @@ _CELL: Final = (
     Key("Stitching", "", "", "", "a layout detail of NVSim"),
 )
 
-_ADD_ON: Final = "area and energy of an added circuit"
+_ADD_ON: Final = "an added circuit; the circuits that are counted are those of the circuit table (docs/energy.md)"
 
 
 def _add_on(level: str) -> tuple[Key, ...]:
     figures = (("Latency", "s", "ns"), ("Dynamic Energy", "J", "nJ"), ("Leakage Power", "W", "uW"), ("Area", "um^2", "um^2"))
     return tuple(
-        Key(f"{level}addon component {what}", unit, written, f"add-on circuits of a {name}", shape="list", positive=False)
+        Key(f"{level}addon component {what}", unit, written, "", _ADD_ON, shape="list", positive=False)
         for what, unit, written in figures
-        for name in [{"Sub": "sub-array", "Mat": "MAT", "Bank": "bank"}[level]]
     )
 
 
