@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from sasimc.cli import sasc
 from sasimc.cli.common import invoke
 from sasimc.evaluation.machine_notes import machine_notes, notes_of
