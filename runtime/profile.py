@@ -184,11 +184,12 @@ def layout(program: Program, rows: list[ProfileRow]) -> dict[str, Any]:
 
 
 class Meter:
-    """Counts between two moments of a run, by phase (an epoch, for instance)."""
+    """Counts between two moments of a run, by phase (an epoch, for instance). ``last``: cycles and events by phase at the last lap; a run that
+    goes on after a break is given what it was (None: now)."""
 
-    def __init__(self, it: Interpreter) -> None:
+    def __init__(self, it: Interpreter, last: dict[str, dict[str, int]] | None = None) -> None:
         self._it = it
-        self._last = self._now()
+        self.last = last or self._now()
 
     def _now(self) -> dict[str, dict[str, int]]:
         cycles, events = self._it.phase_cycles, self._it.phase_events
@@ -196,8 +197,8 @@ class Meter:
 
     def lap(self) -> dict[str, Any]:
         """``phase_cycles`` and ``phase_events`` since the last lap (or since the meter was made), zeros left out."""
-        before, self._last = self._last, self._now()
-        spent = {p: {k: n - before[p][k] for k, n in now.items()} for p, now in self._last.items()}
+        before, self.last = self.last, self._now()
+        spent = {p: {k: n - before[p][k] for k, n in now.items()} for p, now in self.last.items()}
         return {
             "phase_cycles": {p: counts["cycles"] for p, counts in spent.items()},
             "phase_events": {p: {e: counts[e] for e in EVENTS if counts[e]} for p, counts in spent.items()},

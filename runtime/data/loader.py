@@ -120,12 +120,12 @@ class Loader:
     def _read(self, position: int) -> npt.NDArray[np.uint8]:
         return self.dataset.load(self.dataset.items(self.split)[position])
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """The batches of one epoch; the same number gives the same batches. Leaving the loop early stops the threads."""
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch from number ``first`` on; the same numbers give the same batches. Leaving the loop early stops the threads."""
         order = self.order(epoch)
         items = self.dataset.items(self.split)
         labels = np.asarray([items[i].class_id for i in order], np.int32)
-        starts = range(0, len(order), self.batch)
+        starts = range(first * self.batch, len(order), self.batch)
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="decode")
         queue: deque[list[Future[npt.NDArray[np.uint8]]]] = deque()
         try:
