@@ -62,6 +62,7 @@ class Interpreter:
         self._code = [self._binder.instruction(i) for i in range(len(program.code))]
         self._load_matrices()
         self._costs: dict[tuple[int, int, int], Cost] = {}
+        self.stepped: tuple[int, int, int] = (0, 0, 0)
         self.engine.price = self._price
         if isinstance(self.engine, StepEngine):
             self.engine.declared = lambda r0, r1: self.cost((self.engine.index, r0, r1))
@@ -148,7 +149,8 @@ class Interpreter:
                 run(engine, operands, r0, r1)
 
     def steps(self, entry: str) -> Iterator[int]:
-        """Execute one instruction at a time; yields the index of each after it has been executed."""
+        """Execute one instruction at a time; yields the index of each after it has been executed (``stepped``: with its rows, for
+        :meth:`cost`)."""
         engine = self.engine
         if self.threads is not None:
             numba.set_num_threads(self.threads)
@@ -163,7 +165,7 @@ class Interpreter:
                 r0, r1 = max(0, self.state.regs[reg] + offset), min(height, self.state.regs[reg] + offset + span)
                 if r1 <= r0:
                     r0 = r1 = _EMPTY
-            key = (pc, r0, r1)
+            key = self.stepped = (pc, r0, r1)
             engine.phase.executed[key] = engine.phase.executed.get(key, 0) + 1
             engine.index, engine.pc = pc, pc + 1
             if r0 >= 0:
