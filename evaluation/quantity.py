@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pydantic import ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
 from sasimc.isa.errors import SasError
 
-__all__ = ["Kind", "Quantity", "format_si", "parse_unit"]
+__all__ = ["Kind", "Measured", "Quantity", "format_si", "parse_unit"]
 
 Kind = Literal["paper", "derived", "fit", "assumption"]
 """Where a number comes from: printed in the paper, arithmetic on such numbers, fitted to data, or assumed where the paper is silent."""
@@ -155,3 +155,30 @@ class Quantity:
 
     def __str__(self) -> str:
         return format_si(self.value, self.unit)
+
+
+class Measured(BaseModel):
+    """A section of a description file: quantities, each of the dimension that ``UNITS`` gives it and not negative."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    UNITS: ClassVar[dict[str, str]] = {}
+
+    @model_validator(mode="after")
+    def _dimensions(self) -> Measured:
+        for name, unit in self.UNITS.items():
+            quantity = getattr(self, name)
+            if quantity is None:
+                continue
+            if parse_unit(quantity.unit)[1] != parse_unit(unit)[1]:
+                raise ValueError(f"{name} is given in {quantity.unit}, not in a unit of {unit}")
+            if quantity.value < 0:
+                raise ValueError(f"{name} is negative ({quantity})")
+        return self
+
+    def quantities(self) -> dict[str, Quantity]:
+        """Every quantity of this section, by field name."""
+        return {name: q for name in type(self).model_fields if isinstance(q := getattr(self, name), Quantity)}
+
+    def assumptions(self) -> dict[str, Quantity]:
+        """The quantities that the paper does not fix."""
+        return {name: q for name, q in self.quantities().items() if q.kind == "assumption"}

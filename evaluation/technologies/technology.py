@@ -10,9 +10,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from sasimc.evaluation.quantity import Quantity, parse_unit
+from sasimc.evaluation.device.stack import Stack
+from sasimc.evaluation.quantity import Measured, Quantity, format_si
 from sasimc.isa.errors import SasError, near
 
 __all__ = ["SHIPPED", "Technology", "load_technology"]
@@ -21,39 +22,13 @@ SHIPPED = ("sas", "sot", "stt", "sram")
 """Names :func:`load_technology` knows without a file."""
 
 
-class Measured(BaseModel):
-    """A section of a technology file: quantities, each of the dimension that ``UNITS`` gives it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    UNITS: ClassVar[dict[str, str]] = {}
-
-    @model_validator(mode="after")
-    def _dimensions(self) -> Measured:
-        for name, unit in self.UNITS.items():
-            quantity = getattr(self, name)
-            if quantity is None:
-                continue
-            if parse_unit(quantity.unit)[1] != parse_unit(unit)[1]:
-                raise ValueError(f"{name} is given in {quantity.unit}, not in a unit of {unit}")
-            if quantity.value < 0:
-                raise ValueError(f"{name} is negative ({quantity})")
-        return self
-
-    def quantities(self) -> dict[str, Quantity]:
-        """Every quantity of this section, by field name."""
-        return {name: q for name in type(self).model_fields if isinstance(q := getattr(self, name), Quantity)}
-
-    def assumptions(self) -> dict[str, Quantity]:
-        """The quantities that the paper does not fix."""
-        return {name: q for name, q in self.quantities().items() if q.kind == "assumption"}
-
-
 class Technology(Measured):
     """What the cost model needs to know of a memory cell. Energies and latencies are of the cell, without the array's periphery.
 
     ``write_energy`` is for one bit that is written, whether it flips or not; ``read_energy`` for one bit that is sensed (nothing is spent where
     the input bit is 0); ``write_latency`` for all bits of a row together; ``leakage`` for a bit that is powered; ``cell_area`` is a bit's share
-    of the array. Resistances are absent where the cell has none (SRAM), ``retention`` where it is volatile.
+    of the array. Resistances are absent where the cell has none (SRAM), ``retention`` where it is volatile. ``stacks``: free layers the device
+    model can simulate (:mod:`sasimc.evaluation.device`); ``stacks_of``: a shipped technology whose stacks these are, written in another way.
     """
 
     UNITS: ClassVar[dict[str, str]] = {
@@ -78,6 +53,9 @@ class Technology(Measured):
     resistance_low: Quantity | None = None
     resistance_high: Quantity | None = None
     retention: Quantity | None = None
+    default_stack: str = ""
+    stacks_of: Annotated[str, Field(max_length=64)] = ""
+    stacks: Annotated[dict[str, Stack], Field(max_length=16)] = {}
 
     @model_validator(mode="after")
     def _consistent(self) -> Technology:
@@ -90,7 +68,32 @@ class Technology(Measured):
             raise ValueError(f"a cell of kind {self.kind} needs resistance_low and resistance_high")
         if self.non_volatile and self.retention is None:
             raise ValueError("a non-volatile cell needs retention")
+        if self.stacks_of and (self.stacks or self.stacks_of not in SHIPPED or self.stacks_of == self.name):
+            raise ValueError(f"stacks_of names another shipped technology ({', '.join(SHIPPED)}) and replaces stacks")
+        if self.stacks and self.default_stack not in self.stacks:
+            raise ValueError(f"default_stack is {self.default_stack!r}, the stacks are {', '.join(self.stacks)}")
         return self
+
+    def stack(self, name: str | None = None) -> tuple[str, Stack]:
+        """(name, stack) of a free layer; ``None``: the default one.
+
+        Raises:
+            SasError: the technology has no such stack, or the layer is not stable along its easy axis.
+        """
+        if self.stacks_of:
+            return load_technology(self.stacks_of).stack(name)
+        if not self.stacks:
+            raise SasError(f"technology {self.name} describes no free layer", hint="a section [stacks.NAME], as in sas.toml")
+        chosen = name or self.default_stack
+        if chosen not in self.stacks:
+            raise SasError(f"technology {self.name} has no stack {chosen!r}", hint=near(chosen, tuple(self.stacks)) or ", ".join(self.stacks))
+        stack = self.stacks[chosen]
+        if stack.easy_field <= 0:
+            raise SasError(
+                f"the free layer {chosen} is not stable along {stack.type}: its anisotropy field is {format_si(stack.easy_field, 'T')}",
+                where=self.name,
+            )
+        return chosen, stack
 
 
 def _read(source: str | Path) -> tuple[str, str]:
