@@ -1,0 +1,182 @@
+"""What each counted event costs: from circuit figures, a reading of them, a memory technology and a machine to joules an event.
+
+The cost model is linear: energy = sum over events of count x charge, plus leakage power x time. A charge says which component is paid, how
+it was computed and from what.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sasimc.evaluation.circuit.circuit import SUBARRAY_COMPONENTS, Circuit, Reading, Reference
+from sasimc.evaluation.figure import Figure, shown, weakest
+from sasimc.evaluation.quantity import Kind, Quantity, format_si
+from sasimc.evaluation.technologies.technology import Technology
+from sasimc.isa.machine import Machine
+
+__all__ = ["ACTIVATIONS", "PRINTED", "Charge", "charges", "leakage", "scale_warnings"]
+
+ACTIVATIONS = ("row_activations", "row_activations_depthwise", "row_activations_gradient", "column_activations")
+PRINTED = (*SUBARRAY_COMPONENTS, "adder_tree", "buffer", "relu")
+"""Components whose energy table IV prints."""
+
+Category = Literal["", "write", "host traffic"]
+
+
+@dataclass(frozen=True)
+class Charge:
+    """``joules`` that one ``event`` costs in ``component``. ``category``: where a sum by phase puts it when not into the instruction's phase."""
+
+    component: str
+    event: str
+    joules: float
+    how: str
+    source: str
+    kind: Kind
+    category: Category = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For a report, at full precision."""
+        return dict(self.__dict__)
+
+
+def _ratio(machine: Machine, reference: Reference, what: str) -> float:
+    """How much larger this machine is than the reference."""
+    return {
+        "none": 1.0,
+        "rows": machine.array.rows / reference.rows,
+        "columns": machine.array.bit_columns / reference.bit_columns,
+        "cells": machine.array.rows * machine.array.bit_columns / (reference.rows * reference.bit_columns),
+        "units": machine.adder_tree.units / reference.adder_units,
+        "bits": 8 * machine.buffer.bytes / reference.buffer_bits,
+        "sqrt_bits": math.sqrt(8 * machine.buffer.bytes / reference.buffer_bits),
+    }[what]
+
+
+def scaled(quantity: Quantity, machine: Machine, reference: Reference, rule: str) -> tuple[float, str]:
+    """A figure of the reference on this machine (base units), and the formula."""
+    factor = _ratio(machine, reference, rule)
+    return quantity.si * factor, shown(quantity) + (f" x {factor:.4g} ({rule})" if factor != 1 else "")
+
+
+def scale_warnings(machine: Machine, circuit: Circuit, technology: Technology) -> list[str]:
+    """What of this machine lies outside the range of the scaling rules, and what of the technology does not fit its clock."""
+    out: list[str] = []
+    for name, what in (("rows", "rows"), ("bit_columns", "columns"), ("adder_units", "units"), ("buffer_bits", "bits")):
+        low, high = getattr(circuit.range, name)
+        ratio = _ratio(machine, circuit.reference, what)
+        if not low <= ratio <= high:
+            out.append(
+                f"{name}: {ratio:.3g} times the {getattr(circuit.reference, name)} of the circuit figures, outside the range {low:g} to {high:g} of the "
+                "scaling rules"
+            )
+    period = 1 / machine.clock_hz
+    for name, cycles, latency in (
+        ("write.cycles_per_row", machine.write.cycles_per_row, technology.write_latency),
+        ("write.read_cycles_per_row", machine.write.read_cycles_per_row, technology.read_latency),
+    ):
+        if latency.si > cycles * period * (1 + 1e-9):
+            out.append(
+                f"{name} = {cycles} is {format_si(cycles * period, 's')}, {technology.name} needs {latency}: the cycles of this run are too few"
+            )
+    return out
+
+
+def _array(machine: Machine, circuit: Circuit, reading: Reading, name: str) -> tuple[float, str, Quantity]:
+    """Energy of a sub-array component in one cycle, the formula, and what it is from."""
+    printed, rule = circuit.components.energy(name), circuit.components.items()[name].energy_scale
+    energy, how = scaled(printed, machine, circuit.reference, rule)
+    accounting = reading.subarray
+    instances = circuit.reference.active_subarrays if accounting.instances == "all" else 1
+    how += f" / ({accounting.cycles(circuit.reference)} cycles x {instances} instances)"
+    return energy / accounting.covers(circuit.reference), how, printed
+
+
+def _array_charges(machine: Machine, circuit: Circuit, reading: Reading) -> Iterator[Charge]:
+    bits, array = circuit.reference.input_bits, machine.array
+    for name in ("column_decoder", "row_decoder"):
+        energy, how, q = _array(machine, circuit, reading, name)
+        for event in ACTIVATIONS:
+            yield Charge(name, event, energy * bits, f"{how} x {bits} input bits", q.source, "derived")
+        cycles = machine.write.cycles_per_row
+        for event in ("rows_written_compute", "rows_written_transposable"):
+            yield Charge(name, event, energy * cycles, f"{how} x {cycles} cycles a row", q.source, "derived", "write")
+        cycles = machine.write.read_cycles_per_row
+        row = f"{how} x {cycles} cycles / {array.bit_columns} bits a row"
+        yield Charge(name, "array_bits_read", energy * cycles / array.bit_columns, row, q.source, "derived")
+    # charged by the operation, so that columns not in use cost nothing: the reference has one unit a weight column
+    energy, how, q = _array(machine, circuit, reading, "shift_adder")
+    columns = circuit.reference.bit_columns // circuit.reference.weight_bits
+    yield Charge("shift_adder", "shift_adds", energy / columns, f"{how} / {columns} weight columns", q.source, "derived")
+
+
+def _cell_charges(technology: Technology) -> Iterator[Charge]:
+    read, write = technology.read_energy, technology.write_energy
+    for event in ("sense_ones", "array_bits_read"):
+        yield Charge("memory_array", event, read.si, f"{shown(read)} sensed", f"{technology.name}: {read.source}", read.kind)
+    for event in ("bits_written_compute", "bits_written_transposable"):
+        yield Charge(
+            "cell_write", event, write.si, f"{shown(write)} written", f"{technology.name}: {write.source}", write.kind, "write"
+        )
+
+
+def _chip_charges(machine: Machine, circuit: Circuit, reading: Reading) -> Iterator[Charge]:
+    parts, reference = circuit.components, circuit.reference
+    tree, buffer, relu = (parts.energy(name) for name in ("adder_tree", "buffer", "relu"))
+    cycles = reading.adder_tree.cycles(reference)
+    how = f"{shown(tree)} / ({cycles} cycles x {reference.adder_units} units)"
+    yield Charge("adder_tree", "adder_tree_ops", tree.si / (cycles * reference.adder_units), how, tree.source, "derived")
+    energy, how = scaled(buffer, machine, reference, parts.buffer.energy_scale)
+    for event in ("buffer_bits_read", "buffer_bits_written"):
+        yield Charge("buffer", event, energy, how, buffer.source, "paper" if energy == buffer.si else "derived")
+    elements = reading.relu_elements
+    yield Charge("relu", "relu_ops", relu.si / elements, f"{shown(relu)} / {elements} elements", relu.source, "derived")
+
+
+def _assumed_charges(circuit: Circuit) -> Iterator[Charge]:
+    digital, other = circuit.digital, circuit.other
+    scale = digital.node_scale
+    for event, parts in circuit.periphery.items().items():
+        used = {name: getattr(digital, name) for name in parts}
+        joules = sum(n * used[name].si for name, n in parts.items()) * scale.si
+        how = "(" + " + ".join(f"{n:g} x {shown(used[name])}" for name, n in parts.items()) + f") x {shown(scale)}"
+        source = "; ".join(dict.fromkeys([*(q.source for q in used.values()), scale.source]))
+        yield Charge("periphery", event, joules, how, source, weakest([scale.kind, *(q.kind for q in used.values())]))
+    word = other.accumulator
+    for event in ("accumulator_reads", "accumulator_writes"):
+        yield Charge("accumulators", event, 32 * word.si, f"32 bit x {shown(word)}", word.source, word.kind)
+    yield Charge(
+        "control",
+        "instructions",
+        other.instruction.si,
+        shown(other.instruction),
+        other.instruction.source,
+        other.instruction.kind,
+    )
+    for event in ("host_bits_in", "host_bits_out"):
+        yield Charge("host", event, other.host.si, shown(other.host), other.host.source, other.host.kind, "host traffic")
+
+
+def charges(machine: Machine, circuit: Circuit, reading: Reading, technology: Technology) -> list[Charge]:
+    """Every charge. Events that no charge names cost nothing of their own (flips: every bit that is written is paid, changed or not)."""
+    return [
+        *_cell_charges(technology),
+        *_array_charges(machine, circuit, reading),
+        *_chip_charges(machine, circuit, reading),
+        *_assumed_charges(circuit),
+    ]
+
+
+def leakage(machine: Machine, circuit: Circuit, technology: Technology, logic_area: float) -> list[Figure]:
+    """Power (W) that is spent whatever happens: cells, buffer, and logic of ``logic_area`` m^2."""
+    cell, buffer, logic = technology.leakage, circuit.other.buffer_leakage, circuit.other.logic_leakage
+    bits = 8 * machine.buffer.bytes
+    return [
+        Figure("cells", cell.si * machine.capacity_bits, "W", f"{shown(cell)} x {machine.capacity_bits} bits",
+               f"{technology.name}: {cell.source}", cell.kind),
+        Figure("buffer", buffer.si * bits, "W", f"{shown(buffer)} x {bits} bits", buffer.source, buffer.kind),
+        Figure("logic", logic.si * logic_area, "W", f"{shown(logic)} x {format_si(logic_area, 'm^2')}", logic.source, logic.kind),
+    ]  # fmt: skip

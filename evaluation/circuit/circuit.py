@@ -1,0 +1,256 @@
+"""Circuit figures: a TOML file with area and energy of the components, the readings under which its energies can be taken, and the assumptions
+where the paper is silent. Shipped: ``table4``."""
+
+from __future__ import annotations
+
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from sasimc.evaluation.quantity import Quantity, parse_unit
+from sasimc.isa.errors import SasError, near
+
+__all__ = ["SUBARRAY_COMPONENTS", "Circuit", "Component", "Reading", "Reference", "load_circuit"]
+
+SUBARRAY_COMPONENTS = ("column_decoder", "row_decoder", "shift_adder")
+"""Components with an energy that stand in every sub-array."""
+
+AreaScale = Literal["cells", "columns", "rows", "units", "bits", "none"]
+EnergyScale = Literal["columns", "sqrt_bits", "none"]
+Positive = Annotated[int, Field(gt=0)]
+Ratio = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    UNITS: ClassVar[dict[str, tuple[str, ...]]] = {}
+
+    @model_validator(mode="after")
+    def _dimensions(self) -> _Section:
+        for name, units in self.UNITS.items():
+            quantity: Quantity | None = getattr(self, name)
+            if quantity is None:
+                continue
+            if parse_unit(quantity.unit)[1] not in [parse_unit(u)[1] for u in units]:
+                raise ValueError(f"{name} is given in {quantity.unit}, not in a unit of {' or '.join(units)}")
+            if quantity.value < 0:
+                raise ValueError(f"{name} is negative ({quantity})")
+        return self
+
+
+class Reference(_Section):
+    """The machine that the figures were printed for, and the efficiency printed beside them."""
+
+    rows: Positive
+    bit_columns: Positive
+    weight_bits: Positive
+    input_bits: Positive
+    active_subarrays: Positive
+    adder_units: Positive
+    buffer_bits: Positive
+    lanes: Positive
+    printed_tops_per_watt: float
+
+
+class Range(_Section):
+    """Smallest and largest ratio to the reference for which the scaling rules are meant."""
+
+    rows: Ratio
+    bit_columns: Ratio
+    adder_units: Ratio
+    buffer_bits: Ratio
+
+
+class Component(_Section):
+    """One line of the table: area and energy of one instance, and how they scale."""
+
+    UNITS: ClassVar[dict[str, tuple[str, ...]]] = {"area": ("m^2",), "energy": ("J", "J/bit")}
+    per: Literal["subarray", "chip"]
+    area: Quantity | None = None
+    energy: Quantity | None = None
+    area_scale: AreaScale = "none"
+    energy_scale: EnergyScale = "none"
+
+
+class Components(_Section):
+    """The lines of table IV."""
+
+    memory_array: Component
+    column_decoder: Component
+    row_decoder: Component
+    shift_adder: Component
+    adder_tree: Component
+    buffer: Component
+    relu: Component
+
+    def items(self) -> dict[str, Component]:
+        """Components by name, in the order of the table."""
+        return {name: getattr(self, name) for name in type(self).model_fields}
+
+    def energy(self, name: str) -> Quantity:
+        """The energy printed for a component (every one but the memory array has it)."""
+        found: Quantity | None = getattr(self, name).energy
+        assert found is not None
+        return found
+
+    def area(self, name: str) -> Quantity:
+        """The area printed for a component."""
+        found: Quantity | None = getattr(self, name).area
+        assert found is not None
+        return found
+
+    @model_validator(mode="after")
+    def _energies(self) -> Components:
+        for name in (*SUBARRAY_COMPONENTS, "adder_tree", "buffer", "relu"):
+            if getattr(self, name).energy is None:
+                raise ValueError(f"{name} has no energy")
+        if without := [name for name, c in self.items().items() if c.area is None]:
+            raise ValueError(f"{', '.join(without)}: no area")
+        return self
+
+
+class Accounting(_Section):
+    """What one printed energy is for: how long, and of how many instances."""
+
+    interval: Literal["cycle", "row", "pass"]
+    instances: Literal["one", "all"] = "one"
+
+    def cycles(self, reference: Reference) -> int:
+        """Cycles of the interval: 1, the input bits, or rows times input bits."""
+        bits = reference.input_bits
+        return {"cycle": 1, "row": bits, "pass": bits * reference.rows}[self.interval]
+
+    def covers(self, reference: Reference) -> int:
+        """Cycles times instances that one printed energy pays for."""
+        return self.cycles(reference) * (reference.active_subarrays if self.instances == "all" else 1)
+
+
+class Reading(_Section):
+    """One way to take the energies of the table."""
+
+    title: str
+    subarray: Accounting
+    adder_tree: Accounting
+    relu_elements: Positive
+
+
+class Transposable(_Section):
+    """What a transposable sub-array has more than a compute one."""
+
+    UNITS: ClassVar[dict[str, tuple[str, ...]]] = {"extra_transistors_per_bit": ("transistor/bit",), "decoders": ("1",)}
+    extra_transistors_per_bit: Quantity
+    decoders: Quantity
+
+
+class Digital(_Section):
+    """Energies of basic operations and their scaling to the node."""
+
+    UNITS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "node_scale": ("1",), "add8": ("J",), "add32": ("J",), "mult8": ("J",), "mult32": ("J",),
+    }  # fmt: skip
+    node_scale: Quantity
+    add8: Quantity
+    add32: Quantity
+    mult8: Quantity
+    mult32: Quantity
+
+
+Composition = dict[Literal["add8", "add32", "mult8", "mult32"], Annotated[float, Field(ge=0)]]
+
+
+class Periphery(_Section):
+    """Operations of the periphery (names of events), each composed of basic operations."""
+
+    requantise_ops: Composition
+    pool_ops: Composition
+    add_ops: Composition
+    shift_ops: Composition
+    scale_ops: Composition
+    range_ops: Composition
+    mask_ops: Composition
+    round_ops: Composition
+    loss_ops: Composition
+    update_ops: Composition
+
+    def items(self) -> dict[str, Composition]:
+        """Compositions by event."""
+        return {name: getattr(self, name) for name in type(self).model_fields}
+
+
+class Other(_Section):
+    """Accumulators, control, host interface, leakage."""
+
+    UNITS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "accumulator": ("J/bit",), "instruction": ("J",), "host": ("J/bit",), "buffer_leakage": ("W/bit",), "logic_leakage": ("W/m^2",),
+    }  # fmt: skip
+    accumulator: Quantity
+    instruction: Quantity
+    host: Quantity
+    buffer_leakage: Quantity
+    logic_leakage: Quantity
+
+
+class Circuit(_Section):
+    """A validated circuit file."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+-]{1,64}$")]
+    description: str = ""
+    default_reading: str
+    reference: Reference
+    range: Range
+    components: Components
+    readings: Annotated[dict[str, Reading], Field(min_length=1)]
+    transposable: Transposable
+    digital: Digital
+    periphery: Periphery
+    other: Other
+
+    @model_validator(mode="after")
+    def _has_default(self) -> Circuit:
+        if self.default_reading not in self.readings:
+            raise ValueError(f"default_reading {self.default_reading!r} is none of the readings")
+        return self
+
+    def reading(self, name: str | None = None) -> Reading:
+        """A reading by name (None: the default).
+
+        Raises:
+            SasError: no such reading.
+        """
+        if name is None:
+            return self.readings[self.default_reading]
+        if name not in self.readings:
+            known = tuple(self.readings)
+            raise SasError(f"there is no reading {name!r}", hint=near(name, known) or f"readings: {', '.join(known)}")
+        return self.readings[name]
+
+
+def _finding(error: Any) -> str:
+    place = ".".join(str(part) for part in error["loc"])
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{place}: {message}" if place else message
+
+
+def load_circuit(path: str | Path | None = None) -> Circuit:
+    """Read and validate a circuit file (None: the shipped ``table4.toml``).
+
+    Raises:
+        SasError: unreadable file, TOML syntax, unknown, missing or impossible fields (all of them are listed).
+    """
+    name = "table4.toml" if path is None else str(path)
+    try:
+        if path is None:
+            text = resources.files("sasimc.evaluation.circuit").joinpath(name).read_text(encoding="utf-8")
+        else:
+            text = Path(path).read_text(encoding="utf-8")
+        return Circuit.model_validate(tomllib.loads(text))
+    except (OSError, UnicodeDecodeError) as exc:
+        raise SasError(f"cannot read the circuit file: {getattr(exc, 'strerror', None) or exc}", where=name) from None
+    except tomllib.TOMLDecodeError as exc:
+        raise SasError(f"not valid TOML: {exc}", where=name) from None
+    except ValidationError as exc:
+        findings = "; ".join(_finding(e) for e in exc.errors())
+        raise SasError(f"invalid circuit file: {findings}", where=name, hint="compare with the shipped table4.toml") from None

@@ -1,0 +1,315 @@
+"""The cost model: what a run cost, by component, ONNX node, instruction and phase; and the peak figures of a machine.
+
+Energy is linear in the counted events (:mod:`~sasimc.evaluation.charges`), leakage in time. So every table is a sum over the same terms.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from sasimc.evaluation.area import Area, area
+from sasimc.evaluation.charges import PRINTED, Charge, charges, leakage, scale_warnings
+from sasimc.evaluation.circuit.circuit import Circuit, Reading, load_circuit
+from sasimc.evaluation.figure import Figure
+from sasimc.evaluation.quantity import format_si
+from sasimc.evaluation.run import Row, Run
+from sasimc.evaluation.technologies.technology import Technology, load_technology
+from sasimc.isa.machine import Machine
+
+__all__ = ["PHASE_NAMES", "Cost", "CostModel", "Peak", "Term", "one_bit_operations"]
+
+PHASE_NAMES = ("forward", "error", "gradient", "update", "write", "host traffic", "leakage")
+"""What a sum by phase is split into: the instruction's phase, or writing of cells, host traffic, leakage in any phase."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """Energy (J) of one component in one row of the profile; ``category`` is where a sum by phase puts it."""
+
+    row: Row
+    component: str
+    category: str
+    joules: float
+
+
+def one_bit_operations(row: Row, weight_bits: int) -> int:
+    """Bit products (input bit AND stored bit) of a row: a shift-add takes a weight's bits, in a transposed product a single one."""
+    return row.events.get("shift_adds", 0) * (1 if "column_activations" in row.events else weight_bits)
+
+
+@dataclass(frozen=True)
+class Peak:
+    """Power with every active sub-array, the adder tree and their traffic busy in every cycle, by component (W); ``operations`` one-bit
+    operations a second."""
+
+    power: dict[str, float]
+    operations: float
+    how: str
+
+    @property
+    def printed_power(self) -> float:
+        """Power of the components of table IV alone, W."""
+        return math.fsum(self.power[c] for c in PRINTED)
+
+    def tops_per_watt(self, components: Iterable[str] | None = None) -> float:
+        """One-bit TOPS/W of some components (default: those of table IV)."""
+        watts = self.printed_power if components is None else math.fsum(self.power[c] for c in components)
+        return self.operations / watts * 1e-12
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """Prices runs of one machine. ``reading_name`` names the reading of the circuit figures that is used."""
+
+    machine: Machine
+    technology: Technology
+    circuit: Circuit
+    reading_name: str
+    transposable: int = 0
+
+    @staticmethod
+    def make(
+        machine: Machine, technology: str | Path | Technology = "sas", reading: str | None = None, circuit: str | Path | Circuit | None = None,
+        transposable: int = 0,
+    ) -> CostModel:  # fmt: skip
+        """From names or files of technology and circuit figures and the name of a reading (None: the file's default).
+
+        Raises:
+            SasError: a file that cannot be read or is invalid; no such reading.
+        """
+        figures = circuit if isinstance(circuit, Circuit) else load_circuit(circuit)
+        memory = technology if isinstance(technology, Technology) else load_technology(technology)
+        name = figures.default_reading if reading is None else reading
+        figures.reading(name)
+        return CostModel(machine, memory, figures, name, transposable)
+
+    @property
+    def reading(self) -> Reading:
+        """The reading in use."""
+        return self.circuit.reading(self.reading_name)
+
+    @cached_property
+    def charges(self) -> list[Charge]:
+        """What each event costs."""
+        return charges(self.machine, self.circuit, self.reading, self.technology)
+
+    @cached_property
+    def area(self) -> Area:
+        """Area by component."""
+        return area(self.machine, self.circuit, self.technology, self.transposable)
+
+    @cached_property
+    def leakage(self) -> list[Figure]:
+        """Leakage power by part, W."""
+        return leakage(self.machine, self.circuit, self.technology, self.area.logic)
+
+    @cached_property
+    def _by_event(self) -> dict[str, list[Charge]]:
+        out: dict[str, list[Charge]] = {}
+        for charge in self.charges:
+            out.setdefault(charge.event, []).append(charge)
+        return out
+
+    def terms(self, rows: Iterable[Row]) -> list[Term]:
+        """Every energy of these rows: one term a row, component and category."""
+        period, power = 1 / self.machine.clock_hz, math.fsum(f.value for f in self.leakage)
+        out: list[Term] = []
+        for row in rows:
+            sums: dict[tuple[str, str], float] = {("leakage", "leakage"): row.cycles * period * power}
+            for event, count in row.events.items():
+                for charge in self._by_event.get(event, ()):
+                    key = (charge.component, charge.category or row.phase)
+                    sums[key] = sums.get(key, 0.0) + count * charge.joules
+            out += [Term(row, component, category, joules) for (component, category), joules in sums.items() if joules]
+        return out
+
+    def cost(self, run: Run) -> Cost:
+        """What a run cost."""
+        return Cost(self, run, self.terms(run.rows))
+
+    def warnings(self) -> list[str]:
+        """Where scaling rules or latencies do not fit."""
+        return scale_warnings(self.machine, self.circuit, self.technology)
+
+    def notes(self) -> list[str]:
+        """What the figures rest on: the reading, and every assumption used."""
+        peak, printed = self.peak().tops_per_watt(), self.circuit.reference.printed_tops_per_watt
+        every = {
+            name: CostModel(self.machine, self.technology, self.circuit, name).peak().tops_per_watt()
+            for name in self.circuit.readings
+        }
+        low, high = min(every.values()), max(every.values())
+        out = [
+            f"energies of table IV are read as {self.reading_name!r} ({self.reading.title}); its peak is {peak:.3g} TOPS/W beside the "
+            f"{printed:g} of table III; nothing is scaled to fit; other readings give {low:.3g} to {high:.3g} TOPS/W"
+        ]
+        assumed = [f for f in (*self.charges, *self.leakage) if f.kind == "assumption"]
+        texts = {f"{getattr(f, 'component', 'leakage')}: {f.source}": None for f in assumed}
+        return out + [f"assumed: {text}" for text in texts]
+
+    def peak(self) -> Peak:
+        """Power when everything that table IV lists works in every cycle: all active sub-arrays drive a full row, every adder of the tree adds,
+        inputs come from the buffer, and a finished sum leaves through ReLU once all rows of a sub-array are through."""
+        machine, bits = self.machine, self.circuit.reference.input_bits
+        active, columns = machine.group_size, machine.weights_per_row
+        finished = active * columns / (machine.array.rows * bits)
+        events: Mapping[str, float] = {
+            "row_activations": active / bits, "shift_adds": active * columns, "adder_tree_ops": machine.adder_tree.units,
+            "buffer_bits_read": active, "buffer_bits_written": 8 * finished, "relu_ops": finished,
+            "sense_ones": active * machine.array.bit_columns / 2, "accumulator_reads": finished, "accumulator_writes": finished,
+            "requantise_ops": finished,
+        }  # fmt: skip
+        power: dict[str, float] = {}
+        for charge in self.charges:
+            joules = events.get(charge.event, 0.0) * charge.joules
+            power[charge.component] = power.get(charge.component, 0.0) + joules * machine.clock_hz
+        power["leakage"] = math.fsum(f.value for f in self.leakage)
+        operations = active * machine.array.bit_columns * machine.clock_hz
+        how = f"{active} sub-arrays x {machine.array.bit_columns} bit columns x {format_si(machine.clock_hz, 'Hz')}"
+        return Peak(power, operations, how)
+
+
+def _sums(terms: Iterable[Term], key: Callable[[Term], str]) -> dict[str, float]:
+    parts: dict[str, list[float]] = {}
+    for term in terms:
+        parts.setdefault(key(term), []).append(term.joules)
+    return {name: math.fsum(values) for name, values in parts.items()}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run cost. All energies in joules."""
+
+    model: CostModel
+    run: Run
+    terms: list[Term] = field(repr=False)
+
+    @cached_property
+    def energy(self) -> float:
+        """All energy of the run, J."""
+        return math.fsum(t.joules for t in self.terms)
+
+    def by_component(self) -> dict[str, float]:
+        """Energy by component."""
+        return _sums(self.terms, lambda t: t.component)
+
+    def by_node(self) -> dict[str, float]:
+        """Energy by ONNX node (an empty name: code of no node)."""
+        return _sums(self.terms, lambda t: t.row.node)
+
+    def by_instruction(self) -> dict[str, float]:
+        """Energy by mnemonic."""
+        return _sums(self.terms, lambda t: t.row.mnemonic)
+
+    def by_phase(self) -> dict[str, float]:
+        """Energy by phase (``PHASE_NAMES``, all of them)."""
+        found = _sums(self.terms, lambda t: t.category)
+        return {name: found.get(name, 0.0) for name in PHASE_NAMES}
+
+    def node_components(self) -> dict[str, dict[str, float]]:
+        """Energy by ONNX node and component."""
+        out: dict[str, dict[str, list[float]]] = {}
+        for t in self.terms:
+            out.setdefault(t.row.node, {}).setdefault(t.component, []).append(t.joules)
+        return {node: {c: math.fsum(v) for c, v in parts.items()} for node, parts in out.items()}
+
+    def node_cycles(self) -> dict[str, float]:
+        """Cycles by ONNX node."""
+        out: dict[str, list[float]] = {}
+        for row in self.run.rows:
+            out.setdefault(row.node, []).append(row.cycles)
+        return {node: math.fsum(v) for node, v in out.items()}
+
+    def by_epoch(self) -> list[dict[str, float]]:
+        """Energy by phase of every epoch."""
+        out: list[dict[str, float]] = []
+        for rows in self.run.epochs():
+            found = _sums(self.model.terms(rows), lambda t: t.category)
+            out.append({name: found.get(name, 0.0) for name in PHASE_NAMES})
+        return out
+
+    @cached_property
+    def figures(self) -> dict[str, Figure]:
+        """The figures of the whole run, each with its formula."""
+        run, machine = self.run, self.model.machine
+        seconds, energy, images = run.seconds, self.energy, run.images
+        bits = sum(one_bit_operations(r, machine.array.weight_bits) for r in run.rows)
+        per_mac = machine.array.weight_bits * self.model.circuit.reference.input_bits
+        peak_bits = machine.group_size * machine.array.bit_columns
+        joules, kind = format_si(energy, "J"), "assumption"
+        host = self.by_component().get("host", 0.0)
+        made = [
+            Figure("energy", energy, "J", "sum over events of count x charge, plus leakage power x time", kind=kind),
+            Figure("energy_on_chip", energy - host, "J", f"{joules} without {format_si(host, 'J')} of host traffic", kind=kind),
+            Figure("latency", seconds, "s", f"{run.cycles} cycles / {format_si(machine.clock_hz, 'Hz')}"),
+        ]
+        if seconds and energy:
+            time = format_si(seconds, "s")
+            made += [
+                Figure("power", energy / seconds, "W", f"{joules} / {time}", kind=kind),
+                Figure("energy_delay", energy * seconds, "J*s", f"{joules} x {time}", kind=kind),
+                Figure("gops_1b", bits / seconds * 1e-9, "GOPS", f"{bits} one-bit products / {time}"),
+                Figure(
+                    "gops_8b",
+                    2 * bits / per_mac / seconds * 1e-9,
+                    "GOPS",
+                    f"2 operations x {bits} / {per_mac} bit products a MAC / {time}",
+                ),
+                Figure("tops_per_watt_1b", bits / energy * 1e-12, "TOPS/W", f"{bits} one-bit products / {joules}", kind=kind),
+                Figure(
+                    "tops_per_watt_8b",
+                    2 * bits / per_mac / energy * 1e-12,
+                    "TOPS/W",
+                    f"2 x {bits} / {per_mac} / {joules}",
+                    kind=kind,
+                ),
+                Figure(
+                    "utilisation",
+                    bits / (peak_bits * run.cycles),
+                    "1",
+                    f"{bits} of {peak_bits} one-bit products x {run.cycles} cycles",
+                ),
+            ]
+        if images:
+            made += [
+                Figure("energy_per_image", energy / images, "J/image", f"{joules} / {images} images", kind=kind),
+                Figure("latency_per_image", seconds / images, "s/image", f"{format_si(seconds, 's')} / {images} images"),
+            ]
+        made.append(Figure("area", self.model.area.total, "m^2", "sum over the components of table IV and their instances"))
+        return {f.name: f for f in made}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, for JSON, at full precision (docs/reports.md)."""
+        model = self.model
+        peak = model.peak()
+        return {
+            "technology": model.technology.name,
+            "circuit": model.circuit.name,
+            "reading": model.reading_name,
+            "figures": {name: f.as_dict() for name, f in self.figures.items()},
+            "energy_j": {
+                "by_component": self.by_component(),
+                "by_phase": self.by_phase(),
+                "by_node": self.by_node(),
+                "by_instruction": self.by_instruction(),
+                "by_node_and_component": self.node_components(),
+                "by_epoch": self.by_epoch(),
+            },
+            "node_cycles": self.node_cycles(),
+            "area_m2": {name: f.as_dict() for name, f in model.area.parts.items()},
+            "peak": {
+                "power_w": peak.power,
+                "gops_1b": peak.operations * 1e-9,
+                "tops_per_watt": peak.tops_per_watt(),
+                "how": peak.how,
+            },
+            "charges": [c.as_dict() for c in model.charges],
+            "leakage": [f.as_dict() for f in model.leakage],
+            "warnings": model.warnings(),
+            "notes": model.notes(),
+        }
