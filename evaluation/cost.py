@@ -15,8 +15,8 @@ from typing import Any
 from sasimc.evaluation.area import Area, area
 from sasimc.evaluation.charges import PRINTED, Charge, charges, leakage, scale_warnings
 from sasimc.evaluation.circuit.circuit import Circuit, Reading, load_circuit
-from sasimc.evaluation.figure import Figure
-from sasimc.evaluation.quantity import format_si
+from sasimc.evaluation.figure import Figure, shown
+from sasimc.evaluation.quantity import format_si, parse_unit
 from sasimc.evaluation.run import Row, Run
 from sasimc.evaluation.technologies.technology import Technology, load_technology
 from sasimc.isa.machine import Machine
@@ -280,8 +280,27 @@ class Cost:
                 Figure("energy_per_image", energy / images, "J/image", f"{joules} / {images} images", kind=kind),
                 Figure("latency_per_image", seconds / images, "s/image", f"{format_si(seconds, 's')} / {images} images"),
             ]
+        made += self._wear()
         made.append(Figure("area", self.model.area.total, "m^2", "sum over the components of table IV and their instances"))
         return {f.name: f for f in made}
+
+    def _wear(self) -> list[Figure]:
+        """Writes by row, and how long the worst row lasts when the machine does nothing but what this run did."""
+        wear, endurance = self.run.report.get("wear"), self.model.technology.endurance
+        if not wear or not wear["total"]:
+            return []
+        rows = sum(r.events.get("rows_written_compute", 0) + r.events.get("rows_written_transposable", 0) for r in self.run.rows)
+        share = min(1.0, rows / wear["total"])
+        out = [
+            Figure("wear_worst", wear["worst"], "write/row", f"row {wear['worst_row'][1]} of sub-array {wear['worst_row'][0]}"),
+            Figure("wear_mean", wear["mean"], "write/row", f"{wear['total']} row writes / {wear['rows']} rows written"),
+        ]
+        if rows and self.run.seconds:
+            rate = wear["worst"] * share / self.run.seconds
+            how = f"{shown(endurance)} / ({wear['worst']} writes x {share:.4g} of this run / {format_si(self.run.seconds, 's')})"
+            years = endurance.si / rate / parse_unit("year")[0]
+            out.append(Figure("years_to_endurance", years, "year", how, endurance.source, endurance.kind))
+        return out
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, for JSON, at full precision (docs/reports.md)."""

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import numpy as np
+
 from sasimc.isa.container import encode_program
 from sasimc.isa.machine import Machine
 from sasimc.isa.program import Program
@@ -16,7 +18,7 @@ from sasimc.runtime.buffer_use import buffer_use
 from sasimc.runtime.engines.base import Executed, PhaseCounter
 from sasimc.runtime.interpreter import Interpreter
 
-__all__ = ["SCHEMA", "Meter", "ProfileRow", "layout", "place", "profile", "profile_rows", "program_digest"]
+__all__ = ["SCHEMA", "Meter", "ProfileRow", "layout", "place", "profile", "profile_rows", "program_digest", "wear"]
 
 SCHEMA: Final = 1
 """Version of the format. Keys may be added within a version; one that changes its meaning makes a new version."""
@@ -183,6 +185,23 @@ def layout(program: Program, rows: list[ProfileRow]) -> dict[str, Any]:
     return {"matrices": matrices, "subarrays": [held[s] for s in sorted(held)]}
 
 
+def wear(it: Interpreter) -> dict[str, Any]:
+    """Row writes since the arrays were made: the worst row and where it is ([sub-array, word line]), the mean over the ``rows`` written at least
+    once, their ``total``, and [index, worst, total] of every sub-array written to."""
+    counts = it.state.wear
+    worst = int(counts.argmax())
+    rows, total = int((counts > 0).sum()), int(counts.sum())
+    used = np.flatnonzero(counts.any(axis=1))
+    return {
+        "worst": int(counts.flat[worst]),
+        "worst_row": [worst // counts.shape[1], worst % counts.shape[1]],
+        "rows": rows,
+        "mean": total / rows if rows else 0.0,
+        "total": total,
+        "by_subarray": [[int(s), int(counts[s].max()), int(counts[s].sum())] for s in used],
+    }
+
+
 class Meter:
     """Counts between two moments of a run, by phase (an epoch, for instance). ``last``: cycles and events by phase at the last lap; a run that
     goes on after a break is given what it was (None: now)."""
@@ -215,4 +234,5 @@ def profile(it: Interpreter) -> dict[str, Any]:
         "profile": [row.as_dict() for row in rows],
         "layout": layout(it.program, rows),
         "buffer_use": buffer_use(it),
+        "wear": wear(it),
     }
