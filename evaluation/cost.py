@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,15 @@ class CostModel:
         name = figures.default_reading if reading is None else reading
         figures.reading(name)
         return CostModel(machine, memory, figures, name, transposable)
+
+    def with_reading(self, name: str) -> CostModel:
+        """The same with another reading of the circuit figures.
+
+        Raises:
+            SasError: no such reading.
+        """
+        self.circuit.reading(name)
+        return replace(self, reading_name=name)
 
     @property
     def reading(self) -> Reading:

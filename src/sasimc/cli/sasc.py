@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sasimc.cli import sasc_asm, sasc_machine
+from sasimc.cli import sasc_asm, sasc_diff, sasc_machine
 from sasimc.cli.common import console, require_writable, run_app, write_json
 
 __all__ = ["app", "main"]
@@ -181,13 +181,14 @@ def _explain(layers: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
     table = Table(box=None)
-    for column in ("layer", "kind", "tiles", "copies", "sub-arrays", "cycles", "bound", "ratio", "binds"):
+    for column in ("layer", "kind", "tiles", "copies", "side by side", "sub-arrays", "cycles", "bound", "ratio", "binds"):
         table.add_column(column, justify="left" if column in ("layer", "kind", "binds") else "right", overflow="fold")
     for row in layers:
         ratio = f"{row['ratio']:.2f}" if row["ratio"] else ""
         numbers = (
             str(row["tiles"]),
             str(row["copies"]),
+            str(row["side"]),
             str(row["subarrays"]),
             f"{row['cycles']:.0f}",
             f"{row['bound']:.0f}",
@@ -214,6 +215,7 @@ def _explain_training(phases: list[dict[str, Any]]) -> None:
 
 
 sasc_asm.register(app)
+sasc_diff.register(app)
 sasc_machine.register(app)
 
 

@@ -1,0 +1,98 @@
+"""Tables of the evaluation as plain rows of text: for the terminal, and with the same contents for anything else that prints them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sasimc.evaluation.cost import Cost
+from sasimc.evaluation.quantity import format_si
+
+__all__ = ["Table", "cost_tables", "percent", "reading_table"]
+
+OTHER = "(no node)"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A heading, column names and rows of cells. ``left``: columns with text; the others hold numbers."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+    left: tuple[int, ...] = (0,)
+
+    def lines(self) -> list[str]:
+        """The table as lines, columns as wide as their widest cell."""
+        cells = [self.columns, *self.rows]
+        widths = [max(len(row[i]) for row in cells) for i in range(len(self.columns))]
+        align = [str.ljust if i in self.left else str.rjust for i in range(len(widths))]
+        out = ["  ".join(f(c, w) for f, c, w in zip(align, row, widths, strict=True)).rstrip() for row in cells]
+        return [self.title, *(f"  {line}" for line in out)]
+
+
+def percent(part: float, whole: float) -> str:
+    """``part`` of ``whole`` in per cent, three digits."""
+    return f"{100 * part / whole:.3g} %" if whole else ""
+
+
+def _energies(title: str, first: str, parts: Mapping[str, float], total: float, limit: int | None = None) -> Table:
+    ordered = sorted(parts.items(), key=lambda item: -item[1])
+    rows = [(name or OTHER, format_si(joules, "J"), percent(joules, total)) for name, joules in ordered[:limit] if joules]
+    if limit is not None and len(ordered) > limit:
+        rest = sum(joules for _, joules in ordered[limit:])
+        rows.append((f"({len(ordered) - limit} more)", format_si(rest, "J"), percent(rest, total)))
+    return Table(title, (first, "energy", "share"), rows)
+
+
+def reading_table(cost: Cost) -> Table:
+    """What every reading of the circuit figures gives, at the machine's peak and for this run."""
+    model, rows = cost.model, list[tuple[str, ...]]()
+    for name, reading in model.circuit.readings.items():
+        other = model.with_reading(name)
+        used = "*" if name == model.reading_name else ""
+        tops, energy = other.peak().tops_per_watt(), other.cost(cost.run).energy
+        rows.append(
+            (
+                f"{name}{used}",
+                f"{tops:.3g}",
+                f"{model.circuit.reference.printed_tops_per_watt:g}",
+                format_si(energy, "J"),
+                reading.title,
+            )
+        )
+    return Table(
+        "readings of table IV (* in use): peak beside the printed one, and energy of this run",
+        ("reading", "TOPS/W", "printed", "energy", "what a printed energy is for"), rows, (0, 4),
+    )  # fmt: skip
+
+
+def cost_tables(cost: Cost, nodes: int | None = 20) -> list[Table]:
+    """The cost of a run as tables; at most ``nodes`` ONNX nodes (None: all)."""
+    total, model = cost.energy, cost.model
+    figures = [(f.name.replace("_", " "), str(f), f.how) for f in cost.figures.values()]
+    cycles, by_node = cost.node_cycles(), cost.by_node()
+    ordered = sorted(by_node, key=lambda n: -by_node[n])[:nodes]
+    layers = [
+        (node or OTHER, format_si(by_node[node], "J"), percent(by_node[node], total),
+         format_si(cycles.get(node, 0.0) / model.machine.clock_hz, "s"), percent(cycles.get(node, 0.0), cost.run.cycles))
+        for node in ordered
+    ]  # fmt: skip
+    if len(ordered) < len(by_node):
+        rest = [n for n in by_node if n not in ordered]
+        joules, time = sum(by_node[n] for n in rest), sum(cycles.get(n, 0.0) for n in rest)
+        layers.append(
+            (f"({len(rest)} more)", format_si(joules, "J"), percent(joules, total), format_si(time / model.machine.clock_hz, "s"),
+             percent(time, cost.run.cycles))
+        )  # fmt: skip
+    area = model.area
+    sizes = [(name, str(f), percent(f.value, area.total), f.how) for name, f in area.parts.items()]
+    return [
+        Table(f"{cost.run.name}, technology {model.technology.name}", ("figure", "value", "how"), figures, (0, 2)),
+        _energies("energy by phase", "phase", cost.by_phase(), total),
+        _energies("energy by component", "component", cost.by_component(), total),
+        Table("energy and time by ONNX node", ("node", "energy", "share", "time", "share"), layers),
+        _energies("energy by instruction", "instruction", cost.by_instruction(), total),
+        Table("area by component", ("component", "area", "share", "how"), sizes, (0, 3)),
+        reading_table(cost),
+    ]
