@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from sasimc.backend.shifted import RowWindow, choices, lines
+from sasimc.backend.stripes import dilations
 from sasimc.ir.graph import Graph
 from sasimc.isa.instructions.array import INPUT_BITS
 from sasimc.isa.machine import Machine
@@ -39,14 +41,15 @@ def bound_cycles(graph: Graph, machine: Machine) -> int:
 
 
 def word_line_bounds(graph: Graph, machine: Machine) -> Mapping[str, float]:
-    """The same with one more fact of the machine: a word line serves one input element of one pixel, so a dense layer with N output
-    features in a group of its own drives ceil(N / weights a row) word lines for each, and the last of them has idle columns."""
-    out = dict(layer_bounds(graph, machine))
+    """The same with one more fact of the machine: a word line serves one input element, so a dense layer drives ceil(N / weights a row) word
+    lines for each, and the last of them has idle columns. N are the output features of one group, of as many neighbouring pixels as are best."""
+    out, columns = dict(layer_bounds(graph, machine)), machine.weights_per_row
     for op in graph.ops:
         if op.kind == "conv" and not op.flag("depthwise"):
             kh, kw, cg, n = np.asarray(graph.constant(op, "weight")).shape
             ho, wo, _ = graph.type(op.output).shape
             groups = op.int_attr("groups")
-            lines = kh * kw * cg * groups * -(-(n // groups) // machine.weights_per_row)
-            out[op.name] = ho * wo * lines * INPUT_BITS / machine.group_size
+            window = RowWindow(kh, kw, op.ints("stride")[1], dilations(op)[1], op.ints("pads")[1], wo)
+            row = min(lines(window, n // groups, side, columns) for side in choices(window, n // groups, columns))
+            out[op.name] = ho * kh * cg * groups * row * INPUT_BITS / machine.group_size
     return out

@@ -93,6 +93,12 @@ class Builder:
         made = replace(v, name="", addr=v.addr + first * v.chan, shape=(v.height, v.width, count))
         return self._declare(self.views, f"{name}.c{first}", made)
 
+    def columns_from(self, name: str, first: int) -> str:
+        """A view without the pixels 0..first-1 of each row."""
+        v = self.views[name]
+        made = replace(v, name="", addr=v.addr + first * v.pix, shape=(v.height, v.width - first, v.channels))
+        return self._declare(self.views, f"{name}.x{first}", made) if first else name
+
     def geometry(self, **fields: Any) -> str:
         """Name of a geometry."""
         made = Geometry("", **fields)

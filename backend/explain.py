@@ -28,13 +28,14 @@ _ARRAY_FIELDS: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class LayerRow:
-    """``tiles`` of one copy, ``copies``, ``subarrays`` used, ``cycles`` of an inference, their lower limit ``bound``, and the unit that
+    """``tiles`` of one copy, ``copies``, output pixels ``side`` by side, ``subarrays`` used, ``cycles`` of an inference, their lower limit ``bound``, and the unit that
     ``binds`` (the busiest one of the layer). ``ratio`` = cycles / bound."""
 
     layer: str
     kind: str
     tiles: int
     copies: int
+    side: int
     subarrays: int
     cycles: float
     bound: float
@@ -54,7 +55,8 @@ def explain(compiled: Compiled) -> list[LayerRow]:
         if op.kind != "conv":
             continue
         node = op.origin or op.name
-        matrices = [m for _, m in compiled.placement.layers[op.name]]
+        parts = compiled.placement.layers[op.name]
+        matrices = [m for _, m in parts]
         units = estimate.node_units.get(node, {})
         rows.append(
             LayerRow(
@@ -62,13 +64,14 @@ def explain(compiled: Compiled) -> list[LayerRow]:
                 "depth-wise" if op.flag("depthwise") else "dense",
                 sum(len(m.tiles) // m.copies for m in matrices),
                 max(m.copies for m in matrices),
+                max(part.side for part, _ in parts),
                 len({t.subarray for m in matrices for t in m.tiles}),
                 left.pop(node, 0.0),
                 bounds[op.name],
                 max(units, key=lambda u: units[u]) if units else "",
             )
         )
-    rows.append(LayerRow("(other)", "", 0, 0, 0, sum(left.values()), 0.0, ""))
+    rows.append(LayerRow("(other)", "", 0, 0, 0, 0, sum(left.values()), 0.0, ""))
     return rows
 
 

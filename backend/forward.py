@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sasimc.backend.builder import Builder, Stage, stripe_loop
-from sasimc.backend.mapping import Placement
-from sasimc.backend.stripes import STREAMABLE, Chain, ForwardPlan, column_chunk, ring_rows, window
+from sasimc.backend.mapping import LayerMatrix, Placement
+from sasimc.backend.shifted import wide
+from sasimc.backend.stripes import STREAMABLE, Chain, ForwardPlan, column_chunk, dilations, ring_rows, window
 from sasimc.ir.graph import Graph, Op
+from sasimc.isa.objects import Matrix
 from sasimc.isa.spec import RowRange
 
 __all__ = ["ForwardEmitter", "geometry_of", "requant_table"]
@@ -41,7 +43,7 @@ def geometry_of(b: Builder, op: Op, x_shape: tuple[int, int, int]) -> str:
         return b.geometry()
     kernel = (x_shape[0], x_shape[1]) if op.flag("global") else op.ints("kernel")
     pads, stride = op.ints("pads"), op.ints("stride")
-    dilation = op.ints("dilation") if "dilation" in op.attrs else (1, 1)
+    dilation = dilations(op)
     return b.geometry(
         kernel=(kernel[0], kernel[1]), stride=(stride[0], stride[1]), pad=(pads[0], pads[1]), dilation=(dilation[0], dilation[1])
     )
@@ -222,23 +224,45 @@ class ForwardEmitter:
         raise AssertionError(f"no emission for {op.kind}")
 
     def _dense(self, op: Op, x: str, out: str, geom: str, rows: int) -> list[tuple[object, ...]]:
-        """Products of all parts, then requantisation: at once when the sums of a whole row fit, else part by part."""
+        """Products of all parts, then requantisation: at once when the sums of a whole row fit and stand pixel by pixel, else block by block of
+        output channels."""
         b, graph = self.b, self.graph
         h, w, c = graph.type(op.output).shape
         parts = self.placement.layers[op.name]
+        blocks = {part.n0: part.n for part, _ in parts}
         work: list[tuple[object, ...]] = []
-        if len(parts) == 1 or column_chunk(b.machine, w, c) == c:
-            acc = b.view(f"{op.name}.acc", "acc", "i32", (h, w, c), 0, ring=rows)
+        if len(blocks) == 1 or (column_chunk(b.machine, w, c) == c and all(part.side == 1 for part, _ in parts)):
+            blocks = {0: c}
+        for n0, n in blocks.items():
+            acc = b.view(f"{op.name}.acc", "acc", "i32", (h, w, n), 0, ring=rows)
             for part, matrix in parts:
-                target = b.channel_slice(acc, part.n0, part.n)
-                work.append(("vmm", target, b.channel_slice(x, part.c0, part.cin), b.matrix(matrix), geom, ROWS))
-            return [*work, ("req", out, acc, requant_table(b, graph, op, 0, c), ROWS)]
-        for part, matrix in parts:
-            acc = b.view(f"{op.name}.acc", "acc", "i32", (h, w, part.n), 0, ring=rows)
-            work.append(("vmm", acc, b.channel_slice(x, part.c0, part.cin), b.matrix(matrix), geom, ROWS))
-            table = requant_table(b, graph, op, part.n0, part.n)
-            work.append(("req", b.channel_slice(out, part.n0, part.n), acc, table, ROWS))
+                if n0 <= part.n0 < n0 + n:
+                    source = b.channel_slice(x, part.c0, part.cin)
+                    if part.groups:
+                        work.append(("vmm", *self._side_by_side(op, part, acc, source, matrix), ROWS))
+                    else:
+                        work.append(("vmm", b.channel_slice(acc, part.n0 - n0, part.n), source, b.matrix(matrix), geom, ROWS))
+            work.append(("req", b.channel_slice(out, n0, n), acc, requant_table(b, graph, op, n0, n), ROWS))
         return work
+
+    def _side_by_side(self, op: Op, part: LayerMatrix, acc: str, x: str, matrix: Matrix) -> tuple[str, str, str, str]:
+        """Operands of a product with several output pixels side by side: ``part.groups`` wide pixels of the row, from pixel ``part.first`` on."""
+        b, window = self.b, part.window
+        assert window is not None
+        v = b.views[acc]
+        shape, strides = (v.height, part.groups, part.side * part.n), (v.row, part.side * v.pix, v.chan)
+        sums = b.view(f"{op.name}.acc", "acc", "i32", shape, v.addr + part.first * v.pix, ring=v.ring, strides=strides)
+        if part.first:
+            x = b.columns_from(x, part.first * window.stride - window.pad)
+        width, dilation = wide(window, part.side)
+        stride, pads = op.ints("stride"), op.ints("pads")
+        geom = b.geometry(
+            kernel=(window.height, width),
+            stride=(stride[0], part.side * window.stride),
+            pad=(pads[0], 0 if part.first else window.pad),
+            dilation=(dilations(op)[0], dilation),
+        )
+        return sums, x, b.matrix(matrix), geom
 
     def _after(self, k: int, op: Op, out: str, rows: int, offset: int, chain: Chain) -> list[Stage]:
         """Store what lives in host memory, what the backward pass reads, and clip masks."""

@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 from sasimc.backend.builder import CapacityError
 from sasimc.backend.floor import Cut, Floor, Level, best_cuts
-from sasimc.backend.stripes import column_chunk
+from sasimc.backend.shifted import RowWindow, choices, shifted, splits, wide
+from sasimc.backend.stripes import column_chunk, dilations
 from sasimc.ir.graph import Graph, Op
 from sasimc.isa.machine import Machine
 from sasimc.isa.objects import Matrix, Tile
@@ -38,7 +39,9 @@ LEAST_GAIN = 8.0
 class LayerMatrix:
     """Part of a layer that one product instruction handles: input channels [c0, c0+cin), output channels [n0, n0+n).
 
-    ``values`` [K, N] int8 as stored; ``pixels``: products a sample (for the choice of copies).
+    ``values`` [K, N] int8 as stored; ``pixels``: products a sample (for the choice of copies). ``window``: of a dense convolution that may have
+    its kernels shifted; ``side`` output pixels stand side by side, ``first`` is the output pixel of a row that the matrix begins with and
+    ``groups`` how often it is used in a row (0: as often as there are output pixels).
     """
 
     layer: str
@@ -52,6 +55,30 @@ class LayerMatrix:
     n: int
     values: Int8
     pixels: int
+    window: RowWindow | None = None
+    side: int = 1
+    first: int = 0
+    groups: int = 0
+
+    def shapes(self, side: int) -> list[tuple[int, int, int]]:
+        """(K, N, products a sample) of the matrices with ``side`` output pixels side by side."""
+        k, n = self.values.shape
+        if side == 1 or self.window is None:
+            return [(k, n, self.pixels)]
+        w = self.window
+        return [(k // w.kernel * wide(w, s)[0], s * n, self.pixels // w.width * groups) for s, _, groups in splits(w, side)]
+
+    def beside(self, side: int) -> list[LayerMatrix]:
+        """The same part with ``side`` output pixels side by side: one matrix, and another for what is left of a row."""
+        if side == 1 or self.window is None:
+            return [self]
+        return [
+            replace(
+                self, name=f"{self.name}.x{s}" + (".rest" if first else ""), values=shifted(self.values, self.window, s),
+                pixels=self.pixels // self.window.width * groups, side=s, first=first, groups=groups,
+            )
+            for s, first, groups in splits(self.window, side)
+        ]  # fmt: skip
 
 
 @dataclass
@@ -127,6 +154,7 @@ def cut_layers(graph: Graph, machine: Machine, transposed: Iterable[str]) -> dic
             ng = n_out // groups
             chunks = -(-ng // min(ng, column_chunk(machine, wo, n_out)))
             width = -(-ng // chunks)
+            window = RowWindow(kh, kw, op.ints("stride")[1], dilations(op)[1], op.ints("pads")[1], wo)
             for g in range(groups):
                 for first in range(0, ng, width):
                     count = min(width, ng - first)
@@ -146,6 +174,7 @@ def cut_layers(graph: Graph, machine: Machine, transposed: Iterable[str]) -> dic
                             count,
                             np.ascontiguousarray(values),
                             ho * wo,
+                            window if array == "compute" else None,
                         )
                     )
         out[op.name] = parts
@@ -164,7 +193,7 @@ def place(
     """
     parts = [p for members in layers.values() for p in members]
     room = machine.subarrays * machine.array.rows * machine.weights_per_row
-    candidates = sorted(_candidates(parts, machine, set(transposed)), key=lambda c: sum(cut.cycles for _, cut in c))
+    candidates = sorted(_candidates(parts, machine, set(transposed)), key=_cycles)
     for plan in candidates:
         if _cells(plan) * machine.group_size > room:
             continue
@@ -181,6 +210,11 @@ def place(
 Plan = list[tuple[LayerMatrix, Cut]]
 
 
+def _cycles(plan: Plan) -> float:
+    """Cycles a sample of all products."""
+    return sum(cut.cycles for _, cut in plan)
+
+
 def _cells(plan: Plan) -> int:
     """Word lines x columns of all levels."""
     return sum(cut.levels * cut.rows * cut.cols for _, cut in plan)
@@ -192,21 +226,30 @@ def _candidates(parts: Sequence[LayerMatrix], machine: Machine, backward: set[st
     Layers get twins in the order of the cycles gained a weight.
     """
 
-    def cuts(p: LayerMatrix, use: str, copies: bool) -> list[Cut]:
-        narrow = p.kind == "depthwise"
-        k, n = p.values.shape
-        return best_cuts(k, n, p.pixels, machine, use=use, copies=copies, narrow=narrow, thrift=THRIFT)
+    def cuts(p: LayerMatrix, use: str, copies: bool, side: int = 1) -> list[Plan]:
+        """For every thrift the matrices of a part and their cuts, with ``side`` output pixels side by side."""
+        found = [
+            best_cuts(k, n, pixels, machine, use=use, copies=copies, narrow=p.kind == "depthwise", thrift=THRIFT)
+            for k, n, pixels in p.shapes(side)
+        ]
+        return [list(zip(p.beside(side), chosen, strict=True)) for chosen in zip(*found, strict=True)]
+
+    def best(p: LayerMatrix, use: str, copies: bool) -> list[Plan]:
+        """The cheapest number of pixels side by side for every thrift."""
+        sides = choices(p.window, p.values.shape[1], machine.weights_per_row) if p.window else (1,)
+        options = [cuts(p, use, copies, side) for side in sides]
+        return [min((o[i] for o in options), key=lambda plan: _cycles(plan) + t * _cells(plan)) for i, t in enumerate(THRIFT)]
 
     single = {
-        p.name: cuts(p, "both" if p.layer in backward and p.kind == "dense" else "forward", p.array == "compute") for p in parts
+        p.name: best(p, "both" if p.layer in backward and p.kind == "dense" else "forward", p.array == "compute") for p in parts
     }
-    pairs: dict[str, tuple[LayerMatrix, list[Cut], LayerMatrix, list[Cut]]] = {}
+    pairs: dict[str, tuple[list[Plan], list[Plan]]] = {}
     gain: dict[str, float] = {}
     for p in parts:
         if p.layer in backward and p.kind == "dense":
             ahead, back = replace(p, array=p.array if p.trainable else "compute"), replace(p, name=f"{p.name}{TWIN}")
-            pairs[p.name] = ahead, cuts(ahead, "forward", not p.trainable), back, cuts(back, "backward", False)
-            saved = single[p.name][0].cycles - pairs[p.name][1][0].cycles - pairs[p.name][3][0].cycles
+            pairs[p.name] = cuts(ahead, "forward", not p.trainable), cuts(back, "backward", False)
+            saved = _cycles(single[p.name][0]) - _cycles(pairs[p.name][0][0]) - _cycles(pairs[p.name][1][0])
             gain[p.name] = saved / p.values.size
     least = {p.name: LEAST_GAIN if p.trainable else 0.0 for p in parts}
     order = sorted((name for name, g in gain.items() if g > least[name]), key=lambda name: (-gain[name], name))
@@ -215,11 +258,8 @@ def _candidates(parts: Sequence[LayerMatrix], machine: Machine, backward: set[st
         for count in sorted({len(order) * share // TWINS for share in range(TWINS + 1)}):
             twins, plan = set(order[:count]), Plan()
             for p in parts:
-                if p.name in twins:
-                    ahead, forward, back, transposed = pairs[p.name]
-                    plan += [(ahead, forward[i]), (back, transposed[i])]
-                else:
-                    plan.append((p, single[p.name][i]))
+                chosen = [pairs[p.name][0][i], pairs[p.name][1][i]] if p.name in twins else [single[p.name][i]]
+                plan += [pair for part in chosen for pair in part]
             out.append(plan)
     return out
 
@@ -262,15 +302,20 @@ def _result(
         ordered = tuple(sorted(tiles[p.name], key=lambda t: (t.copy, t.k, t.n)))
         return Matrix(p.name, p.kind, p.array, k, n, tensor, p.trainable, ordered)
 
-    made = {p.name: matrix(p, f"{p.name.removesuffix(TWIN)}.weight") for p in parts}
-    result = {name: [(stored[p.name], made[p.name]) for p in members] for name, members in layers.items()}
+    names = {p.name for members in layers.values() for p in members}
+    twins = {name: name + TWIN for name in names if name + TWIN in stored}
+    tensors = {twin: name for name, twin in twins.items()}
+    made = {p.name: matrix(p, f"{tensors.get(p.name, p.name)}.weight") for p in parts}
+    result: dict[str, list[tuple[LayerMatrix, Matrix]]] = {name: [] for name in layers}
+    for p in parts:
+        if p.name not in tensors:
+            result[p.layer].append((p, made[p.name]))
     used: dict[str, set[int]] = {"compute": set(), "transposable": set()}
     for p in parts:
         used[p.array].update(t.subarray for t in tiles[p.name])
-    names = [p.name for members in layers.values() for p in members]
-    twins = {name: made[name + TWIN] for name in names if name + TWIN in made}
-    weights = sum(stored[name].values.size for name in names)
-    return Placement(result, scratch, len(used["compute"]), len(used["transposable"]), weights, twins)
+    weights = sum(p.values.size for members in layers.values() for p in members)
+    standing = {name: made[twin] for name, twin in twins.items()}
+    return Placement(result, scratch, len(used["compute"]), len(used["transposable"]), weights, standing)
 
 
 def _no_room(parts: Sequence[LayerMatrix], machine: Machine, part: LayerMatrix | None) -> CapacityError:

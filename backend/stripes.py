@@ -14,18 +14,22 @@ from sasimc.backend.builder import CapacityError
 from sasimc.ir.graph import Graph, Op
 from sasimc.isa.machine import Machine
 
-__all__ = ["Chain", "ForwardPlan", "column_chunk", "plan_forward", "ring_rows", "root_values", "row_bytes", "window"]
+__all__ = ["Chain", "ForwardPlan", "column_chunk", "dilations", "plan_forward", "ring_rows", "root_values", "row_bytes", "window"]
 
 STREAMABLE = {"conv", "add", "rescale", "avgpool", "maxpool"}
 ALIGN = 4
+
+
+def dilations(op: Op) -> tuple[int, ...]:
+    """Vertical and horizontal dilation of a window."""
+    return op.ints("dilation") if "dilation" in op.attrs else (1, 1)
 
 
 def window(op: Op, x_shape: tuple[int, int, int]) -> tuple[int, int, int]:
     """(stride, extent, top padding) of the rows an operation reads of its first input."""
     if op.kind in ("conv", "avgpool", "maxpool"):
         kernel = (x_shape[0], x_shape[1]) if op.flag("global") else op.ints("kernel")
-        dilation = op.ints("dilation") if "dilation" in op.attrs else (1, 1)
-        return op.ints("stride")[0], (kernel[0] - 1) * dilation[0] + 1, op.ints("pads")[0]
+        return op.ints("stride")[0], (kernel[0] - 1) * dilations(op)[0] + 1, op.ints("pads")[0]
     return 1, 1, 0
 
 

@@ -33,6 +33,16 @@ _WIDTHS = {"u8": 1, "i8": 1, "i32": 2, "bit": 3}
 _WIDTH_NAMES = ("", "8-bit numbers", "32-bit numbers", "packed bits")
 
 
+Layout = tuple[int, int, int, int]
+"""Row, pixel and channel stride of sums, and rows held."""
+
+
+def _side_by_side(a: Layout, b: Layout) -> bool:
+    """Whether a pixel of one layout is several neighbouring pixels of the other."""
+    wide, narrow = max(a[1], b[1]), min(a[1], b[1])
+    return (a[0], *a[2:]) == (b[0], *b[2:]) and narrow > 0 and wide % narrow == 0
+
+
 @dataclass
 class _Frame:
     """An open loop: first instruction of its body, iterations left, iterations that are extrapolated, accumulator
@@ -63,7 +73,7 @@ class Flow:
         self._marks = np.zeros(p.machine.buffer.bytes, np.int32)
         self._bounds = np.zeros(p.machine.accumulator.entries, np.float64)
         self._owners = np.zeros(p.machine.accumulator.entries, np.int32)  # layout of the sums held, 0: none
-        self._layouts: dict[tuple[int, int, int, int], int] = {}
+        self._layouts: dict[Layout, int] = {}
         self._layout_names: list[str] = [""]
         self._mark_views: dict[str, npt.NDArray[np.int32]] = {}
         self._acc_views: dict[str, tuple[npt.NDArray[np.float64], npt.NDArray[np.int32]]] = {}
@@ -363,8 +373,12 @@ class Flow:
     def _strangers(self, pc: int, owners: npt.NDArray[np.int32], layout: int, text: str) -> None:
         foreign = (owners != 0) & (owners != layout)
         if foreign.any():
-            name = self._layout_names[int(owners[foreign].flat[0])]
-            self.report(pc, "warning", text.format(name), "every sum is drained by the instruction that uses it")
+            keys = list(self._layouts)
+            for other in np.unique(owners[foreign]):
+                if not _side_by_side(keys[other - 1], keys[layout - 1]):
+                    name = self._layout_names[int(other)]
+                    self.report(pc, "warning", text.format(name), "every sum is drained by the instruction that uses it")
+                    return
 
     def _overflow(self, pc: int, bounds: npt.NDArray[np.float64], name: str = "") -> None:
         worst = float(bounds.max(initial=0))

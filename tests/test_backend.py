@@ -71,7 +71,7 @@ def test_a_small_buffer_streams_and_spills(size: int) -> None:
     assert any(len(chain.ops) > 1 for chain in case.compiled.plan.chains), "values that never exist as a whole"
     assert case.events["host_bits_in"] > reference.events["host_bits_in"], "spilling is counted"
     assert case.events["host_bits_out"] > reference.events["host_bits_out"]
-    assert case.events["cycles"] > reference.events["cycles"]
+    assert case.events["instructions"] > reference.events["instructions"], "stripes and transfers are issued one by one"
 
 
 def test_few_accumulators_cut_columns() -> None:
