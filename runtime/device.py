@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +18,12 @@ from sasimc.isa.program import Program
 from sasimc.runtime.crosscheck import cross_check
 from sasimc.runtime.data.images import Preprocess, eval_crop, quantise
 from sasimc.runtime.interpreter import Interpreter
+from sasimc.runtime.state import RowWrites
 
-__all__ = ["LOSS_TO_NATS", "Device", "Inference", "StepResult"]
+if TYPE_CHECKING:
+    from sasimc.runtime.trace import Tracer
+
+__all__ = ["LOSS_TO_NATS", "Device", "Inference", "Interface", "StepResult"]
 
 LOSS_TO_NATS = math.log(2.0) / 4096.0
 
@@ -42,6 +47,55 @@ class StepResult:
     correct: int
 
 
+@dataclass(frozen=True)
+class Interface:
+    """What a compiled program says about itself: ``io``, the views that images, labels and results stand in; the largest batch; outputs of the
+    classifier and their names; the input's shape, type, scale and zero point; what the host does to images."""
+
+    io: Mapping[str, str]
+    batch_size: int
+    classes: int
+    labels: tuple[str, ...]
+    input_shape: tuple[int, int, int]
+    dtype: str
+    scale: float
+    zero: int
+    preprocess: Preprocess
+
+    @staticmethod
+    def of(program: Program) -> Interface:
+        """Read it from the program's meta data.
+
+        Raises:
+            SasError: the program takes no images, or its meta data are damaged.
+        """
+        meta = program.meta
+        if "io" not in meta or "infer" not in program.entries:
+            raise SasError(
+                "the program has no images-in, classes-out interface (entry `infer` and meta `io`)",
+                where=program.source,
+                hint="hand-written programs run with the assembly tests or sasimc.runtime.interpreter.Interpreter",
+            )
+        try:
+            io: Mapping[str, str] = json.loads(meta["io"])
+            labels = json.loads(meta.get("note.sasimc.labels", "null") or "null")
+            view = program.views[io["input"]]
+            note, size = meta.get("note.sasimc.preprocess", ""), view.height
+            return Interface(
+                io,
+                int(meta["batch"]),
+                int(meta["classes"]),
+                tuple(map(str, labels)) if isinstance(labels, list) else (),
+                view.shape,
+                {"u8": "uint8", "i8": "int8"}[view.dtype],
+                float(meta["input_scale"]),
+                int(meta["input_zero"]),
+                Preprocess.from_json(note) if note else Preprocess(size=size, resize=round(size * 256 / 224)),
+            )
+        except (ValueError, KeyError, TypeError) as exc:
+            raise SasError(f"the program's meta data are damaged: {exc!r}", where=program.source) from None
+
+
 class Device:
     """Runs a compiled program.
 
@@ -49,35 +103,24 @@ class Device:
         program: a :class:`Program`, or the path of a ``.s`` or ``.bin`` file.
         engine: ``bitserial``, ``fused`` or ``step``; all give the same values, cycles and events.
         threads: worker threads of the engine (default: all cores).
+
+    ``programmed``: what the host wrote to the arrays (:meth:`program_state`); ``seen``: images classified and steps done, ``replayed``: how many of
+    them ran on another engine as well (:meth:`cross_check`).
     """
 
     def __init__(self, program: Program | str | Path, engine: str = "bitserial", threads: int | None = None) -> None:
         self.program = program if isinstance(program, Program) else load_program(Path(program))
-        meta = self.program.meta
-        if "io" not in meta or "infer" not in self.program.entries:
-            raise SasError(
-                "the program has no images-in, classes-out interface (entry `infer` and meta `io`)",
-                where=self.program.source,
-                hint="hand-written programs run with the assembly tests or sasimc.runtime.interpreter.Interpreter",
-            )
-        try:
-            self.io: Mapping[str, str] = json.loads(meta["io"])
-            self.batch_size, self.classes = int(meta["batch"]), int(meta["classes"])
-            self._scale, self._zero = float(meta["input_scale"]), int(meta["input_zero"])
-            labels = json.loads(meta.get("note.sasimc.labels", "null") or "null")
-            view = self.program.views[self.io["input"]]
-        except (ValueError, KeyError, TypeError) as exc:
-            raise SasError(f"the program's meta data are damaged: {exc!r}", where=self.program.source) from None
-        self.labels: tuple[str, ...] = tuple(map(str, labels)) if isinstance(labels, list) else ()
-        self._dtype = {"u8": "uint8", "i8": "int8"}[view.dtype]
-        self.input_shape = view.shape
-        note, size = meta.get("note.sasimc.preprocess", ""), view.height
-        self.preprocess = Preprocess.from_json(note) if note else Preprocess(size=size, resize=round(size * 256 / 224))
+        about = Interface.of(self.program)
+        self.io, self.batch_size, self.classes, self.labels = about.io, about.batch_size, about.classes, about.labels
+        self.input_shape, self.preprocess = about.input_shape, about.preprocess
+        self._dtype, self._scale, self._zero = about.dtype, about.scale, about.zero
         self.interpreter = Interpreter(self.program, engine, threads)
         self.engine = engine
-        self.replayed = 0
-        self._every = self._seen = 0
+        self.programmed = RowWrites()
+        self.replayed = self.seen = 0
+        self._every = 0
         self._other: Interpreter | None = None
+        self._execute: Callable[[str], None] = self.interpreter.run
 
     @property
     def trainable(self) -> bool:
@@ -101,13 +144,17 @@ class Device:
             other = engine or ("bitserial" if self.engine == "fused" else "fused")
             self._other = Interpreter(self.program, other, self.interpreter.threads)
 
+    def trace(self, tracer: Tracer) -> None:
+        """From now on record what runs (replays of :meth:`cross_check` are not recorded)."""
+        self._execute = tracer.run
+
     def _run(self, entry: str, units: int) -> None:
-        first, self._seen = self._seen, self._seen + units
-        if self._other is not None and self._every and -(-first // self._every) * self._every < self._seen:
+        first, self.seen = self.seen, self.seen + units
+        if self._other is not None and self._every and -(-first // self._every) * self._every < self.seen:
             cross_check(self.interpreter, self._other, entry)
             self.replayed += 1
         else:
-            self.interpreter.run(entry)
+            self._execute(entry)
 
     def quantise(self, images: Images) -> npt.NDArray[np.int8 | np.uint8]:
         """uint8 RGB [B, S, S, 3] to the input's integers; the host does this, and no other arithmetic."""
@@ -185,12 +232,23 @@ class Device:
                 first.setdefault(m.tensor, name)
         return {name: self.interpreter.read_matrix(name) for name in first.values()}
 
+    def program_state(self, state: Mapping[str, npt.NDArray[np.int8]]) -> RowWrites:
+        """Write trainable weights as the host does on a running device: word lines that change, counted in their wear and in ``programmed``."""
+        for name, values in state.items():
+            self._check_weights(name, values)
+        written = sum((self.interpreter.program_matrix(name, values) for name, values in state.items()), RowWrites())
+        self.programmed += written
+        return written
+
     def load_state(self, state: Mapping[str, npt.NDArray[np.int8]]) -> None:
         """Put trainable weights back (not counted as device writes)."""
         for name, values in state.items():
-            matrix = self.program.matrices.get(name)
-            if matrix is None or not matrix.trainable:
-                raise SasError(f"the program has no trainable matrix {name!r}")
-            if values.shape != (matrix.k, matrix.n) or values.dtype != np.int8:
-                raise SasError(f"{name}: weights are {values.dtype} {values.shape}, the matrix is int8 ({matrix.k}, {matrix.n})")
+            self._check_weights(name, values)
             self.interpreter.write_matrix(name, values)
+
+    def _check_weights(self, name: str, values: npt.NDArray[np.int8]) -> None:
+        matrix = self.program.matrices.get(name)
+        if matrix is None or not matrix.trainable:
+            raise SasError(f"the program has no trainable matrix {name!r}")
+        if values.shape != (matrix.k, matrix.n) or values.dtype != np.int8:
+            raise SasError(f"{name}: weights are {values.dtype} {values.shape}, the matrix is int8 ({matrix.k}, {matrix.n})")

@@ -371,5 +371,9 @@ class Interpreter:
     def restore(self, snapshot: Snapshot) -> None:
         """Set the state to a snapshot of this or another interpreter of the same machine."""
         self.state.restore(snapshot)
+        self.cells_changed()
+
+    def cells_changed(self) -> None:
+        """To be called when ``state.cells`` was changed from outside: what engines derived from the cells is void."""
         for name in self.program.matrices:
             self._binder.matrix(name).ready.clear()
