@@ -311,6 +311,16 @@ class Cost:
             out.append(Figure("years_to_endurance", years, "year", how, endurance.source, endurance.kind))
         return out
 
+    def summary(self) -> dict[str, Any]:
+        """Figures, energy by phase and by component, and what they rest on, for a run report (docs/reports.md)."""
+        return {
+            "figures": {name: f.as_dict() for name, f in self.figures.items()},
+            "by_phase_j": self.by_phase(),
+            "by_component_j": self.by_component(),
+            "warnings": self.model.warnings(),
+            "notes": self.model.notes(),
+        }
+
     def as_dict(self) -> dict[str, Any]:
         """Everything, for JSON, at full precision (docs/reports.md)."""
         model = self.model

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sasimc.evaluation.cost import Cost
 from sasimc.evaluation.quantity import format_si
 
-__all__ = ["Table", "cost_tables", "percent", "reading_table"]
+__all__ = ["Table", "cost_lines", "cost_tables", "percent", "reading_table"]
 
 OTHER = "(no node)"
 
@@ -96,3 +96,23 @@ def cost_tables(cost: Cost, nodes: int | None = 20) -> list[Table]:
         Table("area by component", ("component", "area", "share", "how"), sizes, (0, 3)),
         reading_table(cost),
     ]
+
+
+def cost_lines(cost: Cost) -> list[str]:
+    """The cost of a run in two lines, and in a third what they rest on."""
+    f, model = cost.figures, cost.model
+    if "power" not in f:
+        return []
+    first = f"energy {f['energy']} ({f['energy_on_chip']} on the chip), {f['power']}, {f['tops_per_watt_1b']} and {f['gops_1b']} (one-bit)"
+    if "energy_per_image" in f:
+        first += f"; {f['energy_per_image']}, {f['latency_per_image']}"
+    second = "energy by phase: " + ", ".join(
+        f"{name} {format_si(joules, 'J')}" for name, joules in cost.by_phase().items() if joules
+    )
+    assumed = len({c.source for c in (*model.charges, *model.leakage) if c.kind == "assumption"})
+    third = (
+        f"energies rest on technology {model.technology.name}, reading {model.reading_name!r} of table IV (peak "
+        f"{model.peak().tops_per_watt():.3g} TOPS/W beside the printed {model.circuit.reference.printed_tops_per_watt:g}) and {assumed} assumed "
+        "figures: `sasc energy` lists them"
+    )
+    return [first, second, *(f"warning: {text}" for text in model.warnings()), third]

@@ -11,15 +11,14 @@ import typer
 from sasimc.cli.common import console, require_writable, write_json
 
 if TYPE_CHECKING:
-    from sasimc.evaluation.cost import Cost
     from sasimc.evaluation.text import Table
 
-__all__ = ["priced", "print_tables", "register"]
+__all__ = ["print_tables", "register"]
 
 _PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
 
-_TECHNOLOGY = "Memory technology: sas, sot, stt, sram, or a .toml file"
-_READING = "Reading of the circuit figures (see `sasc energy`); default: the file's"
+_TECHNOLOGY = "Memory technology: sas, sot, stt, sram, or a .toml file; default: the run's"
+_READING = "Reading of the circuit figures (`sasc energy` lists them); default: the run's"
 _CIRCUIT = "Circuit figures (TOML); default: table IV of the paper"
 
 
@@ -30,32 +29,20 @@ def print_tables(tables: Iterable[Table]) -> None:
             console.print(line, **_PLAIN)
 
 
-def priced(path: Path, technology: str, reading: str | None, circuit: Path | None) -> Cost:
-    """The cost of a run report.
-
-    Raises:
-        SasError: a file that cannot be read or is invalid, no such reading.
-    """
-    from sasimc.evaluation.cost import CostModel
-    from sasimc.evaluation.run import load_run
-
-    run = load_run(path)
-    return CostModel.make(run.machine, technology, reading, circuit, run.transposable).cost(run)
-
-
 def energy(
     report: Annotated[Path, typer.Argument(help="Report of a run (sasrun --report)")],
-    technology: Annotated[str, typer.Option(help=_TECHNOLOGY)] = "sas",
+    technology: Annotated[str | None, typer.Option(help=_TECHNOLOGY)] = None,
     reading: Annotated[str | None, typer.Option(help=_READING)] = None,
     circuit: Annotated[Path | None, typer.Option(help=_CIRCUIT)] = None,
     nodes: Annotated[int, typer.Option(help="ONNX nodes listed; 0: all")] = 20,
     json: Annotated[Path | None, typer.Option("--json", help="Write everything as JSON (docs/reports.md)")] = None,
 ) -> None:
     """Energy, latency and area of a run, by phase, component, ONNX node and instruction, and what each figure rests on."""
+    from sasimc.cli.costs import cost_of_report
     from sasimc.evaluation.text import cost_tables
 
     require_writable(json)
-    cost = priced(report, technology, reading, circuit)
+    cost = cost_of_report(report, technology, reading, circuit)
     print_tables(cost_tables(cost, nodes or None))
     console.print()
     for text in cost.model.warnings():
@@ -69,7 +56,7 @@ def energy(
 def diff(
     a: Annotated[Path, typer.Argument(help="Report of a run (sasrun --report)")],
     b: Annotated[Path, typer.Argument(help="Report of another run, or the same one with another technology or reading")],
-    technology: Annotated[str, typer.Option(help=f"{_TECHNOLOGY}; for both")] = "sas",
+    technology: Annotated[str | None, typer.Option(help=f"{_TECHNOLOGY}; for both")] = None,
     technology_b: Annotated[str | None, typer.Option(help="Memory technology of the second; default: as the first")] = None,
     reading: Annotated[str | None, typer.Option(help=f"{_READING}; for both")] = None,
     reading_b: Annotated[str | None, typer.Option(help="Reading for the second; default: as the first")] = None,
@@ -79,11 +66,12 @@ def diff(
     json: Annotated[Path | None, typer.Option("--json", help="Write the comparison as JSON (docs/reports.md)")] = None,
 ) -> None:
     """Two runs side by side: what differs in program, machine and technology, and what that does to energy, time and area."""
+    from sasimc.cli.costs import cost_of_report
     from sasimc.evaluation.diff import compare
 
     require_writable(json)
-    first = priced(a, technology, reading, circuit)
-    second = priced(b, technology_b or technology, reading_b or reading, circuit_b or circuit)
+    first = cost_of_report(a, technology, reading, circuit)
+    second = cost_of_report(b, technology_b or technology, reading_b or reading, circuit_b or circuit)
     found = compare(first, second, (str(a), str(b)))
     console.print(f"a: {a} ({first.model.technology.name})", **_PLAIN)
     console.print(f"b: {b} ({second.model.technology.name})", **_PLAIN)

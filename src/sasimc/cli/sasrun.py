@@ -6,7 +6,8 @@ import importlib
 import platform
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -24,6 +25,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 
 COMMANDS: Final[Mapping[str, str]] = {
     "data": "sasimc.cli.sasrun_data",
+    "table1": "sasimc.cli.sasrun_table1",
 }
 """Sub-command -> module whose ``app`` it is, imported when it is used; everything else is ``sasrun [PROGRAM]``."""
 
@@ -51,12 +53,20 @@ def run(
         int, typer.Option(help="Replay every Nth image or step on another engine and stop at the first difference")
     ] = 0,
     report: Annotated[Path | None, typer.Option(help="Write the summary as JSON (docs/reports.md)")] = None,
+    trace: Annotated[
+        Path | None, typer.Option(help="Write a timeline for Perfetto (JSON; compressed when it ends in .gz; docs/report.md)")
+    ] = None,
+    trace_limit: Annotated[int, typer.Option(help="Events that a timeline holds at most; what comes after is not in it")] = 500_000,
     top: Annotated[int, typer.Option(help="Classes shown for --input")] = 5,
+    technology: Annotated[str, typer.Option(help="Memory technology of the energies: sas, sot, stt, sram, or a .toml file")] = "sas",
+    reading: Annotated[str | None, typer.Option(help="Reading of the circuit figures (docs/energy.md)")] = None,
 ) -> None:
     """Run a compiled program: classify (--input), train (--train), evaluate (--eval). Without a task it trains on `flowers`.
 
     `sasrun data` lists the data sets, says where each is looked for, and fetches them.
     """
+    from sasimc.cli.costs import cost_of, price_list
+    from sasimc.evaluation.text import cost_lines
     from sasimc.runtime.profile import profile
     from sasimc.runtime.recipe import Schedule
     from sasimc.runtime.session import Session, SessionOptions
@@ -74,15 +84,39 @@ def run(
     if save is not None and save.suffix not in (".s", ".bin"):
         raise SasError(f"cannot tell the program's format from {save.name!r}", hint="end the name in .s or .bin")
     require_writable(save, report)
+    prices = price_list(technology, reading)
     session = Session(options, console)
     made: dict[str, Any] = session.run()
+    cost = cost_of(session.device.interpreter, made["images"], prices)
+    for line in cost_lines(cost):
+        console.print(line, **_PLAIN)
     if save:
         session.save(save)
         console.print(f"wrote {save}", **_PLAIN)
     made["wall_s"] = time.perf_counter() - start
     made["host"] = platform.machine()
     if report:
-        write_json(report, {**made, **profile(session.device.interpreter)})
+        write_json(report, {**made, "technology": technology, "reading": prices.reading, "cost": cost.summary(), **profile(session.device.interpreter)})
+
+
+@contextmanager
+def _traced(device: Any, path: Path | None, limit: int) -> Iterator[None]:
+    """Record what the device does and write it, also when the run ends with an error."""
+    if path is None:
+        yield
+        return
+    from sasimc.evaluation.cost import CostModel
+    from sasimc.runtime.trace import Tracer
+
+    model = CostModel.make(device.program.machine)
+    tracer = Tracer(device.interpreter, limit, model.energy)
+    device.trace(tracer)
+    try:
+        yield
+    finally:
+        tracer.write(path, {"technology": model.technology.name, "reading of the circuit figures": model.reading_name})
+        cut = f"; the limit of {limit} events was reached after {tracer.end:.0f} cycles" if tracer.full else ""
+        console.print(f"wrote {path}: {tracer.events} events{cut}", **_PLAIN)
 
 
 def _embedded() -> Any:

@@ -1,0 +1,59 @@
+"""What joins a run and its price: the runtime counts, the evaluation prices, neither knows the other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sasimc.evaluation.circuit.circuit import Circuit, load_circuit
+from sasimc.evaluation.cost import Cost, CostModel
+from sasimc.evaluation.run import Row, Run, load_run
+from sasimc.evaluation.technologies.technology import Technology, load_technology
+from sasimc.runtime.interpreter import Interpreter
+from sasimc.runtime.profile import layout, profile_rows, wear
+
+__all__ = ["PriceList", "cost_of", "cost_of_report", "price_list"]
+
+
+@dataclass(frozen=True)
+class PriceList:
+    """A memory technology, circuit figures, and the name of a reading of them."""
+
+    technology: Technology
+    circuit: Circuit
+    reading: str
+
+
+def price_list(technology: str | Path, reading: str | None = None, circuit: Path | None = None) -> PriceList:
+    """Read the files.
+
+    Raises:
+        SasError: one that cannot be read or is invalid, no such reading.
+    """
+    figures = load_circuit(circuit)
+    name = figures.default_reading if reading is None else reading
+    figures.reading(name)
+    return PriceList(load_technology(technology), figures, name)
+
+
+def _priced(run: Run, prices: PriceList) -> Cost:
+    return CostModel(run.machine, prices.technology, prices.circuit, prices.reading, run.transposable).cost(run)
+
+
+def cost_of(it: Interpreter, images: int, prices: PriceList) -> Cost:
+    """The cost of what an interpreter did since its counters were reset."""
+    rows = profile_rows(it)
+    report = {"layout": layout(it.program, rows), "wear": wear(it)}
+    return _priced(Run(it.machine, tuple(Row(**row.as_dict()) for row in rows), it.cycles, images, report), prices)
+
+
+def cost_of_report(path: Path, technology: str | None = None, reading: str | None = None, circuit: Path | None = None) -> Cost:
+    """The cost of a run report; technology and reading are the run's own where they are not given.
+
+    Raises:
+        SasError: a file that cannot be read or is invalid, no such reading.
+    """
+    run = load_run(path)
+    memory = technology or str(run.report.get("technology", "sas"))
+    taken = reading or (run.report.get("reading") if circuit is None else None)
+    return _priced(run, price_list(memory, taken, circuit))
