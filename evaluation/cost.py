@@ -124,6 +124,11 @@ class CostModel:
             out.setdefault(charge.event, []).append(charge)
         return out
 
+    def energy(self, events: Mapping[str, int], cycles: float) -> float:
+        """Joules of these events and of the leakage in this time."""
+        spent = [count * charge.joules for event, count in events.items() for charge in self._by_event.get(event, ())]
+        return math.fsum(spent) + cycles / self.machine.clock_hz * math.fsum(f.value for f in self.leakage)
+
     def terms(self, rows: Iterable[Row]) -> list[Term]:
         """Every energy of these rows: one term a row, component and category."""
         period, power = 1 / self.machine.clock_hz, math.fsum(f.value for f in self.leakage)

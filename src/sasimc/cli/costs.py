@@ -9,6 +9,7 @@ from sasimc.evaluation.circuit.circuit import Circuit, load_circuit
 from sasimc.evaluation.cost import Cost, CostModel
 from sasimc.evaluation.run import Row, Run, load_run
 from sasimc.evaluation.technologies.technology import Technology, load_technology
+from sasimc.isa.machine import Machine
 from sasimc.runtime.interpreter import Interpreter
 from sasimc.runtime.profile import layout, profile_rows, wear
 
@@ -22,6 +23,10 @@ class PriceList:
     technology: Technology
     circuit: Circuit
     reading: str
+
+    def model(self, machine: Machine, transposable: int = 0) -> CostModel:
+        """The cost model of a machine with so many transposable sub-arrays."""
+        return CostModel(machine, self.technology, self.circuit, self.reading, transposable)
 
 
 def price_list(technology: str | Path, reading: str | None = None, circuit: Path | None = None) -> PriceList:
@@ -37,7 +42,7 @@ def price_list(technology: str | Path, reading: str | None = None, circuit: Path
 
 
 def _priced(run: Run, prices: PriceList) -> Cost:
-    return CostModel(run.machine, prices.technology, prices.circuit, prices.reading, run.transposable).cost(run)
+    return prices.model(run.machine, run.transposable).cost(run)
 
 
 def cost_of(it: Interpreter, images: int, prices: PriceList) -> Cost:
