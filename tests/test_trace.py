@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections import defaultdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +166,7 @@ def test_counters_integrate_to_the_events(program: Any, tmp_path: Path) -> None:
 
     def integral(track: str) -> float:
         points = [(e["ts"], next(iter(e["args"].values()))) for e in samples if e["name"] == track]
-        return sum((t1 - t0) * v for (t0, v), (t1, _) in zip(points, points[1:], strict=False)) * 1e-6
+        return sum((t1 - t0) * v for (t0, v), (t1, _) in pairwise(points)) * 1e-6
 
     clock, events = trace["otherData"]["clock_hz"], device.interpreter.events
     assert integral("bit cells sensed per cycle") * clock == pytest.approx(events["sense_ones"], rel=1e-4)
@@ -189,7 +190,7 @@ def test_groups_take_turns_and_units_are_as_busy_as_their_instructions(tmp_path:
     assert problems(trace) == []
     arrays = sorted((e["ts"], e["ts"] + e["dur"], e["tid"]) for e in slices(trace) if e["pid"] >= LANE_PID)
     assert len({tid for *_, tid in arrays}) > 1
-    for (_, end, a), (begin, _, b) in zip(arrays, arrays[1:], strict=False):
+    for (_, end, a), (begin, _, b) in pairwise(arrays):
         assert a == b or begin >= end - 2e-3  # nothing of two groups at once, but for the resolution of a nanosecond
     busy = dict.fromkeys(UNITS, 0.0)
     for e in slices(trace, UNIT_PID):

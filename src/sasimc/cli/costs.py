@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,10 +11,11 @@ from sasimc.evaluation.cost import Cost, CostModel
 from sasimc.evaluation.run import Row, Run, load_run
 from sasimc.evaluation.technologies.technology import Technology, load_technology
 from sasimc.isa.machine import Machine
+from sasimc.isa.program import Program
 from sasimc.runtime.interpreter import Interpreter
 from sasimc.runtime.profile import layout, profile_rows, wear
 
-__all__ = ["PriceList", "cost_of", "cost_of_report", "price_list"]
+__all__ = ["PriceList", "cost_of", "cost_of_report", "joules_of", "price_list"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,17 @@ def cost_of(it: Interpreter, images: int, prices: PriceList) -> Cost:
     rows = profile_rows(it)
     report = {"layout": layout(it.program, rows), "wear": wear(it)}
     return _priced(Run(it.machine, tuple(Row(**row.as_dict()) for row in rows), it.cycles, images, report), prices)
+
+
+def joules_of(program: Program, prices: PriceList) -> Callable[[Mapping[str, int], float], float]:
+    """Energy of some events and cycles of a program, leakage included, for a timeline."""
+    run = Run(program.machine, (), 0, 0, {"layout": layout(program, [])})
+    model = CostModel(program.machine, prices.technology, prices.circuit, prices.reading, run.transposable)
+    each: dict[str, float] = {}
+    for charge in model.charges:
+        each[charge.event] = each.get(charge.event, 0.0) + charge.joules
+    idle = sum(f.value for f in model.leakage) / program.machine.clock_hz
+    return lambda events, cycles: sum(n * each.get(event, 0.0) for event, n in events.items()) + cycles * idle
 
 
 def cost_of_report(path: Path, technology: str | None = None, reading: str | None = None, circuit: Path | None = None) -> Cost:

@@ -56,9 +56,13 @@ def run(
     trace: Annotated[
         Path | None, typer.Option(help="Write a timeline for Perfetto (JSON; compressed when it ends in .gz; docs/report.md)")
     ] = None,
-    trace_limit: Annotated[int, typer.Option(help="Events that a timeline holds at most; what comes after is not in it")] = 500_000,
+    trace_limit: Annotated[
+        int, typer.Option(help="Events that a timeline holds at most; what comes after is not in it")
+    ] = 500_000,
     top: Annotated[int, typer.Option(help="Classes shown for --input")] = 5,
-    technology: Annotated[str, typer.Option(help="Memory technology of the energies: sas, sot, stt, sram, or a .toml file")] = "sas",
+    technology: Annotated[
+        str, typer.Option(help="Memory technology of the energies: sas, sot, stt, sram, or a .toml file")
+    ] = "sas",
     reading: Annotated[str | None, typer.Option(help="Reading of the circuit figures (docs/energy.md)")] = None,
 ) -> None:
     """Run a compiled program: classify (--input), train (--train), evaluate (--eval). Without a task it trains on `flowers`.
@@ -83,10 +87,11 @@ def run(
     )  # fmt: skip
     if save is not None and save.suffix not in (".s", ".bin"):
         raise SasError(f"cannot tell the program's format from {save.name!r}", hint="end the name in .s or .bin")
-    require_writable(save, report)
+    require_writable(save, report, trace)
     prices = price_list(technology, reading)
     session = Session(options, console)
-    made: dict[str, Any] = session.run()
+    with _traced(session.device, trace, trace_limit, prices):
+        made: dict[str, Any] = session.run()
     cost = cost_of(session.device.interpreter, made["images"], prices)
     for line in cost_lines(cost):
         console.print(line, **_PLAIN)
@@ -96,26 +101,34 @@ def run(
     made["wall_s"] = time.perf_counter() - start
     made["host"] = platform.machine()
     if report:
-        write_json(report, {**made, "technology": technology, "reading": prices.reading, "cost": cost.summary(), **profile(session.device.interpreter)})
+        write_json(
+            report,
+            {
+                **made,
+                "technology": technology,
+                "reading": prices.reading,
+                "cost": cost.summary(),
+                **profile(session.device.interpreter),
+            },
+        )
 
 
 @contextmanager
-def _traced(device: Any, path: Path | None, limit: int) -> Iterator[None]:
+def _traced(device: Any, path: Path | None, limit: int, prices: Any) -> Iterator[None]:
     """Record what the device does and write it, also when the run ends with an error."""
     if path is None:
         yield
         return
-    from sasimc.evaluation.cost import CostModel
+    from sasimc.cli.costs import joules_of
     from sasimc.runtime.trace import Tracer
 
-    model = CostModel.make(device.program.machine)
-    tracer = Tracer(device.interpreter, limit, model.energy)
+    tracer = Tracer(device.interpreter, limit, joules_of(device.program, prices))
     device.trace(tracer)
     try:
         yield
     finally:
-        tracer.write(path, {"technology": model.technology.name, "reading of the circuit figures": model.reading_name})
-        cut = f"; the limit of {limit} events was reached after {tracer.end:.0f} cycles" if tracer.full else ""
+        tracer.write(path, {"technology": prices.technology.name, "reading of the circuit figures": prices.reading})
+        cut = f"; the limit of {limit} was reached after {tracer.end:.0f} cycles, the rest is not in it" if tracer.full else ""
         console.print(f"wrote {path}: {tracer.events} events{cut}", **_PLAIN)
 
 
