@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sasimc.cli import sasc_asm, sasc_diff, sasc_machine
+from sasimc.cli import sasc_asm, sasc_device, sasc_diff, sasc_machine
 from sasimc.cli.common import console, require_writable, run_app, write_json
 
 __all__ = ["app", "main"]
@@ -215,6 +215,7 @@ def _explain_training(phases: list[dict[str, Any]]) -> None:
 
 
 sasc_asm.register(app)
+sasc_device.register(app)
 sasc_diff.register(app)
 sasc_machine.register(app)
 
