@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sasimc.isa.errors import SasError
+from sasimc.runtime.data.images import Preprocess
 
 __all__ = ["Twin"]
 
@@ -61,6 +62,7 @@ class Twin(torch.nn.Module):
         model = onnx.load(str(path))
         meta = {p.key: p.value for p in model.metadata_props}
         wanted = set(json.loads(meta.get("sasimc.trainable", "[]")))
+        self.preprocess = Preprocess.from_json(meta.get("sasimc.preprocess", "{}"))
         self.input, self.output = model.graph.input[0].name, model.graph.output[0].name
         nodes = list(model.graph.node)
         self._constants: Values = {i.name: torch.from_numpy(np.array(numpy_helper.to_array(i))) for i in model.graph.initializer}

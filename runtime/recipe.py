@@ -79,9 +79,14 @@ class DataSection(_Section):
 
 
 class CompileSection(_Section):
-    """Compile options the run depends on: where errors go, label smoothing of the loss."""
+    """Compile options the run depends on (``sasc compile``, docs/training.md): where errors go, the update scheme, rounding of errors, the
+    power of the weight scale that gradients are divided by, and label smoothing of the loss."""
 
-    backprop: Annotated[str, Field(min_length=1)] = "exact"
+    backprop: Literal["exact", "truncated"] = "exact"
+    backprop_through: tuple[str, ...] = ()
+    update: Literal["direct", "accumulate", "momentum"] = "direct"
+    round_errors: Literal["nearest", "stochastic"] = "nearest"
+    gradient_power: Literal[0, 1, 2] = 0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
 

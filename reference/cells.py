@@ -1,0 +1,225 @@
+"""The cells of table I: one configuration on one data set with one seed. A finished cell is kept on disk and never run twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sasimc.frontend.zoo import DEFAULT_MODULES, ZooOptions, build, write
+from sasimc.isa.errors import SasError
+from sasimc.isa.files import write_atomically
+from sasimc.runtime.data.datasets import Dataset, hold_back, open_dataset
+from sasimc.runtime.device import Device
+from sasimc.runtime.recipe import Recipe, load_recipe, recipe_for
+from sasimc.runtime.trainer import Epoch, Progress, Training, evaluate, train
+
+__all__ = ["CONFIGURATIONS", "Cell", "Runner", "Settings", "standard_error", "use_threads"]
+
+CONFIGURATIONS: Mapping[int, str] = {
+    1: "classifier only, FP32",
+    2: "backbone FP32 + Rep-Net FP32",
+    3: "backbone INT8 + Rep-Net FP32",
+    4: "backbone INT8 + Rep-Net INT8, on the device",
+}
+"""The rows of the paper's table I."""
+
+Compile = Callable[[Path, Recipe], Device]
+Watch = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One entry: data set (name or path), configuration (1 to 4), seed."""
+
+    dataset: str
+    config: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """For messages and file names."""
+        return f"{Path(self.dataset).name}-c{self.config}-s{self.seed}"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all cells share.
+
+    ``size``: input side, pixels. ``weights``: of the backbone (as ``sasc zoo --weights``), None: random. ``recipe`` None: the shipped one of
+    each data set. ``epochs``, ``limit``, ``hold_back`` None: as the recipe says. ``split``: what accuracy is measured on; ``val``
+    for tuning, and then the test images are never read. ``cross_check``: every Nth image or step of configuration 4 on another engine.
+    """
+
+    out: Path
+    size: int = 224
+    width: float = 1.0
+    weights: str | None = None
+    data: Path | None = None
+    recipe: str | None = None
+    epochs: int | None = None
+    limit: int | None = None
+    hold_back: float | None = None
+    split: str = "test"
+    cross_check: int = 0
+
+
+class Runner:
+    """Runs cells. ``compile``: ONNX file and recipe to a device (the compiler is none of this folder's business)."""
+
+    def __init__(self, settings: Settings, compile: Compile) -> None:
+        if settings.split not in ("val", "test"):
+            raise SasError(f"accuracy on {settings.split!r}", hint="test, or val for tuning")
+        self.settings, self._compile = settings, compile
+        self.recipe, self.dataset = lru_cache(self._recipe), lru_cache(self._dataset)
+
+    def _recipe(self, name: str) -> Recipe:
+        s = self.settings
+        recipe = load_recipe(s.recipe or recipe_for(open_dataset(name, s.data, size=s.size)))
+        changes = {k: v for k, v in (("epochs", s.epochs), ("limit", s.limit)) if v is not None}
+        if s.hold_back is not None:
+            changes["data"] = recipe.data.model_copy(update={"hold_back": s.hold_back})
+        return Recipe.model_validate(
+            {**recipe.model_dump(), **{k: getattr(v, "model_dump", lambda v=v: v)() for k, v in changes.items()}}
+        )
+
+    def _dataset(self, name: str) -> Dataset:
+        found = open_dataset(name, self.settings.data, size=self.settings.size)
+        return hold_back(found, self.recipe(name).data.hold_back)
+
+    def path(self, cell: Cell) -> Path:
+        """File of the finished cell; its name changes with everything its numbers depend on."""
+        s, data = self.settings, self.dataset(cell.dataset)
+        recipe = self.recipe(cell.dataset).model_dump(exclude={"seed"})
+        if cell.config == 4:
+            del recipe["reference"]
+        else:
+            del recipe["mu_head"], recipe["mu_rep"]
+            recipe["compile"] = recipe["compile"]["label_smoothing"]
+        what = [cell.config, cell.seed, data.name, data.counts(), s.size, s.width, s.weights, s.split, recipe]
+        digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
+        return s.out / "cells" / f"{cell.name}-{digest}.json"
+
+    def finished(self, cell: Cell) -> dict[str, Any] | None:
+        """The result of a cell that was run before, else None."""
+        path = self.path(cell)
+        if not path.is_file():
+            return None
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            raise SasError("not a finished cell", where=str(path), hint="delete the file to run this cell again") from None
+
+    def run(self, cell: Cell, watch: Watch | None = None, on_epoch: Callable[[Epoch], None] | None = None) -> dict[str, Any]:
+        """Train, measure, write the cell's file; returns its content."""
+        data, path = self.dataset(cell.dataset), self.path(cell)
+        recipe = self.recipe(cell.dataset).model_copy(update={"seed": cell.seed})
+        model = self._model(cell, data, recipe)
+        run = self._on_device if cell.config == 4 else self._in_torch
+        start = time.perf_counter()
+        result, figures = run(cell, model, data, recipe, watch, on_epoch)
+        made = {
+            **asdict(cell),
+            "counts": data.counts(),
+            "classes": len(data.classes),
+            "side_px": _side(data),
+            "size": self.settings.size,
+            "split": self.settings.split,
+            "epochs": result.rows(),
+            "best_epoch": result.best_epoch,
+            "wall_s": time.perf_counter() - start,
+            **figures,
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, (json.dumps(made, indent=1) + "\n").encode())
+        return made
+
+    def _model(self, cell: Cell, data: Dataset, recipe: Recipe) -> Path:
+        """The ONNX file of a cell: calibrated on training images, initialised by the seed; without modules for configuration 1."""
+        s = self.settings
+        zoo = recipe.zoo.model_dump()
+        options = ZooOptions(
+            weights=s.weights, width=s.width, classes=len(data.classes), resolution=s.size, seed=cell.seed,
+            modules=() if cell.config == 1 else DEFAULT_MODULES, **zoo,
+        )  # fmt: skip
+        key = hashlib.sha256(repr((options, data.name, data.counts())).encode()).hexdigest()[:12]
+        path = s.out / "models" / f"{key}.onnx"
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(build("mobilenetv2-repnet", options, calibration(data, recipe.zoo.calibration_images)), path)
+        return path
+
+    def _in_torch(
+        self,
+        cell: Cell,
+        model: Path,
+        data: Dataset,
+        recipe: Recipe,
+        watch: Watch | None,
+        on_epoch: Callable[[Epoch], None] | None,
+    ) -> tuple[Training, dict[str, Any]]:
+        from sasimc.reference.training import accuracy, train_float
+        from sasimc.reference.twin import Twin
+
+        rates = recipe.reference
+        twin = Twin(model, int8=cell.config == 3, batch_norm=rates.batch_norm and cell.config > 1, gain=rates.gain)
+        result = train_float(twin, data, recipe, watch, on_epoch)
+        top1 = accuracy(twin, data, self.settings.split, watch, recipe.limit)
+        return result, {"top1": top1, "simulated_s": None, "bits_written": None, "bits_flipped": None, "cross_checked": None}
+
+    def _on_device(
+        self,
+        cell: Cell,
+        model: Path,
+        data: Dataset,
+        recipe: Recipe,
+        watch: Watch | None,
+        on_epoch: Callable[[Epoch], None] | None,
+    ) -> tuple[Training, dict[str, Any]]:
+        device = self._compile(model, recipe)
+        device.cross_check(self.settings.cross_check)
+        result = train(device, data, recipe, watch, on_epoch)
+        events = device.interpreter.events
+        figures = {
+            "simulated_s": device.simulated_s,
+            "bits_written": _bits(events, "written"),
+            "bits_flipped": _bits(events, "flipped"),
+        }
+        top1 = evaluate(device, data, self.settings.split, watch, recipe.limit)
+        return result, {"top1": top1, **figures, "cross_checked": device.replayed}
+
+
+def use_threads(threads: int) -> None:
+    """Threads that PyTorch computes with."""
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def calibration(data: Dataset, count: int) -> list[npt.NDArray[np.uint8]]:
+    """``count`` training images, evenly spread over the list."""
+    items = data.items("train")
+    return [data.load(items[i]) for i in np.unique(np.linspace(0, len(items) - 1, min(count, len(items))).astype(int))]
+
+
+def _side(data: Dataset) -> int:
+    """Median short side of a few training images, pixels."""
+    return int(np.median([min(image.shape[:2]) for image in calibration(data, 9)]))
+
+
+def _bits(events: Mapping[str, int], what: str) -> int:
+    return sum(int(events[f"bits_{what}_{kind}"]) for kind in ("transposable", "compute"))
+
+
+def standard_error(top1: float, images: int) -> float:
+    """Of an accuracy in percent measured on that many images (binomial), points."""
+    return math.sqrt(max(top1 * (100 - top1), 0.0) / max(1, images))
