@@ -8,9 +8,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from sasimc.evaluation.quantity import Quantity, parse_unit
+from sasimc.evaluation.quantity import Measured, Quantity
 from sasimc.isa.errors import SasError, near
 
 __all__ = ["SUBARRAY_COMPONENTS", "Circuit", "Component", "Reading", "Reference", "load_circuit"]
@@ -24,24 +24,7 @@ Positive = Annotated[int, Field(gt=0)]
 Ratio = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    UNITS: ClassVar[dict[str, tuple[str, ...]]] = {}
-
-    @model_validator(mode="after")
-    def _dimensions(self) -> _Section:
-        for name, units in self.UNITS.items():
-            quantity: Quantity | None = getattr(self, name)
-            if quantity is None:
-                continue
-            if parse_unit(quantity.unit)[1] not in [parse_unit(u)[1] for u in units]:
-                raise ValueError(f"{name} is given in {quantity.unit}, not in a unit of {' or '.join(units)}")
-            if quantity.value < 0:
-                raise ValueError(f"{name} is negative ({quantity})")
-        return self
-
-
-class Reference(_Section):
+class Reference(Measured):
     """The machine that the figures were printed for, and the efficiency printed beside them."""
 
     rows: Positive
@@ -55,7 +38,7 @@ class Reference(_Section):
     printed_tops_per_watt: float
 
 
-class Range(_Section):
+class Range(Measured):
     """Smallest and largest ratio to the reference for which the scaling rules are meant."""
 
     rows: Ratio
@@ -64,10 +47,10 @@ class Range(_Section):
     buffer_bits: Ratio
 
 
-class Component(_Section):
+class Component(Measured):
     """One line of the table: area and energy of one instance, and how they scale."""
 
-    UNITS: ClassVar[dict[str, tuple[str, ...]]] = {"area": ("m^2",), "energy": ("J", "J/bit")}
+    UNITS: ClassVar[dict[str, str]] = {"area": "m^2", "energy": "J"}
     per: Literal["subarray", "chip"]
     area: Quantity | None = None
     energy: Quantity | None = None
@@ -75,7 +58,13 @@ class Component(_Section):
     energy_scale: EnergyScale = "none"
 
 
-class Components(_Section):
+class BufferComponent(Component):
+    """The buffer's energy is for a bit and access."""
+
+    UNITS: ClassVar[dict[str, str]] = {"area": "m^2", "energy": "J/bit"}
+
+
+class Components(Measured):
     """The lines of table IV."""
 
     memory_array: Component
@@ -83,7 +72,7 @@ class Components(_Section):
     row_decoder: Component
     shift_adder: Component
     adder_tree: Component
-    buffer: Component
+    buffer: BufferComponent
     relu: Component
 
     def items(self) -> dict[str, Component]:
@@ -112,7 +101,7 @@ class Components(_Section):
         return self
 
 
-class Accounting(_Section):
+class Accounting(Measured):
     """What one printed energy is for: how long, and of how many instances."""
 
     interval: Literal["cycle", "row", "pass"]
@@ -128,7 +117,7 @@ class Accounting(_Section):
         return self.cycles(reference) * (reference.active_subarrays if self.instances == "all" else 1)
 
 
-class Reading(_Section):
+class Reading(Measured):
     """One way to take the energies of the table."""
 
     title: str
@@ -137,20 +126,18 @@ class Reading(_Section):
     relu_elements: Positive
 
 
-class Transposable(_Section):
+class Transposable(Measured):
     """What a transposable sub-array has more than a compute one."""
 
-    UNITS: ClassVar[dict[str, tuple[str, ...]]] = {"extra_transistors_per_bit": ("transistor/bit",), "decoders": ("1",)}
+    UNITS: ClassVar[dict[str, str]] = {"extra_transistors_per_bit": "transistor/bit", "decoders": "1"}
     extra_transistors_per_bit: Quantity
     decoders: Quantity
 
 
-class Digital(_Section):
+class Digital(Measured):
     """Energies of basic operations and their scaling to the node."""
 
-    UNITS: ClassVar[dict[str, tuple[str, ...]]] = {
-        "node_scale": ("1",), "add8": ("J",), "add32": ("J",), "mult8": ("J",), "mult32": ("J",),
-    }  # fmt: skip
+    UNITS: ClassVar[dict[str, str]] = {"node_scale": "1", "add8": "J", "add32": "J", "mult8": "J", "mult32": "J"}
     node_scale: Quantity
     add8: Quantity
     add32: Quantity
@@ -161,7 +148,7 @@ class Digital(_Section):
 Composition = dict[Literal["add8", "add32", "mult8", "mult32"], Annotated[float, Field(ge=0)]]
 
 
-class Periphery(_Section):
+class Periphery(Measured):
     """Operations of the periphery (names of events), each composed of basic operations."""
 
     requantise_ops: Composition
@@ -180,11 +167,11 @@ class Periphery(_Section):
         return {name: getattr(self, name) for name in type(self).model_fields}
 
 
-class Other(_Section):
+class Other(Measured):
     """Accumulators, control, host interface, leakage."""
 
-    UNITS: ClassVar[dict[str, tuple[str, ...]]] = {
-        "accumulator": ("J/bit",), "instruction": ("J",), "host": ("J/bit",), "buffer_leakage": ("W/bit",), "logic_leakage": ("W/m^2",),
+    UNITS: ClassVar[dict[str, str]] = {
+        "accumulator": "J/bit", "instruction": "J", "host": "J/bit", "buffer_leakage": "W/bit", "logic_leakage": "W/m^2",
     }  # fmt: skip
     accumulator: Quantity
     instruction: Quantity
@@ -193,7 +180,7 @@ class Other(_Section):
     logic_leakage: Quantity
 
 
-class Circuit(_Section):
+class Circuit(Measured):
     """A validated circuit file."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+-]{1,64}$")]
