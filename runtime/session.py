@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,47 +15,25 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from sasimc.isa.errors import SasError, near
-from sasimc.isa.files import save_program
+from sasimc.isa.errors import SasError
+from sasimc.isa.files import load_program, save_program
 from sasimc.isa.program import Program
 from sasimc.runtime.data.catalog import CATALOGUE
-from sasimc.runtime.data.datasets import Dataset, open_dataset
-from sasimc.runtime.data.images import Augment, read_image
-from sasimc.runtime.device import Device
-from sasimc.runtime.interpreter import ENGINES
-from sasimc.runtime.profile import Meter
-from sasimc.runtime.recipe import Recipe, Schedule
-from sasimc.runtime.trainer import Epoch, Training, check_classes, evaluate, train
+from sasimc.runtime.data.datasets import Dataset, hold_back, open_dataset
+from sasimc.runtime.data.images import read_image
+from sasimc.runtime.device import Device, Interface
+from sasimc.runtime.nonvolatile.image import Task
+from sasimc.runtime.session_image import Keeper, SessionImage, interruptible, plain_device
+from sasimc.runtime.session_options import SessionOptions, check_options, make_recipe
+from sasimc.runtime.trainer import Epoch, TrainState, batch_of, check_classes, evaluate, train
 from sasimc.runtime.trainer import Progress as Shown
 from sasimc.runtime.warmup import cold, warm_up
+from sasimc.runtime.writes import writes
 
 __all__ = ["Session", "SessionOptions"]
 
 _PLAIN_EVERY_S = 10.0
 """Where the output is no terminal (a log), progress is a plain line this often."""
-
-
-@dataclass(frozen=True)
-class SessionOptions:
-    """The options of ``sasrun``; ``program`` is a path or a compiled program, ``what`` names it in the first line."""
-
-    program: Path | Program
-    what: str = ""
-    inputs: tuple[Path, ...] = ()
-    train: str | None = None
-    evaluate: str | None = None
-    data: Path | None = None
-    engine: str = "bitserial"
-    threads: int | None = None
-    epochs: int = 10
-    seed: int = 0
-    mu_head: Schedule = Recipe().mu_head
-    mu_rep: Schedule = Recipe().mu_rep
-    augment: bool = True
-    split: str = "test"
-    limit: int | None = None
-    cross_check: int = 0
-    top: int = 5
 
 
 class Session:
@@ -67,23 +45,64 @@ class Session:
 
     def __init__(self, options: SessionOptions, console: Console) -> None:
         self.options, self.console = options, console
-        _check(options)
+        check_options(options)
         self.images = 0
         self.busy_s = 0.0
         self.report: dict[str, Any] = {}
+        self._accuracy: dict[str, float] = {}
         with console.status("loading the program"):
-            self.device = Device(options.program, options.engine, options.threads)
-        self._training, self._evaluation = self._open(options.train), self._open(options.evaluate)
-        if not (options.inputs or self._training or self._evaluation):
+            self.program = options.program if isinstance(options.program, Program) else load_program(options.program)
+            self.about = Interface.of(self.program)
+        self.image = SessionImage(self.program, options, self._line) if options.image else None
+        try:
+            self._prepare(options)
+        except BaseException:
+            self.close()
+            raise
+
+    def _prepare(self, o: SessionOptions) -> None:
+        """Recipe, data sets and device."""
+        begun = self.image.begun if self.image else None
+        self.recipe = begun.recipe if begun else make_recipe(o)
+        self._data = o.data or (Path(begun.data) if begun and begun.data else None)
+        self._training = self._open(begun.train if begun else o.train)
+        self._evaluation = self._open(o.evaluate or (begun.evaluate if begun else None))
+        if not (o.inputs or self._training or self._evaluation):
             self._training = self._evaluation = self._default_data()
+        if self._training:
+            self._training = hold_back(self._training, self.recipe.data.hold_back)
+        elif o.freeze:
+            raise SasError("--freeze holds for a training", hint="--train DATASET")
+        self.device = self._make_device()
         self._say_what_runs()
         self._load_kernels()
-        self.device.cross_check(options.cross_check)
+        self.device.cross_check(o.cross_check)
+
+    def _make_device(self) -> Device:
+        if self._training:
+            batch_of(self.recipe, self.about.batch_size)
+            if self.recipe.patience and not self._training.items("val"):
+                raise SasError(f"{self._training.name} has no validation images to stop by", hint="leave out --patience")
+        if self.image is None:
+            return plain_device(self.program, self.options, self._training)
+        return self.image.begin(self._training, self.recipe) if self._training else self.image.use(self._evaluation)
+
+    def close(self) -> None:
+        """Give the device image back."""
+        if self.image is not None:
+            self.image.close()
+
+    @property
+    def _task(self) -> Task | None:
+        return self.image.task if self.image else None
 
     def _say_what_runs(self) -> None:
         device, task = self.device, self._training or self._evaluation
         notes = list(dict.fromkeys(d.note for d in (self._training, self._evaluation) if d is not None and d.note))
         machine, source = device.program.machine, device.program.source
+        if self._task:
+            goes_on = ", goes on" if self.options.resume else ""
+            notes.insert(0, f"task {self._task.name} of {self.options.image}{goes_on}")
         first = f"{self.options.what or source} on {machine.name} ({machine.subarrays} sub-arrays), engine {device.engine}"
         self._line("; ".join([first, *notes]))
         self.report = {
@@ -118,11 +137,13 @@ class Session:
             self._evaluate(self._evaluation)
         elif self._training and self._training.items("test"):
             self._evaluate(self._training)
+        if self.image and self._training:
+            self.image.learned({"val": self.image.run.best_top1, **self._accuracy})
         return self._summary()
 
     def save(self, path: Path) -> None:
         """Write the program with the device's current weights."""
-        program = self.device.program
+        program = self.program
         tensors = dict(program.tensors)
         for name, values in self.device.state().items():
             tensor = program.matrices[name].tensor
@@ -131,42 +152,42 @@ class Session:
 
     def _default_data(self) -> Dataset:
         """What a run without a task trains on: ``flowers``, drawn when the network has too few outputs for the real ones."""
-        size = self.device.input_shape[0]
-        found = open_dataset("flowers", self.options.data, size=size)
-        if len(found.classes) > self.device.classes:
+        size = self.about.input_shape[0]
+        found = open_dataset("flowers", self._data, size=size)
+        if len(found.classes) > self.about.classes:
             drawn = open_dataset("drawn-flowers", size=size)
-            why = f"{drawn.note} (the network has {self.device.classes} outputs, {found.name} {len(found.classes)} classes)"
+            why = f"{drawn.note} (the network has {self.about.classes} outputs, {found.name} {len(found.classes)} classes)"
             found = dataclasses.replace(drawn, note=why)
-        check_classes(self.device, found)
+        check_classes(self.about, found)
         return found
 
     def _open(self, name: str | None) -> Dataset | None:
         if name is None:
             return None
-        size = self.device.input_shape[0]
-        found = open_dataset(name, self.options.data, size=size)
-        if len(found.classes) > self.device.classes and (relative := self._relative(name, size)) is not None:
+        size = self.about.input_shape[0]
+        found = open_dataset(name, self._data, size=size)
+        if len(found.classes) > self.about.classes and (relative := self._relative(name, size)) is not None:
             self.console.print(
-                f"{found.name} has {len(found.classes)} classes, the program {self.device.classes}: taking {relative.name} "
+                f"{found.name} has {len(found.classes)} classes, the program {self.about.classes}: taking {relative.name} "
                 f"({len(relative.classes)} classes) instead",
                 highlight=False,
             )
             found = relative
-        check_classes(self.device, found)
+        check_classes(self.about, found)
         return found
 
     def _relative(self, name: str, size: int) -> Dataset | None:
         """A data set whose name begins with ``name`` (``flowers`` -> ``flowers17``) and whose classes fill the classifier exactly."""
         for other, known in CATALOGUE.items():
-            if other != name and other.startswith(name) and known.classes == self.device.classes:
+            if other != name and other.startswith(name) and known.classes == self.about.classes:
                 try:
-                    return open_dataset(other, self.options.data, size=size)
+                    return open_dataset(other, self._data, size=size)
                 except SasError:
                     continue
         return None
 
     def _label(self, index: int) -> str:
-        labels = self.device.labels
+        labels = self._task.classes if self._task else self.about.labels
         return labels[index] if index < len(labels) else f"class {index}"
 
     def _classify(self) -> None:
@@ -221,39 +242,52 @@ class Session:
         self.busy_s += time.perf_counter() - start
 
     def _train(self, dataset: Dataset) -> None:
-        o = self.options
-        recipe = Recipe(
-            epochs=o.epochs,
-            seed=o.seed,
-            mu_head=o.mu_head,
-            mu_rep=o.mu_rep,
-            augment=Augment(crop="random" if o.augment else "middle", flip=o.augment),
-            limit=o.limit,
-        )
-
-        meter, laps = Meter(self.device.interpreter), list[dict[str, Any]]()
+        recipe = self.recipe
+        run = self.image.run if self.image else TrainState()
+        self.images = run.through - run.seen
+        if run.step:
+            self._line(f"goes on in epoch {run.epoch + 1} after {run.seen} images ({run.step} steps in all)")
 
         def done(e: Epoch) -> None:
-            laps.append(meter.lap())
             val = "" if math.isnan(e.val_top1) else f", val {e.val_top1:.1f} %"
             self._line(
-                f"epoch {e.epoch + 1}/{o.epochs}: loss {e.loss:.3f}, train {e.train_top1:.1f} %{val}, "
+                f"epoch {e.epoch + 1}/{recipe.epochs}: loss {e.loss:.3f}, train {e.train_top1:.1f} %{val}, "
                 f"{e.writes_bits} bits written, {e.wall_s:.1f} s"
             )
 
-        with self._bar() as watch:
-            result: Training = train(self.device, dataset, recipe, watch, done)
-        self.report["epochs"] = [{**row, **lap} for row, lap in zip(result.rows(), laps, strict=True)]
+        with interruptible() as noted:
+            keep = Keeper(self.image, self.program, self.options, dataset, recipe, self.device, noted)
+            try:
+                with self._bar() as watch:
+                    result = train(self.device, dataset, recipe, watch, done, state=run, keep=keep)
+            except KeyboardInterrupt:
+                self._say_how_to_go_on(run, keep.saved)
+                raise
+        self.report["epochs"] = result.rows()
         self.report["best_epoch"] = result.best_epoch
-        if dataset.items("val"):
+        self.report["steps"] = run.step
+        if recipe.patience and len(result.epochs) < recipe.epochs:
+            self._line(f"stopped: {recipe.patience} epochs without a better validation accuracy")
+        if dataset.items("val") and recipe.keep == "best":
             self._line(f"kept the weights of epoch {result.best_epoch + 1}, the best on the validation split")
+
+    def _say_how_to_go_on(self, run: TrainState, saved: Path | None) -> None:
+        where = f"epoch {run.epoch + 1} after {run.seen} images"
+        if saved is None:
+            self._line(f"broken off in {where}; nothing is saved")
+            return
+        o = self.options
+        words = ["sasrun", *([str(o.program)] if isinstance(o.program, Path) else []), "--device", str(saved), "--resume"]
+        words += [] if o.engine == SessionOptions.engine else ["--engine", o.engine]
+        self._line(f"broken off in {where}; saved in {saved}. To go on: {shlex.join(words)}")
 
     def _evaluate(self, dataset: Dataset) -> None:
         with self._bar() as watch:
-            top1 = evaluate(self.device, dataset, self.options.split, watch, self.options.limit)
-        count = min(len(dataset.items(self.options.split)), self.options.limit or 1 << 60)
+            top1 = evaluate(self.device, dataset, self.options.split, watch, self.recipe.limit)
+        count = min(len(dataset.items(self.options.split)), self.recipe.limit or 1 << 60)
         error = math.sqrt(max(top1 * (100 - top1), 0) / max(1, count))
         self.report.update(top1=top1, split=self.options.split)
+        self._accuracy[self.options.split] = top1
         self._line(f"{dataset.name} {self.options.split}: top-1 {top1:.2f} % of {count} images (standard error {error:.2f})")
 
     def _summary(self) -> dict[str, Any]:
@@ -269,11 +303,10 @@ class Session:
             phase_cycles=dict(it.phase_cycles),
             cross_checked=self.device.replayed,
         )
-        flipped = it.events["bits_flipped_transposable"] + it.events["bits_flipped_compute"]
         self._line(
-            f"{self.images} images, {self.report['images_per_s']:.1f} images/s; device: {it.cycles} cycles = {simulated_s:.3g} s, "
-            f"{flipped} bits flipped"
+            f"{self.images} images, {self.report['images_per_s']:.1f} images/s; device: {it.cycles} cycles = {simulated_s:.3g} s"
         )
+        self._say_writes()
         if self.device.program.machine.bit_serial.zero_skip == "cycles":
             whole = it.cycles + it.cycles_saved
             self._line(
@@ -283,15 +316,21 @@ class Session:
             self._line(f"{self.device.replayed} runs replayed on another engine: identical in values, cycles and events")
         return self.report
 
-
-def _check(o: SessionOptions) -> None:
-    """Refuse options that make no sense before anything is loaded."""
-    if o.engine not in ENGINES:
-        raise SasError(f"no engine {o.engine!r}", hint=near(o.engine, tuple(ENGINES)) or f"one of {', '.join(ENGINES)}")
-    for name, value in (("--limit", o.limit), ("--threads", o.threads), ("--epochs", o.epochs), ("--top", o.top)):
-        if value is not None and value < 1:
-            raise SasError(f"{name} {value}: at least 1 is needed")
-    if o.cross_check < 0:
-        raise SasError(f"--cross-check {o.cross_check}: a number from 1, or 0 for none")
-    if o.split not in ("train", "val", "test"):
-        raise SasError(f"no split {o.split!r}", hint=near(o.split, ("train", "val", "test")) or "train, val or test")
+    def _say_writes(self) -> None:
+        """Writes of this run and wear of the device, by what stands in the word lines."""
+        written = writes(self.device)
+        self.report["writes"] = written
+        if self._task:
+            self.report["task"] = self._task.model_dump(mode="json")
+        if not written["weights"]["rows"] + written["scratch"]["rows"] + written["host"]["rows"]:
+            return
+        worn = "of the device" if self.image else "of this run"
+        for kind, words in (("weights", "weights"), ("scratch", "scratch rows of gradients")):
+            w = written[kind]
+            self._line(
+                f"{words}: {w['rows']} row writes, {w['bits_written']} bits written, {w['bits_flipped']} flipped; "
+                f"most written row {worn}: {w['worst']} times (sub-array {w['worst_row'][0]}, word line {w['worst_row'][1]}), mean {w['mean']:.3g}"
+            )
+        if written["host"]["rows"]:
+            h = written["host"]
+            self._line(f"by the host: {h['rows']} row writes, {h['bits_written']} bits written, {h['bits_flipped']} flipped")

@@ -7,7 +7,7 @@ import platform
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -26,6 +26,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 COMMANDS: Final[Mapping[str, str]] = {
     "data": "sasimc.cli.sasrun_data",
     "table1": "sasimc.cli.sasrun_table1",
+    "tasks": "sasimc.cli.sasrun_tasks",
 }
 """Sub-command -> module whose ``app`` it is, imported when it is used; everything else is ``sasrun [PROGRAM]``."""
 
@@ -41,11 +42,29 @@ def run(
     data: Annotated[Path | None, typer.Option(help="Folder of data sets; default: SASIMC_DATA")] = None,
     engine: Annotated[str, typer.Option(help="bitserial, fused or step")] = "bitserial",
     threads: Annotated[int | None, typer.Option(help="Worker threads; default: all cores")] = None,
-    epochs: Annotated[int, typer.Option(help="Epochs of training")] = 10,
-    seed: Annotated[int, typer.Option(help="Seed of image order and augmentation")] = 0,
-    mu_head: Annotated[str, typer.Option(help="Update magnitude of the classifier, FIRST:LAST[:cosine]")] = "4:0",
-    mu_rep: Annotated[str, typer.Option(help="Update magnitude of the modules, FIRST:LAST[:cosine]")] = "2:-2",
-    augment: Annotated[bool, typer.Option("--augment/--no-augment", help="Random crops and flips in training")] = True,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="Recipe of the training: a TOML file or a shipped one's name; the options below override it"),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of training (10)")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images a step, up to what the program was compiled for (as many)")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of image order and augmentation (0)")] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Stop after this many epochs without a better validation accuracy (0: never)")
+    ] = None,
+    mu_head: Annotated[str | None, typer.Option(help="Update magnitude of the classifier, FIRST:LAST[:cosine] (4:0)")] = None,
+    mu_rep: Annotated[str | None, typer.Option(help="Update magnitude of the modules, FIRST:LAST[:cosine] (2:-2)")] = None,
+    augment: Annotated[
+        bool | None, typer.Option("--augment/--no-augment", help="Random crops and flips in training (as the recipe says)")
+    ] = None,
+    freeze: Annotated[str, typer.Option(help="Trainable layers that stay as they are: patterns, comma-separated")] = "",
+    device: Annotated[
+        Path | None, typer.Option(help="Device image (.sas): weights, wear and tasks are kept in it (docs/tasks.md)")
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="Task of the device image to learn or use; default: the data set's name")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the unfinished training in the device image")] = False,
     split: Annotated[str, typer.Option(help="Split that --eval uses")] = "test",
     limit: Annotated[int | None, typer.Option(help="Use at most this many images of a split")] = None,
     save: Annotated[Path | None, typer.Option(help="Write the program with its trained weights (.s or .bin)")] = None,
@@ -67,10 +86,11 @@ def run(
 ) -> None:
     """Run a compiled program: classify (--input), train (--train), evaluate (--eval). Without a task it trains on `flowers`.
 
-    `sasrun data` lists the data sets, says where each is looked for, and fetches them.
+    `sasrun data` lists the data sets, says where each is looked for, and fetches them. `sasrun tasks` lists the tasks of a device image.
     """
     from sasimc.cli.costs import cost_of, price_list
     from sasimc.evaluation.text import cost_lines
+    from sasimc.runtime.data.images import Augment
     from sasimc.runtime.profile import profile
     from sasimc.runtime.recipe import Schedule
     from sasimc.runtime.session import Session, SessionOptions
@@ -80,24 +100,31 @@ def run(
     runnable: Any = program
     if program is None:
         runnable, what = _embedded(), "the embedded MobileNet-V2 + Rep-Net"
+    given = {"epochs": epochs, "batch": batch, "seed": seed, "patience": patience, "limit": limit}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    for name, text in (("mu_head", mu_head), ("mu_rep", mu_rep)):
+        if text is not None:
+            changes[name] = Schedule.parse(text, f"--{name.replace('_', '-')}")
+    if augment is not None:
+        changes["augment"] = Augment(crop="random" if augment else "middle", flip=augment)
     options = SessionOptions(
         program=runnable, what=what, inputs=tuple(input or ()), train=train, evaluate=evaluate, data=data, engine=engine,
-        threads=threads, epochs=epochs, seed=seed, mu_head=Schedule.parse(mu_head, "--mu-head"), mu_rep=Schedule.parse(mu_rep, "--mu-rep"),
-        augment=augment, split=split, limit=limit, cross_check=cross_check, top=top,
+        threads=threads, recipe=recipe, changes=changes, freeze=freeze, image=device, task=task, resume=resume, split=split,
+        cross_check=cross_check, top=top,
     )  # fmt: skip
     if save is not None and save.suffix not in (".s", ".bin"):
         raise SasError(f"cannot tell the program's format from {save.name!r}", hint="end the name in .s or .bin")
-    require_writable(save, report, trace)
+    require_writable(save, report, trace, device)
     prices = price_list(technology, reading)
-    session = Session(options, console)
-    with _traced(session.device, trace, trace_limit, prices):
-        made: dict[str, Any] = session.run()
-    cost = cost_of(session.device.interpreter, made["images"], prices)
-    for line in cost_lines(cost):
-        console.print(line, **_PLAIN)
-    if save:
-        session.save(save)
-        console.print(f"wrote {save}", **_PLAIN)
+    with closing(Session(options, console)) as session:
+        with _traced(session.device, trace, trace_limit, prices):
+            made: dict[str, Any] = session.run()
+        cost = cost_of(session.device.interpreter, made["images"], prices)
+        for line in cost_lines(cost):
+            console.print(line, **_PLAIN)
+        if save:
+            session.save(save)
+            console.print(f"wrote {save}", **_PLAIN)
     made["wall_s"] = time.perf_counter() - start
     made["host"] = platform.machine()
     if report:
