@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 
@@ -22,7 +23,11 @@ MAX_COPIES = 32
 
 @dataclass(frozen=True)
 class Cut:
-    """Pieces of ``rows`` x ``cols`` of a k x n matrix, ``copies`` times; ``cycles`` of its products a sample, ``levels`` they stand on."""
+    """Pieces of ``rows`` x ``cols`` of a k x n matrix, ``copies`` times; ``cycles`` of its products a sample, ``levels`` they stand on.
+
+    Where the adder tree reaches only ``unit`` sub-arrays of a group (0: all of the machine), a *chain* of ``chain`` pieces whose partial sums are added
+    stands in one such unit: side by side on one level, or on ``bundle`` levels of the same group.
+    """
 
     k: int
     n: int
@@ -31,22 +36,43 @@ class Cut:
     copies: int
     cycles: float = 0.0
     levels: int = 1
+    unit: int = 0
+    chain: int = 1
+    bundle: int = 1
+    by_column: bool = True
 
     @property
     def pieces(self) -> list[tuple[int, int, int, int, int]]:
-        """(copy, k, n, rows, cols) of every piece."""
+        """(copy, k, n, rows, cols) of every piece; those of a chain follow each other where the reach matters."""
         corners = [(k, n) for k in range(0, self.k, self.rows) for n in range(0, self.n, self.cols)]
+        if self.unit and self.by_column:
+            corners.sort(key=lambda corner: corner[1])
         return [(c, k, n, min(self.rows, self.k - k), min(self.cols, self.n - n)) for c in range(self.copies) for k, n in corners]
 
+    def place(self, piece: int, size: int) -> tuple[int, int]:
+        """(level, place in a group of ``size``) of a piece by its number."""
+        if not self.unit:
+            return divmod(piece, size)
+        units = size // self.unit
+        chain, link = divmod(piece, self.chain)
+        if self.bundle > 1:
+            (bundle, unit), (level, place) = divmod(chain, units), divmod(link, self.unit)
+            return bundle * self.bundle + level, unit * self.unit + place
+        unit, slot = divmod(chain, self.unit // self.chain)
+        level, unit = divmod(unit, units)
+        return level, unit * self.unit + slot * self.chain + link
 
+
+@lru_cache(maxsize=65536)
 def best_cuts(
-    k: int, n: int, pixels: int, machine: Machine, *, use: str, copies: bool, narrow: bool, thrift: Sequence[float]
+    k: int, n: int, pixels: int, machine: Machine, *, use: str, copies: bool, narrow: bool, thrift: tuple[float, ...]
 ) -> list[Cut]:
     """For each ``thrift`` the cut with the lowest cost: cycles of all products of a sample plus ``thrift`` for every word line x column
     of a level. ``use``: ``forward``, ``backward`` (transposed products only) or ``both``.
 
     A forward product takes 8 cycles a word line and level, a transposed one 64 / ``bit_columns_per_cycle`` cycles a weight column and level.
-    ``copies``: several pixels may be worked on at once; ``narrow``: a kernel must not be cut (depth-wise). Among equals, the fewest pieces.
+    ``copies``: several pixels may be worked on at once; ``narrow``: a kernel must not be cut (depth-wise, whose sums need no adder tree). Among
+    equals, the fewest pieces. Cycles are infinite where no cut keeps partial sums within the adder tree's reach.
     """
     height, width, size = machine.array.rows, machine.weights_per_row, machine.group_size
     heights = np.array(sorted({-(-k // a) for a in range(-(-k // height), k + 1)}))
@@ -56,11 +82,20 @@ def best_cuts(
         widths = np.array([min(n, width)])
     else:
         widths = np.array(sorted({-(-n // b) for b in range(-(-n // width), n + 1)}))
+    unit = 0 if narrow else machine.reach_size
+    if unit and use == "forward":
+        widths = np.array(sorted({min(n, width), *(-(-n // b) for b in range(-(-n // width), n + 1))}))
     grid = np.meshgrid(heights, widths, np.arange(1, (MAX_COPIES if copies else 1) + 1), indexing="ij")
     h, w, c = (axis.ravel() for axis in grid)
-    pieces = -(-k // h) * -(-n // w) * c
-    levels = -(-pieces // size)
-    cycles = np.zeros(h.shape)
+    across, along = -(-n // w), -(-k // h)
+    pieces = along * across * c
+    levels, chain, bundle = -(-pieces // size), np.ones_like(pieces), np.ones_like(pieces)
+    if unit:
+        chain = {"forward": along, "backward": across, "both": along * across}[use]
+        bundle = -(-chain // unit)
+        packed = -(-(pieces // chain) // (size // unit * np.maximum(unit // chain, 1)))
+        levels = packed * bundle
+    cycles = np.where(bundle <= height // h * (width // w), 0.0, np.inf)
     if use != "backward":
         # the adder tree works beside the arrays: the slower of the two counts
         sums = 0 if narrow else pixels * (-(-k // h) - 1) * n // machine.adder_tree.units
@@ -71,7 +106,9 @@ def best_cuts(
     out = []
     for price in thrift:
         i = int(np.lexsort((pieces, cycles + price * levels * h * w))[0])
-        out.append(Cut(k, n, int(h[i]), int(w[i]), int(c[i]), float(cycles[i]), int(levels[i])))
+        numbers = (int(v[i]) for v in (h, w, c))
+        kept = (int(chain[i]), int(bundle[i])) if unit else (1, 1)
+        out.append(Cut(k, n, *numbers, float(cycles[i]), int(levels[i]), unit, *kept, use != "backward"))
     return out
 
 
@@ -151,10 +188,24 @@ class Floor:
         r, c, fr, fc, _ = group.free.pop(i)
         return Level(-g, r, c), fr, fc
 
+    def take_all(self, cut: Cut, kind: str, owner: str) -> list[Level] | None:
+        """Places for all levels of a cut; those of a bundle stand beside and below each other in one group. None: no room."""
+        beside = min(cut.bundle, self.machine.weights_per_row // cut.cols)
+        below = -(-cut.bundle // beside)
+        out: list[Level] = []
+        for _ in range(cut.levels // cut.bundle):
+            corner = self.take(below * cut.rows, beside * cut.cols, kind, owner)
+            if corner is None:
+                return None
+            steps = (divmod(i, beside) for i in range(cut.bundle))
+            out += [Level(corner.group, corner.row + y * cut.rows, corner.col + x * cut.cols) for y, x in steps]
+        return out
+
     def tiles(self, cut: Cut, levels: Sequence[Level]) -> list[Tile]:
         """Tiles of a cut whose levels have been taken, in order."""
         size, out = self.machine.group_size, []
         for i, (copy, k, n, rows, cols) in enumerate(cut.pieces):
-            level = levels[i // size]
-            out.append(Tile(level.group * size + i % size, level.row, level.col, k, n, rows, cols, copy))
+            level, place = cut.place(i, size)
+            at = levels[level]
+            out.append(Tile(at.group * size + place, at.row, at.col, k, n, rows, cols, copy))
         return out

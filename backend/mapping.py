@@ -189,11 +189,14 @@ def place(
     ``transposed``: layers whose transposed product is needed; ``scratch``: gradient products need scratch rows.
 
     Raises:
-        CapacityError: not enough sub-arrays (with how many are needed, how many there are).
+        CapacityError: not enough sub-arrays (with how many are needed, how many there are), or partial sums beyond the adder tree's reach.
     """
     parts = [p for members in layers.values() for p in members]
     room = machine.subarrays * machine.array.rows * machine.weights_per_row
     candidates = sorted(_candidates(parts, machine, set(transposed)), key=_cycles)
+    if np.isinf(_cycles(candidates[0])):
+        raise _out_of_reach(candidates, machine)
+    candidates = [plan for plan in candidates if np.isfinite(_cycles(plan))]
     for plan in candidates:
         if _cells(plan) * machine.group_size > room:
             continue
@@ -266,13 +269,12 @@ def _candidates(parts: Sequence[LayerMatrix], machine: Machine, backward: set[st
 
 def _pack(floor: Floor, plan: Plan) -> tuple[dict[str, list[Level]], LayerMatrix | None]:
     """Levels by matrix, highest first; and the first matrix that found no room."""
-    taken: dict[str, list[Level]] = {p.name: [] for p, _ in plan}
+    taken: dict[str, list[Level]] = {}
     for p, cut in sorted(plan, key=lambda t: (-t[1].rows, -t[1].cols, t[0].name)):
-        for _ in range(cut.levels):
-            level = floor.take(cut.rows, cut.cols, p.array, "trainable" if p.trainable else "frozen")
-            if level is None:
-                return taken, p
-            taken[p.name].append(level)
+        levels = floor.take_all(cut, p.array, "trainable" if p.trainable else "frozen")
+        if levels is None:
+            return taken, p
+        taken[p.name] = levels
     return taken, None
 
 
@@ -283,7 +285,7 @@ def _scratch(floor: Floor) -> Matrix | None:
         return None
     level, rows, cols = found
     machine = floor.machine
-    count = min(machine.gradient.scratch_subarrays, machine.group_size)
+    count = min(machine.gradient.scratch_subarrays, machine.reach_size or machine.group_size)
     first = level.group * machine.group_size
     made = tuple(Tile(first + i, level.row, level.col, i * rows, 0, rows, cols) for i in range(count))
     return Matrix("scratch", "scratch", "compute", rows * count, cols, "", False, made)
@@ -316,6 +318,19 @@ def _result(
     weights = sum(p.values.size for members in layers.values() for p in members)
     standing = {name: made[twin] for name, twin in twins.items()}
     return Placement(result, scratch, len(used["compute"]), len(used["transposable"]), weights, standing)
+
+
+def _out_of_reach(candidates: Sequence[Plan], machine: Machine) -> CapacityError:
+    """The first matrix of which no cut keeps the partial sums within the adder tree's reach."""
+    plan = min(candidates, key=lambda c: sum(np.isinf(cut.cycles) for _, cut in c))
+    part = next(p for p, cut in plan if np.isinf(cut.cycles))
+    (k, n), reach = part.values.shape, machine.adder_tree.reach
+    holds = machine.reach_size * machine.array.rows * machine.weights_per_row
+    return CapacityError(
+        f"layer {part.name} ({k} x {n} weights, {part.array}) cannot be placed: adder_tree.reach = {reach!r} adds the partial sums of "
+        f"{machine.reach_size} sub-arrays, which hold {holds} weights; no cut of the layer keeps all sums of an output within them",
+        where=part.layer, hint='a wider adder_tree.reach ("group", "machine"), or more rows in a sub-array',
+    )  # fmt: skip
 
 
 def _no_room(parts: Sequence[LayerMatrix], machine: Machine, part: LayerMatrix | None) -> CapacityError:

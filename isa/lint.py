@@ -78,6 +78,7 @@ def lint(program: Program, text: str = "", initialised: Collection[str] = ()) ->
     out = _Findings(program, text.split("\n"), [], set())
     _placement(program, out)
     _activation(program, out)
+    _reach(program, out)
     _static(program, out)
     visited: set[int] = set()
     for entry in program.entries:
@@ -168,6 +169,39 @@ def _activation(program: Program, out: _Findings) -> None:
             if steps >= alone * m.copies:
                 message = f"the {m.copies} copies of {m.name} cannot work at the same time"
                 out.descriptor("mat", m.name, "warning", message, "place them in other sub-arrays of one activation group")
+
+
+def _reach(program: Program, out: _Findings) -> None:
+    """Sums of a product are added only across sub-arrays that the adder tree reaches: along k forward, along n transposed."""
+    machine = program.machine
+    if machine.adder_tree.reach == "machine":
+        return
+    used: dict[str, set[str]] = {}
+    for i in program.code:
+        for f, value in zip(i.spec.fields, i.operands, strict=True):
+            if isinstance(f, MatField) and i.spec.mnemonic in ("vmm", "vmmt", "gradp"):
+                used.setdefault(value, set()).add(i.spec.mnemonic)
+    for name, by in used.items():
+        m = program.matrices[name]
+        for mnemonic in sorted(by):
+            where = np.full((m.copies, m.k if mnemonic == "vmmt" else m.n), -1, np.int64)
+            if mnemonic == "gradp":
+                where = where[:, :1]
+            for t in m.tiles:
+                first, count = {"vmm": (t.n, t.cols), "vmmt": (t.k, t.rows), "gradp": (0, 1)}[mnemonic]
+                held = where[t.copy, first : first + count]
+                number = machine.reach_of(t.subarray)
+                if ((held != -1) & (held != number)).any():
+                    message = f"{mnemonic} adds partial sums of {name} in sub-array {t.subarray} to others beyond the adder tree's reach"
+                    out.descriptor(
+                        "mat",
+                        name,
+                        "error",
+                        message,
+                        f'adder_tree.reach = "{machine.adder_tree.reach}" in the machine description',
+                    )
+                    break
+                held[:] = number
 
 
 def _static(program: Program, out: _Findings) -> None:

@@ -83,9 +83,10 @@ class AccumulatorSection(_Section):
 
 
 class AdderTreeSection(_Section):
-    """Adder tree."""
+    """Adder tree, and which sub-arrays' partial sums it can add to each other."""
 
     units: Positive
+    reach: Literal["bank", "group", "machine"] = "machine"
 
 
 class PeripherySection(_Section):
@@ -193,6 +194,17 @@ class Machine(_Section):
         banks_active = self.activation.banks[0] * self.activation.banks[1]
         mat_blocks = (self.array.mats[0] * self.array.mats[1]) // mats_active
         return (group // mat_blocks) * banks_active + place // mats_active
+
+    def reach_of(self, subarray: int) -> int:
+        """Partial sums of sub-arrays with equal numbers can be added to each other (``adder_tree.reach``)."""
+        reach = self.adder_tree.reach
+        return {"bank": self.bank_of, "group": self.group_of, "machine": lambda _: 0}[reach](subarray)
+
+    @property
+    def reach_size(self) -> int:
+        """Sub-arrays of one activation group whose partial sums can be added to each other; 0: those of all groups can."""
+        mats = self.activation.mats[0] * self.activation.mats[1]
+        return {"bank": mats, "group": self.group_size, "machine": 0}[self.adder_tree.reach]
 
     @cached_property
     def key(self) -> str:

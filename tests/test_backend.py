@@ -37,6 +37,8 @@ MACHINES: dict[str, dict[str, Any]] = {
     "2-KB buffer": {"buffer__bytes": 2048},
     "few accumulators": {"accumulator__entries": 1000},
     "narrow periphery": {"periphery__lanes": 8, "host__bytes_per_cycle": 1, "buffer__bytes_per_cycle": 4},
+    "adder tree of a group": {"array__rows": 16, "array__bit_columns": 128, "adder_tree__reach": "group"},
+    "adder tree of a bank": {"array__rows": 16, "adder_tree__reach": "bank"},
     "eight bit columns a cycle": {"transposed__bit_columns_per_cycle": 8},
 }
 

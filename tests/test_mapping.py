@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from sasimc.backend.floor import best_cuts
 from sasimc.backend.mapping import LayerMatrix, Placement, place
 from sasimc.frontend.zoo import ZooOptions, build, write
 from sasimc.isa.instructions.array import INPUT_BITS
+from sasimc.isa.lint import lint
 from sasimc.isa.machine import Machine, activation_steps
 from sasimc.isa.objects import Matrix
 from sasimc.isa.spec import PHASES
@@ -41,6 +43,7 @@ def machines(draw: st.DrawFn) -> Machine:
         activation__mats=(1, draw(st.sampled_from([1, mats[1]]))),
         activation__rule=draw(st.sampled_from(["row", "free"])),
         transposed__bit_columns_per_cycle=draw(st.sampled_from([1, 8])),
+        adder_tree__reach=draw(st.sampled_from(["machine", "group", "bank"])),
     )
 
 
@@ -90,6 +93,21 @@ def prove(made: Placement, machine: Machine) -> None:
     assert not (lines[0] & lines[1]).any(), "trainable and frozen weights share a word line"
 
 
+def prove_reach(made: Placement, machine: Machine, backward: set[str]) -> None:
+    """Partial sums stay within the adder tree's reach: along k for forward products, along n for transposed ones."""
+    uses = [(m.tiles, "n") for parts in made.layers.values() for p, m in parts if p.kind == "dense"]
+    uses += [(m.tiles, "k") for name in backward for p, m in made.backward(name) if p.kind == "dense"]
+    for tiles, axis in uses:
+        units: dict[tuple[int, int], set[int]] = {}
+        for t in tiles:
+            first, count = (t.n, t.cols) if axis == "n" else (t.k, t.rows)
+            for i in range(first, first + count):
+                units.setdefault((t.copy, i), set()).add(machine.reach_of(t.subarray))
+        assert all(len(u) == 1 for u in units.values())
+    if made.scratch is not None:
+        assert len({machine.reach_of(t.subarray) for t in made.scratch.tiles}) == 1
+
+
 def transposed_ones(made: Placement, backward: set[str]) -> Mapping[str, str]:
     return {part.name: m.array for name in backward for part, m in made.backward(name) if part.kind == "dense"}
 
@@ -107,10 +125,11 @@ def test_random_layers_on_random_machines(
     try:
         made = place(parts, machine, scratch, backward)
     except CapacityError as e:
-        if "the machine has" not in e.diagnostic.message:
+        if not any(text in e.diagnostic.message for text in ("the machine has", "adder_tree.reach")):
             pytest.fail(f"no numbers in: {e.diagnostic.message}")
         return
     prove(made, machine)
+    prove_reach(made, machine, backward)
     assert set(transposed_ones(made, backward).values()) <= {"transposable"}
     assert made.weights == sum(p.values.size for members in parts.values() for p in members)
     if scratch:
@@ -133,14 +152,46 @@ def test_cuts(machine: Machine, k: int, n: int, pixels: int, use: str) -> None:
     """More thrift never takes more cells nor fewer cycles; pieces fit a sub-array and cover the matrix."""
     found = best_cuts(k, n, pixels, machine, use=use, copies=use == "forward", narrow=False, thrift=(0.0, 1.0, 100.0, 1e12))
     for cut in found:
+        if np.isinf(cut.cycles):
+            continue
         assert cut.rows <= machine.array.rows
         assert cut.cols <= machine.weights_per_row
         assert sum(r * c for _, _, _, r, c in cut.pieces) == k * n * cut.copies
-        assert cut.levels == -(-len(cut.pieces) // machine.group_size)
+        assert cut.levels >= -(-len(cut.pieces) // machine.group_size)
+        places = [cut.place(i, machine.group_size) for i in range(len(cut.pieces))]
+        assert len(set(places)) == len(places)
+        assert {level for level, _ in places} == set(range(cut.levels))
     cells = [c.levels * c.rows * c.cols for c in found]
     assert cells == sorted(cells, reverse=True)
     cycles = [c.cycles for c in found]
     assert cycles == sorted(cycles)
+
+
+def test_reach_of_the_adder_tree() -> None:
+    """700 rows of sums: on sub-arrays of one bank they stand below each other, else side by side; a bank that is too small is named."""
+    values, cycles = np.zeros((700, 8), np.int8), {}
+    for reach in ("machine", "group", "bank"):
+        machine = machine_with(adder_tree__reach=reach)
+        made = place({"a": [LayerMatrix("a", "a", "dense", "compute", False, 0, 700, 0, 8, values, 1000)]}, machine, False)
+        prove(made, machine)
+        prove_reach(made, machine, set())
+        cycles[reach] = forward_cycles(made.layers["a"][0][1], 1000, machine)
+    assert cycles["machine"] <= cycles["group"] < cycles["bank"]
+    small = machine_with(array__rows=8, array__bit_columns=64, adder_tree__reach="bank")
+    with pytest.raises(
+        CapacityError, match=r"layer a \(700 x 8 weights, compute\) cannot be placed: adder_tree.reach = 'bank' .* 2 sub-arrays"
+    ):
+        place({"a": [LayerMatrix("a", "a", "dense", "compute", False, 0, 700, 0, 8, values, 1000)]}, small, False)
+
+
+def test_the_linter_knows_the_reach() -> None:
+    """A program for one reach, read with a shorter one."""
+    program = compile_model(mobilenet_like(), CompileOptions(batch=2)).program
+    assert lint(program) == []
+    short = replace(program, machine=machine_with(adder_tree__reach="bank"))
+    found = [d for d in lint(short) if "beyond the adder tree's reach" in d.message]
+    assert {d.severity for d in found} == {"error"}
+    assert {d.message.split()[0] for d in found} >= {"vmm", "gradp"}
 
 
 def _layer(trainable: bool, pixels: int) -> dict[str, list[LayerMatrix]]:
