@@ -114,11 +114,13 @@ def _write_figures(o: Outcome) -> Iterator[Figure]:
     how = f"mean of {o.bits} simulated writes: line {format_si(o.sot_energy, 'J')}, junction {format_si(o.stt_energy, 'J')}"
     yield Figure(f"{name}: write energy", o.energy, "J/bit", how, paper)
     yield Figure(f"{name}: pulse", o.write.latency, "s", "first current on to last current off")
-    decided = o.settled[np.isfinite(o.settled)]
-    if len(decided):
-        yield Figure(f"{name}: decided (median)", float(np.median(decided)), "s", "from then on more than half on the right side")
+    if len(o.decided):
+        how = "median of the bits that change: from then on more than half on the right side"
+        yield Figure(f"{name}: decided", float(np.median(o.decided)), "s", how)
     bound = error_bound(o.errors, o.bits)
-    yield Figure(f"{name}: write error rate", o.error_rate, "1", f"{o.errors} of {o.bits}; below {bound:.2g} with 95 % confidence")
+    yield Figure(
+        f"{name}: write error rate", o.error_rate, "1", f"{o.errors} of {o.bits}; below {bound:.2g} with 95 % confidence"
+    )
 
 
 def _static_figures(stack: Stack) -> Iterator[Figure]:
@@ -126,7 +128,9 @@ def _static_figures(stack: Stack) -> Iterator[Figure]:
     yield Figure("relaxation time", relaxation_time(stack), "s", "closed form, small angle")
     yield Figure("anisotropy field B_k", stack.easy_field, "T", "table II and the shape of the free layer")
     yield Figure("critical STT current", stack.stt_current(critical_stt_torque(stack)), "A", "alpha (B_k + B_h / 2)")
-    yield Figure("critical SOT current", stack.sot_current(critical_sot_torque(stack)), "A", "B_k / 2 (z-type), sqrt(B_k B_h) (x-type)")
+    yield Figure(
+        "critical SOT current", stack.sot_current(critical_sot_torque(stack)), "A", "B_k / 2 (z-type), sqrt(B_k B_h) (x-type)"
+    )
     yield Figure("thermal stability Delta", stack.thermal_stability, "1", "Ms B_k V / (2 k T)")
     yield Figure("retention of one bit", stack.retention / (365.25 * 86400), "year", "attempt time x exp(Delta)")
 
@@ -146,7 +150,9 @@ def device_report(
     for i, method in enumerate(methods):
         if watch:
             watch(f"{_NAMES[method]}: {writes} writes", i, len(methods) + 1)
-        outcomes[method] = run_write(stack, write_of(stack, method), resistances, writes, seed=seed, threads=threads, record=record)
+        outcomes[method] = run_write(
+            stack, write_of(stack, method), resistances, writes, seed=seed, threads=threads, record=record
+        )
     if watch:
         watch("loop and read margin", len(methods), len(methods) + 1)
     loop = resistance_loop(stack, resistances)
@@ -164,7 +170,9 @@ def device_report(
         Figure("loop: low resistance", low, "ohm", "simulated loop; its ends are parameters", PAPER["resistance_low"]),
         Figure("loop: high resistance", high, "ohm", "simulated loop; its ends are parameters", PAPER["resistance_high"]),
         Figure("loop: TMR", 100 * (high - low) / low, "%", "(high - low) / low", PAPER["tmr"]),
-        Figure("loop: coercive field at rest", loop.coercivity, "T", "simulated loop without temperature, field 1 degree off axis"),
+        Figure(
+            "loop: coercive field at rest", loop.coercivity, "T", "simulated loop without temperature, field 1 degree off axis"
+        ),
         Figure("loop: coercive field in 1 s", sweep_coercivity(stack, 1.0), "T", "Sharrock's law at the stack's temperature"),
         Figure("read margin", margin.margin, "A", "half the distance of the two nominal currents"),
         Figure("read error rate", margin.error_rate, "1", f"integrated; Monte Carlo {margin.errors} of {margin.samples}"),
@@ -179,7 +187,13 @@ def _around(value: float) -> list[float]:
 
 
 def write_sweeps(
-    technology: Technology, stack_name: str | None = None, *, writes: int = 2000, seed: int = 0, threads: int = 2, watch: Watch | None = None
+    technology: Technology,
+    stack_name: str | None = None,
+    *,
+    writes: int = 2000,
+    seed: int = 0,
+    threads: int = 2,
+    watch: Watch | None = None,
 ) -> list[Sweep]:
     """Error rates against each current and time of each method's own write, from a quarter of it to one and a half."""
     _, stack = technology.stack(stack_name)

@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -151,7 +152,14 @@ def _advance(first, last, m, target, sot_sign, steps, drive, dt, p, seed, every,
 
 
 def simulate(
-    model: Model, drive: Sequence[Segment], ensemble: Ensemble, *, dt: float = 1e-12, threads: int = 2, record: int = 0, samples: int = 500
+    model: Model,
+    drive: Sequence[Segment],
+    ensemble: Ensemble,
+    *,
+    dt: float = 1e-12,
+    threads: int = 2,
+    record: int = 0,
+    samples: int = 500,
 ) -> Result:
     """Integrate an ensemble through a drive with steps of at most about ``dt`` seconds.
 
@@ -181,7 +189,7 @@ def simulate(
     if threads > 1 and n > 1:
         edges = np.linspace(0, n, min(n, 4 * threads) + 1).astype(int).tolist()
         with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(part, zip(edges[:-1], edges[1:], strict=True)))
+            list(pool.map(part, pairwise(edges)))
     else:
         part((0, n))
     return Result(m, settled, ohm_s, path, np.arange(1, path.shape[1] + 1) * every * dt)

@@ -43,7 +43,9 @@ def plot_device(report: DeviceReport, sweeps: Sequence[Sweep], suffix: str) -> b
     try:
         figure.savefig(file, format=suffix.lstrip(".").lower(), dpi=110)
     except ValueError:
-        raise SasError(f"plots are not written as {suffix or 'a file without suffix'}", hint="end the name in .png, .svg or .pdf") from None
+        raise SasError(
+            f"plots are not written as {suffix or 'a file without suffix'}", hint="end the name in .png, .svg or .pdf"
+        ) from None
     finally:
         plt.close(figure)
     return file.getvalue()
@@ -81,24 +83,31 @@ def _currents(ax: Any, report: DeviceReport) -> None:
 
 def _settled(ax: Any, report: DeviceReport) -> None:
     for method, o in report.outcomes.items():
-        decided = np.sort(o.settled[np.isfinite(o.settled)])
+        decided = np.sort(o.decided)
         if len(decided):
-            ax.plot(decided * 1e9, np.arange(1, len(decided) + 1) / o.bits, label=_TITLES[method])
-    ax.set(title="decided by then", xlabel="time, ns", ylabel="share of the bits")
+            ax.plot(decided * 1e9, np.arange(1, len(decided) + 1) / int(o.changed.sum()), label=_TITLES[method])
+    ax.set(title="decided by then", xlabel="time, ns", ylabel="share of the bits that change")
     ax.legend(fontsize=8)
 
 
 def _sweeps(axes: Any, sweeps: Sequence[Sweep]) -> None:
     for ax, method in zip(axes, _TITLES, strict=True):
         for sweep in (s for s in sweeps if s.method == method):
-            rates = [max(o.error_rate, 1e-9) for o in sweep.outcomes]
-            upper = [error_bound(o.errors, o.bits) for o in sweep.outcomes]
+            # no error seen: a triangle at the rate that this does not exclude
+            rates = [o.error_rate if o.errors else error_bound(0, o.bits) for o in sweep.outcomes]
             scale = 1e6 if sweep.unit == "A" else 1e9
             unit = "uA" if sweep.unit == "A" else "ns"
             at = np.array(sweep.values) * scale
             label = f"{sweep.field.replace('_', ' ')}, {at[0]:.3g}..{at[-1]:.3g} {unit}"
-            (line,) = ax.plot(range(len(at)), rates, marker="o", ms=3, label=label)
-            ax.fill_between(range(len(at)), rates, upper, alpha=0.12, color=line.get_color())
-        ax.set(title=f"{_TITLES[method]}: error rate", yscale="log", ylim=(1e-4, 1.2), xlabel="value / own value", ylabel="write error rate")
+            (line,) = ax.plot(range(len(at)), rates, lw=1, label=label)
+            for i, o in enumerate(sweep.outcomes):
+                ax.plot(i, rates[i], "o" if o.errors else "v", ms=4, color=line.get_color())
+        ax.set(
+            title=f"{_TITLES[method]}: error rate",
+            yscale="log",
+            ylim=(1e-4, 1.2),
+            xlabel="value / own value",
+            ylabel="write error rate",
+        )
         ax.set_xticks(range(6), ["0.25", "0.5", "0.75", "1", "1.25", "1.5"])
         ax.legend(fontsize=7)

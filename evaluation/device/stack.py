@@ -177,7 +177,9 @@ class Stack(Measured):
         """2 alpha k T / (gamma Ms V), T^2 s: the strength of the thermal field."""
         return 2 * self.damping.si * BOLTZMANN * self.temperature.si / (GAMMA * self.saturation_magnetisation.si * self.volume)
 
-    def model(self, resistances: tuple[float, float] = (1.0, 1.0), external: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> Model:
+    def model(
+        self, resistances: tuple[float, float] = (1.0, 1.0), external: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    ) -> Model:
         """The equation of motion at the stack's temperature. ``resistances``: parallel and antiparallel, ohm."""
         return Model(
             self.damping.si, self.stiffness, self.easy, self.noise, self.field_like_ratio.si, external,

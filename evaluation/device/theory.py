@@ -29,7 +29,7 @@ def _transverse(stack: Stack, field: float) -> tuple[float, float]:
 def precession_frequency(stack: Stack, field: float = 0.0) -> float:
     """Small-angle precession about the easy axis, Hz (Kittel, with damping)::
 
-        omega = gamma / (1 + alpha^2) sqrt(B1 B2 - alpha^2 (B1 - B2)^2 / 4)
+    omega = gamma / (1 + alpha^2) sqrt(B1 B2 - alpha^2 (B1 - B2)^2 / 4)
     """
     b1, b2 = _transverse(stack, field)
     a = stack.damping.si

@@ -53,12 +53,13 @@ class Write:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an ensemble of writes did. ``settled``: seconds after which each bit stays more than half on its side (inf: never);
-    energies in joule per bit, mean."""
+    """What an ensemble of writes did. ``changed``: bits whose old value was the other one; ``settled``: seconds after which each bit stays
+    more than half on its side (inf: never); energies in joule per bit, mean."""
 
     write: Write
     bits: int
     errors: int
+    changed: npt.NDArray[np.bool_]
     settled: Floats
     sot_energy: float
     stt_energy: float
@@ -68,6 +69,11 @@ class Outcome:
     def error_rate(self) -> float:
         """Share of the bits that ended on the wrong side."""
         return self.errors / self.bits
+
+    @property
+    def decided(self) -> Floats:
+        """The times at which the bits that had to change, and did, were decided, seconds."""
+        return self.settled[self.changed & np.isfinite(self.settled)]
 
     @property
     def energy(self) -> float:
@@ -147,7 +153,7 @@ def run_write(
     pulse = write.sot_time + write.release_time / 3  # a linear release dissipates a third of what the full current would
     line = write.sot_current**2 * stack.heavy_metal.resistance(write.junctions) * pulse
     through = write.stt_current**2 * float(result.resistance_time.mean())
-    return Outcome(write, writes, wrong, result.settled, line / write.junctions, through, result)
+    return Outcome(write, writes, wrong, target != old, result.settled, line / write.junctions, through, result)
 
 
 def error_rates(

@@ -55,7 +55,7 @@ class Technology(Measured):
     retention: Quantity | None = None
     default_stack: str = ""
     stacks_of: Annotated[str, Field(max_length=64)] = ""
-    stacks: Annotated[dict[str, Stack], Field(max_length=16)] = {}
+    stacks: Annotated[dict[str, Stack], Field(default_factory=dict, max_length=16)]
 
     @model_validator(mode="after")
     def _consistent(self) -> Technology:
@@ -86,7 +86,9 @@ class Technology(Measured):
             raise SasError(f"technology {self.name} describes no free layer", hint="a section [stacks.NAME], as in sas.toml")
         chosen = name or self.default_stack
         if chosen not in self.stacks:
-            raise SasError(f"technology {self.name} has no stack {chosen!r}", hint=near(chosen, tuple(self.stacks)) or ", ".join(self.stacks))
+            raise SasError(
+                f"technology {self.name} has no stack {chosen!r}", hint=near(chosen, tuple(self.stacks)) or ", ".join(self.stacks)
+            )
         stack = self.stacks[chosen]
         if stack.easy_field <= 0:
             raise SasError(

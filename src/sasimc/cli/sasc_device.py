@@ -17,8 +17,12 @@ _PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True
 
 
 def device(
-    technology: Annotated[str, typer.Option(help="Technology with free layers: a shipped name (sas, sot, stt) or a TOML file")] = "sas",
-    stack: Annotated[str | None, typer.Option(help="Free layer of the technology: z, x, prototype, ...; default: the file's")] = None,
+    technology: Annotated[
+        str, typer.Option(help="Technology with free layers: a shipped name (sas, sot, stt) or a TOML file")
+    ] = "sas",
+    stack: Annotated[
+        str | None, typer.Option(help="Free layer of the technology: z, x, prototype, ...; default: the file's")
+    ] = None,
     writes: Annotated[int, typer.Option(help="Simulated writes of each method")] = 10_000,
     seed: Annotated[int, typer.Option(help="Seed of data, thermal field and variation")] = 0,
     threads: Annotated[int, typer.Option(help="Worker threads")] = 2,
@@ -26,7 +30,9 @@ def device(
         int, typer.Option(help="Also simulate this many writes at each of six values of every current and time (0: none)")
     ] = 0,
     json: Annotated[Path | None, typer.Option("--json", help="Write everything as JSON (docs/device.md)")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw trajectories, loop, margins (and the sweep) to .png, .svg or .pdf")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw trajectories, loop, margins (and the sweep) to .png, .svg or .pdf")
+    ] = None,
 ) -> None:
     """Simulate a junction on its heavy-metal line (Landau-Lifshitz-Gilbert, thermal field): write, retain, read.
 
@@ -107,7 +113,13 @@ def _as_json(report: Any, sweeps: list[Any], seed: int, writes: int) -> dict[str
         "writes_by_method": {method: outcome(o) for method, o in report.outcomes.items()},
         "loop": {k: getattr(report.loop, k).tolist() for k in ("field", "up", "down")},
         "sweeps": [
-            {"method": s.method, "field": s.field, "unit": s.unit, "values": s.values, "outcomes": [outcome(o) for o in s.outcomes]}
+            {
+                "method": s.method,
+                "field": s.field,
+                "unit": s.unit,
+                "values": s.values,
+                "outcomes": [outcome(o) for o in s.outcomes],
+            }
             for s in sweeps
         ],
         "assumptions": {name: kept(q) for name, q in report.assumptions.items()},
