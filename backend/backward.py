@@ -20,6 +20,8 @@ from sasimc.isa.spec import RowRange
 __all__ = ["BackwardEmitter"]
 
 Shape = tuple[int, int, int]
+MOMENTUM = 3
+"""A velocity keeps 1 - 2^-3 of itself a step (docs/numerics.md)."""
 PRODUCTS = ("xent", "merge", "conv_t", "avgpool_t", "maxpool_t", "resize_t")
 
 
@@ -44,7 +46,8 @@ class Arena:
 @dataclass
 class BackwardEmitter:
     """``batch``: register with the number of samples, ``sample``: register that numbers them; ``saves``, ``masks``: host views made by the
-    forward pass; ``batch_size``: largest batch; ``mu``: registers of the update magnitude by kind."""
+    forward pass; ``batch_size``: largest batch; ``mu``: registers of the update magnitude by kind. ``kept``: host views that hold something
+    from one step to the next (low bytes, velocities)."""
 
     b: Builder
     train: TrainGraph
@@ -58,6 +61,7 @@ class BackwardEmitter:
     loss_error: str
     errors: dict[str, str] = field(default_factory=dict)
     exponents: dict[str, int] = field(default_factory=dict)
+    kept: list[str] = field(default_factory=list)
     peak: int = 0
     scratch_addr: int = 0
 
@@ -159,7 +163,8 @@ class BackwardEmitter:
         b.emit("addi", shift, bits, -7)
         b.emit("max", shift, shift, 0)
         b.emit("add", exponent, exponent, shift)
-        self._pass2(op, shape, shift)
+        # psr is the dynamic shift with pseudo-stochastic instead of nearest rounding
+        self._pass2(op, shape, shift, "psr" if op.attrs.get("rounding") == "stochastic" else "shr8")
         self.exponents[op.output] = exponent
         b.release(bits)
         b.release(shift)
@@ -240,7 +245,7 @@ class BackwardEmitter:
         with b.overlapped(), b.batch_loop(self.batch, self.sample):
             stripe_loop(b, [Stage(rows, 0, h, run)])
 
-    def _pass2(self, op: Op, shape: Shape, shift: int) -> None:
+    def _pass2(self, op: Op, shape: Shape, shift: int, narrow: str) -> None:
         b, (h, w, c) = self.b, shape
         rows = self._fit_rows(h, 5 * w * c)
         arena = Arena(b.machine.buffer.bytes, op.origin or op.name)
@@ -251,7 +256,7 @@ class BackwardEmitter:
 
         def run(rr: RowRange) -> None:
             b.emit("hld", wide, self._host32(shape), self.sample, rr)
-            b.emit("shr8", small, wide, shift, rr)
+            b.emit(narrow, small, wide, shift, rr)
             b.emit("hst", host, small, self.sample, rr)
 
         self.peak = max(self.peak, arena.top)
@@ -416,6 +421,7 @@ class BackwardEmitter:
     def _update(self, op: Op) -> None:
         """Gradient of each block of columns over the whole batch, its range, then rounding and row updates."""
         b = self.b
+        scheme = str(op.attrs.get("scheme", "direct"))
         fwd = self._forward(op)
         x_name, e_name = op.inputs
         parts = self.placement.layers[fwd.name]
@@ -439,38 +445,77 @@ class BackwardEmitter:
             for first in range(0, matrix.n, width):
                 count = min(width, matrix.n - first)
                 host = b.host(f"{matrix.name}.g{first}", "i32", (matrix.k, 1, count), 1)
-                self._gradient_block(fwd, part, matrix, x_name, e_name, scratch, first, count, host, bits)
+                self._gradient_block(op, fwd, part, matrix, x_name, e_name, scratch, first, count, host, bits)
                 twin = self.placement.twins.get(part.name)
                 blocks.append(([matrix, twin] if twin else [matrix], host, first, count))
         b.emit("mode", "update")
         b.emit("sub", shift, bits, self.mu[op.str_attr("mu")])
+        if scheme != "direct":  # steps are in 256ths; a velocity adds up to 2^MOMENTUM of them
+            b.emit("addi", shift, shift, (MOMENTUM if scheme == "momentum" else 0) - 8)
         for matrices, host, first, count in blocks:
-            k = matrices[0].k
-            rows = self._fit_rows(k, 5 * count)
-            arena = Arena(b.machine.buffer.bytes, op.origin or op.name)
-            g = b.view("g.in", "buf", "i32", (k, 1, count), arena.take(rows * count * 4), ring=rows)
-            delta = b.view("g.delta", "buf", "i8", (k, 1, count), arena.take(rows * count), ring=rows)
-
-            def run(
-                rr: RowRange,
-                host: str = host,
-                g: str = g,
-                delta: str = delta,
-                matrices: list[Matrix] = matrices,
-                first: int = first,
-            ) -> None:
-                b.emit("hld", g, host, 0, rr)
-                b.emit("psr", delta, g, shift, rr)
-                for matrix in matrices:
-                    b.emit("wupd", b.matrix(matrix), delta, first, rr)
-
-            self.peak = max(self.peak, arena.top)
-            stripe_loop(b, [Stage(rows, 0, k, run)])
+            self._update_block(op.origin or op.name, scheme, matrices, host, first, count, shift)
         b.release(bits)
         b.release(shift)
 
+    def _update_block(
+        self, where: str, scheme: str, matrices: list[Matrix], gradient: str, first: int, count: int, shift: int
+    ) -> None:
+        """Rounding and row updates of columns first..first+count-1; what the scheme keeps stays in host memory (``kept``)."""
+        b, k = self.b, matrices[0].k
+        rows = self._fit_rows(k, {"direct": 5, "accumulate": 6, "momentum": 10}[scheme] * count)
+        arena = Arena(b.machine.buffer.bytes, where)
+
+        def stripe(base: str, dtype: str) -> str:
+            return b.view(base, "buf", dtype, (k, 1, count), arena.take(rows * count * (4 if dtype == "i32" else 1)), ring=rows)
+
+        def keep(what: str, dtype: str) -> str:
+            self.kept.append(b.host(f"{matrices[0].name}.{what}{first}", dtype, (k, 1, count), 1))
+            return self.kept[-1]
+
+        g, delta = stripe("g.in", "i32"), stripe("g.delta", "i8")
+        low = velocity = low_host = velocity_host = ""
+        if scheme != "direct":
+            low, low_host = stripe("w.low", "i8"), keep("low", "i8")
+        if scheme == "momentum":
+            velocity, velocity_host = stripe("w.velocity", "i32"), keep("velocity", "i32")
+
+        def run(rr: RowRange) -> None:
+            b.emit("hld", g, gradient, 0, rr)
+            b.emit("psr", g if low else delta, g, shift, rr)
+            if velocity:
+                b.emit("hld", velocity, velocity_host, 0, rr)
+                b.emit("mom", velocity, g, MOMENTUM, rr)
+                b.emit("hst", velocity_host, velocity, 0, rr)
+            if low:
+                b.emit("hld", low, low_host, 0, rr)
+                b.emit("carry", delta, low, velocity or g, rr)
+                b.emit("hst", low_host, low, 0, rr)
+            for matrix in matrices:
+                b.emit("wupc" if low else "wupd", b.matrix(matrix), delta, first, rr)
+
+        self.peak = max(self.peak, arena.top)
+        stripe_loop(b, [Stage(rows, 0, k, run)])
+
+    def _scale_gradient(self, op: Op, part: LayerMatrix, view: str, first: int, rr: RowRange) -> None:
+        """Divide the gradients of each output channel by its scale (``gscale``): columns of a dense matrix, rows of a depth-wise one."""
+        b, v = self.b, self.b.views[view]
+        if "gscale" not in op.consts:
+            return
+        k = self.train.constants[op.consts["gscale"]]
+        if part.kind != "depthwise":
+            k = k[part.n0 + first : part.n0 + first + v.channels]
+        elif v.rows_held < v.height:
+            raise CapacityError(
+                "the gradients of a depth-wise layer must fit the buffer to be scaled", where=op.origin or op.name
+            )
+        else:
+            view = b.view(f"{view}.t", "buf", "i32", (v.channels, 1, v.height), v.addr, strides=(v.chan, v.row, v.row))
+            rr = RowRange(0, 0, v.channels)
+        b.emit("escale", view, view, b.table(f"{op.name}.k{first}", "scale", {}, {"k": k}), rr)
+
     def _gradient_block(
         self,
+        op: Op,
         fwd: Op,
         part: LayerMatrix,
         matrix: Matrix,
@@ -536,6 +581,7 @@ class BackwardEmitter:
 
         def finish(rr: RowRange) -> None:
             b.emit("drain", out, acc, rr)
+            self._scale_gradient(op, part, out, first, rr)
             b.emit("range", bits, out, rr)
             b.emit("hst", host, out, 0, rr)
 

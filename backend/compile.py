@@ -92,11 +92,13 @@ def compile_graph(
         emitter.emit()
         _results(b, emitter, io, logits)
     b.emit("halt")
+    kept: list[str] = []
     if train is not None:
         progress("emit train_step")
         io["labels"] = b.host("labels", "i32", (1, 1, 1), batch)
         io["loss"] = b.host("loss", "i32", (1, 1, 1), batch)
-        peak = max(peak, _train_step(b, graph, train, machine, placement, io, logits, batch))
+        back = _train_step(b, graph, train, machine, placement, io, logits, batch)
+        peak, kept = max(peak, back.peak), back.kept
     b.check_encoding()
     params = {"batch": BATCH, **({"mu_head": MU_HEAD, "mu_rep": MU_REP} if train else {})}
     t_in = graph.type(graph.inputs[0])
@@ -107,6 +109,8 @@ def compile_graph(
     }  # fmt: skip
     if train is not None:
         meta["backprop"] = train.policy
+        meta["update"] = next((str(op.attrs["scheme"]) for op in train.ops if "scheme" in op.attrs), "direct")
+        meta["training_state"] = json.dumps(kept)
     program = Program(
         machine, tuple(b.code), b.views, b.geometries, b.matrices, b.tables, b.entries, params, meta,
         {name: np.ascontiguousarray(a) for name, a in b.tensors.items()},
@@ -155,8 +159,8 @@ def _train_step(
     io: dict[str, str],
     logits: str,
     batch: int,
-) -> int:
-    """Emit the ``train_step`` entry; returns the buffer bytes it needs."""
+) -> BackwardEmitter:
+    """Emit the ``train_step`` entry; returns the emitter, whose ``peak`` is what the whole entry needs of the buffer."""
     stages = [
         op for op in train.ops if op.kind == "stage" and op.str_attr("mask_of") and (op.flag("mask_lo") or op.flag("mask_hi"))
     ]
@@ -215,7 +219,8 @@ def _train_step(
     back = BackwardEmitter(b, train, placement, BATCH, SAMPLE, batch, saves, masks, {"head": MU_HEAD, "rep": MU_REP}, loss_error)
     back.emit()
     b.emit("halt")
-    return max(plan.peak, back.peak)
+    back.peak = max(plan.peak, back.peak)
+    return back
 
 
 def _prove_accumulators(graph: Graph) -> None:

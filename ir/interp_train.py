@@ -16,7 +16,12 @@ from sasimc.ir.graph import IrError, Op, TrainGraph
 from sasimc.ir.interp import Ints, rne
 from sasimc.ir.kinds import resize_index
 
-__all__ = ["Error", "TrainResult", "quantise", "train_step"]
+__all__ = ["MOMENTUM", "STEP_LIMIT", "Error", "TrainResult", "quantise", "train_step"]
+
+MOMENTUM = 3
+"""The velocity keeps 1 - 2^-3 of itself a step."""
+STEP_LIMIT = 127 << 8
+"""Largest 16-bit step of an accumulated weight (in 256ths)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +47,19 @@ def quantise(error: Error) -> Error:
     return Error(np.clip(rne(error.v, shift), -127, 127), error.e + shift)
 
 
-def train_step(train: TrainGraph, env: Mapping[str, Ints], labels: Sequence[int], mu_head: int, mu_rep: int) -> TrainResult:
-    """One backward pass; ``env``: all forward values [B, H, W, C] (:func:`sasimc.ir.interp.run`)."""
+def train_step(
+    train: TrainGraph,
+    env: Mapping[str, Ints],
+    labels: Sequence[int],
+    mu_head: int,
+    mu_rep: int,
+    memory: dict[str, Ints] | None = None,
+) -> TrainResult:
+    """One backward pass; ``env``: all forward values [B, H, W, C] (:func:`sasimc.ir.interp.run`).
+
+    ``memory``: what the update schemes keep between steps (``<layer>.low``, ``<layer>.velocity``); changed in place.
+    """
+    memory = {} if memory is None else memory
     errors: dict[str, Error] = {}
     gradients: dict[str, Ints] = {}
     weights: dict[str, Ints] = {}
@@ -52,9 +68,12 @@ def train_step(train: TrainGraph, env: Mapping[str, Ints], labels: Sequence[int]
             conv = train.forward.op(op.str_attr("forward"))
             x = env[op.inputs[0]] - train.forward.type(op.inputs[0]).zero
             g = _gradient(train, conv, x, errors[op.inputs[1]].v)
+            if "gscale" in op.consts:
+                g = rne(g * train.constant(op, "gscale").astype(np.int64), 15)
             w = train.forward.constant(conv, "weight").astype(np.int64)
             gradients[conv.name] = g
-            weights[conv.name] = np.clip(w - _delta(g, mu_head if op.attrs["mu"] == "head" else mu_rep), -127, 127)
+            mu = mu_head if op.attrs["mu"] == "head" else mu_rep
+            weights[conv.name] = np.clip(w - _change(str(op.attrs.get("scheme", "direct")), conv.name, g, mu, memory), -127, 127)
         elif op.kind == "xent":
             errors[op.output] = Error(_xent(op, env[op.inputs[0]], labels), 0)
         else:
@@ -111,7 +130,11 @@ def _stage(train: TrainGraph, op: Op, error: Error, env: Mapping[str, Ints]) -> 
         v = np.where(keep, v, 0)
     if "kscale" in op.consts:
         v = rne(v * train.constant(op, "kscale").astype(np.int64), 15)
-    return quantise(Error(v, error.e + op.int_attr("exp_add")))
+    e = error.e + op.int_attr("exp_add")
+    if op.attrs.get("rounding") == "stochastic":
+        shift = max(0, int(np.abs(v).max(initial=0)).bit_length() - 7)
+        return Error(_pseudo_stochastic(v, shift, 127), e + shift)
+    return quantise(Error(v, e))
 
 
 def _xent(op: Op, logits: Ints, labels: Sequence[int]) -> Ints:
@@ -178,18 +201,33 @@ def _gradient(train: TrainGraph, op: Op, x: Ints, m: Ints) -> Ints:
     return np.stack(g).reshape(kh, kw, per_group, n)
 
 
-def _delta(g: Ints, mu: int) -> Ints:
-    """Pseudo-stochastic rounding of a gradient to steps of the weights."""
-    sh = min(62, int(np.abs(g).max(initial=0)).bit_length() - mu)
+def _change(scheme: str, layer: str, g: Ints, mu: int, memory: dict[str, Ints]) -> Ints:
+    """What is subtracted from the weights of ``layer``."""
+    shift = int(np.abs(g).max(initial=0)).bit_length() - mu
+    if scheme == "direct":
+        return _pseudo_stochastic(g, shift, 127)
+    step = _pseudo_stochastic(g, shift - 8 + (MOMENTUM if scheme == "momentum" else 0), STEP_LIMIT)
+    if scheme == "momentum":
+        v = memory.get(f"{layer}.velocity", np.zeros_like(g))
+        step = memory[f"{layer}.velocity"] = np.clip(v - rne(v, MOMENTUM) + step, -STEP_LIMIT, STEP_LIMIT)
+    total = memory.get(f"{layer}.low", np.zeros_like(g)) - step
+    carry = (total + 128) >> 8
+    memory[f"{layer}.low"] = total - (carry << 8)
+    return -carry
+
+
+def _pseudo_stochastic(g: Ints, sh: int, limit: int) -> Ints:
+    """g / 2^sh with pseudo-stochastic rounding, at most ``limit`` in magnitude."""
+    sh = min(62, sh)
     if sh <= 0 or not g.any():
-        return np.clip(g, -127, 127)
+        return np.clip(g, -limit, limit)
     size = np.abs(g)
     q = size >> sh
     r = size - (q << sh)
     h = sh >> 1
     p, low = r >> h, r & ((1 << h) - 1)
     q += p > low << (sh & 1)
-    return np.sign(g) * np.minimum(q, 127)
+    return np.sign(g) * np.minimum(q, limit)
 
 
 def _maxpool_t(op: Op, x: Ints, v: Ints, shape: tuple[int, int, int, int]) -> Ints:

@@ -11,7 +11,12 @@ from dataclasses import dataclass, field
 
 from sasimc.ir.graph import Graph, Op, Shape, TensorType, TrainGraph, type_range
 
-__all__ = ["KINDS", "Kind", "conv_output", "resize_index", "window_output"]
+__all__ = ["KINDS", "ROUNDINGS", "UPDATES", "Kind", "conv_output", "resize_index", "window_output"]
+
+UPDATES = ("direct", "accumulate", "momentum")
+"""What an ``update`` does with a gradient; absent: the first (docs/numerics.md, "Gradient and update")."""
+ROUNDINGS = ("nearest", "stochastic")
+"""How a ``stage`` rounds errors to int8; absent: the first."""
 
 Rule = Callable[["Graph | TrainGraph", Op], str | None]
 
@@ -258,6 +263,8 @@ def _stage(g: Graph | TrainGraph, op: Op) -> str | None:
     for role in ("kpool", "kscale"):
         if role in op.consts and g.constant(op, role).shape != (x.shape[2],):
             return f"{role} must have {x.shape[2]} elements"
+    if (rounding := op.attrs.get("rounding", "nearest")) not in ROUNDINGS:
+        return f"rounding must be one of {', '.join(ROUNDINGS)}, not {rounding!r}"
     return _same_shape(x, out)
 
 
@@ -282,6 +289,11 @@ def _update(g: Graph | TrainGraph, op: Op) -> str | None:
         return f"{conv.name!r} is not a trainable convolution"
     if op.inputs[0] != conv.inputs[0] or err.dtype != "i8" or err.shape != g.forward.type(conv.output).shape:
         return f"update of {conv.name!r} needs its input and the int8 error of its output"
+    channels = g.forward.constant(conv, "weight").shape[3]
+    if "gscale" in op.consts and g.constant(op, "gscale").shape != (channels,):
+        return f"gscale must have {channels} elements"
+    if (scheme := op.attrs.get("scheme", "direct")) not in UPDATES:
+        return f"scheme must be one of {', '.join(UPDATES)}, not {scheme!r}"
     return None if op.attrs["mu"] in ("head", "rep") else f"mu must be 'head' or 'rep', not {op.attrs['mu']!r}"
 
 
@@ -325,7 +337,7 @@ _TABLE = (
     Kind("xent", "train", "Integer cross-entropy: error of the logits, exponent 0.", (1, 1), _xent,
          {"logit_mult": "i", "eps_q15": "i", "t_other": "i", "t_label": "i"}),
     Kind("stage", "train", "Pool factor, mask, channel scale, quantisation to int8; exponent + exp_add + shift.", (1, 1), _stage,
-         {"mask_of": "s", "lo": "i", "hi": "i", "mask_lo": "b", "mask_hi": "b", "exp_add": "i"}, {}, {},
+         {"mask_of": "s", "lo": "i", "hi": "i", "mask_lo": "b", "mask_hi": "b", "exp_add": "i"}, {"rounding": "s"}, {},
          {"kpool": "i32[C]", "kscale": "i32[C]"}),
     Kind("conv_t", "train", "Error of a convolution's input (eq. 1).", (1, 1), _error("i32"), _FORWARD),
     Kind("avgpool_t", "train", "Sum of the errors of the windows an input is in.", (1, 1), _error("i32"), _FORWARD),
@@ -336,7 +348,7 @@ _TABLE = (
     Kind("reshape_t", "train", "The error in the shape of the input.", (1, 1), _error("i8"), _FORWARD),
     Kind("merge", "train", "Aligned sum of two int8 errors, exponent E - 8.", (2, 2), _merge),
     Kind("update", "train", "Gradient, pseudo-stochastic rounding and weight update (eq. 2, 3).", (2, 2), _update,
-         {**_FORWARD, "mu": "s"}, output=False),
+         {**_FORWARD, "mu": "s"}, {"scheme": "s"}, {}, {"gscale": "i32[N]"}, output=False),
 )  # fmt: skip
 
 KINDS: dict[str, Kind] = {k.name: k for k in _TABLE}

@@ -14,6 +14,7 @@ Works on any graph and any set of trainable layers. The rules that fix every bit
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,12 +22,15 @@ import numpy as np
 import numpy.typing as npt
 
 from sasimc.ir.graph import Attr, Graph, Op, TensorType, TrainGraph
+from sasimc.ir.kinds import ROUNDINGS, UPDATES
 from sasimc.ir.verify import verify_train
-from sasimc.isa.errors import SasError
+from sasimc.isa.errors import SasError, near
+from sasimc.passes.mark_trainable import matching_layers
 
-__all__ = ["POLICIES", "channel_factors", "derive_backward", "error_path", "logits_of", "pool_factor"]
+__all__ = ["POLICIES", "channel_factors", "derive_backward", "error_path", "gradient_factors", "logits_of", "pool_factor"]
 
 POLICIES = ("exact", "truncated")
+GRADIENT_POWERS = (0, 1, 2)
 ONE = 32768
 Factors = npt.NDArray[np.int32]
 
@@ -75,17 +79,23 @@ def _passes_freely(op: Op) -> bool:
     return op.kind not in ("conv", "argmax") or op.flag("trainable")
 
 
-def error_path(graph: Graph, policy: str) -> frozenset[str]:
-    """Names of the operations errors may pass. ``truncated``: frozen convolutions only where a trainable layer needs them."""
+def error_path(graph: Graph, policy: str, through: Sequence[str] = ()) -> frozenset[str]:
+    """Names of the operations errors may pass. ``truncated``: frozen convolutions only where a trainable layer needs them;
+    ``through``: patterns over names of layers that errors pass besides (then ``policy`` is not looked at).
+
+    Raises:
+        SasError: unknown policy, or a pattern that matches no layer with weights.
+    """
     if policy not in POLICIES:
         raise SasError(f"unknown backprop policy {policy!r}", hint=f"one of {', '.join(POLICIES)}")
-    if policy == "exact":
+    if policy == "exact" and not through:
         return frozenset(op.name for op in graph.ops if op.kind != "argmax")
+    named = matching_layers([op for op in graph.ops if op.kind == "conv"], through, "--backprop-through")
     cost: dict[str, int] = {logits_of(graph): 0}
     step: dict[str, Op] = {}
     for op in reversed(graph.ops):
         _cheapest(graph, op.output, cost, step)
-    chosen = {op.name for op in graph.ops if _passes_freely(op)}
+    chosen = {op.name for op in graph.ops if _passes_freely(op)} | named
     for op in graph.ops:
         value = op.output
         while op.flag("trainable") and value in step:
@@ -105,11 +115,16 @@ def _cheapest(graph: Graph, value: str, cost: dict[str, int], step: dict[str, Op
                 cost[value], step[value] = through, reader
 
 
-def derive_backward(graph: Graph, policy: str = "exact", eps: float = 0.1) -> TrainGraph:
+def derive_backward(
+    graph: Graph, policy: str = "exact", eps: float = 0.1, *, through: Sequence[str] = (), update: str = UPDATES[0],
+    rounding: str = ROUNDINGS[0], gradient_power: int = 0,
+) -> TrainGraph:  # fmt: skip
     """Loss, errors, gradients and updates for the trainable layers of ``graph``.
 
-    ``policy``: ``exact`` or ``truncated``; ``eps``: label smoothing in [0, 1). SasError when nothing is trainable, when a
-    trainable layer does not reach the loss, or when the output is not a vector of logits.
+    ``policy``: ``exact`` or ``truncated``; ``through``: patterns of frozen layers that errors pass (see :func:`error_path`);
+    ``eps``: label smoothing in [0, 1); ``update``: one of ``UPDATES``; ``rounding`` of errors: one of ``ROUNDINGS``;
+    ``gradient_power``: gradients are divided by this power of their channel's weight scale. SasError when nothing is trainable,
+    when a trainable layer does not reach the loss, or when the output is not a vector of logits.
     """
     trainable = [op.name for op in graph.ops if op.flag("trainable")]
     if not trainable:
@@ -118,7 +133,15 @@ def derive_backward(graph: Graph, policy: str = "exact", eps: float = 0.1) -> Tr
         )
     if not 0 <= eps < 1:
         raise SasError(f"label smoothing {eps} is outside [0, 1)")
-    state = _Backward(graph, error_path(graph, policy))
+    for what, value, known in (
+        ("update scheme", update, UPDATES), ("rounding of errors", rounding, ROUNDINGS), ("gradient power", gradient_power, GRADIENT_POWERS),
+    ):  # fmt: skip
+        if value not in known:
+            raise SasError(
+                f"unknown {what} {value!r}",
+                hint=near(str(value), [str(k) for k in known]) or f"one of {', '.join(map(str, known))}",
+            )
+    state = _Backward(graph, error_path(graph, policy, through), update, rounding, gradient_power)
     state.loss(logits_of(graph), eps)
     for op in reversed(graph.ops):
         state.step(op)
@@ -126,9 +149,24 @@ def derive_backward(graph: Graph, policy: str = "exact", eps: float = 0.1) -> Tr
         raise SasError(
             f"trainable layers do not reach the loss: {', '.join(missing[:5])}", hint="unmark them, or connect them to the output"
         )
-    train = TrainGraph(graph, tuple(state.ops), state.values, state.constants, frozenset(state.saved), policy)
+    train = TrainGraph(
+        graph, tuple(state.ops), state.values, state.constants, frozenset(state.saved), policy_name(policy, through)
+    )
     verify_train(train)
     return train
+
+
+def policy_name(policy: str, through: Sequence[str]) -> str:
+    """How a report calls where errors go."""
+    return f"through {','.join(through)}" if through else policy
+
+
+def gradient_factors(scales: npt.NDArray[np.float64], power: int) -> Factors | None:
+    """K_n in Q15 that divides the gradients of output channel n by its scale to this power (the finest channel keeps its own);
+    None where that changes nothing."""
+    if power == 0 or scales.min() == scales.max() or not scales.min() > 0:
+        return None
+    return np.array([round(ONE * (float(scales.min()) / float(s)) ** power) for s in scales], np.int32)
 
 
 @dataclass(frozen=True)
@@ -158,6 +196,9 @@ class Work:
 class _Backward:
     graph: Graph
     passes: frozenset[str]
+    update: str = UPDATES[0]
+    rounding: str = ROUNDINGS[0]
+    gradient_power: int = 0
     ops: list[Op] = field(default_factory=list)
     values: dict[str, TensorType] = field(default_factory=dict)
     constants: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
@@ -196,6 +237,13 @@ class _Backward:
         self.ops.append(Op(full, kind, inputs, output, {**known, **(attrs or {})}, consts or {}, origin, "derive_backward"))
         return output
 
+    def constant(self, name: str, values: Factors) -> str:
+        """Store a constant; its name is made unique."""
+        while name in self.constants:
+            name += "'"
+        self.constants[name] = values
+        return name
+
     def contribute(self, op: Op, index: int, part: Part) -> None:
         """Error of input ``index`` of ``op``."""
         self.parts.setdefault(op.inputs[index], {})[(self.position[op.name], index)] = part
@@ -212,13 +260,13 @@ class _Backward:
         if mask is not None:
             attrs |= {"mask_of": mask.output, **{k: mask.attrs[k] for k in ("lo", "hi", "mask_lo", "mask_hi")}}
             self.saved.add(mask.output)
-        consts = {}
-        for role, values in (("kpool", pool), ("kscale", work.scale)):
-            if values is not None:
-                name = f"k:{tensor}"
-                while name in self.constants:
-                    name += "'"
-                self.constants[name], consts[role] = values, name
+        if self.rounding != ROUNDINGS[0]:
+            attrs["rounding"] = self.rounding
+        consts = {
+            role: self.constant(f"k:{tensor}", values)
+            for role, values in (("kpool", pool), ("kscale", work.scale))
+            if values is not None
+        }
         return self.emit("stage", "stage", (part.value,), f"e8:{tensor}", "i8", tensor, producer, attrs, consts)
 
     def gather(self, tensor: str, work: Work, producer: Op) -> str:
@@ -281,8 +329,12 @@ class _Backward:
             self.contribute(op, 0, Part(value, product=True))
         if op.flag("trainable"):
             self.saved.add(op.inputs[0])
-            mu = {"mu": "head" if op.flag("head") else "rep"}
-            self.emit("update", f"update:{op.name}", (op.inputs[0], error), "", "", "", op, dict(mu))
+            attrs: dict[str, Attr] = {"mu": "head" if op.flag("head") else "rep"}
+            if self.update != UPDATES[0]:
+                attrs["scheme"] = self.update
+            factors = gradient_factors(self.graph.constant(op, "wscale"), self.gradient_power)
+            consts = {} if factors is None else {"gscale": self.constant(f"kg:{op.name}", factors)}
+            self.emit("update", f"update:{op.name}", (op.inputs[0], error), "", "", "", op, attrs, consts)
             self.updated.add(op.name)
 
     def _through(self, op: Op, index: int, error: str, start: int) -> Part:

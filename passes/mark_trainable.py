@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import ClassVar
@@ -11,7 +12,7 @@ from typing import ClassVar
 from sasimc.ir.graph import Graph, Op
 from sasimc.isa.errors import SasError, near
 
-__all__ = ["NOTE", "MarkTrainable"]
+__all__ = ["NOTE", "MarkTrainable", "matching_layers"]
 
 NOTE = "sasimc.trainable"
 
@@ -30,7 +31,7 @@ class MarkTrainable:
     def run(self, graph: Graph) -> Graph:
         convs = [op for op in graph.ops if op.kind == "conv"]
         if self.pattern is not None:
-            chosen = _by_pattern(convs, [p.strip() for p in self.pattern.split(",") if p.strip()])
+            chosen = matching_layers(convs, self.pattern.split(","), "--trainable")
         else:
             chosen = _by_list(convs, _listed(graph.notes.get(NOTE, "[]")))
         before = _ancestors(graph, chosen)
@@ -59,12 +60,14 @@ def _matches(pattern: str, name: str) -> bool:
         return False
 
 
-def _by_pattern(convs: list[Op], patterns: list[str]) -> set[str]:
+def matching_layers(convs: list[Op], patterns: Sequence[str], option: str) -> set[str]:
+    """Names of the layers one of the globs or regular expressions (full match) hits, in ONNX nodes or weight initialisers. SasError,
+    naming ``option``, for a pattern that hits none."""
     chosen: set[str] = set()
-    for pattern in patterns:
+    for pattern in filter(None, map(str.strip, patterns)):
         found = {op.name for op in convs if any(_matches(pattern, n) for n in _names(op) if n)}
         if not found:
-            raise SasError(f"--trainable: no layer with weights matches {pattern!r}", hint=_some(pattern, convs))
+            raise SasError(f"{option}: no layer with weights matches {pattern!r}", hint=_some(pattern, convs))
         chosen |= found
     return chosen
 

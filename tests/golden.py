@@ -47,7 +47,19 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 from golden_graph import Graph, Op, read
-from golden_numbers import I64, Error, channel_scale, cross_entropy, mask, merge, quantise, update
+from golden_numbers import (
+    I64,
+    Error,
+    Memory,
+    accumulate,
+    channel_scale,
+    cross_entropy,
+    gradient_scale,
+    mask,
+    merge,
+    quantise,
+    update,
+)
 from golden_ops import backward, forward, gradient
 
 __all__ = ["Golden", "StepResult"]
@@ -82,8 +94,13 @@ class Golden:
         trainable: Sequence[str] | None = None,
         backprop: str = "exact",
         eps: float = 0.1,
+        through: Sequence[str] = (),
+        update: str = "direct",
+        rounding: str = "nearest",
+        gradient_power: int = 0,
     ) -> None:
-        """``trainable``: names of trainable Conv/Gemm/MatMul nodes, by default those of the metadata key ``sasimc.trainable``."""
+        """``trainable``: names of trainable Conv/Gemm/MatMul nodes, by default those of the metadata key ``sasimc.trainable``;
+        ``through``: names of frozen ones that errors pass besides those that ``truncated`` lets them pass."""
         model = model if isinstance(model, onnx.ModelProto) else onnx.load(os.fspath(model))
         if backprop not in ("exact", "truncated"):
             raise ValueError(f"backprop is exact or truncated, not {backprop!r}")
@@ -102,7 +119,12 @@ class Golden:
             for name in dict.fromkeys(op.inputs):
                 self.consumers.setdefault(name, []).append(op)
         self.needs_error = self._needs_error()
-        self.passes_errors = frozenset(self._cheapest() if backprop == "truncated" else self.weights) | self.trainable
+        if backprop == "truncated" or through:
+            self.passes_errors = frozenset(self._cheapest()) | frozenset(through) | self.trainable
+        else:
+            self.passes_errors = frozenset(self.weights)
+        self.update, self.stochastic, self.gradient_power = update, rounding == "stochastic", gradient_power
+        self.memory = {n: Memory(np.zeros_like(w, np.int64), np.zeros_like(w, np.int64)) for n, w in self.weights.items()}
         self.heads = frozenset(
             op.name for op in self.graph.ops if op.name in self.trainable and not self._trained_behind(op.output)
         )
@@ -161,7 +183,7 @@ class Golden:
             if op.output not in waiting or not self.needs_error[op.output]:
                 continue
             parts = sorted(waiting.pop(op.output), key=lambda part: part[:2])
-            error = result.errors[op.output] = merge([part for _, _, part in parts])
+            error = result.errors[op.output] = merge([part for _, _, part in parts], self.stochastic)
             xs, y = [values[n] for n in op.inputs], values[op.output]
             trains = op.name in self.trainable
             goes_on = any(self.needs_error[n] for n in op.inputs) and (not op.multiplies or op.name in self.passes_errors)
@@ -172,17 +194,23 @@ class Golden:
                 error = channel_scale(error, op.weights.scales)
             elif op.kind == "rescale":
                 error = channel_scale(error, np.abs(op.attrs["factor"]))
-            error = result.stages[op.name] = quantise(error)
+            error = result.stages[op.name] = quantise(error, self.stochastic)
             if trains:
                 zero = self.graph.quants[op.inputs[0]].zero
-                result.gradients[op.name] = gradient(op, xs[0], error.v, zero, self.weights[op.name])
+                g = gradient(op, xs[0], error.v, zero, self.weights[op.name])
+                assert op.weights is not None
+                result.gradients[op.name] = gradient_scale(g, op.weights.scales, self.gradient_power)
             if not goes_on:
                 continue
             for index, (name, part) in enumerate(zip(op.inputs, backward(op, error, xs, self.weights.get(op.name)), strict=True)):
                 if self.needs_error[name]:
                     waiting.setdefault(name, []).append((op.position, index, part))
         for name, g in result.gradients.items():
-            delta = update(g, mu_head if name in self.heads else mu_rep)
+            mu = mu_head if name in self.heads else mu_rep
+            if self.update == "direct":
+                delta = update(g, mu)
+            else:
+                delta, self.memory[name] = accumulate(g, mu, self.memory[name], self.update == "momentum")
             self.weights[name] = np.clip(self.weights[name] - delta, -127, 127).astype(np.int8)
             result.deltas[name], result.weights[name] = delta, self.weights[name].copy()
         return result

@@ -11,15 +11,19 @@ import numpy.typing as npt
 __all__ = [
     "Error",
     "Loss",
+    "Memory",
+    "accumulate",
     "accumulator",
     "bits",
     "channel_factors",
     "channel_scale",
     "cross_entropy",
+    "gradient_scale",
     "mask",
     "merge",
     "multiplier",
     "pool_factor",
+    "pseudo_stochastic",
     "quantise",
     "requantise",
     "rne",
@@ -107,21 +111,23 @@ def residual_factors(f_a: float, f_b: float) -> tuple[int, int, int]:
 # -- errors -------------------------------------------------------------------------------------------------------------------
 
 
-def quantise(error: Error) -> Error:
-    """The dynamic shift to int8; the identity on what is int8 already."""
+def quantise(error: Error, stochastic: bool = False) -> Error:
+    """The dynamic shift to int8, rounding to nearest or pseudo-stochastically; the identity on what is int8 already."""
     v, e = error
     shift = max(0, bits(int(np.abs(v).max(initial=0))) - 7)
+    if stochastic:
+        return Error(pseudo_stochastic(v, shift, 127), e + shift)
     return Error(np.clip(rne(v, shift), -127, 127), e + shift)
 
 
-def merge(contributions: list[Error]) -> Error:
+def merge(contributions: list[Error], stochastic: bool = False) -> Error:
     """Fan-out: one contribution passes as it is, several are quantised and joined two at a time, in the order given."""
     if len(contributions) == 1:
         return contributions[0]
-    parts = [quantise(c) for c in contributions]
+    parts = [quantise(c, stochastic) for c in contributions]
     total = parts[0]
     for i, part in enumerate(parts[1:]):
-        a = total if i == 0 else quantise(total)
+        a = total if i == 0 else quantise(total, stochastic)
         top = max(a.e, part.e)
         aligned = [rne(p.v << 8, top - p.e) if top - p.e <= 30 else np.zeros_like(p.v) for p in (a, part)]
         total = Error(aligned[0] + aligned[1], top - 8)
@@ -198,11 +204,41 @@ def cross_entropy(logits: I64, labels: npt.ArrayLike, scale: float, eps: float =
 def update(g: I64, mu: int) -> I64:
     """The int8 weight step of an int32 gradient: saturated as it is, or pseudo-stochastically rounded to ``mu`` bits."""
     peak = int(np.abs(g).max(initial=0))
-    if peak == 0:
-        return np.zeros_like(g)
-    shift = min(bits(peak) - mu, 62)
+    return pseudo_stochastic(g, bits(peak) - mu, 127) if peak else np.zeros_like(g)
+
+
+class Memory(NamedTuple):
+    """What an accumulated layer keeps between steps: ``low`` bytes (256ths of a weight step), ``velocity`` (256ths)."""
+
+    low: I64
+    velocity: I64
+
+
+def accumulate(g: I64, mu: int, memory: Memory, momentum: bool) -> tuple[I64, Memory]:
+    """What is subtracted from the int8 weights, and the new memory (numerics.md, "Update schemes")."""
+    step = pseudo_stochastic(g, bits(int(np.abs(g).max(initial=0))) - mu - 8 + (3 if momentum else 0), 32512)
+    velocity = memory.velocity
+    if momentum:
+        step = velocity = np.clip(velocity - rne(velocity, 3) + step, -32512, 32512)
+    total = memory.low - step
+    carry = np.floor_divide(total + 128, 256)
+    return -carry, Memory(total - 256 * carry, velocity)
+
+
+def gradient_scale(g: I64, scales: npt.ArrayLike, power: int) -> I64:
+    """Gradients [..., N] divided by their channel's weight scale to ``power``, the finest channel keeping its own."""
+    s = np.atleast_1d(np.asarray(scales, np.float64))
+    if power == 0 or s.min() == s.max() or not s.min() > 0:
+        return g
+    factors = np.array([round_half_even(32768 * (float(s.min()) / float(v)) ** power) for v in s], np.int64)
+    return rne(g * factors, 15)
+
+
+def pseudo_stochastic(g: I64, shift: int, limit: int) -> I64:
+    """g / 2^shift, rounded by its own low bits; at most ``limit``."""
+    shift = min(shift, 62)
     if shift <= 0:
-        return np.clip(g, -127, 127)
+        return np.clip(g, -limit, limit)
     size = np.abs(g)
     q = size >> shift
     r = size - (q << shift)
@@ -210,4 +246,4 @@ def update(g: I64, mu: int) -> I64:
     p, rest = r >> h, r & ((1 << h) - 1)
     if shift & 1:
         rest = rest * 2
-    return np.sign(g) * np.minimum(q + (p > rest), 127)
+    return np.sign(g) * np.minimum(q + (p > rest), limit)

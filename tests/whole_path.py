@@ -126,6 +126,10 @@ def check(
     train: bool = True,
     partial: bool = True,
     eps: float = 0.1,
+    through: Sequence[str] = (),
+    update: str = "direct",
+    rounding: str = "nearest",
+    gradient_power: int = 0,
 ) -> Case:
     """Compile, run inference and ``steps`` training steps on each engine and compare everything with the golden model.
 
@@ -135,11 +139,15 @@ def check(
     compiled = compile_onnx(
         model, machine=machine, batch=batch, backprop=backprop, eps=eps, inference_only=not train,
         trainable=None if trainable is None else ",".join(trainable),
+        backprop_through=tuple(through), update=update, round_errors=rounding, gradient_power=gradient_power,
     )  # fmt: skip
     seen: list[tuple[str, dict[str, int]]] = []
     logits = np.empty(0, np.int64)
     for engine in engines:
-        golden = Golden(model, backprop=backprop, trainable=trainable, eps=eps)
+        golden = Golden(
+            model, backprop=backprop, trainable=trainable, eps=eps, through=through, update=update, rounding=rounding,
+            gradient_power=gradient_power,
+        )  # fmt: skip
         device = Device(compiled.program, engine, threads=1)
         x = images_for(golden, device.input_shape, batch, seed)
         logits = golden.forward(x)

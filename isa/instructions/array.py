@@ -377,19 +377,21 @@ class RowWrite(Instruction):
             yield f"{o.src.name} is {o.src.shape}; {o.mat.name} takes ({o.mat.k}, 1, {o.mat.n})"
 
 
-def _write_cost(machine: Machine, mat: Matrix, r0: int, r1: int, n0: int, n1: int, update: int) -> Cost:
-    """Row writes of a logical block; ``update`` adds the row reads and subtractions before them."""
+def _write_cost(machine: Machine, mat: Matrix, r0: int, r1: int, n0: int, n1: int, update: int, *, every_row: bool = True) -> Cost:
+    """Row writes of a logical block; ``update`` adds the row reads and subtractions before them. Without ``every_row`` the rows and bits
+    written depend on data and are counted as they happen; a row that is left out keeps its place in the schedule."""
     loads, weights = _rows_touched(mat, r0, r1, n0, n1)
     steps = activation_steps(machine, loads)
     cycles = machine.controller.issue_cycles + steps * (machine.write.cycles_per_row + update * machine.write.read_cycles_per_row)
     kind = "transposable" if mat.array == "transposable" else "compute"
+    written = {f"rows_written_{kind}": sum(loads.values()), f"bits_written_{kind}": weights * 8} if every_row else {}
     return Cost(
         cycles,
         instructions=1,
         buffer_bits_read=(r1 - r0) * (n1 - n0) * 8,
         array_bits_read=update * weights * 8,
         update_ops=update * weights,
-        **{f"rows_written_{kind}": sum(loads.values()), f"bits_written_{kind}": weights * 8},
+        **written,
     )
 
 
@@ -419,3 +421,24 @@ class WeightUpdate(Instruction):
             yield f"{o.mat.name} is frozen"
         if o.delta.height != o.mat.k or o.delta.width != 1 or o.first < 0 or o.first + o.delta.channels > o.mat.n:
             yield f"{o.delta.name} is {o.delta.shape} from column {o.first}; {o.mat.name} is {o.mat.k} x {o.mat.n}"
+
+
+class WeightUpdateChanged(WeightUpdate):
+    """As ``wupd``, but a word line is written only where at least one of its weights changes: after ``carry`` most do not. Cycles are those of
+    ``wupd`` (the schedule does not depend on data); rows and bits written are counted as they happen."""
+
+    opcode = 0x29
+    mnemonic = "wupc"
+    group = "array"
+    mat = MatField("trainable matrix", "dense depthwise", write=True)
+    delta = ViewField("what to subtract", "buf", "i8", "r")
+    first = Imm(16, "first matrix column")
+    rows = RowsField("delta", "logical rows")
+
+    @staticmethod
+    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
+        m.update_changed_rows(o.mat, o.delta, o.first, r0, r1)
+
+    @staticmethod
+    def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
+        return _write_cost(machine, o.mat, r0, r1, o.first, o.first + o.delta.channels, 1, every_row=False)

@@ -464,11 +464,12 @@ class ShiftTo8(_Periphery):
 
 
 class PseudoStochasticRound(_Periphery):
-    """dst = pseudo-stochastic rounding of src / 2^rs to int8 (NITI; docs/numerics.md): the discarded low bits decide, no random generator."""
+    """dst = pseudo-stochastic rounding of src / 2^rs (NITI; docs/numerics.md): the discarded low bits decide, no random generator. A magnitude is
+    at most 127 (dst i8), or 127 x 256 (dst i32: a 16-bit step of an accumulated weight)."""
 
     opcode = 0x51
     mnemonic = "psr"
-    dst = ViewField("what to subtract from the weights", "buf", "i8", "w")
+    dst = ViewField("what to subtract from the weights", "buf", "i8 i32", "w")
     src = ViewField("gradient", "buf", "i32", "r")
     rs = Reg("shift")
     rows = RowsField("src")
@@ -480,11 +481,64 @@ class PseudoStochasticRound(_Periphery):
     @staticmethod
     def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
         n = _elements(o.src, r0, r1)
-        return _cost(machine, n, round_ops=n, buffer_bits_read=32 * n, buffer_bits_written=8 * n)
+        return _cost(machine, n, round_ops=n, buffer_bits_read=32 * n, buffer_bits_written=_bits(o.dst, r0, r1))
 
     @staticmethod
     def legal(machine: Machine, o: Any) -> Iterator[str]:
         yield from _shapes(o.dst, o.src)
+
+
+class Velocity(_Periphery):
+    """Integer momentum: v = clamp(v - rne(v, decay) + src, -127 x 256, 127 x 256)."""
+
+    opcode = 0x54
+    mnemonic = "mom"
+    v = ViewField("velocity", "buf", "i32", "rw")
+    src = ViewField("16-bit step", "buf", "i32", "r")
+    decay = Imm(6, "the velocity loses 2^-decay of itself")
+    rows = RowsField("src")
+
+    @staticmethod
+    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
+        m.velocity(o.v, o.src, o.decay, r0, r1)
+
+    @staticmethod
+    def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
+        n = _elements(o.src, r0, r1)
+        return _cost(machine, n, shift_ops=n, add_ops=2 * n, buffer_bits_read=64 * n, buffer_bits_written=32 * n)
+
+    @staticmethod
+    def legal(machine: Machine, o: Any) -> Iterator[str]:
+        yield from _shapes(o.v, o.src)
+        if not 1 <= o.decay <= 15:
+            yield f"a decay of 2^-{o.decay} is not between 2^-1 and 2^-15"
+
+
+class Carry(_Periphery):
+    """16-bit update accumulator: ``low`` holds the low byte of a weight in 256ths of a step, the array its high byte.
+
+    total = low - src; c = floor((total + 128) / 256); low = total - 256 c (-128..127); dst = -c, what to subtract from the weight (``wupc``).
+    """
+
+    opcode = 0x55
+    mnemonic = "carry"
+    dst = ViewField("what to subtract from the weights", "buf", "i8", "w")
+    low = ViewField("low bytes", "buf", "i8", "rw")
+    src = ViewField("16-bit step, at most 127 x 256", "buf", "i32", "r")
+    rows = RowsField("src")
+
+    @staticmethod
+    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
+        m.carry(o.dst, o.low, o.src, r0, r1)
+
+    @staticmethod
+    def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
+        n = _elements(o.src, r0, r1)
+        return _cost(machine, n, add_ops=n, buffer_bits_read=40 * n, buffer_bits_written=16 * n)
+
+    @staticmethod
+    def legal(machine: Machine, o: Any) -> Iterator[str]:
+        yield from _shapes(o.dst, o.low, o.src)
 
 
 class ArgMax(_Periphery):

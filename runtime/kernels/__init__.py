@@ -37,8 +37,10 @@ from sasimc.runtime.kernels.periphery import (
 from sasimc.runtime.kernels.train import (
     NO_MASK,
     NO_SCALE,
+    STEP_LIMIT,
     aligned_add,
     argmax,
+    carry,
     delta_of,
     escale,
     flipped_bits,
@@ -50,6 +52,7 @@ from sasimc.runtime.kernels.train import (
     range_bits,
     shift8,
     update,
+    velocity,
     xent,
 )
 
@@ -57,6 +60,7 @@ __all__ = [
     "ENGINES",
     "NO_MASK",
     "NO_SCALE",
+    "STEP_LIMIT",
     "Geom",
     "View",
     "accumulate",
@@ -66,6 +70,7 @@ __all__ = [
     "argmax",
     "avgpool_sum",
     "avgpool_t",
+    "carry",
     "column_step",
     "delta_of",
     "dense_bitserial",
@@ -101,5 +106,6 @@ __all__ = [
     "upsample_linear_t",
     "upsample_nearest",
     "upsample_nearest_t",
+    "velocity",
     "xent",
 ]

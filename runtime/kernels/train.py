@@ -13,13 +13,14 @@ from numba import njit
 from sasimc.runtime.kernels.dense import View
 from sasimc.runtime.kernels.periphery import rne
 from sasimc.runtime.kernels.simd import plane_words, popcount
-from sasimc.runtime.kernels.threads import run_shares, thread_count
 
 __all__ = [
     "NO_MASK",
     "NO_SCALE",
+    "STEP_LIMIT",
     "aligned_add",
     "argmax",
+    "carry",
     "delta_of",
     "escale",
     "flipped_bits",
@@ -31,13 +32,15 @@ __all__ = [
     "range_bits",
     "shift8",
     "update",
+    "velocity",
     "xent",
 ]
 
-_SHARED_ELEMENTS = 500_000  # below this many elements one thread is faster (benchmarks/kernels.py)
-
 NO_MASK: View = (0, 0, 0, 0, 0, 0)
 """Mask view for `escale` without a mask (ring 0)."""
+
+STEP_LIMIT = 127 << 8
+"""Largest 16-bit step of an accumulated weight, in 256ths (docs/numerics.md, "Gradient and update")."""
 
 NO_SCALE = np.zeros(0, np.int64)
 """Channel factors for `escale` without scaling."""
@@ -106,7 +109,7 @@ def make_mask(buf, qv, signed, lo, hi, mask_lo, mask_hi, mv, r0, r1):  # type: i
 
 
 @njit(cache=True, nogil=True)
-def _mask_rows(src, sv, dst, dv, mbuf, mv, r0, r1):  # type: ignore[no-untyped-def]
+def mask_rows(src, sv, dst, dv, mbuf, mv, r0, r1):  # type: ignore[no-untyped-def]
     """int32 dst = src where the mask has a one, else 0."""
     cols, chans = sv[4], sv[5]
     spread = np.empty(-(-cols * chans // 8), np.uint64)
@@ -131,7 +134,7 @@ def _mask_rows(src, sv, dst, dv, mbuf, mv, r0, r1):  # type: ignore[no-untyped-d
 
 
 @njit(cache=True, nogil=True)
-def _scale_rows(src, sv, dst, dv, factor, r0, r1):  # type: ignore[no-untyped-def]
+def scale_rows(src, sv, dst, dv, factor, r0, r1):  # type: ignore[no-untyped-def]
     """int32 dst = rne(src * factor[c], 15); non-zero if a result does not fit."""
     cols, chans = sv[4], sv[5]
     outside = np.int64(0)
@@ -168,23 +171,17 @@ def escale(
     src int32 or int8 flat; mv: view of a mask of `make_mask` in mbuf, or NO_MASK; k: int64 [chans], [1] (the same for all), or
     NO_SCALE (one of the two, or both). Returns non-zero if a result does not fit int32.
     """
-    shared = (r1 - r0) * sv[4] * sv[5] >= _SHARED_ELEMENTS and thread_count() > 1
     if mv[3] > 0:
-        if shared:
-            run_shares(lambda a, b: _mask_rows(src, sv, dst, dv, mbuf, mv, a, b), r0, r1)
-        else:
-            _mask_rows(src, sv, dst, dv, mbuf, mv, r0, r1)
+        mask_rows(src, sv, dst, dv, mbuf, mv, r0, r1)
         if not k.shape[0]:
             return 0
         src, sv = dst, dv
     factor = k if k.shape[0] == sv[5] else np.full(sv[5], k[0] if k.shape[0] else 32768)  # 2^15: unchanged
-    if shared:
-        return run_shares(lambda a, b: _scale_rows(src, sv, dst, dv, factor, a, b), r0, r1)
-    return int(_scale_rows(src, sv, dst, dv, factor, r0, r1))
+    return int(scale_rows(src, sv, dst, dv, factor, r0, r1))
 
 
 @njit(cache=True, nogil=True)
-def _aligned_rows(a, av, sa, b, bv, sb, dst, dv, r0, r1):  # type: ignore[no-untyped-def]
+def aligned_rows(a, av, sa, b, bv, sb, dst, dv, r0, r1):  # type: ignore[no-untyped-def]
     cols, chans = dv[4], dv[5]
     for y in range(r0, r1):
         for x in range(cols):
@@ -213,12 +210,12 @@ def aligned_add(
 ) -> int:
     """dst = rne(a << 8, E - ea) + rne(b << 8, E - eb), E = max(ea, eb), for two error tensors; returns the exponent E - 8."""
     top = max(ea, eb)
-    _aligned_rows(a, av, top - ea, b, bv, top - eb, dst, dv, r0, r1)
+    aligned_rows(a, av, top - ea, b, bv, top - eb, dst, dv, r0, r1)
     return top - 8
 
 
 @njit(cache=True, nogil=True)
-def _psr(g, sh, out):  # type: ignore[no-untyped-def]
+def _psr(g, sh, limit, out):  # type: ignore[no-untyped-def]
     low = (np.int64(1) << sh) - 1
     half = sh >> 1
     low_r = (np.int64(1) << half) - 1
@@ -228,19 +225,51 @@ def _psr(g, sh, out):  # type: ignore[no-untyped-def]
         size = abs(value)
         q, r = size >> sh, size & low
         q += np.int64((r >> half) > ((r & low_r) << odd))
-        q = min(q, np.int64(127))
-        out[i] = np.int8(-q if value < 0 else q)
+        q = min(q, limit)
+        out[i] = -q if value < 0 else q
 
 
-def psr(g: npt.NDArray[np.int32], sh: int) -> npt.NDArray[np.int8]:
-    """Pseudo-stochastic rounding of g / 2^sh to int8, |.| <= 127 (NITI); sh <= 0 only clamps. Shape kept."""
+def psr(g: npt.NDArray[np.int32], sh: int, limit: int = 127) -> npt.NDArray[np.int8 | np.int32]:
+    """Pseudo-stochastic rounding of g / 2^sh, |.| <= limit (NITI): int8 for a limit of 127, else int32; sh <= 0 only clamps. Shape kept."""
+    dtype = np.int8 if limit <= 127 else np.int32
     if sh <= 0:
-        return np.clip(g, -127, 127).astype(np.int8)
+        return np.clip(g, -limit, limit).astype(dtype)
     if sh > 62:
-        return np.zeros(g.shape, np.int8)
-    out = np.empty(g.size, np.int8)
-    _psr(np.ascontiguousarray(g, np.int32).reshape(-1), sh, out)
+        return np.zeros(g.shape, dtype)
+    out = np.empty(g.size, dtype)
+    _psr(np.ascontiguousarray(g, np.int32).reshape(-1), sh, np.int64(limit), out)
     return out.reshape(g.shape)
+
+
+@njit(cache=True, nogil=True)
+def _velocity(v, step, decay, out):  # type: ignore[no-untyped-def]
+    for i in range(v.shape[0]):
+        value = np.int64(v[i])
+        value += np.int64(step[i]) - rne(value, decay)
+        out[i] = min(max(value, -STEP_LIMIT), STEP_LIMIT)
+
+
+def velocity(v: npt.NDArray[np.int32], step: npt.NDArray[np.int32], decay: int) -> npt.NDArray[np.int32]:
+    """clamp(v - rne(v, decay) + step) to the range of a 16-bit step. Shape kept."""
+    out = np.empty(v.size, np.int32)
+    _velocity(np.ascontiguousarray(v).reshape(-1), np.ascontiguousarray(step).reshape(-1), decay, out)
+    return out.reshape(v.shape)
+
+
+@njit(cache=True, nogil=True)
+def _carry(low, step, delta, rest):  # type: ignore[no-untyped-def]
+    for i in range(low.shape[0]):
+        total = np.int64(low[i]) - np.int64(step[i])
+        c = (total + 128) >> 8
+        delta[i] = np.int8(-c)
+        rest[i] = np.int8(total - (c << 8))
+
+
+def carry(low: npt.NDArray[np.int8], step: npt.NDArray[np.int32]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.int8]]:
+    """(what to subtract from the weights, new low bytes) of accumulated weights after subtracting ``step`` (256ths). Shape kept."""
+    delta, rest = np.empty(low.size, np.int8), np.empty(low.size, np.int8)
+    _carry(np.ascontiguousarray(low).reshape(-1), np.ascontiguousarray(step).reshape(-1), delta, rest)
+    return delta.reshape(low.shape), rest.reshape(low.shape)
 
 
 def g_bits(g: npt.NDArray[np.int32]) -> int:

@@ -16,7 +16,7 @@ from sasimc.isa.container import encode_program
 from sasimc.isa.errors import SasError
 from sasimc.isa.machine import Machine, load_machine
 from sasimc.isa.program import Program
-from sasimc.passes.backward import derive_backward
+from sasimc.passes.backward import POLICIES, derive_backward
 
 __all__ = ["CompileOptions", "compile", "compile_model", "compile_report"]
 
@@ -24,13 +24,21 @@ __all__ = ["CompileOptions", "compile", "compile_model", "compile_report"]
 @dataclass(frozen=True)
 class CompileOptions:
     """``machine``: a description file or None for the paper's; ``batch``: largest batch; ``backprop``: ``exact`` or ``truncated``; ``trainable``:
-    pattern over node and initialiser names, None: what the file's metadata say; ``eps``: label smoothing."""
+    pattern over node and initialiser names, None: what the file's metadata say; ``eps``: label smoothing.
+
+    ``backprop_through``: patterns of frozen layers that errors pass besides the indispensable ones, in place of ``backprop``; ``update``:
+    ``direct``, ``accumulate`` or ``momentum``; ``round_errors``: ``nearest`` or ``stochastic``; ``gradient_power``: gradients are divided by
+    this power (0, 1, 2) of their channel's weight scale (docs/numerics.md)."""
 
     machine: Path | Machine | None = None
     batch: int = 8
     backprop: str = "exact"
     trainable: str | None = None
     eps: float = 0.1
+    backprop_through: tuple[str, ...] = ()
+    update: str = "direct"
+    round_errors: str = "nearest"
+    gradient_power: int = 0
     inference_only: bool = False
     print_ir_after: str = ""
 
@@ -41,8 +49,8 @@ def compile_model(
 ) -> Compiled:  # fmt: skip
     """Compile an ONNX file; entries ``infer`` and, when the model has trainable layers, ``train_step``."""
     opt = options or CompileOptions()
-    if opt.backprop not in ("exact", "truncated"):
-        raise SasError(f"--backprop {opt.backprop!r} is unknown", hint="exact or truncated")
+    if opt.backprop not in POLICIES:
+        raise SasError(f"--backprop {opt.backprop!r} is unknown", hint=" or ".join(POLICIES))
     if not 0 <= opt.eps < 1:
         raise SasError(f"label smoothing {opt.eps} is not in [0, 1)")
     machine = opt.machine if isinstance(opt.machine, Machine) else load_machine(opt.machine)
@@ -52,7 +60,10 @@ def compile_model(
     train = None
     if _has_trainable(graph):
         progress("backward")
-        train = derive_backward(graph, opt.backprop, opt.eps)
+        train = derive_backward(
+            graph, opt.backprop, opt.eps, through=opt.backprop_through, update=opt.update, rounding=opt.round_errors,
+            gradient_power=opt.gradient_power,
+        )  # fmt: skip
     return compile_graph(graph, machine, train, batch=opt.batch, progress=progress)
 
 
@@ -93,4 +104,5 @@ def compile_report(compiled: Compiled, wall_s: float) -> dict[str, Any]:
         report["phases"]["train_step"] = compiled.train_step.phases
         report["training"] = [asdict(row) for row in explain_training(compiled)]
         report["backprop"] = p.meta["backprop"]
+        report["update"] = p.meta["update"]
     return report

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sasimc.cli import sasc_asm, sasc_device, sasc_diff, sasc_machine
+from sasimc.cli import sasc_asm, sasc_device, sasc_diff, sasc_machine, sasc_paper
 from sasimc.cli.common import console, require_writable, run_app, write_json
 
 __all__ = ["app", "main"]
@@ -39,8 +39,8 @@ def zoo(
     ] = None,
     calibration_images: Annotated[int, typer.Option(help="Images used from that folder")] = 32,
     padding: Annotated[str | None, typer.Option(help="tf or symmetric; default: as the weights were trained")] = None,
-    headroom: Annotated[float, typer.Option(help="Factor by which ranges of trainable activations may grow in training")] = 1.5,
-    rep_gain: Annotated[float, typer.Option(help="Initial size of a module's output beside the block's")] = 0.25,
+    headroom: Annotated[float | None, typer.Option(help="Factor by which ranges of trainable activations may grow in training")] = None,
+    rep_gain: Annotated[float | None, typer.Option(help="Initial size of a module's output beside the block's")] = None,
     head_init: Annotated[str, typer.Option(help="Classifier start: random or zero")] = "random",
     seed: Annotated[int, typer.Option(help="Seed of initial weights")] = 0,
 ) -> None:
@@ -48,9 +48,11 @@ def zoo(
     from sasimc.frontend.zoo import ZooOptions, build, parse_modules, write
 
     require_writable(output)
+    tuned: dict[str, Any] = {"headroom": headroom, "rep_gain": rep_gain}
     options = ZooOptions(
         weights=weights, width=width, resolution=resolution, classes=classes, modules=parse_modules(modules), padding=padding, seed=seed,
-        calibrate=calibrate, calibration_images=calibration_images, headroom=headroom, rep_gain=rep_gain, head_init=head_init,
+        calibrate=calibrate, calibration_images=calibration_images, head_init=head_init,
+        **{k: v for k, v in tuned.items() if v is not None},
     )  # fmt: skip
     with console.status(f"building {name}"):
         model = build(name, options)
@@ -129,6 +131,21 @@ def compile_command(
         str | None, typer.Option(help="Pattern over node and initialiser names; default: what the file's metadata say")
     ] = None,
     eps: Annotated[float, typer.Option(help="Label smoothing")] = 0.1,
+    backprop_through: Annotated[
+        list[str] | None,
+        typer.Option(help="Glob or regular expression over node names (may be repeated): of the frozen multiply layers, errors pass "
+                     "these and those that no trainable layer can do without; takes the place of --backprop"),
+    ] = None,
+    update: Annotated[
+        str | None,
+        typer.Option(help="direct: 8-bit weights; accumulate: 16 bits, the low byte outside the arrays; momentum: accumulate with momentum 7/8"),
+    ] = None,
+    round_errors: Annotated[
+        str | None, typer.Option(help="Rounding of errors to 8 bits: nearest, or stochastic (by their own low bits)")
+    ] = None,
+    gradient_power: Annotated[
+        int | None, typer.Option(help="Divide gradients by this power (0, 1, 2) of their output channel's weight scale")
+    ] = None,
     inference_only: Annotated[
         bool, typer.Option("--inference-only", help="No train_step entry, no transposable sub-arrays")
     ] = False,
@@ -149,7 +166,11 @@ def compile_command(
         raise SasError(f"cannot tell the program's format from {output.name!r}", hint="end the name in .s or .bin")
     require_writable(output, report)
     path = model if model is not None else default_model_path()
-    options = CompileOptions(machine, batch, backprop, trainable, eps, inference_only, print_ir_after)
+    scheme: dict[str, Any] = {"update": update, "round_errors": round_errors, "gradient_power": gradient_power}
+    options = CompileOptions(
+        machine=machine, batch=batch, backprop=backprop, trainable=trainable, eps=eps, backprop_through=tuple(backprop_through or ()),
+        inference_only=inference_only, print_ir_after=print_ir_after, **{k: v for k, v in scheme.items() if v is not None},
+    )  # fmt: skip
     with console.status("compiling") as status:
         compiled = compile_model(
             path, options, progress=lambda what: status.update(f"compiling: {what}"), sink=lambda text: print(text)
@@ -217,6 +238,7 @@ def _explain_training(phases: list[dict[str, Any]]) -> None:
 sasc_asm.register(app)
 sasc_device.register(app)
 sasc_diff.register(app)
+sasc_paper.register(app)
 sasc_machine.register(app)
 
 

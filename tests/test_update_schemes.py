@@ -1,0 +1,168 @@
+"""Schemes of the weight update and of the errors: device = golden model bit for bit over three steps, on all engines alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import golden_numbers
+import models
+import numpy as np
+import pytest
+from golden_numbers import Memory
+from whole_path import check, compile_onnx, machine_with
+
+from sasimc.frontend.onnx_import import import_model
+from sasimc.ir.interp_train import STEP_LIMIT
+from sasimc.isa.errors import SasError
+from sasimc.passes.backward import derive_backward
+from sasimc.runtime import kernels
+
+ENGINES = ("fused", "bitserial", "step")
+
+SCHEMES: dict[str, dict[str, Any]] = {
+    "accumulate": {"update": "accumulate"},
+    "momentum": {"update": "momentum"},
+    "errors rounded by their low bits": {"rounding": "stochastic"},
+    "gradients over scales": {"gradient_power": 1},
+    "gradients over squared scales": {"gradient_power": 2},
+    "everything": {"update": "momentum", "rounding": "stochastic", "gradient_power": 2},
+}
+
+NETS: Mapping[str, Any] = {
+    "mlp": lambda: models.mlp(),
+    "cnn": lambda: models.plain_cnn(train="all"),
+    "mobilenet": lambda: models.mobilenet_like(),
+}
+
+
+@pytest.mark.parametrize("net", NETS)
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_device_equals_golden_model_over_three_steps(net: str, scheme: str) -> None:
+    engines = ENGINES if net == "mlp" else ENGINES[:2]
+    check(NETS[net](), engines=engines, steps=3, **SCHEMES[scheme])
+
+
+@pytest.mark.parametrize("power", [1, 2])
+def test_scales_per_channel_dense_and_depthwise(power: int) -> None:
+    """Layers whose output channels have scales of their own, trained: gradients are divided by a power of them."""
+    layers = ("block0_dw", "block1_project", "block2_project", "head")
+    events = {
+        p: check(models.mobilenet_like(), trainable=layers, engines=ENGINES[:2], steps=3, gradient_power=p).events
+        for p in (0, power)
+    }
+    assert events[0]["scale_ops"] < events[power]["scale_ops"]
+    assert events[0]["bits_flipped_transposable"] != events[power]["bits_flipped_transposable"]
+
+
+def test_a_small_buffer_gives_the_same() -> None:
+    for scheme in ("everything", "accumulate"):
+        check(
+            models.plain_cnn(train="all"),
+            engines=ENGINES[:2],
+            steps=3,
+            machine=machine_with(buffer__bytes=2048),
+            **SCHEMES[scheme],
+        )
+
+
+def test_schemes_differ_from_the_default() -> None:
+    """Otherwise the comparisons above would prove nothing."""
+    flips = {
+        name: check(models.mlp(), steps=3, **options).events["bits_flipped_transposable"]
+        for name, options in {"default": {}, **SCHEMES}.items()
+    }
+    for name in ("accumulate", "momentum", "errors rounded by their low bits", "everything"):
+        assert flips[name] != flips["default"], name
+
+
+def test_accumulator_sums_up_what_single_steps_would_lose() -> None:
+    """A gradient of 1/16 of a step in every batch moves the weight once in 16 batches, by one; never without the accumulator."""
+    g = np.array([256, 16, -16, 0])  # the largest moves by 2^mu = 1 (here: bits 9, mu 0, so 256 / 2^9 = 1/2)
+    memory = Memory(np.zeros(4, np.int64), np.zeros(4, np.int64))
+    moved = np.zeros(4, np.int64)
+    for _ in range(32):
+        delta, memory = golden_numbers.accumulate(g, 0, memory, momentum=False)
+        moved += delta
+    assert moved.tolist() == [16, 1, -1, 0]
+    assert np.abs(memory.low).max() <= 128
+
+
+def test_momentum_reaches_the_speed_of_the_gradient() -> None:
+    """Steps of size d add up to velocity d once it has settled (the velocity holds 8 d, each step being d / 8)."""
+    g = np.full(3, 1 << 10)
+    memory = Memory(np.zeros(3, np.int64), np.zeros(3, np.int64))
+    for _ in range(80):
+        _, memory = golden_numbers.accumulate(g, 1, memory, momentum=True)
+    assert np.abs(memory.velocity - 256).max() <= 8  # bits 11, mu 1: one step of the weight
+
+
+def test_kernels_equal_the_golden_numbers_at_their_limits() -> None:
+    rng = np.random.default_rng(1)
+    step = np.concatenate([rng.integers(-STEP_LIMIT, STEP_LIMIT + 1, 500), [STEP_LIMIT, -STEP_LIMIT, 0]]).astype(np.int32)
+    low = np.concatenate([rng.integers(-128, 128, 500), [-128, 127, 127]]).astype(np.int8)
+    for s, part in ((step, low), (step, low[::-1])):
+        total = part.astype(np.int64) - s
+        delta, rest = kernels.train.carry(part, s)
+        assert np.array_equal(rest - 256 * delta.astype(np.int64), total)
+        assert rest.min() >= -128
+        assert np.abs(delta.astype(np.int64)).max() <= 127
+    v = rng.integers(-STEP_LIMIT, STEP_LIMIT + 1, step.size).astype(np.int32)
+    want = np.clip(v - golden_numbers.rne(v.astype(np.int64), 3) + step, -STEP_LIMIT, STEP_LIMIT)
+    assert np.array_equal(kernels.train.velocity(v, step, 3), want)
+    g = rng.integers(-(2**30), 2**30, 500).astype(np.int32)
+    for shift in (-3, 0, 7, 14, 15, 40, 70):
+        assert np.array_equal(
+            kernels.train.psr(g, shift, STEP_LIMIT), golden_numbers.pseudo_stochastic(g.astype(np.int64), shift, STEP_LIMIT)
+        )
+
+
+def test_only_changed_word_lines_are_written() -> None:
+    """Rows and bits written are counted as they happen: less than with the direct scheme, and never fewer bits than flip."""
+    counts = {}
+    for update in ("direct", "accumulate"):
+        case = check(models.plain_cnn(train="all"), engines=ENGINES[:2], steps=3, update=update)
+        counts[update] = case.events
+    direct, accumulated = counts["direct"], counts["accumulate"]
+    assert 0 < accumulated["rows_written_transposable"] < direct["rows_written_transposable"]
+    assert (
+        accumulated["bits_flipped_transposable"] < accumulated["bits_written_transposable"] < direct["bits_written_transposable"]
+    )
+
+
+def test_what_is_kept_between_steps_is_named_in_the_program() -> None:
+    import json
+
+    compiled = compile_onnx(models.mlp(), update="momentum")
+    views = [compiled.program.views[n] for n in json.loads(compiled.program.meta["training_state"])]
+    trainable = sum(m.k * m.n for m in compiled.program.matrices.values() if m.trainable and m.kind != "scratch")
+    assert sum(np.prod(v.shape) for v in views if v.dtype == "i8") == trainable
+    assert sum(np.prod(v.shape) for v in views if v.dtype == "i32") == trainable
+    assert json.loads(compile_onnx(models.mlp()).program.meta["training_state"]) == []
+
+
+@pytest.mark.parametrize("engine", ENGINES[:2])
+def test_errors_pass_what_is_named(engine: str) -> None:
+    model = models.mobilenet_like()
+    graph = import_model(model)
+    frozen = [op.name for op in graph.ops if op.kind == "conv" and not op.flag("trainable")]
+    truncated = set(derive_backward(graph, "truncated").transposed())
+    exact = set(derive_backward(graph, "exact").transposed())
+    wanted = sorted((exact - truncated) & set(frozen))
+    for names in (wanted[:1], wanted[:3], wanted):
+        train = derive_backward(graph, "exact", through=names)
+        assert truncated <= set(train.transposed()) <= truncated | set(names)
+        check(model, engines=(engine,), through=names)
+    assert set(derive_backward(graph, through=["*"]).transposed()) == exact
+
+
+def test_patterns_and_schemes_that_do_not_exist() -> None:
+    graph = import_model(models.mobilenet_like())
+    with pytest.raises(SasError, match=r"--backprop-through: no layer with weights matches 'tial'[\s\S]*tail"):
+        derive_backward(graph, through=["tial"])
+    with pytest.raises(SasError, match=r"unknown update scheme 'acumulate'[\s\S]*accumulate"):
+        derive_backward(graph, update="acumulate")
+    with pytest.raises(SasError, match="unknown rounding of errors 'random'"):
+        derive_backward(graph, rounding="random")
+    with pytest.raises(SasError, match="unknown gradient power 3"):
+        derive_backward(graph, gradient_power=3)
