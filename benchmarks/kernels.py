@@ -97,10 +97,10 @@ def vector_report() -> None:
     """How many 512- and 256-bit instructions of interest each hot kernel holds."""
     K.warm_up()
     for name, kernel in (
-        ("dense bit-serial", dense._bitserial_range),
-        ("dense fused", dense._fused_range),
-        ("depth-wise", depthwise._dw_band),
-        ("requantise", periphery._requant_rows),
+        ("dense bit-serial", dense.bitserial_range),
+        ("dense fused", dense.fused_range),
+        ("depth-wise", depthwise.dw_band),
+        ("requantise", periphery.requant_rows),
         ("residual add", periphery.add_q),
     ):
         text = "\n".join(kernel.inspect_asm().values())

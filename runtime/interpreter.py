@@ -19,8 +19,9 @@ from sasimc.runtime.engines.base import EngineBase, PhaseCounter
 from sasimc.runtime.engines.bind import Binder, instruction_text, match_loops, trap
 from sasimc.runtime.engines.cells import gather_block, scatter_block
 from sasimc.runtime.engines.operands import BindError, BoundMatrix, BoundView
-from sasimc.runtime.engines.products import BitserialEngine, FusedEngine
+from sasimc.runtime.engines.products import BitserialEngine, FusedEngine, ProductEngine
 from sasimc.runtime.engines.step import StepEngine
+from sasimc.runtime.engines.tapes import Tape, build_tape
 from sasimc.runtime.state import RowWrites, Snapshot, State
 
 __all__ = ["ENGINES", "Interpreter"]
@@ -38,9 +39,8 @@ _MAX_THREADS: Final = int(getattr(numba, "config").NUMBA_NUM_THREADS)  # noqa: B
 class Interpreter:
     """One simulated machine that runs one program.
 
-    ``engine`` is ``bitserial``, ``fused`` or ``step``: same values, cycles and events. ``threads`` limits the threads
-    of the kernels
-    (None: as numba is set up). State survives from run to run, as on the device.
+    ``engine`` is ``bitserial``, ``fused`` or ``step``: same values, cycles and events. ``threads``: how many
+    work on a program (None: as many as numba is set up for, all cores). State survives from run to run, as on the device.
 
     Raises:
         SasError: the program cannot run on its machine (operands out of range or illegal, no such engine, not enough
@@ -55,7 +55,7 @@ class Interpreter:
         if threads is not None and threads < 1:
             raise SasError(f"{threads} threads", hint="at least one thread is needed")
         self.program, self.machine = program, program.machine
-        self.threads = None if threads is None else min(threads, _MAX_THREADS)
+        self.threads = min(threads or _MAX_THREADS, _MAX_THREADS)
         self._binder = Binder(program)
         self.state: State = self._binder.state
         self.engine = ENGINES[engine](self.machine, self.state, match_loops(program), self._trap)
@@ -64,6 +64,9 @@ class Interpreter:
         self._costs: dict[tuple[int, int, int], Cost] = {}
         self.stepped: tuple[int, int, int] = (0, 0, 0)
         self.engine.price = self._price
+        self._tapes: dict[int, Tape | None] = {}
+        if isinstance(self.engine, ProductEngine):
+            self.engine.threads, self.engine.tape_of = self.threads, self._tape
         if isinstance(self.engine, StepEngine):
             self.engine.declared = lambda r0, r1: self.cost((self.engine.index, r0, r1))
 
@@ -84,6 +87,12 @@ class Interpreter:
                     f"tensor {matrix.tensor!r} does not fit a {matrix.k} x {matrix.n} matrix: {exc}", where=name
                 ) from None
         self._binder.link()
+
+    def _tape(self, start: int) -> Tape | None:
+        """The tape of the loop at instruction ``start``, None if it is interpreted."""
+        if start not in self._tapes:
+            self._tapes[start] = build_tape(self.engine, self.program, self._code, start)
+        return self._tapes[start]
 
     def _store(self, mat: BoundMatrix, values: npt.NDArray[np.int8]) -> None:
         scatter_block(self.state.cells, self.state.written, mat.index, 0, 0, np.ascontiguousarray(values).view(np.uint8))
@@ -116,9 +125,9 @@ class Interpreter:
             SasError: no such entry.
         """
         engine, code, regs = self.engine, self._code, self.state.regs
-        if self.threads is not None:
-            numba.set_num_threads(self.threads)
         engine.start(self._entry(entry))
+        if isinstance(engine, ProductEngine):
+            engine.tapes = max_instructions is None
         budget = -1 if max_instructions is None else max_instructions
         last = len(code)
         while engine.running:
@@ -152,9 +161,9 @@ class Interpreter:
         """Execute one instruction at a time; yields the index of each after it has been executed (``stepped``: with its rows, for
         :meth:`cost`)."""
         engine = self.engine
-        if self.threads is not None:
-            numba.set_num_threads(self.threads)
         engine.start(self._entry(entry))
+        if isinstance(engine, ProductEngine):
+            engine.tapes = False
         while engine.running:
             pc = engine.pc
             if pc >= len(self._code):

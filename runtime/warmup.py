@@ -29,7 +29,7 @@ def _dispatchers() -> Iterator[Any]:
 def cold() -> bool:
     """True if numba's cache holds no compiled kernels, so that `warm_up` will take long (an estimate, for a message)."""
     try:
-        kernel: Any = dense._bitserial_range
+        kernel: Any = dense.bitserial_range
         return not kernel._cache._cache_file._load_index()  # no public way to ask
     except Exception:
         return True
@@ -52,20 +52,20 @@ def _calls() -> list[tuple[str, Callable[[], object]]]:
     shift = np.full(1, 8, np.int64)
     half = shift * 0
     calls: list[tuple[str, Callable[[], object]]] = [
-        ("dense bit-serial", lambda: dense._bitserial_range(x, planes, False, words, row, 0, 0, n, 0, 2)),
-        ("dense fused", lambda: dense._fused_range(x, pairs, False, words, row, 0, 0, n, 0, 2)),
+        ("dense bit-serial", lambda: dense.bitserial_range(x, planes, False, words, row, 0, 0, n, 0)),
+        ("dense fused", lambda: dense.fused_range(x, pairs, False, words, row, 0, 0, n, 0)),
         ("accumulate", lambda: dense.accumulate(words, row, np.zeros((2, n), np.int32), 0, 0)),
         ("row activation", lambda: dense.tile_step(3, 8, False, buf[:n], words[:n])),
         ("column activation", lambda: dense.column_step(3, 8, True, np.zeros((8, n), np.uint8), words[:n])),
         ("depth-wise row activation", lambda: depthwise.dw_row_step(3, 8, 0, buf[:n], words[:n])),
-        ("depth-wise", lambda: depthwise._dw_band(0, buf, view, 0, taps, one, 0, 0, 2, words, view, 0, 2)),
-        ("depth-wise transposed", lambda: depthwise._dw_t_band(0, buf, view, taps, one, 0, 2, words, view, 0, 2)),
-        ("gather", lambda: patches._gather(buf, view, one, 0, 0, 2, np.empty(19, np.uint8))),
+        ("depth-wise", lambda: depthwise.dw_band(0, buf, view, 0, taps, one, 0, 0, 2, words, view, 0, 2)),
+        ("depth-wise transposed", lambda: depthwise.dw_t_band(0, buf, view, taps, one, 0, 2, words, view, 0, 2)),
+        ("gather", lambda: patches.gather_pixels(buf, view, one, 0, 0, 0, 4, np.empty(19, np.uint8))),
         ("scatter", lambda: patches.scatter_patches(words, view, np.zeros((4, 1), np.int32), one, 0, 2)),
         ("one bits", lambda: patches.popcount_sum(buf, view, np.ones(2, np.int64), np.ones(2, np.int64), 0, 2)),
         (
             "requantise",
-            lambda: periphery._requant_rows(words, view, buf, view, half, vector, shift, half, 0, 0, 9, 0, 2, True),
+            lambda: periphery.requant_rows(words, view, buf, view, half, vector, shift, half, 0, 0, 9, 0, 2, True),
         ),
         ("residual add", lambda: periphery.add_q(buf, view, False, view, False, view, 0, 1, 0, 1, 1, 0, 0, 9, 0, 2)),
         ("average pool", lambda: periphery.avgpool_sum(buf, view, False, words, view, one, 0, 0, 2)),
@@ -88,6 +88,9 @@ def _calls() -> list[tuple[str, Callable[[], object]]]:
         ("error scale of bytes", lambda: train.escale(bytes_, view, words, view, buf, train.NO_MASK, vector, 0, 2)),
         ("aligned add", lambda: train.aligned_add(bytes_, view, 0, bytes_, view, 1, words, view, 0, 2)),
         ("rounding", lambda: train.psr(words[:8], 3)),
+        ("rounding to 16 bits", lambda: train.psr(words[:8], 3, train.STEP_LIMIT)),
+        ("velocity", lambda: train.velocity(words[:8], words[:8], 3)),
+        ("carry", lambda: train.carry(bytes_[:8], words[:8])),
         ("update", lambda: train.update(buf[:8].view(np.int8), buf[:8].view(np.int8))),
     ]
     return calls + engine_calls()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-import numba
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -565,50 +564,6 @@ def test_integer_cross_entropy(q, m_e, eps, data):
 def test_log2_is_exact_at_powers_of_two():
     assert [K.log2q12(1 << i) for i in (0, 1, 15, 25)] == [0, 4096, 15 * 4096, 25 * 4096]
     assert K.log2q12(3) == 4096 + 2048
-
-
-# ----------------------------------------------------------------------------------------------------------------- threads
-
-
-def test_shares_among_threads_change_nothing(rng, monkeypatch):
-    from sasimc.runtime.kernels import dense, depthwise, periphery
-
-    monkeypatch.setattr(dense, "_SHARED_BITSERIAL", 0)
-    monkeypatch.setattr(dense, "_SHARED_FUSED", 0)
-    monkeypatch.setattr(depthwise, "_SHARED_PRODUCTS", 0)
-    monkeypatch.setattr(periphery, "_SHARED_ELEMENTS", 0)
-    geom = K.make_geom(3, 3, 1, 1, 1, 1, 1, 1, 11, 6, 11, 6)
-    x, w = operands(rng, (66, 16), "random"), operands(rng, (16, 21), "random").view(np.int8)
-    taps = operands(rng, (3, 3, 16), "random").view(np.int8)
-    view = K.make_view(0, 6, 16, 11)
-
-    def everything() -> list[np.ndarray]:
-        forward, back, out = np.zeros(x.size, np.int32), np.zeros(x.size, np.int32), np.zeros(x.size, np.uint8)
-        assert K.dw_scatter("bitserial", x.ravel(), view, False, taps, geom, 0, 0, 11, forward, view) == 0
-        assert K.dw_scatter_t("fused", x.ravel(), view, taps, geom, 0, 11, back, view) == 0
-        sums = forward.copy()
-        one = np.ones(16, np.int64)
-        K.requant(sums, view, out, view, one, one * 3, one * 9, 0, 0, 255, 0, 11)
-        return [
-            K.dense_bitserial(x, K.pack_weights(w), 21, False),
-            K.dense_fused(x, K.prepare_fused(w), 21, True),
-            forward,
-            back,
-            sums,
-            out,
-        ]
-
-    threads = numba.get_num_threads()
-    try:
-        numba.set_num_threads(1)
-        single = everything()
-        numba.set_num_threads(min(2, numba.config.NUMBA_NUM_THREADS))
-        for a, b in zip(single, everything(), strict=True):
-            assert np.array_equal(a, b)
-        acc = np.full(66 * 21, 2**31 - 1, np.int32)
-        assert K.dense_fused_acc(x, K.prepare_fused(np.ones((16, 21), np.int8)), False, acc, K.make_view(0, 6, 21, 11), 0, 0, 21)
-    finally:
-        numba.set_num_threads(threads)
 
 
 def test_warm_up_leaves_nothing_to_compile():

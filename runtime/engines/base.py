@@ -77,11 +77,7 @@ class PhaseCounter:
         if self.outer is None:
             return
         region, self.executed, self.outer = self.executed, self.outer, None
-        known = self.regions.setdefault(self.start, [])
-        found = next((r for r in known if r.executed == region), None)
-        if found is None:
-            found = Region(region)
-            known.append(found)
+        found = self.region(self.start, region)
         found.times += 1
         if self._waiting:
             found.shortened = found.shortened or self._price(region)
@@ -91,6 +87,15 @@ class PhaseCounter:
             for index, cycles in self._waiting.items():
                 found.skips[index] = found.skips.get(index, 0) + cycles
             self._waiting = {}
+
+    def region(self, start: int, executed: Executed) -> Region:
+        """The region that begins at ``start`` and executed this, new if there was none like it."""
+        known = self.regions.setdefault(start, [])
+        found = next((r for r in known if r.executed == executed), None)
+        if found is None:
+            found = Region(executed)
+            known.append(found)
+        return found
 
     def total(self) -> Executed:
         """Executions inside and outside of regions."""
@@ -145,6 +150,14 @@ class EngineBase:
     def trap(self, kind: str, detail: str) -> NoReturn:
         """Stop the current instruction."""
         self._fail(self.index, kind, detail)
+
+    def refuse(self, mnemonic: str, o: Any) -> NoReturn:
+        """Trap for what the current instruction, with operands ``o``, found in its data."""
+        if mnemonic == "escale":
+            self.trap("escale overflow", f"a scaled error in {o.dst.name} does not fit 32 bits")
+        if mnemonic == "xent":
+            self.trap("label out of range", f"label {self.regs[o.label]} with {o.src.channels} classes")
+        self.overflow(o.acc)
 
     def overflow(self, view: BoundView) -> NoReturn:
         """An accumulator of ``view`` left 32 bits."""

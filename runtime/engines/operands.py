@@ -14,13 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from sasimc.isa.errors import SasError
+from sasimc.isa.instructions.array import scratch_tiles
 from sasimc.isa.objects import Geometry, Matrix, Table, View
 from sasimc.isa.program import Program
 from sasimc.runtime.engines.cells import covers, tile_array
 from sasimc.runtime.kernels import make_geom
 from sasimc.runtime.state import State
 
-__all__ = ["BindError", "BoundMatrix", "BoundTable", "BoundView", "Window", "extent", "is_plain"]
+__all__ = ["BindError", "BoundMatrix", "BoundTable", "BoundView", "Window", "extent", "is_plain", "scratch_block"]
 
 _DTYPES = {"u8": np.uint8, "i8": np.int8, "i32": np.int32, "bit": np.uint8}
 MAX_SUM_LENGTH = 65_793  # products of 255 x 128 that fit 32 bits
@@ -209,6 +210,14 @@ class BoundMatrix:
         self.ready.clear()
         for other in self.kin:
             other.ready.clear()
+
+
+def scratch_block(mat: BoundMatrix, k: int, n: int) -> npt.NDArray[np.int64]:
+    """Tiles of a k x n operand in a scratch matrix, in the order written (kept with the matrix)."""
+    found = mat.scratch.get((k, n))
+    if found is None:
+        found = mat.scratch[(k, n)] = tile_array(scratch_tiles(mat.matrix, k, n))
+    return found
 
 
 class BoundTable:

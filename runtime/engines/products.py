@@ -7,19 +7,20 @@ packed bit planes, or an integer multiplication.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from sasimc.isa.instructions.array import INPUT_BITS, scratch_tiles, streamed_positions
+from sasimc.isa.instructions.array import INPUT_BITS, streamed_positions
 from sasimc.isa.machine import Machine, activation_steps
 from sasimc.isa.objects import Geometry
 from sasimc.runtime import kernels as K
 from sasimc.runtime.engines.base import EngineBase
-from sasimc.runtime.engines.cells import tile_array
+from sasimc.runtime.engines.cells import uninitialised
 from sasimc.runtime.engines.helpers import driven_cycles, gradient_depthwise_bits, gradient_depthwise_sums
-from sasimc.runtime.engines.operands import BoundMatrix, BoundView, Window
+from sasimc.runtime.engines.operands import BoundMatrix, BoundView, Window, scratch_block
 
 __all__ = [
     "BitserialEngine",
@@ -27,7 +28,6 @@ __all__ = [
     "ProductEngine",
     "depthwise_taps",
     "gradient_patches",
-    "scratch_block",
     "streamed_elements",
     "two_bytes",
 ]
@@ -77,30 +77,60 @@ def two_bytes(values: npt.NDArray[np.int16]) -> Bytes:
     return np.ascontiguousarray(values).view(np.uint8)
 
 
-def scratch_block(mat: BoundMatrix, k: int, n: int) -> npt.NDArray[np.int64]:
-    """Tiles of a k x n operand in a scratch matrix, in the order written (kept with the matrix)."""
-    found = mat.scratch.get((k, n))
-    if found is None:
-        found = mat.scratch[(k, n)] = tile_array(scratch_tiles(mat.matrix, k, n))
-    return found
-
-
 class ProductEngine(EngineBase):
-    """Products over whole row ranges. Subclasses say how one matrix product is formed."""
+    """Products over whole row ranges. Subclasses say how one matrix product is formed.
+
+    Outermost loops run as tapes (`engines.tapes`) where ``tapes`` is set and ``tape_of`` has one for them: on ``threads`` threads, without
+    the interpreter; ``timed`` makes them measure the time of each operation. ``product_ns``, ``tap_ns``: rough time of a product.
+    """
 
     dw_engine: ClassVar[str]
+    product_ns: ClassVar[float]
+    tap_ns: ClassVar[float]
     prepare: ClassVar[staticmethod[..., Any]]
     dense: ClassVar[staticmethod[..., Sums]]
     dense_acc: ClassVar[staticmethod[..., int]]
 
-    def _prepared(self, mat: BoundMatrix, transposed: bool) -> Any:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.tapes, self.threads, self.timed = False, 1, False
+        self.tape_of: Callable[[int], Any] = lambda start: None
+
+    def loop(self, count: int) -> None:
+        start = self.index
+        super().loop(count)
+        if not self.tapes or self.skips or count <= 0 or len(self.stack) > 1:
+            return
+        tape = self.tape_of(start)
+        if tape is not None and tape.run(self, count):
+            self.stack.pop()
+            self.pc = self.match[start] + 1
+
+    @property
+    def bitserial(self) -> int:
+        """1 for bit-serial products, 0 for integer ones."""
+        return K.ENGINES[self.dw_engine]
+
+    def loaded(self, mat: BoundMatrix) -> bool:
+        """Whether every cell of the matrix was written or loaded."""
+        if "initialised" not in mat.ready and uninitialised(self.state.written, mat.index, 0, mat.k)[0] < 0:
+            mat.ready["initialised"] = True
+        return "initialised" in mat.ready
+
+    def prepared_shape(self, k: int, n: int) -> tuple[int, int]:
+        """First two sizes of prepared weights [k, n]."""
+        return self.prepare(np.zeros((k, n), np.int8)).shape[:2]
+
+    def prepared(self, mat: BoundMatrix, transposed: bool) -> Any:
+        """The matrix (or its transpose) as the dense kernels take it."""
         found = mat.ready.get(transposed)
         if found is None:
             weights = self.stored(mat)
             found = mat.ready[transposed] = self.prepare(np.ascontiguousarray(weights.T) if transposed else weights)
         return found
 
-    def _taps(self, mat: BoundMatrix, geom: Geometry) -> npt.NDArray[np.int8]:
+    def taps(self, mat: BoundMatrix, geom: Geometry) -> npt.NDArray[np.int8]:
+        """The matrix as the depth-wise kernels take it."""
         found = mat.ready.get(geom.kernel)
         if found is None:
             found = mat.ready[geom.kernel] = depthwise_taps(self.stored(mat), geom.kernel)
@@ -126,7 +156,7 @@ class ProductEngine(EngineBase):
 
     def forward_product(self, acc: BoundView, x: BoundView, mat: BoundMatrix, geom: Geometry, r0: int, r1: int) -> None:
         window = self.window(geom, x, acc)
-        prepared = self._prepared(mat, False)
+        prepared = self.prepared(mat, False)
         self.measure("sense_ones", self._window_ones(x, window, r0, r1) * INPUT_BITS * mat.n)
         patches = K.gather_patches(self.state.buf, x.kv, window.geom, x.pad_byte, r0, r1)
         if self.skips:
@@ -135,7 +165,7 @@ class ProductEngine(EngineBase):
             self.overflow(acc)
 
     def transposed_product(self, acc: BoundView, e: BoundView, mat: BoundMatrix, geom: Geometry, r0: int, r1: int) -> None:
-        prepared = self._prepared(mat, True)
+        prepared = self.prepared(mat, True)
         window, one = self.window(geom, acc, e), self.window(_ONE, e, e)
         self.measure("sense_ones", self._window_ones(e, one, r0, r1) * INPUT_BITS * mat.k)
         errors = K.gather_patches(self.state.buf, e.kv, one.geom, 0, r0, r1)
@@ -148,7 +178,7 @@ class ProductEngine(EngineBase):
             self.overflow(acc)
 
     def depthwise_product(self, acc: BoundView, x: BoundView, mat: BoundMatrix, geom: Geometry, r0: int, r1: int) -> None:
-        taps = self._taps(mat, geom)
+        taps = self.taps(mat, geom)
         y0, y1, x0, x1 = streamed_positions(x, geom, acc, r0, r1)
         ones = self._element_ones(x, r0, r1)
         if x.pad_byte:
@@ -162,7 +192,7 @@ class ProductEngine(EngineBase):
             self.overflow(acc)
 
     def depthwise_transposed(self, acc: BoundView, e: BoundView, mat: BoundMatrix, geom: Geometry, r0: int, r1: int) -> None:
-        taps = self._taps(mat, geom)
+        taps = self.taps(mat, geom)
         self.measure("sense_ones", self._element_ones(e, r0, r1) * INPUT_BITS * mat.n)
         if self.skips:
             self._skip_zero_bits(mat, K.gather_patches(self.state.buf, e.kv, self.window(_ONE, e, e).geom, 0, r0, r1))
@@ -241,6 +271,7 @@ class BitserialEngine(ProductEngine):
 
     name = "bitserial"
     dw_engine = "bitserial"
+    product_ns, tap_ns = 0.045, 0.45
     prepare = staticmethod(K.pack_weights)
     dense = staticmethod(K.dense_bitserial)
     dense_acc = staticmethod(K.dense_bitserial_acc)
@@ -254,6 +285,7 @@ class FusedEngine(ProductEngine):
 
     name = "fused"
     dw_engine = "fused"
+    product_ns, tap_ns = 0.01, 0.2
     prepare = staticmethod(K.prepare_fused)
     dense = staticmethod(K.dense_fused)
     dense_acc = staticmethod(K.dense_fused_acc)

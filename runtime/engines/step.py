@@ -18,8 +18,8 @@ from sasimc.isa.machine import activation_cycles, activation_schedule
 from sasimc.isa.objects import Geometry
 from sasimc.runtime import kernels as K
 from sasimc.runtime.engines.base import EngineBase
-from sasimc.runtime.engines.operands import BoundMatrix, BoundView
-from sasimc.runtime.engines.products import gradient_patches, scratch_block, streamed_elements, two_bytes
+from sasimc.runtime.engines.operands import BoundMatrix, BoundView, scratch_block
+from sasimc.runtime.engines.products import gradient_patches, streamed_elements, two_bytes
 from sasimc.runtime.engines.step_kernels import drive_columns, drive_rows, scatter_taps, scatter_taps_transposed
 
 __all__ = ["Activation", "DeclarationError", "StepEngine"]

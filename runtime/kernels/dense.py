@@ -23,17 +23,20 @@ from sasimc.runtime.kernels.simd import (
     dot_block_8x2,
     plane_words,
 )
-from sasimc.runtime.kernels.threads import run_shares, thread_count
 
 __all__ = [
     "View",
     "accumulate",
     "add_row",
+    "bitserial_range",
     "column_step",
     "dense_bitserial",
     "dense_bitserial_acc",
     "dense_fused",
     "dense_fused_acc",
+    "fill_fused",
+    "fill_planes",
+    "fused_range",
     "make_view",
     "pack_weights",
     "prepare_fused",
@@ -44,9 +47,6 @@ View = tuple[int, int, int, int, int, int]
 """(base, row_stride, pixel_stride, ring, cols, chans), in elements of the flat array."""
 
 _PIXELS = 8  # pixels of one fused micro-kernel
-# below these many multiply-adds a second thread costs more than it saves (benchmarks/kernels.py)
-_SHARED_BITSERIAL = 3_000_000
-_SHARED_FUSED = 20_000_000
 
 
 def make_view(base: int, cols: int, chans: int, ring: int, row_stride: int = 0, pixel_stride: int = 0) -> View:
@@ -59,7 +59,8 @@ def make_view(base: int, cols: int, chans: int, ring: int, row_stride: int = 0, 
 
 
 @njit(cache=True, nogil=True)
-def _pack_weights(w: npt.NDArray[np.int8], planes: npt.NDArray[np.uint32]) -> None:
+def fill_planes(w: npt.NDArray[np.int8], planes: npt.NDArray[np.uint32]) -> None:
+    """The work of `pack_weights`, into planes of zeros."""
     k_count, n_count = w.shape
     for k in range(k_count):
         word, shift = k >> 5, np.uint32(k & 31)
@@ -76,12 +77,13 @@ def pack_weights(w: npt.NDArray[np.int8]) -> npt.NDArray[np.uint32]:
     """Bit planes of int8 W [K, N]: uint32 [ceil(N/16), ceil(K/32), 8, 16]; bit k of a word is word line k, two's complement."""
     k, n = w.shape
     planes = np.zeros((-(-n // LANES), -(-k // 32), 8, LANES), np.uint32)
-    _pack_weights(np.ascontiguousarray(w).view(np.int8), planes)
+    fill_planes(np.ascontiguousarray(w).view(np.int8), planes)
     return planes
 
 
 @njit(cache=True, nogil=True)
-def _prepare_fused(w: npt.NDArray[np.int8], out: npt.NDArray[np.int8], begin: npt.NDArray[np.int32]) -> None:
+def fill_fused(w: npt.NDArray[np.int8], out: npt.NDArray[np.int8], begin: npt.NDArray[np.int32]) -> None:
+    """The work of `prepare_fused`, into zeros; begin: out as int32, first of every four."""
     k_count, n_count = w.shape
     last = out.shape[1] - 1
     for block in range(out.shape[0]):
@@ -101,7 +103,7 @@ def prepare_fused(w: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
     """
     k, n = w.shape
     out = np.zeros((2 * (-(-n // (2 * LANES))), -(-k // 4) + 1, LANES, 4), np.int8)
-    _prepare_fused(np.ascontiguousarray(w).view(np.int8), out, out.view(np.int32)[..., 0])
+    fill_fused(np.ascontiguousarray(w).view(np.int8), out, out.view(np.int32)[..., 0])
     return out
 
 
@@ -122,7 +124,8 @@ def add_row(acc, at, values, n):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _bitserial_range(x, planes, signed_x, acc, view, r0, c0, n, p0, p1):  # type: ignore[no-untyped-def]
+def bitserial_range(x, planes, signed_x, acc, view, r0, c0, n, p0):  # type: ignore[no-untyped-def]
+    """x [P, K] are pixels p0 .. p0 + P of the rows from r0 on; else as `dense_bitserial_acc`."""
     base, row_stride, pixel_stride, ring, cols, _ = view
     k = x.shape[1]
     blocks, words = planes.shape[0], planes.shape[1]
@@ -132,14 +135,15 @@ def _bitserial_range(x, planes, signed_x, acc, view, r0, c0, n, p0, p1):  # type
     row = np.empty(blocks * LANES, np.int32)
     whole = k >> 5
     wrapped = np.int32(0)
-    for p in range(p0, p1):
+    for i in range(x.shape[0]):
+        p = p0 + i
         for word in range(whole):
-            plane_words(flat_x, p * k + word * 32, xbits, word * 8)
-        if whole < words and p * k + words * 32 <= flat_x.shape[0]:
-            plane_words(flat_x, p * k + whole * 32, xbits, whole * 8)  # bits beyond K meet weights of 0
+            plane_words(flat_x, i * k + word * 32, xbits, word * 8)
+        if whole < words and i * k + words * 32 <= flat_x.shape[0]:
+            plane_words(flat_x, i * k + whole * 32, xbits, whole * 8)  # bits beyond K meet weights of 0
         elif whole < words:
             for j in range(k & 31):
-                tail[j] = flat_x[p * k + whole * 32 + j]
+                tail[j] = flat_x[i * k + whole * 32 + j]
             plane_words(tail, 0, xbits, whole * 8)
         for block in range(blocks):
             if signed_x:
@@ -152,12 +156,14 @@ def _bitserial_range(x, planes, signed_x, acc, view, r0, c0, n, p0, p1):  # type
 
 
 @njit(cache=True, nogil=True)
-def _fused_range(x, w, signed_x, acc, view, r0, c0, n, p0, p1):  # type: ignore[no-untyped-def]
+def fused_range(x, w, signed_x, acc, view, r0, c0, n, p0):  # type: ignore[no-untyped-def]
+    """As `bitserial_range`, for weights of `prepare_fused`."""
     base, row_stride, pixel_stride, ring, cols, _ = view
     k = x.shape[1]
     blocks, quads = w.shape[0], w.shape[1] - 1
     flat_x, flat_w = x.reshape(-1), w.reshape(-1)
-    few = p1 - p0 <= 2  # one or two pixels: single rows, instead of eight of which most are empty
+    pixels = x.shape[0]
+    few = pixels <= 2  # one or two pixels: single rows, instead of eight of which most are empty
     step = 1 if few else _PIXELS
     width = 4 * quads
     xs = np.zeros(step * width, np.uint8)
@@ -165,8 +171,8 @@ def _fused_range(x, w, signed_x, acc, view, r0, c0, n, p0, p1):  # type: ignore[
     rows = np.empty((step, blocks * LANES), np.int32)
     flat_rows = rows.reshape(-1)
     wrapped = np.int32(0)
-    for first in range(p0, p1, step):
-        count = min(step, p1 - first)
+    for first in range(0, pixels, step):
+        count = min(step, pixels - first)
         source, at = flat_x, first * k
         if signed_x or k != width or count < step:  # not to be read where they stand
             source, at = xs, 0
@@ -181,7 +187,7 @@ def _fused_range(x, w, signed_x, acc, view, r0, c0, n, p0, p1):  # type: ignore[
             else:
                 dot_block_8x2(source, at, width, quads, flat_w, w_at, start, flat_rows, block * LANES, blocks * LANES)
         for i in range(count):
-            p = first + i
+            p = p0 + first + i
             to = base + ((r0 + p // cols) % ring) * row_stride + (p % cols) * pixel_stride + c0
             wrapped |= add_row(acc, to, rows[i], n)
     return wrapped < 0
@@ -201,11 +207,7 @@ def dense_bitserial_acc(
 
     Returns non-zero if an accumulator wrapped. x: C-contiguous [P, K]; planes from `pack_weights`.
     """
-    x, signed_x = x.view(np.uint8), bool(signed_x)
-    pixels = x.shape[0]
-    if x.size * n < _SHARED_BITSERIAL or pixels < 2 * _PIXELS or thread_count() == 1:
-        return int(_bitserial_range(x, planes, signed_x, acc, view, r0, c0, n, 0, pixels))
-    return run_shares(lambda a, b: _bitserial_range(x, planes, signed_x, acc, view, r0, c0, n, a, b), 0, pixels)
+    return int(bitserial_range(x.view(np.uint8), planes, bool(signed_x), acc, view, r0, c0, n, 0))
 
 
 def dense_fused_acc(
@@ -219,11 +221,7 @@ def dense_fused_acc(
     n: int,
 ) -> int:
     """As `dense_bitserial_acc` with integer products (8 x 8 bits into 32, exact); w from `prepare_fused`."""
-    x, signed_x = x.view(np.uint8), bool(signed_x)
-    pixels = x.shape[0]
-    if x.size * n < _SHARED_FUSED or pixels < 2 * _PIXELS or thread_count() == 1:
-        return int(_fused_range(x, w, signed_x, acc, view, r0, c0, n, 0, pixels))
-    return run_shares(lambda a, b: _fused_range(x, w, signed_x, acc, view, r0, c0, n, a, b), 0, pixels, _PIXELS)
+    return int(fused_range(x.view(np.uint8), w, bool(signed_x), acc, view, r0, c0, n, 0))
 
 
 def dense_bitserial(

@@ -17,7 +17,6 @@ from numba import njit
 
 from sasimc.runtime.kernels.dense import View, add_row
 from sasimc.runtime.kernels.simd import LANES, taps_bitserial, taps_fused
-from sasimc.runtime.kernels.threads import run_shares, thread_count
 
 __all__ = ["ENGINES", "Geom", "dw_row_step", "dw_scatter", "dw_scatter_t", "make_geom"]
 
@@ -27,7 +26,6 @@ Geom = tuple[int, int, int, int, int, int, int, int, int, int, int, int]
 ENGINES = {"fused": 0, "bitserial": 1, "step": 2}
 
 _BITSERIAL_TAPS = 255  # taps whose weights add up in 16 bits
-_SHARED_PRODUCTS = 1_500_000  # below this many products one thread is faster (benchmarks/kernels.py)
 
 
 def make_geom(kh: int, kw: int, sh: int, sw: int, dh: int, dw: int, pt: int, pl: int, h: int, w: int, ho: int, wo: int) -> Geom:
@@ -122,7 +120,7 @@ def _pixel(engine, signed, where, starts, count, shift, scratch, wide, outs, sum
 
 
 @njit(cache=True, nogil=True)
-def _dw_band(engine, buf, xv, signed, w, geom, pad, r0, r1, acc, av, o0, o1):  # type: ignore[no-untyped-def]
+def dw_band(engine, buf, xv, signed, w, geom, pad, r0, r1, acc, av, o0, o1):  # type: ignore[no-untyped-def]
     """Input rows r0..r1 into those outputs whose row is in o0..o1 (so that threads own their outputs)."""
     kh, kw, sh, sw, dh, dw, pt, pl, h, width, _, wo = geom
     base, row_stride, pixel_stride, ring, _, chans = xv
@@ -206,7 +204,7 @@ def dw_scatter(
     Rows outside 0..h (from -pt on) stream the byte `pad`; columns outside the plane stream it too. With pad = 0 neither is
     streamed, as a zero drives no word line. acc rows are output rows. Returns non-zero if an accumulator wrapped.
     """
-    kh, kw, sh, _, dh, _, pt, _, _, _, ho, wo = geom
+    kh, _, sh, _, dh, _, pt, _, _, _, ho, _ = geom
     # output rows that the band can reach: r0 <= oy * sh - pt + ky * dh < r1
     o0 = max(0, -(-(r0 + pt - (kh - 1) * dh) // sh))
     o1 = min(ho, (r1 - 1 + pt) // sh + 1)
@@ -214,13 +212,11 @@ def dw_scatter(
         return 0
     code, flag = ENGINES[engine], int(bool(signed))
     pad &= 255
-    if o1 - o0 < 2 or (o1 - o0) * kh * kw * wo * av[5] < _SHARED_PRODUCTS or thread_count() == 1:
-        return int(_dw_band(code, buf, xv, flag, w, geom, pad, r0, r1, acc, av, o0, o1))
-    return run_shares(lambda a, b: _dw_band(code, buf, xv, flag, w, geom, pad, r0, r1, acc, av, a, b), o0, o1)
+    return int(dw_band(code, buf, xv, flag, w, geom, pad, r0, r1, acc, av, o0, o1))
 
 
 @njit(cache=True, nogil=True)
-def _dw_t_band(engine, ebuf, ev, w, geom, r0, r1, acc, av, i0, i1):  # type: ignore[no-untyped-def]
+def dw_t_band(engine, ebuf, ev, w, geom, r0, r1, acc, av, i0, i1):  # type: ignore[no-untyped-def]
     """Error rows r0..r1 into those input positions whose row is in i0..i1."""
     kh, kw, sh, sw, dh, dw, pt, pl, _, width, _, wo = geom
     base, row_stride, pixel_stride, ring, _, outs = ev
@@ -289,13 +285,11 @@ def dw_scatter_t(
 
     acc rows are input rows; positions in the padding are dropped. Returns non-zero if an accumulator wrapped.
     """
-    kh, kw, sh, _, dh, _, pt, _, h, width, _, _ = geom
+    kh, _, sh, _, dh, _, pt, _, h, _, _, _ = geom
     # input rows that the error rows reach
     i0 = max(0, r0 * sh - pt)
     i1 = min(h, (r1 - 1) * sh - pt + (kh - 1) * dh + 1)
     if i1 <= i0:
         return 0
     code = ENGINES[engine]
-    if i1 - i0 < 2 or (i1 - i0) * width * kh * kw * ev[5] < _SHARED_PRODUCTS or thread_count() == 1:
-        return int(_dw_t_band(code, ebuf, ev, w, geom, r0, r1, acc, av, i0, i1))
-    return run_shares(lambda a, b: _dw_t_band(code, ebuf, ev, w, geom, r0, r1, acc, av, a, b), i0, i1)
+    return int(dw_t_band(code, ebuf, ev, w, geom, r0, r1, acc, av, i0, i1))

@@ -14,7 +14,7 @@ from sasimc.runtime.kernels.dense import View, add_row
 from sasimc.runtime.kernels.depthwise import Geom
 from sasimc.runtime.kernels.simd import copy16, load_u64, popcount
 
-__all__ = ["gather_patches", "popcount_sum", "scatter_patches"]
+__all__ = ["gather_patches", "gather_pixels", "ones", "popcount_sum", "scatter_patches"]
 
 
 @njit(cache=True, nogil=True)
@@ -29,35 +29,35 @@ def _copy(flat, to, buf, first, count):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _gather(buf, xv, geom, pad, r0, r1, flat):  # type: ignore[no-untyped-def]
-    """The patches one after another into flat, which has 15 bytes more than they."""
+def gather_pixels(buf, xv, geom, pad, r0, p0, p1, flat):  # type: ignore[no-untyped-def]
+    """The patches of pixels p0..p1, counted from output row r0 on, one after another into flat, which has 15 bytes more than they."""
     kh, kw, sh, sw, dh, dw, pt, pl, h, width, _, wo = geom
     base, row_stride, pixel_stride, ring, _, chans = xv
     together = dw == 1 and pixel_stride == chans  # the pixels of one kernel row are neighbours in memory
     span = kw * chans
     byte = np.uint8(pad & 255)
     to = 0
-    for oy in range(r0, r1):
-        for ox in range(wo):
-            left = ox * sw - pl
-            for ky in range(kh):
-                y = oy * sh - pt + ky * dh
-                if y < 0 or y >= h:
-                    flat[to : to + span] = byte
-                    to += span
-                    continue
-                row = base + (y % ring) * row_stride
-                if together and left >= 0 and left + kw <= width:
-                    _copy(flat, to, buf, row + left * pixel_stride, span)
-                    to += span
-                    continue
-                for kx in range(kw):
-                    ix = left + kx * dw
-                    if ix < 0 or ix >= width:
-                        flat[to : to + chans] = byte
-                    else:
-                        _copy(flat, to, buf, row + ix * pixel_stride, chans)
-                    to += chans
+    for p in range(p0, p1):
+        oy, ox = r0 + p // wo, p % wo
+        left = ox * sw - pl
+        for ky in range(kh):
+            y = oy * sh - pt + ky * dh
+            if y < 0 or y >= h:
+                flat[to : to + span] = byte
+                to += span
+                continue
+            row = base + (y % ring) * row_stride
+            if together and left >= 0 and left + kw <= width:
+                _copy(flat, to, buf, row + left * pixel_stride, span)
+                to += span
+                continue
+            for kx in range(kw):
+                ix = left + kx * dw
+                if ix < 0 or ix >= width:
+                    flat[to : to + chans] = byte
+                else:
+                    _copy(flat, to, buf, row + ix * pixel_stride, chans)
+                to += chans
 
 
 def gather_patches(buf: npt.NDArray[np.uint8], xv: View, geom: Geom, pad: int, r0: int, r1: int) -> npt.NDArray[np.uint8]:
@@ -75,7 +75,7 @@ def gather_patches(buf: npt.NDArray[np.uint8], xv: View, geom: Geom, pad: int, r
             return buf[start : start + count * width * chans].reshape(count * width, chans)
     size = count * wo * kh * kw * chans
     flat = np.empty(size + 15, np.uint8)
-    _gather(buf, xv, geom, pad, r0, r1, flat)
+    gather_pixels(buf, xv, geom, pad, r0, 0, count * wo, flat)
     return flat[:size].reshape(count * wo, kh * kw * chans)
 
 
@@ -103,7 +103,7 @@ def scatter_patches(acc, av, products, geom, r0, r1):  # type: ignore[no-untyped
 
 
 @njit(cache=True, nogil=True)
-def _ones(buf, at, count):  # type: ignore[no-untyped-def]
+def ones(buf, at, count):  # type: ignore[no-untyped-def]
     """Number of one bits of buf[at..at+count]."""
     words = count >> 3
     total = np.int64(0)
@@ -134,7 +134,7 @@ def popcount_sum(buf, xv, my, mx, r0, r1):  # type: ignore[no-untyped-def]
                 while x + run < cols and mx[x + run] == mx[x]:
                     run += 1
             if mx[x] != 0:
-                line += mx[x] * _ones(buf, row + x * pixel_stride, run * chans)
+                line += mx[x] * ones(buf, row + x * pixel_stride, run * chans)
             x += run
         total += line * my[y - r0]
     return total

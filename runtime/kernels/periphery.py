@@ -11,7 +11,6 @@ import numpy.typing as npt
 from numba import njit
 
 from sasimc.runtime.kernels.dense import View
-from sasimc.runtime.kernels.threads import run_shares, thread_count
 
 __all__ = [
     "add_q",
@@ -27,8 +26,6 @@ __all__ = [
     "upsample_nearest_t",
 ]
 
-_SHARED_ELEMENTS = 300_000  # below this many elements one thread is faster (benchmarks/kernels.py)
-
 
 @njit(cache=True, nogil=True, inline="always")
 def rne(value, shift):  # type: ignore[no-untyped-def]
@@ -42,7 +39,7 @@ def rne(value, shift):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _requant_rows(acc, av, buf, dv, bias, mult, shift, half, zero, lo, hi, r0, r1, clear):  # type: ignore[no-untyped-def]
+def requant_rows(acc, av, buf, dv, bias, mult, shift, half, zero, lo, hi, r0, r1, clear):  # type: ignore[no-untyped-def]
     a_base, a_row, a_pixel, a_ring, cols, chans = av
     base, row_stride, pixel_stride, ring, _, _ = dv
     for y in range(r0, r1):
@@ -80,16 +77,7 @@ def requant(
     """
     if half is None:
         half = (np.int64(1) << (shift - 1)) - 1
-    clear = bool(clear)
-    if (r1 - r0) * av[4] * av[5] < _SHARED_ELEMENTS or thread_count() == 1:
-        _requant_rows(acc, av, buf, dv, bias, mult, shift, half, zero, lo, hi, r0, r1, clear)
-        return
-
-    def rows(a: int, b: int) -> int:
-        _requant_rows(acc, av, buf, dv, bias, mult, shift, half, zero, lo, hi, a, b, clear)
-        return 0
-
-    run_shares(rows, r0, r1)
+    requant_rows(acc, av, buf, dv, bias, mult, shift, half, zero, lo, hi, r0, r1, bool(clear))
 
 
 @njit(cache=True, nogil=True)
