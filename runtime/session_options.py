@@ -74,5 +74,6 @@ def make_recipe(o: SessionOptions, begun: Recipe | None = None) -> Recipe:
         return Recipe.model_validate({**recipe.model_dump(exclude_unset=True), **o.changes})
     except ValidationError as exc:
         first = exc.errors()[0]
-        option = "--" + "-".join(str(p) for p in first["loc"][:1]).replace("_", "-")
-        raise SasError(f"{option} {first['input']}: {first['msg'][:1].lower()}{first['msg'][1:]}") from None
+        option, limits = "--" + "-".join(map(str, first["loc"][:1])).replace("_", "-"), first.get("ctx", {})
+        problem = f"at least {limits['ge']} is needed" if "ge" in limits else f"{first['msg'][:1].lower()}{first['msg'][1:]}"
+        raise SasError(f"{option} {first['input']}: {problem}") from None

@@ -164,18 +164,20 @@ class TaskBank:
         ``freeze``: trainable matrices that stay as they are. What the device writes is the image's after :meth:`learned` or :meth:`keep`.
         """
         task = self.task(name)
+        if task.slot is not None:
+            self.image.touch(task)
+        return self._open(name, freeze)
+
+    def _open(self, name: str, freeze: frozenset[str]) -> Device:
+        task = self.task(name)
         if task.slot is None:
             task = self._place(task, self.weights(name))
             self.image.save()
-        else:
-            task = self.image.touch(task)
         assert task.slot is not None
         program = without_writes(with_classes(at_slot(self.program, self.slots[task.slot]), len(task.classes)), freeze)
         self._task, self._device = task, Device(program, self.engine, self.threads)
         self._load(self._device)
         return self._device
-
-    # ----------------------------------------------------------------------------------------------------------- training
 
     def adopt(self, device: Device, name: str, dataset: Dataset) -> Task:
         """Make what runs on a device without an image a task of this (empty) image, selected; the writes so far are its own."""
@@ -231,7 +233,7 @@ class TaskBank:
         pending, left = self.image.pending, self.image.left
         if pending is None:
             raise SasError("the device has no unfinished training", where=str(self.image.medium.path), hint="leave out --resume")
-        device = self.select(pending.task, freeze)
+        device = self._open(pending.task, freeze)
         it, state = device.interpreter, dict(pending.state)
         run, self._counted = TrainState(), CounterTable()
         if state:
