@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sasimc.cli import sasc_asm, sasc_device, sasc_diff, sasc_machine, sasc_paper
+from sasimc.cli import sasc_asm, sasc_device, sasc_diff, sasc_machine, sasc_paper, sasc_report
 from sasimc.cli.common import console, require_writable, run_app, write_json
 
 __all__ = ["app", "main"]
@@ -240,6 +240,7 @@ sasc_device.register(app)
 sasc_diff.register(app)
 sasc_paper.register(app)
 sasc_machine.register(app)
+sasc_report.register(app)
 
 
 def main() -> None:
