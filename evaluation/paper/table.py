@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from sasimc.evaluation.cost import CostModel
 from sasimc.evaluation.paper.line import Line, peers, printed
@@ -88,7 +87,7 @@ def _ranges(numbers: list[int]) -> str:
     return ",".join(str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in out)
 
 
-def our_row(model: CostModel) -> dict[str, Any]:
+def our_row(model: CostModel) -> dict[str, str]:
     """Our row of table III, computed."""
     peak, machine, technology = model.peak(), model.machine, model.technology
     return {
@@ -112,9 +111,5 @@ def peer_table(model: CostModel) -> Table:
     columns = tuple(rows[0])
     units = {"performance": "GOPS", "efficiency": "TOPS/W"}
     title = f"table III: our row computed (reading {model.reading_name!r}), the others as printed in the paper"
-    return Table(
-        title,
-        tuple(units.get(c, c.replace("_", " ")) for c in columns),
-        [tuple(r[c] for c in columns) for r in rows],
-        tuple(range(len(columns))),
-    )
+    heads = tuple(units[c] if c in units else c.replace("_", " ") for c in columns)
+    return Table(title, heads, [tuple(r[c] for c in columns) for r in rows], tuple(range(len(columns))))

@@ -88,7 +88,7 @@ def paper(
             from sasimc.evaluation.paper.plots import plot_paper
 
             say("drawing")
-            pictures = plot_paper(model, network(model, network))
+            pictures = plot_paper(model, network)
             write_together({plots / name: data for name, data in pictures.items()})
     tables, assumptions = paper_tables(lines)
     print_tables([*tables, peer_table(model)])
