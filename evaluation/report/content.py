@@ -1,0 +1,271 @@
+"""What a report says: the tables of a priced run. The page draws some of them; all of them are written as CSV."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from sasimc.evaluation.cost import PHASE_NAMES, Cost
+from sasimc.evaluation.machine_notes import flat_fields, notes_of
+from sasimc.evaluation.report.tables import Cell, Column, Table
+
+__all__ = ["NO_NODE", "component_name", "layer_order", "short_name", "tables"]
+
+NO_NODE = "(no node)"
+
+NAMES = {
+    "memory_array": "cells, sensing", "cell_write": "cells, writing", "column_decoder": "column decoders and drivers",
+    "row_decoder": "row decoders and drivers", "shift_adder": "shift adders", "adder_tree": "adder tree", "buffer": "global buffer",
+    "relu": "global ReLU", "periphery": "periphery", "accumulators": "accumulators", "control": "controller", "host": "host interface",
+    "leakage": "leakage",
+}  # fmt: skip
+"""Components as readers know them."""
+
+
+def component_name(name: str) -> str:
+    """A component in words."""
+    return NAMES.get(name, name.replace("_", " "))
+
+
+def short_name(node: str) -> str:
+    """The first of the names of fused nodes."""
+    return node.split(",")[0] if node else NO_NODE
+
+
+def layer_order(cost: Cost) -> list[str]:
+    """ONNX nodes in the order of the code; what belongs to none last."""
+    nodes = list(dict.fromkeys(row.node for row in cost.run.rows))
+    return [n for n in nodes if n] + [n for n in nodes if not n]
+
+
+def tables(cost: Cost) -> dict[str, Table]:
+    """All tables by key, in the order of the page."""
+    made = [
+        _summary(cost), _layers(cost), _layer_components(cost), _components(cost), _phases(cost), _instructions(cost), _floor_plan(cost),
+        _matrices(cost), *_buffer(cost), _epochs(cost), _area(cost), _wear(cost), _readings(cost), _machine(cost), _technology(cost),
+        _charges(cost), _leakage(cost), _notes(cost),
+    ]  # fmt: skip
+    return {t.key: t for t in made if t.rows}
+
+
+def _summary(cost: Cost) -> Table:
+    rows = [(f.name.replace("_", " "), f.value, f.unit, str(f), f.how, f.kind) for f in cost.figures.values()]
+    columns = (Column("figure"), Column("value", "1"), Column("unit"), Column("shown"), Column("how"), Column("kind"))
+    return Table("summary", "Figures of the run", columns, rows)
+
+
+def _node_phases(cost: Cost) -> dict[str, dict[str, list[float]]]:
+    out: dict[str, dict[str, list[float]]] = {}
+    for term in cost.terms:
+        out.setdefault(term.row.node, {}).setdefault(term.category, []).append(term.joules)
+    return out
+
+
+def _layers(cost: Cost) -> Table:
+    energy, cycles, phases = cost.by_node(), cost.node_cycles(), _node_phases(cost)
+    clock, total, images = cost.run.machine.clock_hz, cost.energy, max(1, cost.run.images)
+    used = [p for p in PHASE_NAMES if cost.by_phase()[p]]
+    rows: list[list[Cell]] = []
+    for number, node in enumerate(layer_order(cost), 1):
+        joules, time = energy.get(node, 0.0), cycles.get(node, 0.0) / clock
+        parts = [math.fsum(phases.get(node, {}).get(p, [])) for p in used]
+        rows.append(
+            [number, node or NO_NODE, joules, joules / total if total else 0.0, joules / images, time,
+             time / cost.run.seconds if cost.run.cycles else 0.0, cycles.get(node, 0.0), *parts]
+        )  # fmt: skip
+    columns = (
+        Column("number", "count"), Column("layer"), Column("energy", "J"), Column("share of energy", "share"), Column("energy an image", "J"),
+        Column("time", "s"), Column("share of time", "share"), Column("cycles", "count"), *(Column(f"energy, {p}", "J") for p in used),
+    )  # fmt: skip
+    return Table("layers", "Layers", columns, rows, "A row for every ONNX node, or nodes that were fused.")
+
+
+def _layer_components(cost: Cost) -> Table:
+    parts, components = cost.node_components(), list(cost.by_component())
+    rows = [[node or NO_NODE, *(parts.get(node, {}).get(c, 0.0) for c in components)] for node in layer_order(cost)]
+    columns = (Column("layer"), *(Column(component_name(c), "J") for c in components))
+    return Table("layer_components", "Energy of layers by component", columns, rows)
+
+
+def _components(cost: Cost) -> Table:
+    total = cost.energy
+    found = sorted(cost.by_component().items(), key=lambda item: -item[1])
+    rows = [(component_name(name), joules, joules / total) for name, joules in found if joules]
+    return Table(
+        "components", "Energy by component", (Column("component"), Column("energy", "J"), Column("share", "share")), rows
+    )
+
+
+def _phases(cost: Cost) -> Table:
+    total, clock = cost.energy, cost.run.machine.clock_hz
+    spent: Mapping[str, float] = cost.run.report.get("phase_cycles", {})
+    rows: list[list[Cell]] = []
+    for name, joules in cost.by_phase().items():
+        cycles = spent.get(name)
+        if joules or cycles:
+            time = None if cycles is None else cycles / clock
+            share = None if time is None or not cost.run.seconds else time / cost.run.seconds
+            rows.append([name, joules, joules / total if total else 0.0, time, share])
+    columns = (
+        Column("phase"),
+        Column("energy", "J"),
+        Column("share of energy", "share"),
+        Column("time", "s"),
+        Column("share of time", "share"),
+    )
+    note = "Writing of cells, host traffic and leakage are taken out of the phases they happen in; their time stays there."
+    return Table("phases", "Energy and time by phase", columns, rows, note)
+
+
+def _instructions(cost: Cost) -> Table:
+    total, runs = cost.energy, dict[str, int]()
+    for row in cost.run.rows:
+        runs[row.mnemonic] = runs.get(row.mnemonic, 0) + row.executions
+    found = sorted(cost.by_instruction().items(), key=lambda item: -item[1])
+    rows = [(name, runs.get(name, 0), joules, joules / total) for name, joules in found]
+    columns = (Column("instruction"), Column("executions", "count"), Column("energy", "J"), Column("share", "share"))
+    return Table("instructions", "Energy by instruction", columns, rows)
+
+
+def _floor_plan(cost: Cost) -> Table:
+    rows: list[list[Cell]] = []
+    machine = cost.run.machine
+    room = machine.array.rows * machine.weights_per_row
+    for s in cost.run.report.get("layout", {}).get("subarrays", ()):
+        rows.append(
+            [s["index"], s["array"], s["bank"][0], s["bank"][1], s["mat"][0], s["mat"][1], machine.group_of(s["index"]), s["weights"],
+             s["weights"] / room, s["activations"], s["row_writes"], " ".join(s["matrices"])]
+        )  # fmt: skip
+    columns = (
+        Column("sub-array", "count"), Column("kind"), Column("bank row", "count"), Column("bank column", "count"), Column("MAT row", "count"),
+        Column("MAT column", "count"), Column("activation group", "count"), Column("weights", "count"), Column("filled", "share"),
+        Column("lines driven", "count"), Column("row writes", "count"), Column("matrices"),
+    )  # fmt: skip
+    return Table("floor_plan", "Sub-arrays in use", columns, rows)
+
+
+def _matrices(cost: Cost) -> Table:
+    rows: list[list[Cell]] = []
+    for m in cost.run.report.get("layout", {}).get("matrices", ()):
+        subarrays = {t[0] for t in m["tiles"]}
+        rows.append(
+            [m["name"], m["kind"], m["array"], m["k"], m["n"], m["copies"], "yes" if m["trainable"] else "no", len(subarrays)]
+        )
+    columns = (
+        Column("matrix"), Column("kind"), Column("sub-arrays are"), Column("rows", "count"), Column("columns", "count"), Column("copies", "count"),
+        Column("trainable"), Column("sub-arrays", "count"),
+    )  # fmt: skip
+    return Table("matrices", "Weight matrices", columns, rows)
+
+
+def _buffer(cost: Cost) -> list[Table]:
+    clock, out = cost.run.machine.clock_hz, list[Table]()
+    for entry, use in cost.run.report.get("buffer_use", {}).items():
+        rows = [(p["cycle"], p["cycle"] / clock, p["bytes"], p["phase"], p["node"] or NO_NODE) for p in use["points"]]
+        columns = (Column("cycle", "count"), Column("time", "s"), Column("in use", "B"), Column("phase"), Column("layer"))
+        out.append(Table(f"buffer_{entry}", f"Buffer use, {entry}", columns, rows))
+    return out
+
+
+def _epochs(cost: Cost) -> Table:
+    epochs: list[dict[str, Any]] = list(cost.run.report.get("epochs", ()))
+    energies = cost.by_epoch()
+    energies = energies if len(energies) == len(epochs) else [{}] * len(epochs)
+    rows: list[list[Cell]] = []
+    for e, spent in zip(epochs, energies, strict=True):
+        seconds = sum(e.get("phase_cycles", {}).values()) / cost.run.machine.clock_hz
+        tops = [None if e.get(k) is None else e[k] / 100 for k in ("train_top1", "val_top1")]
+        energy = math.fsum(spent.values()) if spent else None
+        rows.append(
+            [e["epoch"] + 1, e["loss"], *tops, energy, seconds, e.get("writes_bits"), *(spent.get(p) for p in PHASE_NAMES)]
+        )
+    columns = (
+        Column("epoch", "count"), Column("loss", "1"), Column("accuracy, training", "share"), Column("accuracy, validation", "share"),
+        Column("energy", "J"), Column("time", "s"), Column("bits written", "count"), *(Column(f"energy, {p}", "J") for p in PHASE_NAMES),
+    )  # fmt: skip
+    return Table("epochs", "Epochs", columns, rows, "Validation is part of an epoch's energy and time.")
+
+
+def _area(cost: Cost) -> Table:
+    area = cost.model.area
+    rows = [
+        (component_name(n).removesuffix(", sensing"), f.value, f.value / area.total, f.how, f.source)
+        for n, f in area.parts.items()
+    ]
+    rows.sort(key=lambda r: -r[1])
+    columns = (Column("component"), Column("area", "m^2"), Column("share", "share"), Column("how"), Column("source"))
+    return Table("area", "Area by component", columns, rows, "Components of table IV; what it does not print is not in it.")
+
+
+def _wear(cost: Cost) -> Table:
+    rows = [tuple(row) for row in cost.run.report.get("wear", {}).get("by_subarray", ())]
+    columns = (Column("sub-array", "count"), Column("writes of its worst row", "count"), Column("row writes", "count"))
+    return Table("wear", "Wear by sub-array", columns, rows)
+
+
+def _readings(cost: Cost) -> Table:
+    model, rows = cost.model, list[list[Cell]]()
+    printed = model.circuit.reference.printed_tops_per_watt
+    for name, reading in model.circuit.readings.items():
+        other = model.with_reading(name)
+        tops = other.peak().tops_per_watt()
+        rows.append(
+            [
+                name,
+                "in use" if name == model.reading_name else "",
+                tops,
+                printed,
+                tops / printed,
+                other.cost(cost.run).energy,
+                reading.title,
+            ]
+        )
+    columns = (
+        Column("reading"), Column("use"), Column("peak, TOPS/W", "1"), Column("printed, TOPS/W", "1"), Column("ratio", "1"),
+        Column("energy of this run", "J"), Column("what a printed energy is for"),
+    )  # fmt: skip
+    return Table("readings", "Readings of table IV", columns, rows, "The paper prints energies without the interval they cover.")
+
+
+def _machine(cost: Cost) -> Table:
+    notes = notes_of(cost.run.machine)
+    rows: list[list[Cell]] = []
+    for path, value in flat_fields(cost.run.machine).items():
+        text = (
+            " x ".join(map(str, value))
+            if isinstance(value, tuple)
+            else str(value).lower()
+            if isinstance(value, bool)
+            else str(value)
+        )
+        note = notes.get(path)
+        rows.append([path, text, note.kind if note else "", note.source if note else ""])
+    return Table("machine", "Machine description", (Column("field"), Column("value"), Column("kind"), Column("source")), rows)
+
+
+def _technology(cost: Cost) -> Table:
+    found = cost.model.technology.quantities().items()
+    rows = [(name.replace("_", " "), q.value, q.unit, str(q), q.kind, q.source) for name, q in found]
+    columns = (Column("figure"), Column("value", "1"), Column("unit"), Column("shown"), Column("kind"), Column("source"))
+    return Table("technology", f"Technology {cost.model.technology.name}", columns, rows)
+
+
+def _charges(cost: Cost) -> Table:
+    rows = [
+        (component_name(c.component), c.event.replace("_", " "), c.joules, c.how, c.kind, c.source) for c in cost.model.charges
+    ]
+    columns = (Column("component"), Column("event"), Column("energy", "J"), Column("how"), Column("kind"), Column("source"))
+    return Table("charges", "What an event costs", columns, rows)
+
+
+def _leakage(cost: Cost) -> Table:
+    rows = [(f.name, f.value, f.how, f.kind, f.source) for f in cost.model.leakage]
+    return Table(
+        "leakage", "Leakage", (Column("part"), Column("power", "W"), Column("how"), Column("kind"), Column("source")), rows
+    )
+
+
+def _notes(cost: Cost) -> Table:
+    rows = [("warning", text) for text in cost.model.warnings()] + [("note", text) for text in cost.model.notes()]
+    return Table("notes", "Notes", (Column("kind"), Column("text")), rows)
