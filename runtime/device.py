@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from sasimc.isa.files import load_program
 from sasimc.isa.program import Program
 from sasimc.runtime.crosscheck import cross_check
 from sasimc.runtime.data.images import Preprocess, eval_crop, quantise
+from sasimc.runtime.faults import FaultPlan, Faults
 from sasimc.runtime.interpreter import Interpreter
 from sasimc.runtime.state import RowWrites
 
@@ -105,7 +107,7 @@ class Device:
         threads: worker threads of the engine (default: all cores).
 
     ``programmed``: what the host wrote to the arrays (:meth:`program_state`); ``seen``: images classified and steps done, ``replayed``: how many of
-    them ran on another engine as well (:meth:`cross_check`).
+    them ran on another engine as well (:meth:`cross_check`); ``faults``: the bit errors of its arrays (:meth:`inject`; None: none).
     """
 
     def __init__(self, program: Program | str | Path, engine: str = "bitserial", threads: int | None = None) -> None:
@@ -120,6 +122,7 @@ class Device:
         self.replayed = self.seen = 0
         self._every = 0
         self._other: Interpreter | None = None
+        self.faults: Faults | None = None
         self._execute: Callable[[str], None] = self.interpreter.run
 
     @property
@@ -144,17 +147,22 @@ class Device:
             other = engine or ("bitserial" if self.engine == "fused" else "fused")
             self._other = Interpreter(self.program, other, self.interpreter.threads)
 
+    def inject(self, plan: FaultPlan) -> None:
+        """From now on the arrays have bit errors; what is loaded is written anew with them. A plan without rates changes nothing."""
+        self.faults = Faults(plan, self.interpreter) if plan.active else None
+
     def trace(self, tracer: Tracer) -> None:
         """From now on record what runs (replays of :meth:`cross_check` are not recorded)."""
         self._execute = tracer.run
 
     def _run(self, entry: str, units: int) -> None:
         first, self.seen = self.seen, self.seen + units
-        if self._other is not None and self._every and -(-first // self._every) * self._every < self.seen:
-            cross_check(self.interpreter, self._other, entry)
-            self.replayed += 1
-        else:
-            self._execute(entry)
+        with self.faults.run() if self.faults else nullcontext():
+            if self._other is not None and self._every and -(-first // self._every) * self._every < self.seen:
+                cross_check(self.interpreter, self._other, entry)
+                self.replayed += 1
+            else:
+                self._execute(entry)
 
     def quantise(self, images: Images) -> npt.NDArray[np.int8 | np.uint8]:
         """uint8 RGB [B, S, S, 3] to the input's integers; the host does this, and no other arithmetic."""

@@ -71,6 +71,14 @@ def run(
     cross_check: Annotated[
         int, typer.Option(help="Replay every Nth image or step on another engine and stop at the first difference")
     ] = 0,
+    bit_error_rate: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Bit errors of the arrays: a rate (write and read errors), or write=P,read=P,stuck=P,kind=compute|transposable; may be "
+            "given more than once (docs/device.md)"
+        ),
+    ] = None,
+    fault_seed: Annotated[int, typer.Option(help="Seed of the bit errors")] = 0,
     report: Annotated[Path | None, typer.Option(help="Write the summary as JSON (docs/reports.md)")] = None,
     trace: Annotated[
         Path | None, typer.Option(help="Write a timeline for Perfetto (JSON; compressed when it ends in .gz; docs/report.md)")
@@ -91,6 +99,7 @@ def run(
     from sasimc.cli.costs import cost_of, price_list
     from sasimc.evaluation.text import cost_lines
     from sasimc.runtime.data.images import Augment
+    from sasimc.runtime.faults import parse_bit_errors
     from sasimc.runtime.profile import profile
     from sasimc.runtime.recipe import Schedule
     from sasimc.runtime.session import Session, SessionOptions
@@ -115,10 +124,15 @@ def run(
     if save is not None and save.suffix not in (".s", ".bin"):
         raise SasError(f"cannot tell the program's format from {save.name!r}", hint="end the name in .s or .bin")
     require_writable(save, report, trace, device)
+    bit_errors = parse_bit_errors(bit_error_rate or (), fault_seed)
     prices = price_list(technology, reading)
     with closing(Session(options, console)) as session:
+        session.device.inject(bit_errors)
         with _traced(session.device, trace, trace_limit, prices):
             made: dict[str, Any] = session.run()
+        if faults := session.device.faults:
+            made["bit_errors"] = faults.summary()
+            console.print(str(faults), **_PLAIN)
         cost = cost_of(session.device.interpreter, made["images"], prices)
         for line in cost_lines(cost):
             console.print(line, **_PLAIN)

@@ -1,0 +1,313 @@
+"""Bit errors of the arrays: failed writes, wrong reads, stuck cells, each with its rate, by sub-array kind.
+
+What is drawn, and when (docs/device.md):
+
+- *Write errors*: every bit of a word line that is written ends on the wrong side with this probability, whatever stood there before (a SAS
+  write suspends every cell of the pulse and decides it anew). Weights that are loaded, trained or put back by the host are written.
+- *Read errors*: every stored bit is sensed wrong with this probability for one run of the program (a batch of images, or a training
+  step), and drawn anew for the next. What an update reads wrong it writes back.
+- *Stuck cells*: drawn once; a stuck cell holds 0 or 1, with equal chance, for good.
+
+All are changes of the cells between runs, so that every engine executes them in the same way, and nothing is done when there are none.
+Copies of a weight (replicated tiles) get the same errors. Not modelled: errors in the scratch rows of gradient products, whose contents
+live for one instruction.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sasimc.isa.errors import SasError, near
+from sasimc.isa.objects import Matrix
+from sasimc.isa.program import Program
+from sasimc.isa.spec import MatField
+from sasimc.runtime.engines.cells import gather_block, tile_array
+from sasimc.runtime.interpreter import Interpreter
+
+__all__ = ["KINDS", "FaultPlan", "Faults", "Rates", "draw_mask", "parse_bit_errors"]
+
+Bytes = npt.NDArray[np.uint8]
+Bools = npt.NDArray[np.bool_]
+
+KINDS = ("compute", "transposable")
+"""Kinds of sub-arrays."""
+
+_SPARSE = 0.02
+_HELP = "a rate (write and read errors), or write=P,read=P,stuck=P,kind=compute|transposable; may be given more than once"
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Probabilities for one bit."""
+
+    write: float = 0.0
+    read: float = 0.0
+    stuck: float = 0.0
+
+
+@dataclass(frozen=True)
+class FaultPlan:
+    """Rates by sub-array kind, and the seed of everything drawn."""
+
+    rates: Mapping[str, Rates] = field(default_factory=dict)
+    seed: int = 0
+
+    def of(self, kind: str) -> Rates:
+        """The rates of a sub-array kind."""
+        return self.rates.get(kind, Rates())
+
+    @property
+    def active(self) -> bool:
+        """Whether there is anything to draw."""
+        return any(r != Rates() for r in self.rates.values())
+
+    def __str__(self) -> str:
+        parts = []
+        for kind, r in self.rates.items():
+            named = [f"{what} {rate:g}" for what, rate in vars(r).items() if rate]
+            if named:
+                parts.append(f"{kind}: {', '.join(named)}")
+        return "; ".join(parts) or "none"
+
+
+def _rate(text: str, whole: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise SasError(f"--bit-error-rate {whole}: {text!r} is not a number", hint=_HELP) from None
+    if not 0 <= value <= 1 or math.isnan(value):
+        raise SasError(f"--bit-error-rate {whole}: a rate lies between 0 and 1", hint=_HELP)
+    return value
+
+
+def _parse_one(text: str) -> tuple[tuple[str, ...], dict[str, float]]:
+    kinds, rates = KINDS, dict[str, float]()
+    for part in text.split(","):
+        name, equals, value = (p.strip() for p in part.partition("="))
+        if not equals:
+            rates |= dict.fromkeys(("write", "read"), _rate(name, text))
+        elif name == "kind":
+            if value not in KINDS:
+                raise SasError(
+                    f"--bit-error-rate {text}: no sub-array kind {value!r}", hint=near(value, KINDS) or " or ".join(KINDS)
+                )
+            kinds = (value,)
+        elif name in vars(Rates()):
+            rates[name] = _rate(value, text)
+        else:
+            raise SasError(f"--bit-error-rate {text}: no error {name!r}", hint=near(name, (*vars(Rates()), "kind")) or _HELP)
+    if not rates:
+        raise SasError(f"--bit-error-rate {text}: no rate is given", hint=_HELP)
+    return kinds, rates
+
+
+def parse_bit_errors(texts: Sequence[str], seed: int = 0) -> FaultPlan:
+    """The plan of ``--bit-error-rate`` options: ``1e-4`` (write and read errors), ``write=1e-4,read=1e-6,stuck=1e-5,kind=transposable``.
+
+    Without ``kind`` a text holds for all sub-arrays; a later one overrides what an earlier one says.
+
+    Raises:
+        SasError: text that means nothing, a rate outside 0..1.
+    """
+    rates = {kind: Rates() for kind in KINDS}
+    for text in texts:
+        kinds, given = _parse_one(text)
+        for kind in kinds:
+            rates[kind] = replace(rates[kind], **given)
+    if seed < 0:
+        raise SasError(f"--fault-seed {seed}: at least 0 is needed")
+    return FaultPlan(rates, seed)
+
+
+def draw_mask(rng: np.random.Generator, shape: tuple[int, ...], rate: float) -> Bytes:
+    """Bytes in which every bit is 1 with probability ``rate``, independently.
+
+    Rare ones are drawn by the gaps between them, which are geometric: the work grows with the errors, not with the bits.
+    """
+    mask = np.zeros(math.prod(shape), np.uint8)
+    bits = 8 * mask.size
+    if rate <= 0 or not bits:
+        return mask.reshape(shape)
+    if rate < _SPARSE:
+        found, at = list[npt.NDArray[np.int64]](), -1
+        while at < bits:
+            some = int(1.2 * rate * (bits - at) + 16)
+            gaps = np.minimum(rng.geometric(rate, some), bits + 1)  # 1e-18 has gaps that no sum of 64 bits holds
+            places = at + np.cumsum(gaps)
+            found.append(places)
+            at = int(places[-1])
+        chosen = np.concatenate(found)
+        chosen = chosen[chosen < bits]
+    else:
+        chosen = np.flatnonzero(rng.random(bits, np.float32) < rate)
+    np.bitwise_or.at(mask, chosen >> 3, (1 << (chosen & 7)).astype(np.uint8))
+    return mask.reshape(shape)
+
+
+def _bits(mask: Bytes) -> int:
+    return int(np.bitwise_count(mask).sum(dtype=np.int64))
+
+
+def _written_by(program: Program) -> frozenset[str]:
+    """Names of the matrices whose weights the program itself writes."""
+    return frozenset(
+        str(value)
+        for instr in program.code
+        for f, value in zip(instr.spec.fields, instr.operands, strict=False)
+        if isinstance(f, MatField) and f.write
+    )
+
+
+class Faults:
+    """The bit errors of one simulated machine.
+
+    Making it programs the arrays anew: what is loaded gets its write errors, stuck cells take their value. Then every run belongs into
+    :meth:`run`. ``counts``: bits wrong after writes, read wrong (summed over runs), stuck.
+    """
+
+    def __init__(self, plan: FaultPlan, interpreter: Interpreter) -> None:
+        self.plan, self._it = plan, interpreter
+        self._state, program = interpreter.state, interpreter.program
+        self.counts = {"write": 0, "read": 0, "stuck": 0, "runs": 0}
+        self._drawn = 0
+        self._matrices = {name: m for name, m in program.matrices.items() if m.kind != "scratch"}
+        self._tiles = {name: tile_array(m.tiles) for name, m in self._matrices.items()}
+        self._changing = _written_by(program) & frozenset(self._matrices)
+        self._wear = self._state.wear.copy()
+        self._stuck = self._draw_stuck()
+        self._program_all()
+
+    # ------------------------------------------------------------------------------------------------------------ drawing
+
+    def _rng(self, what: int) -> np.random.Generator:
+        self._drawn += 1
+        return np.random.default_rng([self.plan.seed, what, self._drawn])
+
+    def _draw_stuck(self) -> dict[str, tuple[Bytes, Bytes]]:
+        """(which bits are stuck, at what) for every matrix with stuck cells, as its first copy stands in the arrays."""
+        shape, out = self._state.cells.shape, dict[str, tuple[Bytes, Bytes]]()
+        for number, kind in enumerate(KINDS):
+            rate = self.plan.of(kind).stuck
+            if not rate:
+                continue
+            rng = np.random.default_rng([self.plan.seed, 3, number])
+            where = draw_mask(rng, shape, rate)
+            level = np.zeros(shape, np.uint8)
+            hit = where != 0
+            level[hit] = where[hit] & rng.integers(0, 256, int(hit.sum()), np.uint8)
+            for name, m in self._of_kind(kind):
+                mask, value = np.zeros((m.k, m.n), np.uint8), np.zeros((m.k, m.n), np.uint8)
+                gather_block(where, self._tiles[name], 0, 0, m.k, mask)
+                gather_block(level, self._tiles[name], 0, 0, m.k, value)
+                if mask.any():
+                    out[name] = mask, value
+                    self.counts["stuck"] += _bits(mask)
+        return out
+
+    def _of_kind(self, kind: str) -> Iterator[tuple[str, Matrix]]:
+        wanted = kind == "transposable"
+        return ((name, m) for name, m in self._matrices.items() if (m.array == "transposable") == wanted)
+
+    def _rates(self, name: str) -> Rates:
+        return self.plan.of("transposable" if self._matrices[name].array == "transposable" else "compute")
+
+    # -------------------------------------------------------------------------------------------------------------- cells
+
+    def _flip(self, name: str, mask: Bytes) -> None:
+        """Flip bits of a matrix in every copy."""
+        for t in self._matrices[name].tiles:
+            part = mask[t.k : t.k + t.rows, t.n : t.n + t.cols]
+            if part.any():
+                self._state.cells[t.subarray, t.row : t.row + t.rows, t.col : t.col + t.cols] ^= part
+        self._it._matrix(name).changed()
+
+    def _pin(self, names: frozenset[str]) -> None:
+        """Stuck cells take their value again."""
+        for name in names & self._stuck.keys():
+            mask, value = self._stuck[name]
+            now = np.zeros(mask.shape, np.uint8)
+            gather_block(self._state.cells, self._tiles[name], 0, 0, mask.shape[0], now)
+            self._flip(name, (now ^ value) & mask)
+
+    def _written(self, name: str, rows: Bools) -> Bools:
+        """Which weights [K, N] stand in the word lines ``rows`` [sub-arrays, rows]."""
+        m = self._matrices[name]
+        out = np.zeros((m.k, m.n), np.bool_)
+        for t in m.tiles:
+            if t.copy == 0:
+                out[t.k : t.k + t.rows, t.n : t.n + t.cols] = rows[t.subarray, t.row : t.row + t.rows, None]
+        return out
+
+    def _fail_writes(self, names: frozenset[str], rows: Bools | None) -> dict[str, Bools]:
+        """Write errors in matrices that were written (``rows``: these word lines of them; None: all); returns what was written of each."""
+        rng, out = self._rng(1), dict[str, Bools]()
+        for name, m in self._matrices.items():
+            if name not in names:
+                continue
+            written = np.ones((m.k, m.n), np.bool_) if rows is None else self._written(name, rows)
+            if not written.any():
+                continue
+            out[name] = written
+            if rate := self._rates(name).write:
+                wrong = draw_mask(rng, (m.k, m.n), rate) * written
+                self.counts["write"] += _bits(wrong)
+                self._flip(name, wrong)
+        self._pin(frozenset(out))
+        return out
+
+    def _program_all(self) -> None:
+        loaded = frozenset(
+            n for n, m in self._matrices.items() if all(self._state.written[t.subarray, t.row, t.col] for t in m.tiles)
+        )
+        self._fail_writes(loaded, None)
+
+    def _pulsed(self) -> Bools | None:
+        """Word lines written since the last look; None: none."""
+        rows = self._state.wear != self._wear
+        if not rows.any():
+            return None
+        self._wear[...] = self._state.wear
+        return rows
+
+    # --------------------------------------------------------------------------------------------------------------- runs
+
+    @contextmanager
+    def run(self) -> Iterator[None]:
+        """What runs inside senses the cells with their read errors; its writes fail as planned. Cells that were not written have their true
+        content again afterwards."""
+        if (rows := self._pulsed()) is not None:  # by the host, since the last run
+            self._fail_writes(self._changing | frozenset(n for n, m in self._matrices.items() if m.trainable), rows)
+        rng, misread = self._rng(2), dict[str, Bytes]()
+        for name, m in self._matrices.items():
+            if rate := self._rates(name).read:
+                mask = draw_mask(rng, (m.k, m.n), rate)
+                if mask.any():
+                    misread[name] = mask
+                    self.counts["read"] += _bits(mask)
+                    self._flip(name, mask)
+        self.counts["runs"] += 1
+        try:
+            yield
+        finally:
+            rows = self._pulsed()
+            for name, mask in misread.items():
+                # a written word line holds what was written, read errors of the update included
+                kept = self._written(name, rows) if rows is not None and name in self._changing else None
+                self._flip(name, mask if kept is None else mask * ~kept)
+            if rows is not None:
+                self._fail_writes(self._changing, rows)
+
+    def summary(self) -> dict[str, Any]:
+        """For a report: rates by sub-array kind, seed, and how many bits were wrong."""
+        return {"rates": {k: vars(r) for k, r in self.plan.rates.items()}, "seed": self.plan.seed, "bits": dict(self.counts)}
+
+    def __str__(self) -> str:
+        c = self.counts
+        return f"bit errors: {c['write']} written wrong, {c['read']} read wrong in {c['runs']} runs, {c['stuck']} cells stuck"
