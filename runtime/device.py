@@ -147,9 +147,10 @@ class Device:
             other = engine or ("bitserial" if self.engine == "fused" else "fused")
             self._other = Interpreter(self.program, other, self.interpreter.threads)
 
-    def inject(self, plan: FaultPlan) -> None:
-        """From now on the arrays have bit errors; what is loaded is written anew with them. A plan without rates changes nothing."""
-        self.faults = Faults(plan, self.interpreter) if plan.active else None
+    def inject(self, plan: FaultPlan, *, fresh: bool = True) -> None:
+        """From now on the arrays have bit errors; what is loaded is written anew with them (not ``fresh``: it stands there already). A plan
+        without rates changes nothing."""
+        self.faults = Faults(plan, self.interpreter, fresh=fresh) if plan.active else None
 
     def trace(self, tracer: Tracer) -> None:
         """From now on record what runs (replays of :meth:`cross_check` are not recorded)."""

@@ -168,11 +168,12 @@ def _written_by(program: Program) -> frozenset[str]:
 class Faults:
     """The bit errors of one simulated machine.
 
-    Making it programs the arrays anew: what is loaded gets its write errors, stuck cells take their value. Then every run belongs into
-    :meth:`run`. ``counts``: bits wrong after writes, read wrong (summed over runs), stuck.
+    Making it programs the arrays anew: what is loaded gets its write errors (unless ``fresh`` is False: the cells are as an earlier session left
+    them), stuck cells take their value. Then every run belongs into :meth:`run`. ``counts``: bits wrong after writes, read wrong (summed
+    over runs), stuck.
     """
 
-    def __init__(self, plan: FaultPlan, interpreter: Interpreter) -> None:
+    def __init__(self, plan: FaultPlan, interpreter: Interpreter, *, fresh: bool = True) -> None:
         self.plan, self._it = plan, interpreter
         self._state, program = interpreter.state, interpreter.program
         self.counts = {"write": 0, "read": 0, "stuck": 0, "runs": 0}
@@ -182,7 +183,10 @@ class Faults:
         self._changing = _written_by(program) & frozenset(self._matrices)
         self._wear = self._state.wear.copy()
         self._stuck = self._draw_stuck()
-        self._program_all()
+        if fresh:
+            self._program_all()
+        else:
+            self._pin(frozenset(self._matrices))
 
     # ------------------------------------------------------------------------------------------------------------ drawing
 

@@ -129,6 +129,15 @@ def test_loaded_weights_get_write_errors(program: Program) -> None:
     assert flipped(weights(clean), weights(device), "compute", program)[0] == 0
 
 
+def test_cells_of_an_earlier_session_are_not_written_again(program: Program) -> None:
+    clean, device = Device(program, "fused", 1), Device(program, "fused", 1)
+    device.inject(plan(write=0.01, stuck=1e-3), fresh=False)
+    assert device.faults
+    assert device.faults.counts["write"] == 0
+    different = sum(flipped(weights(clean), weights(device), kind, program)[0] for kind in ("compute", "transposable"))
+    assert 0 < different < device.faults.counts["stuck"]  # about half of the stuck cells held the other value
+
+
 def test_copies_get_the_same_errors(program: Program) -> None:
     device = Device(program, "fused", 1)
     device.inject(plan(write=0.05))

@@ -127,7 +127,9 @@ def run(
     bit_errors = parse_bit_errors(bit_error_rate or (), fault_seed)
     prices = price_list(technology, reading)
     with closing(Session(options, console)) as session:
-        session.device.inject(bit_errors)
+        session.device.inject(bit_errors, fresh=session.image is None)
+        if bit_errors.active:
+            console.print(f"bit errors, rates: {bit_errors}; seed {fault_seed}", **_PLAIN)
         with _traced(session.device, trace, trace_limit, prices):
             made: dict[str, Any] = session.run()
         if faults := session.device.faults:
