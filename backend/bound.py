@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from sasimc.backend.shifted import RowWindow, choices, lines
-from sasimc.backend.stripes import dilations
+from sasimc.backend.mapping import row_window
+from sasimc.backend.shifted import choices, lines
 from sasimc.ir.graph import Graph
 from sasimc.isa.instructions.array import INPUT_BITS
 from sasimc.isa.machine import Machine
@@ -46,10 +46,8 @@ def word_line_bounds(graph: Graph, machine: Machine) -> Mapping[str, float]:
     out, columns = dict(layer_bounds(graph, machine)), machine.weights_per_row
     for op in graph.ops:
         if op.kind == "conv" and not op.flag("depthwise"):
-            kh, kw, cg, n = np.asarray(graph.constant(op, "weight")).shape
-            ho, wo, _ = graph.type(op.output).shape
-            groups = op.int_attr("groups")
-            window = RowWindow(kh, kw, op.ints("stride")[1], dilations(op)[1], op.ints("pads")[1], wo)
-            row = min(lines(window, n // groups, side, columns) for side in choices(window, n // groups, columns))
-            out[op.name] = ho * kh * cg * groups * row * INPUT_BITS / machine.group_size
+            kh, _, cg, n = np.asarray(graph.constant(op, "weight")).shape
+            window, groups = row_window(graph, op), op.int_attr("groups")
+            row = min(lines(window, n // groups, runs, columns) for runs in choices(window, n // groups, columns))
+            out[op.name] = graph.type(op.output).shape[0] * kh * cg * groups * row * INPUT_BITS / machine.group_size
     return out

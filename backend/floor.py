@@ -103,12 +103,18 @@ def best_cuts(
     if use != "forward":
         per_column = -(-machine.array.weight_bits // machine.transposed.bit_columns_per_cycle) * 8
         cycles = cycles + pixels * levels * w * per_column
+    cells = levels * h * w
+    order = np.lexsort((pieces, cells, cycles))
+    # only cuts with fewer cells than every faster one can be the cheapest at any price
+    least = np.minimum.accumulate(np.concatenate(([np.iinfo(np.int64).max], cells[order][:-1])))
+    front = order[cells[order] < least]
     out = []
     for price in thrift:
-        i = int(np.lexsort((pieces, cycles + price * levels * h * w))[0])
-        numbers = (int(v[i]) for v in (h, w, c))
-        kept = (int(chain[i]), int(bundle[i])) if unit else (1, 1)
-        out.append(Cut(k, n, *numbers, float(cycles[i]), int(levels[i]), unit, *kept, use != "backward"))
+        i = int(front[np.argmin(cycles[front] + price * cells[front])])
+        linked, stacked = (int(chain[i]), int(bundle[i])) if unit else (1, 1)
+        rows, cols, times = int(h[i]), int(w[i]), int(c[i])
+        made = Cut(k, n, rows, cols, times, float(cycles[i]), int(levels[i]), unit, linked, stacked, use != "backward")
+        out.append(made)
     return out
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sasimc.backend.builder import Builder, Stage, stripe_loop
-from sasimc.backend.mapping import LayerMatrix, Placement
-from sasimc.backend.shifted import wide
+from sasimc.backend.mapping import LayerMatrix, Placement, row_window
+from sasimc.backend.shifted import Run
 from sasimc.backend.stripes import STREAMABLE, Chain, ForwardPlan, column_chunk, dilations, ring_rows, window
 from sasimc.ir.graph import Graph, Op
 from sasimc.isa.objects import Matrix
@@ -65,8 +65,12 @@ class ForwardEmitter:
 
     def emit(self) -> None:
         """All segments in order."""
-        for k, chain in enumerate(self.plan.chains):
-            self._segment(k, chain)
+        regions = self.plan.regions
+        for region in sorted(set(regions)):
+            with self.b.overlapped():
+                for k, chain in enumerate(self.plan.chains):
+                    if regions[k] == region:
+                        self._segment(k, chain)
 
     def full_view(self, value: str) -> str:
         """The whole tensor in the buffer (its root's bytes)."""
@@ -118,7 +122,7 @@ class ForwardEmitter:
                 out_view = self._temp(k, "out", op.output, t_out.shape[0] if op.kind == "pad" else r_out)
             else:
                 out_view = self.full_view(op.output)
-            stages += self._compute(op, x_view, others, out_view, (r_in, d_in), (r_out, d_out), acc_base)
+            stages += self._compute(op, x_view, others, out_view, (r_in, d_in), (r_out, d_out), acc_base, plan.sums[k])
             stages += self._after(k, op, out_view, r_out, d_out, chain)
             x_view = out_view
         stripe_loop(b, stages)
@@ -155,8 +159,9 @@ class ForwardEmitter:
         rows_in: tuple[int, int],
         rows_out: tuple[int, int],
         rings: Mapping[str, tuple[int, int]],
+        sums: int,
     ) -> list[Stage]:
-        """Stages that compute one operation."""
+        """Stages that compute one operation; ``sums``: first accumulator word that it may use."""
         b, graph = self.b, self.graph
         shape = graph.type(op.output).shape
         h, _, c = shape
@@ -187,7 +192,7 @@ class ForwardEmitter:
         if op.kind == "conv":
             return [stage(*self._dense(op, x, out, geom, min(r, h)))]
         if op.kind in ("avgpool", "rescale", "resize"):
-            acc = b.view(f"{op.name}.acc", "acc", "i32", shape, 0, ring=r)
+            acc = b.view(f"{op.name}.acc", "acc", "i32", shape, sums, ring=r)
             product = "ups" if op.kind == "resize" else "pavg"
             return [stage((product, acc, x, geom, ROWS), ("req", out, acc, requant_table(b, graph, op, 0, c), ROWS))]
         if op.kind == "maxpool":
@@ -231,37 +236,35 @@ class ForwardEmitter:
         parts = self.placement.layers[op.name]
         blocks = {part.n0: part.n for part, _ in parts}
         work: list[tuple[object, ...]] = []
-        if len(blocks) == 1 or (column_chunk(b.machine, w, c) == c and all(part.side == 1 for part, _ in parts)):
+        if len(blocks) == 1 or (column_chunk(b.machine, w, c) == c and not any(part.run for part, _ in parts)):
             blocks = {0: c}
         for n0, n in blocks.items():
             acc = b.view(f"{op.name}.acc", "acc", "i32", (h, w, n), 0, ring=rows)
             for part, matrix in parts:
                 if n0 <= part.n0 < n0 + n:
                     source = b.channel_slice(x, part.c0, part.cin)
-                    if part.groups:
-                        work.append(("vmm", *self._side_by_side(op, part, acc, source, matrix), ROWS))
+                    if part.run:
+                        work.append(("vmm", *self._side_by_side(op, part, part.run, acc, source, matrix), ROWS))
                     else:
                         work.append(("vmm", b.channel_slice(acc, part.n0 - n0, part.n), source, b.matrix(matrix), geom, ROWS))
             work.append(("req", b.channel_slice(out, n0, n), acc, requant_table(b, graph, op, n0, n), ROWS))
         return work
 
-    def _side_by_side(self, op: Op, part: LayerMatrix, acc: str, x: str, matrix: Matrix) -> tuple[str, str, str, str]:
-        """Operands of a product with several output pixels side by side: ``part.groups`` wide pixels of the row, from pixel ``part.first`` on."""
-        b, window = self.b, part.window
-        assert window is not None
-        v = b.views[acc]
-        shape, strides = (v.height, part.groups, part.side * part.n), (v.row, part.side * v.pix, v.chan)
-        sums = b.view(f"{op.name}.acc", "acc", "i32", shape, v.addr + part.first * v.pix, ring=v.ring, strides=strides)
-        if part.first:
-            x = b.columns_from(x, part.first * window.stride - window.pad)
-        width, dilation = wide(window, part.side)
-        stride, pads = op.ints("stride"), op.ints("pads")
+    def _side_by_side(
+        self, op: Op, part: LayerMatrix, run: Run, acc: str, x: str, matrix: Matrix
+    ) -> tuple[str, str, str, str]:  # fmt: skip
+        """Operands of a product with several output pixels side by side: wide pixels of the row, from pixel ``run.first`` on."""
+        b, window = self.b, row_window(self.graph, op)
+        v, start = b.views[acc], run.start(window)
+        shape, strides = (v.height, run.groups, run.side * part.n), (v.row, run.side * v.pix, v.chan)
+        sums = b.view(f"{op.name}.acc", "acc", "i32", shape, v.addr + run.first * v.pix, ring=v.ring, strides=strides)
         geom = b.geometry(
-            kernel=(window.height, width),
-            stride=(stride[0], part.side * window.stride),
-            pad=(pads[0], 0 if part.first else window.pad),
-            dilation=(dilations(op)[0], dilation),
+            kernel=(window.height, run.kernel(window)),
+            stride=(op.ints("stride")[0], run.side * window.stride),
+            pad=(op.ints("pads")[0], max(0, -start)),
+            dilation=(dilations(op)[0], window.union(run.side)[1]),
         )
+        x = b.columns_from(x, max(0, start))
         return sums, x, b.matrix(matrix), geom
 
     def _after(self, k: int, op: Op, out: str, rows: int, offset: int, chain: Chain) -> list[Stage]:

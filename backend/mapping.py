@@ -10,27 +10,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from sasimc.backend.builder import CapacityError
-from sasimc.backend.floor import Cut, Floor, Level, best_cuts
-from sasimc.backend.shifted import RowWindow, choices, shifted, splits, wide
+from sasimc.backend.floor import Cut, Floor, best_cuts
+from sasimc.backend.shifted import RowWindow, Run, choices, shifted
 from sasimc.backend.stripes import column_chunk, dilations
 from sasimc.ir.graph import Graph, Op
 from sasimc.isa.machine import Machine
 from sasimc.isa.objects import Matrix, Tile
 
-__all__ = ["LayerMatrix", "Placement", "cut_layers", "place", "split_depthwise"]
+__all__ = ["LayerMatrix", "Placement", "cut_layers", "place", "row_window", "split_depthwise"]
 
 Int8 = npt.NDArray[np.int8]
 
-THRIFT = (0.25, 1.0, 4.0, 16.0, 64.0, 256.0, 4096.0, 1e12)
-"""What a word line x column of a level is worth in cycles: one candidate each, from fast to small."""
+THRIFT = (0.0, *(2.0 ** (k / 2) for k in range(-6, 25)), 1e5, 1e6, 1e12)
+"""What a word line x column of a level is worth in cycles: a multiplier of the capacity each, from fast to small."""
 TWIN = ".t"
-TWINS = 8
-"""How many shares of the layers that may have a twin are tried."""
 LEAST_GAIN = 8.0
 """Cycles a sample and weight that a trainable layer must gain by a twin, which is written again in every step."""
 
@@ -40,8 +39,7 @@ class LayerMatrix:
     """Part of a layer that one product instruction handles: input channels [c0, c0+cin), output channels [n0, n0+n).
 
     ``values`` [K, N] int8 as stored; ``pixels``: products a sample (for the choice of copies). ``window``: of a dense convolution that may have
-    its kernels shifted; ``side`` output pixels stand side by side, ``first`` is the output pixel of a row that the matrix begins with and
-    ``groups`` how often it is used in a row (0: as often as there are output pixels).
+    its kernels shifted; ``run``: the output pixels of a row that a matrix with shifted kernels is for.
     """
 
     layer: str
@@ -56,34 +54,41 @@ class LayerMatrix:
     values: Int8
     pixels: int
     window: RowWindow | None = None
-    side: int = 1
-    first: int = 0
-    groups: int = 0
+    run: Run | None = None
 
-    def shapes(self, side: int) -> list[tuple[int, int, int]]:
-        """(K, N, products a sample) of the matrices with ``side`` output pixels side by side."""
-        k, n = self.values.shape
-        if side == 1 or self.window is None:
+    @property
+    def side(self) -> int:
+        """Output pixels side by side."""
+        return self.run.side if self.run else 1
+
+    def shapes(self, runs: Sequence[Run]) -> list[tuple[int, int, int]]:
+        """(K, N, products a sample) of the matrices for these runs (none: of the part as it is)."""
+        (k, n), w = self.values.shape, self.window
+        if w is None or not runs:
             return [(k, n, self.pixels)]
-        w = self.window
-        return [(k // w.kernel * wide(w, s)[0], s * n, self.pixels // w.width * groups) for s, _, groups in splits(w, side)]
+        return [(k // w.kernel * run.kernel(w), run.side * n, self.pixels // w.width * run.groups) for run in runs]
 
-    def beside(self, side: int) -> list[LayerMatrix]:
-        """The same part with ``side`` output pixels side by side: one matrix, and another for what is left of a row."""
-        if side == 1 or self.window is None:
+    def beside(self, runs: Sequence[Run]) -> list[LayerMatrix]:
+        """A matrix for each of these runs (none: the part as it is)."""
+        w = self.window
+        if w is None or not runs:
             return [self]
         return [
             replace(
-                self, name=f"{self.name}.x{s}" + (".rest" if first else ""), values=shifted(self.values, self.window, s),
-                pixels=self.pixels // self.window.width * groups, side=s, first=first, groups=groups,
+                self,
+                name=f"{self.name}.x{run.side}" + (f".{run.first}" if run.first else ""),
+                values=shifted(self.values, w, run),
+                pixels=self.pixels // w.width * run.groups,
+                run=run,
             )
-            for s, first, groups in splits(self.window, side)
-        ]  # fmt: skip
+            for run in runs
+        ]
 
 
 @dataclass
 class Placement:
-    """Result: matrices by layer (in order of groups and column chunks), the scratch matrix if any, sub-arrays used by kind.
+    """Result: matrices by layer (in order of groups and column chunks), the scratch matrix if any, sub-arrays used by kind; ``cost`` of the mapping
+    problem (docs/mapping.md) and the proven lower ``limit`` of any solution.
 
     ``twins``: by the name of a part, the matrix that its transposed products use, where that is another one.
     """
@@ -93,6 +98,8 @@ class Placement:
     compute_subarrays: int
     transposable_subarrays: int
     weights: int
+    cost: float
+    limit: float
     twins: dict[str, Matrix] = field(default_factory=dict)
 
     @property
@@ -126,6 +133,14 @@ def split_depthwise(graph: Graph, machine: Machine, transposed: Iterable[str]) -
     return graph.map_ops(ops)
 
 
+def row_window(graph: Graph, op: Op) -> RowWindow:
+    """The window of a dense convolution along a row."""
+    kh, kw = op.ints("kernel")
+    x = graph.type(op.inputs[0])
+    inputs = 0 if x.zero else x.shape[1]
+    return RowWindow(kh, kw, op.ints("stride")[1], dilations(op)[1], op.ints("pads")[1], graph.type(op.output).shape[1], inputs)
+
+
 def cut_layers(graph: Graph, machine: Machine, transposed: Iterable[str]) -> dict[str, list[LayerMatrix]]:
     """The matrices of every convolution (after :func:`split_depthwise`). ``transposed``: layers that errors pass."""
     backward = set(transposed)
@@ -154,7 +169,7 @@ def cut_layers(graph: Graph, machine: Machine, transposed: Iterable[str]) -> dic
             ng = n_out // groups
             chunks = -(-ng // min(ng, column_chunk(machine, wo, n_out)))
             width = -(-ng // chunks)
-            window = RowWindow(kh, kw, op.ints("stride")[1], dilations(op)[1], op.ints("pads")[1], wo)
+            window = row_window(graph, op)
             for g in range(groups):
                 for first in range(0, ng, width):
                     count = min(width, ng - first)
@@ -184,7 +199,7 @@ def cut_layers(graph: Graph, machine: Machine, transposed: Iterable[str]) -> dic
 def place(
     layers: Mapping[str, Sequence[LayerMatrix]], machine: Machine, scratch: bool, transposed: Iterable[str] = ()
 ) -> Placement:
-    """Cut, copy and pack all matrices: the fastest of some hundred candidates that fits (docs/mapping.md).
+    """Cut, copy and pack all matrices: Lagrange multipliers of the capacity, then single improvements (docs/mapping.md).
 
     ``transposed``: layers whose transposed product is needed; ``scratch``: gradient products need scratch rows.
 
@@ -192,90 +207,108 @@ def place(
         CapacityError: not enough sub-arrays (with how many are needed, how many there are), or partial sums beyond the adder tree's reach.
     """
     parts = [p for members in layers.values() for p in members]
-    room = machine.subarrays * machine.array.rows * machine.weights_per_row
-    candidates = sorted(_candidates(parts, machine, set(transposed)), key=_cycles)
-    if np.isinf(_cycles(candidates[0])):
-        raise _out_of_reach(candidates, machine)
-    candidates = [plan for plan in candidates if np.isfinite(_cycles(plan))]
-    for plan in candidates:
-        if _cells(plan) * machine.group_size > room:
-            continue
-        floor = Floor(machine)
-        taken, lacking = _pack(floor, plan)
-        scratch_matrix = _scratch(floor) if scratch and lacking is None else None
-        if lacking is None and (scratch_matrix is not None or not scratch):
-            tiles = {p.name: floor.tiles(cut, taken[p.name]) for p, cut in plan}
-            return _result(layers, tiles, scratch_matrix, [p for p, _ in plan])
-    _, missing = _pack(Floor(machine), min(candidates, key=_cells))
-    raise _no_room(parts, machine, missing)
+    backward = set(transposed)
+    choices_of = [_choices(p, machine, p.layer in backward) for p in parts]
+    if missing := next((p for p, c in zip(parts, choices_of, strict=True) if np.isinf(c[0].cost)), None):
+        raise _out_of_reach(missing, machine)
+    room = machine.groups * machine.array.rows * machine.weights_per_row
+    limit = max(sum(c[i].price(t) for c in choices_of) - t * room for i, t in enumerate(THRIFT))
+    for i in range(len(THRIFT)):
+        chosen = [c[i] for c in choices_of]
+        found = _pack(chosen, machine, scratch) if sum(c.cells for c in chosen) <= room else None
+        if isinstance(found, _Packed):
+            chosen, found = _refine(chosen, [c[max(0, i - 1)] for c in choices_of], found, machine, scratch)
+            return _result(layers, chosen, found, limit)
+    missing = _pack([c[-1] for c in choices_of], machine, scratch)
+    raise _no_room(parts, machine, missing if isinstance(missing, LayerMatrix) else None)
 
 
-Plan = list[tuple[LayerMatrix, Cut]]
+@dataclass(frozen=True)
+class _Choice:
+    """One way to place a part: its matrices with their cuts, the cycles a sample that they cost (``LEAST_GAIN`` included), and word lines x columns
+    of their levels."""
+
+    plan: tuple[tuple[LayerMatrix, Cut], ...]
+    extra: float = 0.0
+
+    @cached_property
+    def cost(self) -> float:
+        return self.extra + sum(cut.cycles for _, cut in self.plan)
+
+    @cached_property
+    def cells(self) -> int:
+        return sum(cut.levels * cut.rows * cut.cols for _, cut in self.plan)
+
+    def price(self, thrift: float) -> float:
+        """Cost where a cell costs ``thrift``."""
+        return self.cost + thrift * self.cells
 
 
-def _cycles(plan: Plan) -> float:
-    """Cycles a sample of all products."""
-    return sum(cut.cycles for _, cut in plan)
+def _choices(part: LayerMatrix, machine: Machine, backward: bool) -> list[_Choice]:
+    """For every thrift the cheapest way to place a part: as it is, with several output pixels side by side, or with a twin."""
 
-
-def _cells(plan: Plan) -> int:
-    """Word lines x columns of all levels."""
-    return sum(cut.levels * cut.rows * cut.cols for _, cut in plan)
-
-
-def _candidates(parts: Sequence[LayerMatrix], machine: Machine, backward: set[str]) -> list[Plan]:
-    """Plans from fast to small: for every thrift, with twins for none to all of the layers that gain by one.
-
-    Layers get twins in the order of the cycles gained a weight.
-    """
-
-    def cuts(p: LayerMatrix, use: str, copies: bool, side: int = 1) -> list[Plan]:
-        """For every thrift the matrices of a part and their cuts, with ``side`` output pixels side by side."""
+    def cuts(p: LayerMatrix, use: str, copies: bool, runs: Sequence[Run] = ()) -> list[tuple[tuple[LayerMatrix, Cut], ...]]:
         found = [
             best_cuts(k, n, pixels, machine, use=use, copies=copies, narrow=p.kind == "depthwise", thrift=THRIFT)
-            for k, n, pixels in p.shapes(side)
+            for k, n, pixels in p.shapes(runs)
         ]
-        return [list(zip(p.beside(side), chosen, strict=True)) for chosen in zip(*found, strict=True)]
+        matrices = p.beside(runs)
+        return [tuple(zip(matrices, chosen, strict=True)) for chosen in zip(*found, strict=True)]
 
-    def best(p: LayerMatrix, use: str, copies: bool) -> list[Plan]:
-        """The cheapest number of pixels side by side for every thrift."""
-        sides = choices(p.window, p.values.shape[1], machine.weights_per_row) if p.window else (1,)
-        options = [cuts(p, use, copies, side) for side in sides]
-        return [min((o[i] for o in options), key=lambda plan: _cycles(plan) + t * _cells(plan)) for i, t in enumerate(THRIFT)]
-
-    single = {
-        p.name: best(p, "both" if p.layer in backward and p.kind == "dense" else "forward", p.array == "compute") for p in parts
-    }
-    pairs: dict[str, tuple[list[Plan], list[Plan]]] = {}
-    gain: dict[str, float] = {}
-    for p in parts:
-        if p.layer in backward and p.kind == "dense":
-            ahead, back = replace(p, array=p.array if p.trainable else "compute"), replace(p, name=f"{p.name}{TWIN}")
-            pairs[p.name] = cuts(ahead, "forward", not p.trainable), cuts(back, "backward", False)
-            saved = _cycles(single[p.name][0]) - _cycles(pairs[p.name][0][0]) - _cycles(pairs[p.name][1][0])
-            gain[p.name] = saved / p.values.size
-    least = {p.name: LEAST_GAIN if p.trainable else 0.0 for p in parts}
-    order = sorted((name for name, g in gain.items() if g > least[name]), key=lambda name: (-gain[name], name))
-    out: list[Plan] = []
-    for i in range(len(THRIFT)):
-        for count in sorted({len(order) * share // TWINS for share in range(TWINS + 1)}):
-            twins, plan = set(order[:count]), Plan()
-            for p in parts:
-                chosen = [pairs[p.name][0][i], pairs[p.name][1][i]] if p.name in twins else [single[p.name][i]]
-                plan += [pair for part in chosen for pair in part]
-            out.append(plan)
-    return out
+    both = backward and part.kind == "dense"
+    options = [[_Choice(plan) for plan in cuts(part, "both" if both else "forward", part.array == "compute")]]
+    if part.window:
+        *ways, _ = choices(part.window, part.values.shape[1], machine.weights_per_row)
+        options += [[_Choice(plan) for plan in cuts(part, "forward", True, runs)] for runs in ways]
+    if both:
+        ahead, back = replace(part, array=part.array if part.trainable else "compute"), replace(part, name=f"{part.name}{TWIN}")
+        pairs = zip(cuts(ahead, "forward", not part.trainable), cuts(back, "backward", False), strict=True)
+        written = LEAST_GAIN * part.values.size if part.trainable else 0.0
+        options.append([_Choice((*forward, *transposed), written) for forward, transposed in pairs])
+    return [min((o[i] for o in options), key=lambda choice: choice.price(t)) for i, t in enumerate(THRIFT)]
 
 
-def _pack(floor: Floor, plan: Plan) -> tuple[dict[str, list[Level]], LayerMatrix | None]:
-    """Levels by matrix, highest first; and the first matrix that found no room."""
-    taken: dict[str, list[Level]] = {}
+@dataclass(frozen=True)
+class _Packed:
+    """Tiles by the name of a matrix, and the scratch matrix."""
+
+    tiles: Mapping[str, list[Tile]]
+    scratch: Matrix | None
+
+
+def _refine(
+    chosen: list[_Choice], faster: Sequence[_Choice], packed: _Packed, machine: Machine, scratch: bool
+) -> tuple[list[_Choice], _Packed]:  # fmt: skip
+    """Take the faster choice for single parts where it still fits, the largest gain a cell first; scratch rows never get fewer."""
+    gains = [
+        ((a.cost - b.cost) / max(1, b.cells - a.cells), i)
+        for i, (a, b) in enumerate(zip(chosen, faster, strict=True))
+        if a is not b
+    ]
+    for _, i in sorted(gains, reverse=True):
+        trial = [*chosen[:i], faster[i], *chosen[i + 1 :]]
+        found = _pack(trial, machine, scratch)
+        if isinstance(found, _Packed) and (not scratch or _size(found.scratch) >= _size(packed.scratch)):
+            chosen, packed = trial, found
+    return chosen, packed
+
+
+def _size(scratch: Matrix | None) -> int:
+    return scratch.k * scratch.n if scratch else 0
+
+
+def _pack(chosen: Sequence[_Choice], machine: Machine, scratch: bool) -> _Packed | LayerMatrix | None:
+    """Levels of all matrices, highest first, then the scratch rows; what finds no room (None: the scratch rows)."""
+    floor = Floor(machine)
+    tiles: dict[str, list[Tile]] = {}
+    plan = [pair for choice in chosen for pair in choice.plan]
     for p, cut in sorted(plan, key=lambda t: (-t[1].rows, -t[1].cols, t[0].name)):
         levels = floor.take_all(cut, p.array, "trainable" if p.trainable else "frozen")
         if levels is None:
-            return taken, p
-        taken[p.name] = levels
-    return taken, None
+            return p
+        tiles[p.name] = floor.tiles(cut, levels)
+    made = _scratch(floor) if scratch else None
+    return None if scratch and made is None else _Packed(tiles, made)
 
 
 def _scratch(floor: Floor) -> Matrix | None:
@@ -291,12 +324,9 @@ def _scratch(floor: Floor) -> Matrix | None:
     return Matrix("scratch", "scratch", "compute", rows * count, cols, "", False, made)
 
 
-def _result(
-    layers: Mapping[str, Sequence[LayerMatrix]],
-    tiles: Mapping[str, list[Tile]],
-    scratch: Matrix | None,
-    parts: Sequence[LayerMatrix],
-) -> Placement:
+def _result(layers: Mapping[str, Sequence[LayerMatrix]], chosen: Sequence[_Choice], packed: _Packed, limit: float) -> Placement:
+    parts = [p for choice in chosen for p, _ in choice.plan]
+    tiles = packed.tiles
     stored = {p.name: p for p in parts}
 
     def matrix(p: LayerMatrix, tensor: str) -> Matrix:
@@ -317,13 +347,12 @@ def _result(
         used[p.array].update(t.subarray for t in tiles[p.name])
     weights = sum(p.values.size for members in layers.values() for p in members)
     standing = {name: made[twin] for name, twin in twins.items()}
-    return Placement(result, scratch, len(used["compute"]), len(used["transposable"]), weights, standing)
+    cost = sum(choice.cost for choice in chosen)
+    return Placement(result, packed.scratch, len(used["compute"]), len(used["transposable"]), weights, cost, limit, standing)
 
 
-def _out_of_reach(candidates: Sequence[Plan], machine: Machine) -> CapacityError:
-    """The first matrix of which no cut keeps the partial sums within the adder tree's reach."""
-    plan = min(candidates, key=lambda c: sum(np.isinf(cut.cycles) for _, cut in c))
-    part = next(p for p, cut in plan if np.isinf(cut.cycles))
+def _out_of_reach(part: LayerMatrix, machine: Machine) -> CapacityError:
+    """No cut of the part keeps its partial sums within the adder tree's reach."""
     (k, n), reach = part.values.shape, machine.adder_tree.reach
     holds = machine.reach_size * machine.array.rows * machine.weights_per_row
     return CapacityError(

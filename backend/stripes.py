@@ -2,13 +2,14 @@
 
 A segment is a chain of operations executed by one loop over row stripes; tensors inside the chain exist only as rings of rows
 (an inverted residual's expanded tensor never exists as a whole). Tensors between segments live whole in the buffer, or in host
-memory when they do not fit.
+memory when they do not fit. Segments that drive no arrays work beside the segment before them (one *region*), where buffer and accumulators
+hold what both need at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from sasimc.backend.builder import CapacityError
 from sasimc.ir.graph import Graph, Op
@@ -66,7 +67,8 @@ class Chain:
 
 @dataclass
 class ForwardPlan:
-    """Segments in order, stripe heights, homes (``buf`` or ``host``; values inside a chain have none) and addresses in the buffer."""
+    """Segments in order, stripe heights, homes (``buf`` or ``host``; values inside a chain have none) and addresses in the buffer; the region
+    of each segment, and the first accumulator word of its sums."""
 
     chains: list[Chain]
     rows: list[int]
@@ -74,7 +76,9 @@ class ForwardPlan:
     address: dict[str, int]
     temps: list[dict[str, int]]
     peak: int
-    roots: dict[str, str] = field(default_factory=dict)
+    roots: dict[str, str]
+    regions: list[int]
+    sums: list[int]
 
 
 def root_values(graph: Graph) -> dict[str, str]:
@@ -186,7 +190,7 @@ class _Planner:
                 if v in graph.values and graph.type(v).size > limit // 2:
                     hosted.add(v)
             home = {self.root(v): ("host" if v in hosted else "buf") for v in graph.values if v not in inside}
-            live = self.intervals(chains, home)
+            live = self.intervals(chains, home, range(len(chains)))
             address = self.allocate(live)
             bad = (
                 None
@@ -194,13 +198,13 @@ class _Planner:
                 else next((k for k, c in enumerate(chains) if self.stripe(c, 1, home, live, address, k) is None), None)
             )
             if address is not None and bad is None:
-                return self.finish(chains, home, live, address)
+                return self.join(self.finish(chains, home, live, address))
             self.evict(chains, home, live, bad, streamed, hosted, inside)
 
-    def intervals(self, chains: list[Chain], home: Mapping[str, str]) -> dict[str, tuple[int, int]]:
-        """First and last segment in which each buffered value is needed."""
+    def intervals(self, chains: list[Chain], home: Mapping[str, str], regions: Sequence[int]) -> dict[str, tuple[int, int]]:
+        """First and last region in which each buffered value is needed."""
         out: dict[str, tuple[int, int]] = {}
-        for k, c in enumerate(chains):
+        for k, c in zip(regions, chains, strict=True):
             for op in c.ops:
                 for v in (*map(self.root, op.inputs), self.root(op.output)):
                     if home.get(v) == "buf":
@@ -230,11 +234,17 @@ class _Planner:
         live: Mapping[str, tuple[int, int]],
         address: Mapping[str, int],
         k: int,
+        beside: Sequence[tuple[int, int]] = (),
+        words: int = 0,
     ) -> dict[str, int] | None:
-        """Addresses of the temporaries of chain ``k`` at this stripe height, or None when buffer or accumulators are too small."""
-        if self.words(chain, rows) > self.machine.accumulator.entries:
+        """Addresses of the temporaries of a chain in region ``k`` at this stripe height, or None when buffer or accumulators are too small.
+
+        ``beside``: bytes, and ``words``: how many accumulators, that other chains of the region hold.
+        """
+        if words + self.words(chain, rows) > self.machine.accumulator.entries:
             return None
         taken = [(address[v], address[v] + self.graph.type(v).size) for v, (a, b) in live.items() if a <= k <= b]
+        taken += beside
         out: dict[str, int] = {}
         for key, size in sorted(self.temporaries(chain, rows, home).items(), key=lambda kv: -kv[1]):
             spot = _first_fit(taken, size, self.machine.buffer.bytes)
@@ -306,7 +316,44 @@ class _Planner:
             temps.append(got)
             sizes = self.temporaries(c, even, home)
             peak = max([peak, *(got[key] + sizes[key] for key in got)])
-        return ForwardPlan(chains, rows, home, address, temps, peak, self.roots)
+        return ForwardPlan(chains, rows, home, address, temps, peak, self.roots, list(range(len(chains))), [0] * len(chains))
+
+    def join(self, plan: ForwardPlan) -> ForwardPlan:
+        """Put segments without array work into the region of the segment before, one by one, where everything still fits."""
+        for k, chain in enumerate(plan.chains):
+            if k and not any(op.kind == "conv" for op in chain.ops):
+                regions = [r - (i >= k) for i, r in enumerate(plan.regions)]
+                plan = self.arrange(plan, regions) or plan
+        return plan
+
+    def arrange(self, plan: ForwardPlan, regions: list[int]) -> ForwardPlan | None:
+        """The plan with these regions; None where they do not fit. Stripes of a segment that joins another may get lower, others not."""
+        live = self.intervals(plan.chains, plan.home, regions)
+        address = self.allocate(live)
+        if address is None:
+            return None
+        rows, temps, sums, region = list[int](), list[dict[str, int]](), list[int](), -1
+        spans, words = list[tuple[int, int]](), 0
+        peak = max((address[v] + self.graph.type(v).size for v in address), default=0)
+        for k, chain in enumerate(plan.chains):
+            if regions[k] != region:
+                region, spans, words = regions[k], [], 0
+            joins = k > 0 and regions[k - 1] == region
+            height = plan.rows[k]
+            got = self.stripe(chain, height, plan.home, live, address, region, spans, words)
+            while got is None and joins and height > 1:
+                height = -(-height // 2)
+                got = self.stripe(chain, height, plan.home, live, address, region, spans, words)
+            if got is None:
+                return None
+            sizes = self.temporaries(chain, height, plan.home)
+            spans += [(at, at + sizes[key]) for key, at in got.items()]
+            rows.append(height)
+            temps.append(got)
+            sums.append(_accumulators(self.graph, self.machine, plan.chains[k - 1], rows[k - 1])[0] + sums[k - 1] if joins else 0)
+            words += self.words(chain, height)
+            peak = max([peak, *(end for _, end in spans)])
+        return replace(plan, rows=rows, address=address, temps=temps, peak=peak, regions=regions, sums=sums)
 
 
 def _first_fit(taken: list[tuple[int, int]], size: int, limit: int) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import pytest
 from hypothesis import given, settings
@@ -17,44 +18,71 @@ from sasimc.isa.lint import lint
 ENGINES = ("fused", "bitserial", "step")
 
 
-@settings(max_examples=80, deadline=None)
-@given(
-    st.integers(1, 3), st.integers(1, 5), st.integers(1, 4), st.integers(1, 3), st.integers(0, 2), st.integers(1, 13),
-    st.integers(2, 9), st.integers(1, 3), st.integers(1, 4), st.integers(0, 99),
-)  # fmt: skip
-def test_shifted_kernels_are_a_convolution(
-    kh: int, kw: int, stride: int, dilation: int, pad: int, width: int, side: int, cin: int, n: int, seed: int
-) -> None:
-    """Wide windows x shifted kernels = plain windows x kernels, for any stride, dilation, padding, and width of the row."""
-    rng = np.random.default_rng(seed)
-    window = S.RowWindow(kh, kw, stride, dilation, pad, width)
-    kernel = rng.integers(-127, 128, (kh * kw * cin, n)).astype(np.int8)
-    columns = (width - 1) * stride + (kw - 1) * dilation + 1
-    row = np.zeros((kh, columns + 99 * stride, cin), np.int64)  # as padded: column 0 is ``pad`` columns left of the plane
-    row[:, :columns] = rng.integers(-99, 100, (kh, columns, cin))
+@st.composite
+def windows(draw: st.DrawFn) -> S.RowWindow:
+    """Any kernel, stride, dilation and padding over any row; with and without zero padding that need not be read."""
+    kernel, stride, dilation = draw(st.integers(1, 5)), draw(st.integers(1, 4)), draw(st.integers(1, 3))
+    pad, inputs = draw(st.integers(0, 5)), draw(st.integers(1, 19))
+    reach = (kernel - 1) * dilation + 1
+    width = draw(st.integers(1, max(1, (inputs + 2 * pad - reach) // stride + 1)))
+    return S.RowWindow(draw(st.integers(1, 3)), kernel, stride, dilation, pad, width, draw(st.sampled_from([0, inputs])))
 
-    def window_at(x: int, size: int, step: int) -> np.ndarray:
-        return row[:, x * stride : x * stride + (size - 1) * step + 1 : step].reshape(-1)
 
-    expected = np.stack([window_at(x, kw, dilation) @ kernel for x in range(width)])
-    got = np.full((width, n), 1 << 40)
-    for s, first, groups in S.splits(window, min(side, width)):
-        values, (size, step) = S.shifted(kernel, window, s), S.wide(window, s)
-        for x in range(first, first + s * groups, s):
-            got[x : x + s] = (window_at(x, size, step) @ values).reshape(s, n)
-    np.testing.assert_array_equal(got, expected)
+@settings(max_examples=150, deadline=None)
+@given(windows(), st.integers(1, 3), st.integers(1, 9), st.sampled_from([8, 16, 64]), st.integers(0, 99))
+def test_runs_are_the_convolution(window: S.RowWindow, cin: int, n: int, columns: int, seed: int) -> None:
+    """Wide windows x shifted kernels = plain windows x kernels, pixel by pixel, for every way to cut the row."""
+    rng, w = np.random.default_rng(seed), window
+    kernel = rng.integers(-127, 128, (w.height * w.kernel * cin, n)).astype(np.int8)
+    inputs = w.inputs or 19
+    margin = 200  # what is read outside the plane
+    row = np.full((w.height, inputs + 2 * margin, cin), 0 if w.inputs else 5, np.int64)
+    row[:, margin : margin + inputs] = rng.integers(-99, 100, (w.height, inputs, cin))
+
+    def patch(start: int, size: int, step: int) -> npt.NDArray[np.int64]:
+        return row[:, margin + start : margin + start + (size - 1) * step + 1 : step].reshape(-1)
+
+    expected = np.stack([patch(x * w.stride - w.pad, w.kernel, w.dilation) @ kernel for x in range(w.width)])
+    ways = S.choices(w, n, columns)
+    assert ways[-1] == (S.Run(1, 0, w.width),)
+    for runs in ways:
+        got = np.full((w.width, n), 1 << 40)
+        for run in runs:
+            values, step = S.shifted(kernel, w, run), w.union(run.side)[1]
+            assert values.shape == (w.height * run.kernel(w) * cin, run.side * n)
+            for g in range(run.groups):
+                x = run.first + g * run.side
+                got[x : x + run.side] = (patch(run.start(w) + g * run.side * w.stride, run.kernel(w), step) @ values).reshape(
+                    -1, n
+                )
+        np.testing.assert_array_equal(got, expected)
+        assert S.lines(w, n, runs, columns) <= S.lines(w, n, ways[-1], columns)
 
 
 def test_choices_drive_fewer_word_lines() -> None:
-    """By cost: 5 x 5 windows of 12 features gain much, 1 x 1 windows and full word lines nothing, whatever fits the word line."""
-    five = S.RowWindow(5, 5, 1, 1, 2, 28)
-    found = S.choices(five, 12, 64)
-    assert found[-1] == 1
-    assert S.lines(five, 12, found[0], 64) < 0.42 * S.lines(five, 12, 1, 64)
-    assert S.choices(S.RowWindow(1, 1, 1, 1, 0, 28), 12, 64) == (1,)
-    assert S.choices(S.RowWindow(3, 3, 1, 1, 1, 28), 64, 64) == (1,)
-    assert S.choices(S.RowWindow(3, 3, 3, 1, 1, 28), 8, 64) == (1,), "windows that share no input"
-    assert S.choices(S.RowWindow(3, 3, 1, 1, 1, 1), 8, 64) == (1,), "one pixel"
+    """5 x 5 windows of 12 features gain much; 1 x 1 windows, full word lines and windows that share no input nothing."""
+
+    def gain(window: S.RowWindow, n: int) -> float:
+        best, *_, plain = *S.choices(window, n, 64), (S.Run(1, 0, window.width),)
+        return S.lines(window, n, best, 64) / S.lines(window, n, plain, 64)
+
+    assert gain(S.RowWindow(5, 5, 1, 1, 2, 28), 12) < 0.4
+    assert gain(S.RowWindow(5, 5, 1, 1, 2, 28, 28), 12) < gain(S.RowWindow(5, 5, 1, 1, 2, 28), 12), "zero padding is not read"
+    assert gain(S.RowWindow(1, 1, 1, 1, 0, 28), 12) == 1
+    assert gain(S.RowWindow(3, 3, 1, 1, 1, 28), 64) == 1
+    assert gain(S.RowWindow(3, 3, 1, 1, 1, 28, 28), 64) == (3 * 28 - 2) / (3 * 28)
+    assert gain(S.RowWindow(3, 3, 3, 1, 0, 28), 8) == 1
+
+
+def test_the_shortest_path_is_the_shortest() -> None:
+    """Against all ways to cut a row of seven pixels into groups."""
+    window, n = S.RowWindow(5, 5, 1, 1, 2, 7, 7), 24
+
+    def best(x: int) -> int:
+        sides = range(1, window.width - x + 1)
+        return min((S.lines(window, n, (window.group(x, s),), 64) + best(x + s) for s in sides), default=0)
+
+    assert S.lines(window, n, S.choices(window, n, 64)[0], 64) == best(0)
 
 
 def net(width: int, kernel: int, stride: int, features: int, groups: int, seed: int) -> onnx.ModelProto:
@@ -131,10 +159,12 @@ def test_a_full_machine_shifts_less() -> None:
 
 
 def test_parts() -> None:
-    """Shapes used for prices are those of the matrices."""
+    """Shapes used for prices are those of the matrices, which cover every output pixel once."""
     values = np.ones((5 * 5 * 3, 6), np.int8)
-    part = LayerMatrix("a", "a", "dense", "compute", False, 0, 3, 0, 6, values, 7 * 11, S.RowWindow(5, 5, 2, 1, 2, 11))
-    for side in (1, 2, 4, 11):
-        made = part.beside(side)
-        assert [(*p.values.shape, p.pixels) for p in made] == part.shapes(side)
+    window = S.RowWindow(5, 5, 2, 1, 2, 11, 22)
+    part = LayerMatrix("a", "a", "dense", "compute", False, 0, 3, 0, 6, values, 7 * 11, window)
+    for runs in (*S.choices(window, 6, 64), ()):
+        made = part.beside(runs)
+        assert [(*p.values.shape, p.pixels) for p in made] == part.shapes(runs)
         assert sum(p.pixels * p.side for p in made) == part.pixels
+        assert len({p.name for p in made}) == len(made)
