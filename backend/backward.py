@@ -22,6 +22,8 @@ __all__ = ["BackwardEmitter"]
 Shape = tuple[int, int, int]
 MOMENTUM = 3
 """A velocity keeps 1 - 2^-3 of itself a step (docs/numerics.md)."""
+RANGE_OFFSET, RANGE_PERIOD = 256, 16
+"""A remembered range is stored plus the offset, so that 0 is less than any; it loses one bit every period (a power of two) of steps."""
 PRODUCTS = ("xent", "merge", "conv_t", "avgpool_t", "maxpool_t", "resize_t")
 
 
@@ -449,6 +451,8 @@ class BackwardEmitter:
                 twin = self.placement.twins.get(part.name)
                 blocks.append(([matrix, twin] if twin else [matrix], host, first, count))
         b.emit("mode", "update")
+        if op.attrs.get("range") == "peak":
+            self._remembered_range(fwd.name, bits, self.exponents[e_name])
         b.emit("sub", shift, bits, self.mu[op.str_attr("mu")])
         if scheme != "direct":  # steps are in 256ths; a velocity adds up to 2^MOMENTUM of them
             b.emit("addi", shift, shift, (MOMENTUM if scheme == "momentum" else 0) - 8)
@@ -456,6 +460,33 @@ class BackwardEmitter:
             self._update_block(op.origin or op.name, scheme, matrices, host, first, count, shift)
         b.release(bits)
         b.release(shift)
+
+    def _remembered_range(self, layer: str, bits: int, exponent: int) -> None:
+        """bits = largest range of the batches so far, in units of this one: two words in host memory, the range (plus an offset) and a count
+        of steps down to 0, at which the range loses one bit."""
+        b = self.b
+        top_host, count_host = (b.host(f"{layer}.{what}", "i32", (1, 1, 1), 1) for what in ("range", "count"))
+        self.kept += [top_host, count_host]
+        top, count, less = b.register(), b.register(), b.register()
+        b.emit("ldw", top, top_host, 0)
+        b.emit("ldw", count, count_host, 0)
+        b.emit("li", less, 1)  # less = 1 when count = 0, else 0
+        b.emit("sub", less, less, count)
+        b.emit("max", less, less, 0)
+        b.emit("sub", top, top, less)
+        b.emit("add", bits, bits, exponent)
+        b.emit("addi", bits, bits, RANGE_OFFSET)
+        b.emit("max", top, top, bits)
+        b.emit("stw", top_host, top, 0)
+        b.emit("sub", bits, top, exponent)
+        b.emit("addi", bits, bits, -RANGE_OFFSET)
+        b.emit("addi", count, count, -1)
+        for _ in range(RANGE_PERIOD.bit_length() - 1):
+            b.emit("add", less, less, less)
+        b.emit("add", count, count, less)
+        b.emit("stw", count_host, count, 0)
+        for register in (top, count, less):
+            b.release(register)
 
     def _update_block(
         self, where: str, scheme: str, matrices: list[Matrix], gradient: str, first: int, count: int, shift: int

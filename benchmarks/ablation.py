@@ -1,16 +1,14 @@
 """The integer recipe, one change at a time: what each idea of docs/training.md is worth, on validation images.
 
     python benchmarks/ablation.py --data FOLDER [--datasets flowers17,pets] [--seeds 0,1,2] [--rows PATTERN]
-    python benchmarks/ablation.py --data FOLDER --set mu_rep=3:-2 --set batch=4      (a row of one's own)
-    python benchmarks/ablation.py --show                                             (the table from the cache)
+    python benchmarks/ablation.py --data FOLDER --set mu_rep=3:-2 --set compile.update=accumulate      (a row of one's own)
+    python benchmarks/ablation.py --show                                                    (the table from the cache)
 
-Every row trains MobileNet-V2 1.0 + Rep-Net on the device program (engine ``fused``, one thread) at a small input and differs from
-the default by what its name says. The test split is never opened: train and validation images are pooled and divided anew, a
-third of each class held back (``--held-back``). Figures are those after the last epoch, so no epoch is picked either: top-1 and the
-cross-entropy (nats; logits divided by the temperature that suits them best, so that only the order and the margins count).
-A finished run is written to the cache (``--cache``) at once: a broken-off series goes on where it stopped.
-
-A setting is a field of ``Settings``, of ``ZooOptions`` (how the model is built) or of ``CompileOptions``.
+Every row trains MobileNet-V2 1.0 + Rep-Net on the device program (engine ``fused``, one thread) at a small input and differs from the
+default by what its name says: keys of a recipe file, and ``trainable``. The test split is never opened: train and validation images
+are pooled and divided anew (``--held-back``). Figures are those after the last epoch, so no epoch is picked either: top-1 and the
+cross-entropy (nats; logits divided by the temperature that suits them best, so that only their order and margins count). A
+finished run is written to the cache (``--cache``) at once: a broken-off series goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,29 +32,15 @@ from common import add_common, data_folder, environment, finish, table
 from sasimc.api import CompileOptions, compile_model
 from sasimc.frontend.zoo import ZooOptions, build, write
 from sasimc.isa.machine import Machine, load_machine
-from sasimc.runtime.data.datasets import Dataset, Item, open_dataset
-from sasimc.runtime.data.loader import Loader, shuffled
+from sasimc.runtime.data.datasets import Dataset, hold_back, open_dataset
+from sasimc.runtime.data.loader import Loader
 from sasimc.runtime.device import Device
-
-Pair = tuple[float, float]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How the host drives a run. ``schedule``: ``linear``, ``cosine`` or ``constant`` way of mu from first to last value."""
-
-    epochs: int = 6
-    batch: int = 8
-    mu_head: Pair = (4.0, 0.0)
-    mu_rep: Pair = (2.0, -2.0)
-    schedule: str = "linear"
-    trainable: str = ""
-    calibrate_on_task: bool = True
+from sasimc.runtime.recipe import Recipe, Schedule, load_recipe
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: what is changed, as ``field=value`` texts."""
+    """One line of the table: what is changed, as ``key=value`` texts."""
 
     name: str
     changes: tuple[str, ...] = ()
@@ -73,93 +57,77 @@ def _row(name: str, *changes: str) -> Row:
 ROWS: tuple[Row, ...] = (
     _row("default"),
     _row("classifier only", "trainable=classifier"),
-    _row("errors `truncated`", "backprop=truncated"),
+    _row("errors `truncated`", "compile.backprop=truncated"),
     _row("mu modules 3:-2", "mu_rep=3:-2"),
     _row("mu modules 1:-3", "mu_rep=1:-3"),
-    _row("mu modules 2:0", "mu_rep=2:0"),
-    _row("mu modules 2:-4", "mu_rep=2:-4"),
     _row("mu modules 0:-4", "mu_rep=0:-4"),
     _row("mu classifier 5:1", "mu_head=5:1"),
     _row("mu classifier 3:-1", "mu_head=3:-1"),
-    _row("mu classifier 4:-2", "mu_head=4:-2"),
-    _row("mu cosine", "schedule=cosine"),
-    _row("mu constant (first value)", "schedule=constant"),
+    _row("mu classifier 2:-2", "mu_head=2:-2"),
+    _row("mu cosine", "mu_head=4:0:cosine", "mu_rep=2:-2:cosine"),
+    _row("mu constant", "mu_head=2", "mu_rep=0"),
+    _row("16-bit accumulator", "compile.update=accumulate"),
+    _row("16-bit accumulator and momentum", "compile.update=momentum"),
+    _row("errors rounded stochastically", "compile.round_errors=stochastic"),
+    _row("mu from the largest gradient so far", "compile.gradient_range=peak"),
+    _row("mu from the largest so far, accumulator", "compile.gradient_range=peak", "compile.update=accumulate"),
+    _row("... label smoothing 0", "compile.gradient_range=peak", "compile.update=accumulate", "compile.label_smoothing=0"),
     _row("batch 1", "batch=1"),
     _row("batch 4", "batch=4"),
     _row("batch 16", "batch=16"),
     _row("batch 32", "batch=32"),
-    _row("label smoothing 0", "eps=0"),
-    _row("label smoothing 0.2", "eps=0.2"),
-    _row("gain of the modules 1/16", "rep_gain=0.0625"),
-    _row("gain of the modules 1/4", "rep_gain=0.25"),
-    _row("conv2 starts at zero", "rep_gain=0"),
-    _row("head-room 1.5", "headroom=1.5"),
-    _row("head-room 6", "headroom=6"),
-    _row("initial weights up to 24", "rep_weight_max=24"),
-    _row("initial weights up to 96", "rep_weight_max=96"),
-    _row("classifier starts at zero", "head_init=zero"),
-    _row("logits in steps of 1/8", "logit_exponent=-3"),
-    _row("logits in steps of 1/32", "logit_exponent=-5"),
-    _row("scales from generated images", "calibrate_on_task=false"),
+    _row("label smoothing 0", "compile.label_smoothing=0"),
+    _row("label smoothing 0.2", "compile.label_smoothing=0.2"),
+    _row("gain of the modules 1/16", "zoo.rep_gain=0.0625"),
+    _row("gain of the modules 1/4", "zoo.rep_gain=0.25"),
+    _row("conv2 starts at zero", "zoo.rep_gain=0"),
+    _row("head-room 1.5", "zoo.headroom=1.5"),
+    _row("head-room 6", "zoo.headroom=6"),
+    _row("initial weights up to 24", "zoo.rep_weight_max=24"),
+    _row("initial weights up to 96", "zoo.rep_weight_max=96"),
+    _row("classifier starts at zero", "zoo.head_init=zero"),
+    _row("logits in steps of 1/8", "zoo.logit_exponent=-3"),
+    _row("logits in steps of 1/32", "zoo.logit_exponent=-5"),
+    _row("scales from generated images", "calibrate=generated"),
 )
 
-WHERE: tuple[type, ...] = (Settings, ZooOptions, CompileOptions)
+
+@dataclass(frozen=True)
+class Change:
+    """A recipe, and what a recipe file does not hold."""
+
+    recipe: Recipe
+    trainable: str | None = None
+    calibrate: str = "task"
 
 
-def _parse(change: str) -> tuple[type, str, Any]:
-    """(class, field, value) of a ``field=value`` text; the value takes the type of the field's default."""
-    name, _, text = change.partition("=")
-    for owner in WHERE:
-        for f in fields(owner):
-            if f.name == name:
-                default: Any = f.default
-                if isinstance(default, tuple) and default and isinstance(default[0], float):
-                    first, _, last = text.partition(":")
-                    return owner, name, (float(first), float(last or first))
-                if isinstance(default, bool):
-                    return owner, name, text.lower() in ("1", "true", "yes")
-                return owner, name, type(default)(text) if default is not None else text
-    raise SystemExit(f"--set {change}: no such setting; known: {', '.join(f.name for o in WHERE for f in fields(o))}")
-
-
-def _apply(changes: Iterable[str], settings: Settings, zoo: ZooOptions, options: CompileOptions) -> tuple[Any, Any, Any]:
-    found: dict[type, dict[str, Any]] = {o: {} for o in WHERE}
+def changed(changes: Iterable[str], recipe: Recipe) -> Change:
+    """``recipe`` with ``key=value`` texts applied; keys as in a recipe file (``section.key``), values as in one."""
+    values: dict[str, Any] = recipe.model_dump()
+    rest: dict[str, str] = {}
     for change in changes:
-        owner, name, value = _parse(change)
-        if name == "backprop_through":
-            value = tuple(value.split("+"))
-        found[owner][name] = value
-    return replace(settings, **found[Settings]), replace(zoo, **found[ZooOptions]), replace(options, **found[CompileOptions])
+        key, _, text = change.partition("=")
+        *path, last = key.split(".")
+        if key in ("trainable", "calibrate"):
+            rest[key] = text
+            continue
+        section = values
+        for name in path:
+            section = section[name]
+        if last not in section:
+            raise SystemExit(f"--set {change}: a recipe has no key {key}")
+        if last in ("mu_head", "mu_rep"):
+            section[last] = Schedule.parse(text, key).model_dump()
+        else:
+            section[last] = text.split("+") if last == "backprop_through" else _number(text)
+    return Change(Recipe.model_validate(values), **rest)
 
 
-class _Held(Dataset):
-    """A data set whose validation images are a third of train and val, and which decodes every image once."""
-
-    def load(self, item: Item) -> Any:
-        known = _DECODED.setdefault(self.name, {})
-        if item.key not in known:
-            known[item.key] = super().load(item)
-        return known[item.key]
-
-
-_DECODED: dict[str, dict[str, Any]] = {}
-
-
-def held_back(dataset: Dataset, fraction: float) -> Dataset:
-    """``dataset`` without its test images; ``fraction`` of each class of the rest for validation."""
-    groups: dict[int, list[Item]] = {}
-    for split in ("train", "val"):
-        for item in dataset.items(split):
-            groups.setdefault(item.class_id, []).append(item)
-    parts: dict[str, list[Item]] = {"train": [], "val": []}
-    for label, items in sorted(groups.items()):
-        items.sort(key=lambda i: i.key)
-        order = shuffled(len(items), 77, label)
-        count = max(1, round(fraction * len(items)))
-        for i, at in enumerate(order):
-            parts["val" if i < count else "train"].append(items[at])
-    splits = {"train": tuple(parts["train"]), "val": tuple(parts["val"]), "test": ()}
-    return _Held(dataset.name, dataset.classes, splits, dataset.source, dataset.synthetic, dataset.note, dataset._tree)
+def _number(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def roomy(machine: Machine) -> Machine:
@@ -170,15 +138,6 @@ def roomy(machine: Machine) -> Machine:
             "accumulator": machine.accumulator.model_copy(update={"entries": 1 << 20}),
         }
     )
-
-
-def mu_at(pair: Pair, schedule: str, part: float) -> int:
-    """mu after ``part`` (0..1) of the run."""
-    if schedule == "constant":
-        part = 0.0
-    elif schedule == "cosine":
-        part = (1 - math.cos(math.pi * part)) / 2
-    return math.floor(pair[0] + (pair[1] - pair[0]) * part + 0.5)
 
 
 def validate(device: Device, dataset: Dataset, scale: float) -> tuple[float, float]:
@@ -196,33 +155,46 @@ def validate(device: Device, dataset: Dataset, scale: float) -> tuple[float, flo
     return 100 * float((z.argmax(axis=1) == y).mean()), min(losses)
 
 
+def base_recipe(o: argparse.Namespace) -> Recipe:
+    """The shipped default with the options' epochs and held-back share."""
+    return changed([*(f"epochs={o.epochs}", f"data.hold_back={o.held_back}"), *o.base], load_recipe("default")).recipe
+
+
 def run(row: Row, name: str, seed: int, o: argparse.Namespace) -> dict[str, Any]:
     """Train once and validate."""
-    folder = data_folder(o)
-    dataset = held_back(open_dataset(name, folder), o.held_back)
-    settings, zoo, options = _apply(
-        [*o.base, *row.changes],
-        Settings(epochs=o.epochs),
-        ZooOptions(weights=str(folder / "weights"), classes=len(dataset.classes), resolution=o.resolution, seed=seed),
-        CompileOptions(machine=roomy(load_machine(None))),
+    folder, change = data_folder(o), changed(row.changes, base_recipe(o))
+    recipe = change.recipe
+    dataset = hold_back(open_dataset(name, folder), recipe.data.hold_back)
+    zoo = ZooOptions(
+        weights=str(folder / "weights"),
+        classes=len(dataset.classes),
+        resolution=o.resolution,
+        seed=seed,
+        **recipe.zoo.model_dump(),
     )
-    options = replace(options, batch=settings.batch, trainable=settings.trainable or None)
+    values = recipe.compile.model_dump()
+    options = CompileOptions(
+        machine=roomy(load_machine(None)),
+        batch=recipe.batch,
+        trainable=change.trainable,
+        eps=values.pop("label_smoothing"),
+        **values,
+    )
     pictures = None
-    if settings.calibrate_on_task:
+    if change.calibrate == "task":
         train = dataset.items("train")
         pictures = [dataset.load(train[i]) for i in np.linspace(0, len(train) - 1, zoo.calibration_images).astype(int)]
     with tempfile.TemporaryDirectory() as temporary:
         path = write(build("mobilenetv2-repnet", zoo, pictures), Path(temporary) / "model.onnx")
         compiled = compile_model(path, options)
     device = Device(compiled.program, "fused", 1)
-    loader = Loader(dataset, "train", device.preprocess, device.batch_size, seed, augment=True)
-    total, step, losses = len(loader) * settings.epochs, 0, []
+    loader = Loader(dataset, "train", device.preprocess, device.batch_size, seed, recipe.augment)
+    total, step, losses = len(loader) * recipe.epochs, 0, []
     start = time.perf_counter()
-    for epoch in range(settings.epochs):
+    for epoch in range(recipe.epochs):
         losses = []
         for images, labels, _ in loader.epoch(epoch):
-            part = step / max(1, total - 1)
-            mu = (mu_at(settings.mu_head, settings.schedule, part), mu_at(settings.mu_rep, settings.schedule, part))
+            mu = recipe.mu_head.at(step, total), recipe.mu_rep.at(step, total)
             losses.append(device.train_step(images, labels, mu_head=mu[0], mu_rep=mu[1]).loss)
             step += 1
     events, wall = dict(device.interpreter.events), time.perf_counter() - start
@@ -232,8 +204,10 @@ def run(row: Row, name: str, seed: int, o: argparse.Namespace) -> dict[str, Any]
         "loss": loss,
         "train_loss": float(np.mean(losses)),
         "steps": step,
+        "rows_written": int(events["rows_written_transposable"]),
         "bits_written": int(events["bits_written_transposable"]),
         "bits_flipped": int(events["bits_flipped_transposable"]),
+        "most_written_row": int(device.interpreter.state.wear.max()),
         "cycles": compiled.train_step.cycles if compiled.train_step else 0,
         "transposable": compiled.placement.transposable_subarrays,
         "wall_s": wall,
@@ -301,12 +275,12 @@ def main() -> None:
     parser = add_common(argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter))
     parser.add_argument("--datasets", type=lambda t: t.split(","), default=["flowers17", "pets"])
     parser.add_argument("--seeds", type=lambda t: [int(s) for s in t.split(",")], default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=Settings.epochs)
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--resolution", type=int, default=96)
     parser.add_argument("--held-back", type=float, default=1 / 3, help="part of train + val used for validation")
     parser.add_argument("--rows", default="*", help="names of rows, comma-separated globs")
-    parser.add_argument("--set", action="append", default=[], help="field=value: a row of one's own (may be repeated)")
-    parser.add_argument("--base", action="append", default=[], help="field=value: changes the default of every row")
+    parser.add_argument("--set", action="append", default=[], help="key=value: a row of one's own (may be repeated)")
+    parser.add_argument("--base", action="append", default=[], help="key=value: changes the default of every row")
     parser.add_argument("--cache", type=Path, default=Path("ablation.json"))
     parser.add_argument("--show", action="store_true", help="print the table from the cache, run nothing")
     o = parser.parse_args()

@@ -16,10 +16,12 @@ from sasimc.ir.graph import IrError, Op, TrainGraph
 from sasimc.ir.interp import Ints, rne
 from sasimc.ir.kinds import resize_index
 
-__all__ = ["MOMENTUM", "STEP_LIMIT", "Error", "TrainResult", "quantise", "train_step"]
+__all__ = ["MOMENTUM", "RANGE_OFFSET", "RANGE_PERIOD", "STEP_LIMIT", "Error", "TrainResult", "quantise", "train_step"]
 
 MOMENTUM = 3
 """The velocity keeps 1 - 2^-3 of itself a step."""
+RANGE_OFFSET, RANGE_PERIOD = 256, 16
+"""A remembered range is stored plus the offset, so that 0 is less than any; it loses one bit every period of steps."""
 STEP_LIMIT = 127 << 8
 """Largest 16-bit step of an accumulated weight (in 256ths)."""
 
@@ -73,7 +75,7 @@ def train_step(
             w = train.forward.constant(conv, "weight").astype(np.int64)
             gradients[conv.name] = g
             mu = mu_head if op.attrs["mu"] == "head" else mu_rep
-            weights[conv.name] = np.clip(w - _change(str(op.attrs.get("scheme", "direct")), conv.name, g, mu, memory), -127, 127)
+            weights[conv.name] = np.clip(w - _change(op, conv.name, g, errors[op.inputs[1]].e, mu, memory), -127, 127)
         elif op.kind == "xent":
             errors[op.output] = Error(_xent(op, env[op.inputs[0]], labels), 0)
         else:
@@ -201,9 +203,16 @@ def _gradient(train: TrainGraph, op: Op, x: Ints, m: Ints) -> Ints:
     return np.stack(g).reshape(kh, kw, per_group, n)
 
 
-def _change(scheme: str, layer: str, g: Ints, mu: int, memory: dict[str, Ints]) -> Ints:
-    """What is subtracted from the weights of ``layer``."""
-    shift = int(np.abs(g).max(initial=0)).bit_length() - mu
+def _change(op: Op, layer: str, g: Ints, e: int, mu: int, memory: dict[str, Ints]) -> Ints:
+    """What is subtracted from the weights of ``layer``; ``e``: exponent of its error."""
+    scheme = op.attrs.get("scheme", "direct")
+    bits = int(np.abs(g).max(initial=0)).bit_length()
+    if op.attrs.get("range") == "peak":
+        top, step = memory.get(f"{layer}.range", np.zeros(2, np.int64))
+        top = max(bits + e + RANGE_OFFSET, top - (step % RANGE_PERIOD == 0))
+        memory[f"{layer}.range"] = np.array([top, step + 1])
+        bits = int(top) - RANGE_OFFSET - e
+    shift = bits - mu
     if scheme == "direct":
         return _pseudo_stochastic(g, shift, 127)
     step = _pseudo_stochastic(g, shift - 8 + (MOMENTUM if scheme == "momentum" else 0), STEP_LIMIT)

@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 
 from sasimc.ir.graph import Graph, Op, Shape, TensorType, TrainGraph, type_range
 
-__all__ = ["KINDS", "ROUNDINGS", "UPDATES", "Kind", "conv_output", "resize_index", "window_output"]
+__all__ = ["KINDS", "RANGES", "ROUNDINGS", "UPDATES", "Kind", "conv_output", "resize_index", "window_output"]
 
 UPDATES = ("direct", "accumulate", "momentum")
 """What an ``update`` does with a gradient; absent: the first (docs/numerics.md, "Gradient and update")."""
+RANGES = ("batch", "peak")
+"""What an ``update`` compares a gradient with: the largest of this batch, or of the batches so far; absent: the first."""
 ROUNDINGS = ("nearest", "stochastic")
 """How a ``stage`` rounds errors to int8; absent: the first."""
 
@@ -294,6 +296,8 @@ def _update(g: Graph | TrainGraph, op: Op) -> str | None:
         return f"gscale must have {channels} elements"
     if (scheme := op.attrs.get("scheme", "direct")) not in UPDATES:
         return f"scheme must be one of {', '.join(UPDATES)}, not {scheme!r}"
+    if (span := op.attrs.get("range", "batch")) not in RANGES:
+        return f"range must be one of {', '.join(RANGES)}, not {span!r}"
     return None if op.attrs["mu"] in ("head", "rep") else f"mu must be 'head' or 'rep', not {op.attrs['mu']!r}"
 
 
@@ -348,7 +352,7 @@ _TABLE = (
     Kind("reshape_t", "train", "The error in the shape of the input.", (1, 1), _error("i8"), _FORWARD),
     Kind("merge", "train", "Aligned sum of two int8 errors, exponent E - 8.", (2, 2), _merge),
     Kind("update", "train", "Gradient, pseudo-stochastic rounding and weight update (eq. 2, 3).", (2, 2), _update,
-         {**_FORWARD, "mu": "s"}, {"scheme": "s"}, {}, {"gscale": "i32[N]"}, output=False),
+         {**_FORWARD, "mu": "s"}, {"scheme": "s", "range": "s"}, {}, {"gscale": "i32[N]"}, output=False),
 )  # fmt: skip
 
 KINDS: dict[str, Kind] = {k.name: k for k in _TABLE}

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sasimc.ir.graph import Attr, Graph, Op, TensorType, TrainGraph
-from sasimc.ir.kinds import ROUNDINGS, UPDATES
+from sasimc.ir.kinds import RANGES, ROUNDINGS, UPDATES
 from sasimc.ir.verify import verify_train
 from sasimc.isa.errors import SasError, near
 from sasimc.passes.mark_trainable import matching_layers
@@ -117,13 +117,13 @@ def _cheapest(graph: Graph, value: str, cost: dict[str, int], step: dict[str, Op
 
 def derive_backward(
     graph: Graph, policy: str = "exact", eps: float = 0.1, *, through: Sequence[str] = (), update: str = UPDATES[0],
-    rounding: str = ROUNDINGS[0], gradient_power: int = 0,
+    rounding: str = ROUNDINGS[0], gradient_power: int = 0, gradient_range: str = RANGES[0],
 ) -> TrainGraph:  # fmt: skip
     """Loss, errors, gradients and updates for the trainable layers of ``graph``.
 
     ``policy``: ``exact`` or ``truncated``; ``through``: patterns of frozen layers that errors pass (see :func:`error_path`);
     ``eps``: label smoothing in [0, 1); ``update``: one of ``UPDATES``; ``rounding`` of errors: one of ``ROUNDINGS``;
-    ``gradient_power``: gradients are divided by this power of their channel's weight scale. SasError when nothing is trainable,
+    ``gradient_power``: gradients are divided by this power of their channel's weight scale; ``gradient_range``: one of ``RANGES``. SasError when nothing is trainable,
     when a trainable layer does not reach the loss, or when the output is not a vector of logits.
     """
     trainable = [op.name for op in graph.ops if op.flag("trainable")]
@@ -134,14 +134,14 @@ def derive_backward(
     if not 0 <= eps < 1:
         raise SasError(f"label smoothing {eps} is outside [0, 1)")
     for what, value, known in (
-        ("update scheme", update, UPDATES), ("rounding of errors", rounding, ROUNDINGS), ("gradient power", gradient_power, GRADIENT_POWERS),
+        ("update scheme", update, UPDATES), ("rounding of errors", rounding, ROUNDINGS), ("gradient power", gradient_power, GRADIENT_POWERS), ("gradient range", gradient_range, RANGES),
     ):  # fmt: skip
         if value not in known:
             raise SasError(
                 f"unknown {what} {value!r}",
                 hint=near(str(value), [str(k) for k in known]) or f"one of {', '.join(map(str, known))}",
             )
-    state = _Backward(graph, error_path(graph, policy, through), update, rounding, gradient_power)
+    state = _Backward(graph, error_path(graph, policy, through), update, rounding, gradient_power, gradient_range)
     state.loss(logits_of(graph), eps)
     for op in reversed(graph.ops):
         state.step(op)
@@ -199,6 +199,7 @@ class _Backward:
     update: str = UPDATES[0]
     rounding: str = ROUNDINGS[0]
     gradient_power: int = 0
+    gradient_range: str = RANGES[0]
     ops: list[Op] = field(default_factory=list)
     values: dict[str, TensorType] = field(default_factory=dict)
     constants: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
@@ -332,6 +333,8 @@ class _Backward:
             attrs: dict[str, Attr] = {"mu": "head" if op.flag("head") else "rep"}
             if self.update != UPDATES[0]:
                 attrs["scheme"] = self.update
+            if self.gradient_range != RANGES[0]:
+                attrs["range"] = self.gradient_range
             factors = gradient_factors(self.graph.constant(op, "wscale"), self.gradient_power)
             consts = {} if factors is None else {"gscale": self.constant(f"kg:{op.name}", factors)}
             self.emit("update", f"update:{op.name}", (op.inputs[0], error), "", "", "", op, attrs, consts)

@@ -80,13 +80,14 @@ class DataSection(_Section):
 
 class CompileSection(_Section):
     """Compile options the run depends on (``sasc compile``, docs/training.md): where errors go, the update scheme, rounding of errors, the
-    power of the weight scale that gradients are divided by, and label smoothing of the loss."""
+    power of the weight scale that gradients are divided by, what mu counts from, and label smoothing of the loss."""
 
     backprop: Literal["exact", "truncated"] = "exact"
     backprop_through: tuple[str, ...] = ()
     update: Literal["direct", "accumulate", "momentum"] = "direct"
     round_errors: Literal["nearest", "stochastic"] = "nearest"
     gradient_power: Literal[0, 1, 2] = 0
+    gradient_range: Literal["batch", "peak"] = "batch"
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
 

@@ -57,7 +57,9 @@ from golden_numbers import (
     gradient_scale,
     mask,
     merge,
+    peak,
     quantise,
+    remembered_range,
     update,
 )
 from golden_ops import backward, forward, gradient
@@ -98,6 +100,7 @@ class Golden:
         update: str = "direct",
         rounding: str = "nearest",
         gradient_power: int = 0,
+        gradient_range: str = "batch",
     ) -> None:
         """``trainable``: names of trainable Conv/Gemm/MatMul nodes, by default those of the metadata key ``sasimc.trainable``;
         ``through``: names of frozen ones that errors pass besides those that ``truncated`` lets them pass."""
@@ -124,6 +127,9 @@ class Golden:
         else:
             self.passes_errors = frozenset(self.weights)
         self.update, self.stochastic, self.gradient_power = update, rounding == "stochastic", gradient_power
+        self.gradient_range = gradient_range
+        self.ranges: dict[str, int] = {}
+        self.steps = 0
         self.memory = {n: Memory(np.zeros_like(w, np.int64), np.zeros_like(w, np.int64)) for n, w in self.weights.items()}
         self.heads = frozenset(
             op.name for op in self.graph.ops if op.name in self.trainable and not self._trained_behind(op.output)
@@ -207,12 +213,18 @@ class Golden:
                     waiting.setdefault(name, []).append((op.position, index, part))
         for name, g in result.gradients.items():
             mu = mu_head if name in self.heads else mu_rep
+            width = peak(g)
+            if self.gradient_range == "peak":
+                e = result.stages[name].e
+                self.ranges[name] = remembered_range(width + e, self.ranges.get(name, -1000), self.steps)
+                width = self.ranges[name] - e
             if self.update == "direct":
-                delta = update(g, mu)
+                delta = update(g, mu, width)
             else:
-                delta, self.memory[name] = accumulate(g, mu, self.memory[name], self.update == "momentum")
+                delta, self.memory[name] = accumulate(g, width, mu, self.memory[name], self.update == "momentum")
             self.weights[name] = np.clip(self.weights[name] - delta, -127, 127).astype(np.int8)
             result.deltas[name], result.weights[name] = delta, self.weights[name].copy()
+        self.steps += 1
         return result
 
     # -- where errors go ----------------------------------------------------------------------------------------------------

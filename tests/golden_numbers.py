@@ -22,9 +22,11 @@ __all__ = [
     "mask",
     "merge",
     "multiplier",
+    "peak",
     "pool_factor",
     "pseudo_stochastic",
     "quantise",
+    "remembered_range",
     "requantise",
     "rne",
     "round_half_even",
@@ -201,10 +203,10 @@ def cross_entropy(logits: I64, labels: npt.ArrayLike, scale: float, eps: float =
     return Loss(np.stack(rows), losses, predicted)
 
 
-def update(g: I64, mu: int) -> I64:
-    """The int8 weight step of an int32 gradient: saturated as it is, or pseudo-stochastically rounded to ``mu`` bits."""
-    peak = int(np.abs(g).max(initial=0))
-    return pseudo_stochastic(g, bits(peak) - mu, 127) if peak else np.zeros_like(g)
+def update(g: I64, mu: int, width: int | None = None) -> I64:
+    """The int8 weight step of an int32 gradient: saturated as it is, or pseudo-stochastically rounded to ``mu`` bits, the largest (or one of
+    ``width`` bits) to about 2^mu."""
+    return pseudo_stochastic(g, (peak(g) if width is None else width) - mu, 127)
 
 
 class Memory(NamedTuple):
@@ -214,9 +216,19 @@ class Memory(NamedTuple):
     velocity: I64
 
 
-def accumulate(g: I64, mu: int, memory: Memory, momentum: bool) -> tuple[I64, Memory]:
-    """What is subtracted from the int8 weights, and the new memory (numerics.md, "Update schemes")."""
-    step = pseudo_stochastic(g, bits(int(np.abs(g).max(initial=0))) - mu - 8 + (3 if momentum else 0), 32512)
+def peak(g: I64) -> int:
+    """Bits of the largest magnitude."""
+    return bits(int(np.abs(g).max(initial=0)))
+
+
+def remembered_range(now: int, before: int, step: int) -> int:
+    """The range of all batches so far (in real terms), which loses one bit at steps 0, 16, 32, ..."""
+    return max(now, before - 1 if step % 16 == 0 else before)
+
+
+def accumulate(g: I64, width: int, mu: int, memory: Memory, momentum: bool) -> tuple[I64, Memory]:
+    """What is subtracted from the int8 weights, and the new memory (numerics.md, "Update schemes"); ``width``: bits compared with."""
+    step = pseudo_stochastic(g, width - mu - 8 + (3 if momentum else 0), 32512)
     velocity = memory.velocity
     if momentum:
         step = velocity = np.clip(velocity - rne(velocity, 3) + step, -32512, 32512)

@@ -26,7 +26,8 @@ SCHEMES: dict[str, dict[str, Any]] = {
     "errors rounded by their low bits": {"rounding": "stochastic"},
     "gradients over scales": {"gradient_power": 1},
     "gradients over squared scales": {"gradient_power": 2},
-    "everything": {"update": "momentum", "rounding": "stochastic", "gradient_power": 2},
+    "range of all batches": {"gradient_range": "peak"},
+    "everything": {"update": "momentum", "rounding": "stochastic", "gradient_power": 2, "gradient_range": "peak"},
 }
 
 NETS: Mapping[str, Any] = {
@@ -72,7 +73,7 @@ def test_schemes_differ_from_the_default() -> None:
         name: check(models.mlp(), steps=3, **options).events["bits_flipped_transposable"]
         for name, options in {"default": {}, **SCHEMES}.items()
     }
-    for name in ("accumulate", "momentum", "errors rounded by their low bits", "everything"):
+    for name in ("accumulate", "momentum", "errors rounded by their low bits", "range of all batches", "everything"):
         assert flips[name] != flips["default"], name
 
 
@@ -82,7 +83,7 @@ def test_accumulator_sums_up_what_single_steps_would_lose() -> None:
     memory = Memory(np.zeros(4, np.int64), np.zeros(4, np.int64))
     moved = np.zeros(4, np.int64)
     for _ in range(32):
-        delta, memory = golden_numbers.accumulate(g, 0, memory, momentum=False)
+        delta, memory = golden_numbers.accumulate(g, 9, 0, memory, momentum=False)
         moved += delta
     assert moved.tolist() == [16, 1, -1, 0]
     assert np.abs(memory.low).max() <= 128
@@ -93,7 +94,7 @@ def test_momentum_reaches_the_speed_of_the_gradient() -> None:
     g = np.full(3, 1 << 10)
     memory = Memory(np.zeros(3, np.int64), np.zeros(3, np.int64))
     for _ in range(80):
-        _, memory = golden_numbers.accumulate(g, 1, memory, momentum=True)
+        _, memory = golden_numbers.accumulate(g, 11, 1, memory, momentum=True)
     assert np.abs(memory.velocity - 256).max() <= 8  # bits 11, mu 1: one step of the weight
 
 

@@ -130,6 +130,7 @@ def check(
     update: str = "direct",
     rounding: str = "nearest",
     gradient_power: int = 0,
+    gradient_range: str = "batch",
 ) -> Case:
     """Compile, run inference and ``steps`` training steps on each engine and compare everything with the golden model.
 
@@ -140,13 +141,14 @@ def check(
         model, machine=machine, batch=batch, backprop=backprop, eps=eps, inference_only=not train,
         trainable=None if trainable is None else ",".join(trainable),
         backprop_through=tuple(through), update=update, round_errors=rounding, gradient_power=gradient_power,
+        gradient_range=gradient_range,
     )  # fmt: skip
     seen: list[tuple[str, dict[str, int]]] = []
     logits = np.empty(0, np.int64)
     for engine in engines:
         golden = Golden(
             model, backprop=backprop, trainable=trainable, eps=eps, through=through, update=update, rounding=rounding,
-            gradient_power=gradient_power,
+            gradient_power=gradient_power, gradient_range=gradient_range,
         )  # fmt: skip
         device = Device(compiled.program, engine, threads=1)
         x = images_for(golden, device.input_shape, batch, seed)

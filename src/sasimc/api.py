@@ -28,7 +28,7 @@ class CompileOptions:
 
     ``backprop_through``: patterns of frozen layers that errors pass besides the indispensable ones, in place of ``backprop``; ``update``:
     ``direct``, ``accumulate`` or ``momentum``; ``round_errors``: ``nearest`` or ``stochastic``; ``gradient_power``: gradients are divided by
-    this power (0, 1, 2) of their channel's weight scale (docs/numerics.md)."""
+    this power (0, 1, 2) of their channel's weight scale; ``gradient_range``: ``batch`` or ``peak`` (docs/numerics.md)."""
 
     machine: Path | Machine | None = None
     batch: int = 8
@@ -39,6 +39,7 @@ class CompileOptions:
     update: str = "direct"
     round_errors: str = "nearest"
     gradient_power: int = 0
+    gradient_range: str = "batch"
     inference_only: bool = False
     print_ir_after: str = ""
 
@@ -62,7 +63,7 @@ def compile_model(
         progress("backward")
         train = derive_backward(
             graph, opt.backprop, opt.eps, through=opt.backprop_through, update=opt.update, rounding=opt.round_errors,
-            gradient_power=opt.gradient_power,
+            gradient_power=opt.gradient_power, gradient_range=opt.gradient_range,
         )  # fmt: skip
     return compile_graph(graph, machine, train, batch=opt.batch, progress=progress)
 

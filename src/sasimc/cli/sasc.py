@@ -146,6 +146,9 @@ def compile_command(
     gradient_power: Annotated[
         int | None, typer.Option(help="Divide gradients by this power (0, 1, 2) of their output channel's weight scale")
     ] = None,
+    gradient_range: Annotated[
+        str | None, typer.Option(help="mu counts from the largest gradient of this batch (batch) or of the batches so far (peak)")
+    ] = None,
     inference_only: Annotated[
         bool, typer.Option("--inference-only", help="No train_step entry, no transposable sub-arrays")
     ] = False,
@@ -166,7 +169,7 @@ def compile_command(
         raise SasError(f"cannot tell the program's format from {output.name!r}", hint="end the name in .s or .bin")
     require_writable(output, report)
     path = model if model is not None else default_model_path()
-    scheme: dict[str, Any] = {"update": update, "round_errors": round_errors, "gradient_power": gradient_power}
+    scheme: dict[str, Any] = {"update": update, "round_errors": round_errors, "gradient_power": gradient_power, "gradient_range": gradient_range}
     options = CompileOptions(
         machine=machine, batch=batch, backprop=backprop, trainable=trainable, eps=eps, backprop_through=tuple(backprop_through or ()),
         inference_only=inference_only, print_ir_after=print_ir_after, **{k: v for k, v in scheme.items() if v is not None},
