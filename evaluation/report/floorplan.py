@@ -10,6 +10,7 @@ from typing import Any
 
 from sasimc.evaluation.cost import Cost
 from sasimc.evaluation.report.content import layer_order, short_name
+from sasimc.evaluation.report.tables import count, percent
 
 __all__ = ["floor_plan"]
 
@@ -59,6 +60,8 @@ def floor_plan(cost: Cost) -> str:
     held = _weights_by_layer(layout)
     names = sorted({n for parts in held.values() for n in parts}, key=lambda n: (order.get(n, len(order)), n))
     number = {n: i for i, n in enumerate(names)}
+    main = {s: max(parts, key=lambda n: parts[n]) for s, parts in held.items()}
+    shade = {n: i for i, n in enumerate(sorted(set(main.values()), key=lambda n: number[n]))}
     room = machine.array.rows * machine.weights_per_row
     activity, writes = _levels([s["activations"] for s in subarrays]), _levels([s["row_writes"] for s in subarrays])
     (bank_rows, bank_cols), (mat_rows, mat_cols) = machine.array.banks, machine.array.mats
@@ -72,7 +75,7 @@ def floor_plan(cost: Cost) -> str:
     details: list[list[Any]] = []
     for i, s in enumerate(subarrays):
         parts = sorted(held.get(s["index"], {}).items(), key=lambda p: -p[1])
-        depth = number[parts[0][0]] / max(1, len(names) - 1) if parts else 0.0
+        depth = shade[main[s["index"]]] / max(1, len(shade) - 1) if parts else 0.0
         x, y = s["bank"][1] * bank_w + s["mat"][1] * cell, s["bank"][0] * bank_h + s["mat"][0] * cell
         filled = s["weights"] / room
         round_ = ' rx="4.6"' if s["array"] == "transposable" else ' rx="0.8"'
@@ -97,13 +100,19 @@ def floor_plan(cost: Cost) -> str:
         f'<p class="fp-legend" data-for="{key}"><i class="ramp {"ramp-layer" if key == "layer" else ""}"></i><span>{escape(text)}</span></p>'
         for key, _, text in VIEWS
     )
-    transposable = any(s["array"] == "transposable" for s in subarrays)
+    kinds: dict[str, int] = {}
+    for s in subarrays:
+        kinds[s["array"]] = kinds.get(s["array"], 0) + 1
+    weights = sum(s["weights"] for s in subarrays)
+    facts = [("in use", f"{len(subarrays)} of {machine.subarrays}"), *((k, str(n)) for k, n in kinds.items()),
+             ("weights, copies too", count(weights)), ("filled", percent(weights / (len(subarrays) * room)))]  # fmt: skip
+    listed = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in facts)
     return f"""<div class="fp" data-view="layer">
 <div class="controls"><div class="switch" role="radiogroup" aria-label="Colours show">{switches}</div>
 <label class="pick">Highlight <select id="fp-layer"><option value="">all layers</option>{options}</select></label></div>
 <div class="fp-body"><div><svg class="chip" viewBox="-3 -3 {width + 6:g} {height + 6:g}" tabindex="0" role="img" aria-describedby="fp-detail"
 aria-label="Floor plan: {bank_rows} by {bank_cols} banks of {mat_rows} by {mat_cols} sub-arrays; {len(subarrays)} of {machine.subarrays} sub-arrays hold weights. Arrow keys move the selection.">
 {"".join(shapes)}<rect class="pointer" width="10" height="10" hidden/></svg>{legends}
-<p class="fp-legend always"><i class="ramp free"></i><span>free</span><i class="ramp square"></i><span>compute sub-array</span>{'<i class="ramp round"></i><span>transposable</span>' if transposable else ""}</p></div>
-<div class="panel" id="fp-detail" aria-live="polite"><p class="hint">Point at a sub-array, tap it, or use the arrow keys.</p></div></div>
+<p class="fp-legend always"><i class="ramp free"></i><span>free</span><i class="ramp square"></i><span>compute sub-array</span>{'<i class="ramp round"></i><span>transposable</span>' if "transposable" in kinds else ""}</p></div>
+<div class="panel" id="fp-detail" aria-live="polite"><h3>Sub-arrays</h3><dl>{listed}</dl><p class="hint">Point at a sub-array, tap it, or use the arrow keys.</p></div></div>
 <script type="application/json" id="fp-data">{data}</script></div>"""

@@ -11,7 +11,7 @@ from typing import Any
 
 from sasimc.evaluation.cost import PHASE_NAMES, Cost
 from sasimc.evaluation.report.charts import Series, bar, columns, curves, legend
-from sasimc.evaluation.report.content import NO_NODE, component_name, layer_order, short_name, tables
+from sasimc.evaluation.report.content import NO_NODE, component_name, layer_order, short_name
 from sasimc.evaluation.report.floorplan import floor_plan
 from sasimc.evaluation.report.tables import Cell, Table, count, percent, shown, si
 
@@ -32,9 +32,8 @@ def _phase_colour(name: str) -> str:
     return f"var(--p-{name.split()[0]})"
 
 
-def page(cost: Cost) -> str:
-    """The whole page."""
-    made = tables(cost)
+def page(cost: Cost, made: Mapping[str, Table]) -> str:
+    """The whole page; ``made``: the tables of the run (:func:`~sasimc.evaluation.report.content.tables`)."""
     colours = {name: f"var(--c{i % 13})" for i, (name, _) in enumerate(sorted(cost.by_component().items(), key=lambda p: -p[1]))}
     sections = [
         ("layers", "Layers", _layers(cost, made, colours)),
@@ -101,7 +100,7 @@ def _cards(cost: Cost) -> str:
     figures, report = cost.figures, cost.run.report
     wanted = [
         ("energy_per_image", "Energy an image"), ("on_chip", "of it on the chip"), ("latency_per_image", "Latency an image"),
-        ("tops_per_watt_1b", "Efficiency, one-bit"), ("gops_1b", "Throughput, one-bit"), ("power", "Power"), ("utilisation", "Arrays in use"),
+        ("tops_per_watt_1b", "Efficiency, one-bit"), ("gops_1b", "Throughput, one-bit"), ("power", "Power"), ("utilisation", "Utilisation of the peak"),
         ("area", "Area"), ("years_to_endurance", "Worst row lasts"),
     ]  # fmt: skip
     cards: list[tuple[str, str, str]] = []

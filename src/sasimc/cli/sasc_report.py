@@ -38,12 +38,12 @@ def report(
     require_writable(target, csv / "x" if csv is not None and csv.exists() else csv)
     with console.status("making the report"):
         cost = cost_of_report(run, technology, reading, circuit)
-        data = page(cost).encode()
+        made = tables(cost)
+        data = page(cost, made).encode()
     write_atomically(target, data)
     console.print(f"wrote {target} ({len(data) / 1e3:.3g} kB)", highlight=False, markup=False, soft_wrap=True)
     if csv is not None:
         csv.mkdir(exist_ok=True)
-        made = tables(cost)
         write_together({csv / f"{key}.csv": table.csv().encode() for key, table in made.items()})
         console.print(f"wrote {len(made)} tables to {csv}", highlight=False, markup=False, soft_wrap=True)
 
