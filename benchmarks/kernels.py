@@ -100,7 +100,7 @@ def vector_report() -> None:
         ("dense bit-serial", dense.bitserial_range),
         ("dense fused", dense.fused_range),
         ("depth-wise", depthwise.dw_band),
-        ("requantise", periphery.requant_rows),
+        ("requantise", periphery.requant_pixels),
         ("residual add", periphery.add_q),
     ):
         text = "\n".join(kernel.inspect_asm().values())

@@ -65,7 +65,7 @@ def _calls() -> list[tuple[str, Callable[[], object]]]:
         ("one bits", lambda: patches.popcount_sum(buf, view, np.ones(2, np.int64), np.ones(2, np.int64), 0, 2)),
         (
             "requantise",
-            lambda: periphery.requant_rows(words, view, buf, view, half, vector, shift, half, 0, 0, 9, 0, 2, True),
+            lambda: periphery.requant_pixels(words, view, buf, view, half, vector, shift, half, 0, 0, 9, 0, 0, 4, True),
         ),
         ("residual add", lambda: periphery.add_q(buf, view, False, view, False, view, 0, 1, 0, 1, 1, 0, 0, 9, 0, 2)),
         ("average pool", lambda: periphery.avgpool_sum(buf, view, False, words, view, one, 0, 0, 2)),

@@ -18,7 +18,7 @@ __all__ = ["Lowered", "NotLowered", "lower"]
 
 _ONE = Geometry("<one element>")
 _NONE = (0, 0, 0, 1, 0, 0)
-_SHARE_NS = 4000
+_SHARE_NS = 1500
 """Work below which a share is not worth handing over."""
 
 Row = npt.NDArray[np.int64]
@@ -45,7 +45,7 @@ class Lowered:
     def shares(self, number: int, r0: int, r1: int, threads: int) -> int:
         """Into how many shares operation ``number`` on rows r0..r1 is cut."""
         rows = r1 - r0
-        most = min(2 * threads, int(self.costs[number] * rows / _SHARE_NS), int(rows * self.units[number]))
+        most = min(threads, int(self.costs[number] * rows / _SHARE_NS), int(rows * self.units[number]))
         return max(1, most) if threads > 1 else 1
 
 
@@ -138,9 +138,9 @@ def _depthwise(engine: Any, o: Any, rows: int) -> Lowered:
     top, end, left, right = streamed_positions(x, geom, o.acc, 0, x.height)
     s = (int(x.signed), x.pad_byte, 0, o.acc.channels, top, end, right - left, INPUT_BITS * mat.n)
     op = _op(T.DEPTHWISE, o.acc.kv, x.kv, geom=window.geom, s=s, bitserial=engine.bitserial)
-    reach = (rows + end - x.height - top + (geom.kernel[0] - 1) * geom.dilation[0]) // geom.stride[0] + 2
+    reach = (rows - 1 + end - x.height - top + (geom.kernel[0] - 1) * geom.dilation[0]) // geom.stride[0] + 1
     cost = _elements(x) * (1.0 + geom.taps * engine.tap_ns / (geom.stride[0] * geom.stride[1]))
-    return Lowered([op], [cost if _apart(min(reach, o.acc.height), o.acc) else 0.0], [1 / geom.stride[0]], weights=weights)
+    return Lowered([op], [cost if _apart(min(reach, o.acc.height), o.acc) else 0.0], [reach / rows], weights=weights)
 
 
 def _depthwise_t(engine: Any, o: Any, rows: int) -> Lowered:
@@ -169,14 +169,16 @@ def _gradient(engine: Any, o: Any, rows: int) -> Lowered:
     return Lowered(ops, [0.0, cost], [1.0, k / 8], scratch=o.scratch, keep=[streamed, held, tiles])
 
 
-def _periphery(kind: int, out: str, read: Sequence[str], ns: float, s: Callable[[Any], Sequence[int]]) -> Callable[..., Lowered]:
-    """An operation on rows: written view A, views read B and C, nanoseconds an element."""
+def _periphery(
+    kind: int, out: str, read: Sequence[str], ns: float, s: Callable[[Any], Sequence[int]], *, pixels: bool = False
+) -> Callable[..., Lowered]:
+    """An operation on rows, or on ``pixels`` one by one: written view A, views read B and C, nanoseconds an element."""
 
     def make(engine: Any, o: Any, rows: int) -> Lowered:
         written, views = getattr(o, out, None), [getattr(o, name) for name in read]
         op = _op(kind, _NONE if written is None else written.kv, *(v.kv for v in views), s=s(o))
         apart = (written is None or _apart(rows, written, *views)) and all(rows <= v.rows_held for v in views)
-        return Lowered([op], [_elements(views[0]) * ns if apart else 0.0])
+        return Lowered([op], [_elements(views[0]) * ns if apart else 0.0], [float(views[0].width) if pixels else 1.0])
 
     return make
 
@@ -281,7 +283,7 @@ _LOWERINGS: dict[str, Callable[..., Lowered]] = {
     "dwm": _depthwise,
     "dwmt": _depthwise_t,
     "gradp": _gradient,
-    "req": _periphery(T.REQUANTISE, "dst", ("acc",), 0.7, _requant),
+    "req": _periphery(T.REQUANTISE, "dst", ("acc",), 0.7, _requant, pixels=True),
     "drain": _periphery(T.DRAIN, "dst", ("acc",), 0.4, lambda o: ()),
     "addq": _periphery(T.ADD_QUANTISED, "dst", ("a", "b"), 0.9, _add),
     "adda": _periphery(T.ADD_ALIGNED, "dst", ("a", "b"), 1.0, lambda o: (o.ra, o.rb)),

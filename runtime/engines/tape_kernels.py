@@ -35,7 +35,7 @@ from sasimc.runtime.kernels.periphery import (
     avgpool_t,
     maxpool,
     maxpool_t,
-    requant_rows,
+    requant_pixels,
     upsample_linear,
     upsample_linear_t,
     upsample_nearest,
@@ -83,7 +83,7 @@ NEXT, DONE, FAILED, CONTROL = 0, 8, 16, 24
 """Places in the words that threads share, a cache line each: shares taken, shares done, 1 + number of the step that failed; their number."""
 
 _PATIENCE = 2000  # rounds of waiting (some 20 us) before the processor is offered to others
-_PIXELS = 8
+_PIXELS = 8  # of one integer kernel
 _HANDLERS: dict[int, Callable[..., Any]] = {}
 
 
@@ -200,7 +200,7 @@ def _dense(operation, r0, r1, share, shares, machine):  # type: ignore[no-untype
     op, buf = _words(operation), _buf(machine)
     xv, geom, n = _view(op, B), _geom(op), op[S + 5]
     k, wo = geom[0] * geom[1] * xv[5], geom[11]
-    p0, p1 = _part(0, (r1 - r0) * wo, _PIXELS, share, shares)
+    p0, p1 = _part(0, (r1 - r0) * wo, 1 if op[1] else _PIXELS, share, shares)
     if p0 >= p1:
         return 0
     first = r0 % xv[3]
@@ -348,10 +348,10 @@ def _requantise(operation, r0, r1, share, shares, machine):  # type: ignore[no-u
     op = _words(operation)
     bv = _view(op, B)
     n = bv[5]
-    a, b = _part(r0, r1, 1, share, shares)
-    requant_rows(
+    p0, p1 = _part(0, (r1 - r0) * bv[4], 1, share, shares)
+    requant_pixels(
         _acc(machine), bv, _buf(machine), _view(op, A), _vector(op[S], n), _vector(op[S + 1], n), _vector(op[S + 2], n),
-        _vector(op[S + 3], n), op[S + 4], op[S + 5], op[S + 6], a, b, True,
+        _vector(op[S + 3], n), op[S + 4], op[S + 5], op[S + 6], r0, p0, p1, True,
     )  # fmt: skip
     return 0
 

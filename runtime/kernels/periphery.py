@@ -39,20 +39,24 @@ def rne(value, shift):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def requant_rows(acc, av, buf, dv, bias, mult, shift, half, zero, lo, hi, r0, r1, clear):  # type: ignore[no-untyped-def]
+def requant_pixels(acc, av, buf, dv, bias, mult, shift, half, zero, lo, hi, r0, p0, p1, clear):  # type: ignore[no-untyped-def]
+    """`requant` of the pixels p0..p1, counted from row r0 on."""
     a_base, a_row, a_pixel, a_ring, cols, chans = av
     base, row_stride, pixel_stride, ring, _, _ = dv
-    for y in range(r0, r1):
-        for x in range(cols):
-            at = a_base + (y % a_ring) * a_row + x * a_pixel
-            to = base + (y % ring) * row_stride + x * pixel_stride
-            source, target = acc[at : at + chans], buf[to : to + chans]
-            for c in range(chans):
-                product = (np.int64(source[c]) + bias[c]) * mult[c]
-                value = ((product + half[c] + ((product >> shift[c]) & np.int64(1))) >> shift[c]) + zero
-                target[c] = np.uint8(min(max(value, lo), hi))
-            if clear:
-                source[:] = 0
+    y, x = r0 + p0 // cols, p0 % cols
+    for _ in range(p0, p1):
+        at = a_base + (y % a_ring) * a_row + x * a_pixel
+        to = base + (y % ring) * row_stride + x * pixel_stride
+        source, target = acc[at : at + chans], buf[to : to + chans]
+        for c in range(chans):
+            product = (np.int64(source[c]) + bias[c]) * mult[c]
+            value = ((product + half[c] + ((product >> shift[c]) & np.int64(1))) >> shift[c]) + zero
+            target[c] = np.uint8(min(max(value, lo), hi))
+        if clear:
+            source[:] = 0
+        x += 1
+        if x == cols:
+            x, y = 0, y + 1
 
 
 def requant(
@@ -77,7 +81,7 @@ def requant(
     """
     if half is None:
         half = (np.int64(1) << (shift - 1)) - 1
-    requant_rows(acc, av, buf, dv, bias, mult, shift, half, zero, lo, hi, r0, r1, bool(clear))
+    requant_pixels(acc, av, buf, dv, bias, mult, shift, half, zero, lo, hi, r0, 0, (r1 - r0) * av[4], bool(clear))
 
 
 @njit(cache=True, nogil=True)
