@@ -1,0 +1,374 @@
+"""The cost model: linear in events, additive over nodes and components, scaled by rule, and as its files say."""
+
+from __future__ import annotations
+
+import json
+import math
+import tomllib
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from models import mobilenet_like
+
+from sasimc.api import CompileOptions, compile_model
+from sasimc.cli import sasc
+from sasimc.cli.common import invoke
+from sasimc.evaluation.area import area
+from sasimc.evaluation.charges import ACTIVATIONS, PRINTED
+from sasimc.evaluation.circuit.circuit import Circuit, load_circuit
+from sasimc.evaluation.cost import PHASE_NAMES, Cost, CostModel, one_bit_operations
+from sasimc.evaluation.diff import compare
+from sasimc.evaluation.run import Row, Run, load_run, read_run
+from sasimc.evaluation.technologies.technology import load_technology
+from sasimc.evaluation.text import cost_lines, cost_tables
+from sasimc.isa.errors import SasError
+from sasimc.isa.machine import Machine, load_machine
+from sasimc.isa.spec import EVENTS
+from sasimc.runtime.device import Device
+from sasimc.runtime.profile import Meter, profile
+
+READINGS = tuple(load_circuit().readings)
+MODEL = CostModel.make(load_machine())
+
+
+def circuit_data() -> dict[str, Any]:
+    return tomllib.loads(resources.files("sasimc.evaluation.circuit").joinpath("table4.toml").read_text())
+
+
+def machine_of(**changes: Any) -> Machine:
+    data = load_machine().model_dump()
+    for key, value in changes.items():
+        section, _, name = key.partition("__")
+        data[section] |= {name: value}
+    return Machine.model_validate(data)
+
+
+@pytest.fixture(scope="module")
+def report() -> dict[str, Any]:
+    """A run report with an inference, two training steps and one epoch."""
+    device = Device(compile_model(mobilenet_like(), CompileOptions(batch=2)).program, "fused", 1)
+    meter = Meter(device.interpreter)
+    images = np.random.default_rng(0).integers(0, 256, (2, *device.input_shape)).astype(np.uint8)
+    device.infer(images)
+    for _ in range(2):
+        device.train_step(images, np.array([0, 1]))
+    it = device.interpreter
+    made = {"program": "p", "cycles": it.cycles, "images": 6, "epochs": [{"epoch": 0, **meter.lap()}]}
+    return json.loads(json.dumps({**made, **profile(it)}))
+
+
+@pytest.fixture(scope="module")
+def run(report: dict[str, Any]) -> Run:
+    return read_run(report)
+
+
+def cost_of(run: Run, technology: str = "sas", reading: str | None = None) -> Cost:
+    return CostModel.make(run.machine, technology, reading, transposable=run.transposable).cost(run)
+
+
+@pytest.mark.parametrize("reading", READINGS)
+@pytest.mark.parametrize("technology", ["sas", "sram"])
+def test_every_split_has_the_same_sum(run: Run, technology: str, reading: str) -> None:
+    cost = cost_of(run, technology, reading)
+    assert cost.energy > 0
+    splits = (cost.by_node(), cost.by_component(), cost.by_phase(), cost.by_instruction())
+    assert set(splits[2]) == set(PHASE_NAMES)
+    for split in splits:
+        assert math.fsum(split.values()) == pytest.approx(cost.energy, rel=1e-9)
+    nested = [v for parts in cost.node_components().values() for v in parts.values()]
+    assert math.fsum(nested) == pytest.approx(cost.energy, rel=1e-9)
+    epochs = cost.by_epoch()
+    assert len(epochs) == 1
+    assert epochs[0] == pytest.approx(cost.by_phase(), rel=1e-9)
+
+
+def test_energy_by_hand(run: Run) -> None:
+    """Each component of the run once more, from the printed numbers and the run's event totals."""
+    cost, e = cost_of(run, reading="row"), dict.fromkeys(EVENTS, 0)
+    for row in run.rows:
+        for event, n in row.events.items():
+            e[event] += n
+    machine = run.machine
+    rows_written = e["rows_written_compute"] + e["rows_written_transposable"]
+    driven = sum(e[a] for a in ACTIVATIONS) + rows_written * machine.write.cycles_per_row / 8 + e["array_bits_read"] / 512 / 8
+    bits = e["buffer_bits_read"] + e["buffer_bits_written"]
+    expected = {
+        "shift_adder": 334.17e-12 / 8 / 64 * e["shift_adds"],
+        "column_decoder": 7.9e-12 * driven,
+        "row_decoder": 3.4e-12 * driven,
+        "adder_tree": 814.9e-12 / 8 / 128 * e["adder_tree_ops"],
+        "buffer": 0.002e-12 * bits,
+        "relu": 0.6e-12 / 64 * e["relu_ops"],
+        "cell_write": 0.048e-12 * (e["bits_written_compute"] + e["bits_written_transposable"]),
+        "accumulators": 32 * 0.002e-12 * (e["accumulator_reads"] + e["accumulator_writes"]),
+        "host": 5e-12 * (e["host_bits_in"] + e["host_bits_out"]),
+        "control": 5e-12 * e["instructions"],
+        "memory_array": 2.27e-15 * (e["sense_ones"] + e["array_bits_read"]),
+    }
+    found = cost.by_component()
+    for component, joules in expected.items():
+        assert found[component] == pytest.approx(joules, rel=1e-9), component
+    assert set(found) == {*expected, "periphery", "leakage"}
+    power = math.fsum(f.value for f in cost.model.leakage)
+    assert found["leakage"] == pytest.approx(power * run.cycles / machine.clock_hz, rel=1e-9)
+
+
+def test_write_and_host_energies_leave_their_phase(run: Run) -> None:
+    cost = cost_of(run)
+    phases, components = cost.by_phase(), cost.by_component()
+    assert phases["host traffic"] == components["host"] > 0
+    assert phases["leakage"] == components["leakage"] > 0
+    assert phases["write"] > components["cell_write"] > 0
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.dictionaries(st.sampled_from(sorted(EVENTS)), st.integers(0, 10**12)), st.integers(0, 10**9), st.integers(2, 9))
+def test_energy_is_linear(events: dict[str, int], cycles: int, factor: int) -> None:
+    once = sum(t.joules for t in MODEL.terms([Row("forward", cycles=cycles, events=events)]))
+    many = {e: n * factor for e, n in events.items()}
+    more = sum(t.joules for t in MODEL.terms([Row("forward", cycles=cycles * factor, events=many)]))
+    assert more == pytest.approx(factor * once, rel=1e-9, abs=0)
+    assert MODEL.energy(events, cycles) == pytest.approx(once, rel=1e-9, abs=0)
+
+
+def test_every_event_is_priced_or_free_on_purpose() -> None:
+    """Flips are written bits that changed, and every written bit is paid; all other events cost something."""
+    assert set(EVENTS) - {c.event for c in MODEL.charges} == {"bits_flipped_compute", "bits_flipped_transposable"}
+
+
+def test_readings_beside_the_headline() -> None:
+    """Peak efficiency of every reading, by hand from table IV, and 131 TOPS/W lies between the extremes."""
+    machine = load_machine()
+    array, tree, buffer, relu = 7.9 + 3.4 + 334.17, 814.9, 0.002, 0.6
+    by_hand = {"cycle": 32 * array + tree, "cycle-all": array + tree, "row": 32 * array / 8 + tree / 8, "row-all": array / 8 + tree / 8,
+               "pass": (32 * array + tree) / 512, "pass-row": 32 * array / 512 + tree / 8, "operation": (array + tree) / 512}  # fmt: skip
+    values = {}
+    for name, reading in load_circuit().readings.items():
+        peak = CostModel.make(machine, reading=name).peak()
+        picojoules = by_hand[name] + buffer * (32 + 8 * 4) + 4 * relu / reading.relu_elements
+        assert peak.printed_power == pytest.approx(picojoules * 1e-12 * 200e6, rel=1e-9)
+        assert peak.operations == 3276.8e9
+        values[name] = peak.tops_per_watt()
+        assert values[name] == pytest.approx(3276.8e9 / peak.printed_power * 1e-12)
+        assert peak.tops_per_watt(peak.power) < values[name]
+    assert min(values.values()) < 131 < max(values.values())
+    assert min(values, key=lambda n: abs(math.log(values[n] / 131))) == load_circuit().default_reading
+
+
+def test_notes_say_which_reading_and_that_nothing_is_scaled() -> None:
+    for name in READINGS:
+        model = CostModel.make(load_machine(), reading=name)
+        first, *assumed = model.notes()
+        assert repr(name) in first
+        assert "131" in first
+        assert f"{model.peak().tops_per_watt():.3g}" in first
+        assert any("not printed" in text for text in assumed)
+
+
+def test_area_by_hand() -> None:
+    machine, circuit, sas = load_machine(), load_circuit(), load_technology("sas")
+    found = area(machine, circuit, sas)
+    array = 1024 * (429.62 + 243.18 + 37.3 + 2857.93)
+    assert found.total == pytest.approx((array + 44113 + 6500182 + 719.7) * 1e-12, rel=1e-9)
+    shares = found.shares()
+    assert sum(shares.values()) == pytest.approx(1)
+    assert shares["SAS-MRAM array"] == pytest.approx(array * 1e-12 / found.total)
+    mixed = area(machine, circuit, sas, 64)
+    grown = 64 * (429.62 * 1 / 1.25 + 243.18 + 37.3)
+    assert mixed.total - found.total == pytest.approx(grown * 1e-12, rel=1e-9)
+    sram = area(machine, circuit, load_technology("sram"))
+    assert sram.parts["memory_array"].value == pytest.approx(0.127e-12 * machine.capacity_bits)
+
+
+def test_scaling_to_another_machine() -> None:
+    """Twice the columns: decoders' energy and area doubled, a shift-add costs the same; four times the buffer: twice the energy a bit."""
+    wide, small = CostModel.make(machine_of(array__bit_columns=1024, buffer__bytes=4 * 401408)), CostModel.make(load_machine())
+    priced = [{(c.component, c.event): c.joules for c in m.charges} for m in (wide, small)]
+    ratio = {key: priced[0][key] / priced[1][key] for key in priced[0]}
+    assert ratio["column_decoder", "row_activations"] == ratio["row_decoder", "row_activations"] == pytest.approx(2)
+    assert ratio["shift_adder", "shift_adds"] == ratio["adder_tree", "adder_tree_ops"] == 1
+    assert ratio["buffer", "buffer_bits_read"] == pytest.approx(2)
+    sizes = {name: wide.area.parts[name].value / small.area.parts[name].value for name in wide.area.parts}
+    assert sizes == pytest.approx(
+        {"memory_array": 2, "column_decoder": 2, "row_decoder": 1, "shift_adder": 2, "adder_tree": 1, "buffer": 4, "relu": 1}
+    )
+    tall = CostModel.make(machine_of(array__rows=128, adder_tree__units=256))
+    sizes = {name: tall.area.parts[name].value / small.area.parts[name].value for name in tall.area.parts}
+    assert sizes == pytest.approx(
+        {"memory_array": 2, "column_decoder": 1, "row_decoder": 2, "shift_adder": 1, "adder_tree": 2, "buffer": 1, "relu": 1}
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [({"array__rows": 1024}, "rows"), ({"array__bit_columns": 64}, "bit_columns"), ({"buffer__bytes": 401408 * 17}, "buffer_bits"),
+     ({"adder_tree__units": 8}, "adder_units"), ({"write__cycles_per_row": 1}, "write.cycles_per_row")],
+)  # fmt: skip
+def test_outside_the_range_there_is_a_warning(changes: dict[str, Any], word: str) -> None:
+    technology = "stt" if word.startswith("write") else "sas"
+    assert not CostModel.make(load_machine(), technology).warnings()
+    warnings = CostModel.make(machine_of(**changes), technology).warnings()
+    assert len(warnings) == 1
+    assert warnings[0].startswith(word)
+
+
+def test_technology_changes_the_figures_without_recompiling(run: Run, tmp_path: Path) -> None:
+    text = resources.files("sasimc.evaluation.technologies").joinpath("sas.toml").read_text()
+    mine = tmp_path / "mine.toml"
+    mine.write_text(text.replace("value = 0.048", "value = 0.48").replace('name = "sas"', 'name = "mine"'))
+    plain, other = cost_of(run), cost_of(run, str(mine))
+    assert other.by_component()["cell_write"] == pytest.approx(10 * plain.by_component()["cell_write"])
+    assert other.energy - plain.energy == pytest.approx(9 * plain.by_component()["cell_write"])
+    assert cost_of(run, "stt").by_component()["cell_write"] == pytest.approx(3.36 * plain.by_component()["cell_write"])
+
+
+def test_throughput_and_utilisation(run: Run) -> None:
+    figures = cost_of(run).figures
+    bits = sum(one_bit_operations(r, 8) for r in run.rows)
+    assert figures["gops_1b"].value == pytest.approx(bits / run.seconds * 1e-9)
+    assert figures["gops_8b"].value == pytest.approx(figures["gops_1b"].value * 2 / 64)
+    assert figures["utilisation"].value == pytest.approx(figures["gops_1b"].value / 3276.8)
+    assert 0 < figures["utilisation"].value < 1
+    assert figures["power"].value * run.seconds == pytest.approx(figures["energy"].value)
+    assert figures["energy_delay"].value == pytest.approx(figures["energy"].value * run.seconds)
+    assert figures["tops_per_watt_1b"].value == pytest.approx(figures["gops_1b"].value / figures["power"].value * 1e-3)
+    assert all(f.how for f in figures.values())
+
+
+def test_transposed_products_count_single_bits() -> None:
+    """A full row of forward products and a full column of transposed ones do as many bit products a cycle as bits are sensed."""
+    forward = Row("forward", events={"row_activations": 1, "shift_adds": 64 * 8})
+    column = Row("error", events={"column_activations": 1, "shift_adds": 64 * 8})
+    assert one_bit_operations(forward, 8) == 512 * 8
+    assert one_bit_operations(column, 8) == 64 * 8
+
+
+def test_wear(run: Run) -> None:
+    figures = cost_of(run).figures
+    wear = run.report["wear"]
+    assert figures["wear_worst"].value == wear["worst"] >= figures["wear_mean"].value
+    seconds_a_write = run.seconds / wear["worst"]
+    assert figures["years_to_endurance"].value == pytest.approx(1e15 * seconds_a_write / (365.25 * 86400))
+
+
+def test_all_numbers_have_source_and_formula(run: Run) -> None:
+    cost = cost_of(run)
+    for charge in cost.model.charges:
+        assert charge.how
+        assert charge.source
+        assert charge.joules >= 0
+    for figure in (*cost.model.leakage, *cost.model.area.parts.values()):
+        assert figure.how
+        assert figure.source
+    json.dumps(cost.as_dict())
+    json.dumps(cost.summary())
+
+
+def test_text(run: Run) -> None:
+    cost = cost_of(run)
+    text = "\n".join(line for table in cost_tables(cost, 3) for line in table.lines())
+    assert all(name in text for name in (*PHASE_NAMES, *PRINTED, *READINGS))
+    assert f"({len(cost.by_node()) - 3} more)" in text
+    assert "assumed" in cost_lines(cost)[-1]
+    empty = CostModel.make(run.machine).cost(Run(run.machine, (), 0, 0))
+    assert cost_lines(empty) == []
+    assert empty.energy == 0
+
+
+def test_comparison(run: Run) -> None:
+    a, b = cost_of(run), cost_of(run, "stt", "row")
+    found = compare(a, b)
+    assert {"technology", "reading", "technology.write_energy"} <= set(found.settings)
+    assert "machine.array.rows" not in found.settings
+    totals = {p.name: p for p in found.parts["totals"]}
+    assert totals["energy"].a == a.energy
+    assert totals["energy"].b == b.energy
+    assert totals["latency"].ratio == 1
+    by_node = found.parts["energy_by_node"]
+    assert math.fsum(p.a or 0 for p in by_node) == pytest.approx(a.energy)
+    assert not compare(a, a).settings
+    assert all(p.ratio in (None, 1) for part in compare(a, a).parts.values() for p in part)
+    json.dumps(found.as_dict())
+    assert found.tables(2)
+
+
+Damage = Callable[[dict[str, Any]], Any]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda d: d.pop("profile"),
+        lambda d: d.update(schema=99),
+        lambda d: d["profile"][0].update(surplus=1),
+        lambda d: d["profile"][0]["events"].update(nonsense=1),
+        lambda d: d["profile"][0]["events"].update(shift_adds=-1),
+        lambda d: d["profile"][0].update(phase="dream"),
+        lambda d: d["machine_description"].pop("array"),
+        lambda d: d.update(cycles="many"),
+        lambda d: d.update(layout=[]),
+        lambda d: d.update(wear={"worst": 1}),
+        lambda d: d.update(profile=None),
+        lambda d: d.update(epochs=[{"phase_events": 3, "phase_cycles": {}}]),
+    ],
+)
+def test_damaged_reports_are_refused(report: dict[str, Any], damage: Damage, tmp_path: Path) -> None:
+    broken = json.loads(json.dumps(report))
+    damage(broken)
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps(broken))
+    with pytest.raises(SasError):
+        load_run(path)
+    assert invoke(sasc.app, ["energy", str(path)]) == 2
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "\x00", "3", '{"profile": 1}'])
+def test_other_files_are_refused(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "r.json"
+    path.write_text(text)
+    assert invoke(sasc.app, ["energy", str(path)]) == 2
+    assert "r.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda d: d.update(default_reading="none"), "default_reading"),
+        (lambda d: d["components"]["shift_adder"].pop("energy"), "shift_adder"),
+        (lambda d: d["components"]["shift_adder"]["energy"].update(unit="um^2"), "energy"),
+        (lambda d: d["components"]["relu"]["area"].update(value=-1), "area"),
+        (lambda d: d["readings"]["row"]["subarray"].update(interval="day"), "interval"),
+        (lambda d: d["periphery"].update(mask_ops={"sqrt": 1}), "mask_ops"),
+        (lambda d: d["other"].pop("host"), "host"),
+        (lambda d: d.update(surplus=1), "surplus"),
+    ],
+)
+def test_circuit_files_are_checked(change: Damage, word: str) -> None:
+    data = circuit_data()
+    Circuit.model_validate(data)
+    change(data)
+    with pytest.raises(ValueError, match=word):
+        Circuit.model_validate(data)
+
+
+def test_commands(report: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, out = tmp_path / "r.json", tmp_path / "o.json"
+    path.write_text(json.dumps(report))
+    assert invoke(sasc.app, ["energy", str(path), "--technology", "sot", "--reading", "row-all", "--json", str(out)]) == 0
+    made = json.loads(out.read_text())
+    assert made["technology"] == "sot"
+    assert made["reading"] == "row-all"
+    parts = made["energy_j"]
+    assert math.fsum(parts["by_node"].values()) == pytest.approx(math.fsum(parts["by_component"].values()), rel=1e-9)
+    assert "note:" in capsys.readouterr().out
+    assert invoke(sasc.app, ["diff", str(path), str(path), "--technology-b", "stt", "--json", str(out)]) == 0
+    assert json.loads(out.read_text())["settings"]["technology"] == {"a": "sas", "b": "stt"}
+    assert invoke(sasc.app, ["energy", str(path), "--reading", "cyle"]) == 2
+    assert "cycle" in capsys.readouterr().err
+    assert invoke(sasc.app, ["energy", str(tmp_path / "absent.json")]) == 2
