@@ -1,0 +1,204 @@
+"""`sasc paper`: the table is complete, its arithmetic is right, and a number that disagrees shows."""
+
+from __future__ import annotations
+
+import json
+import math
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from models import mobilenet_like
+
+from sasimc.api import CompileOptions, compile_model
+from sasimc.cli import sasc
+from sasimc.cli.common import invoke
+from sasimc.evaluation.cost import CostModel
+from sasimc.evaluation.paper.line import HOLDS, Line, peers, printed
+from sasimc.evaluation.paper.lines import (
+    chip_lines,
+    figure_10_lines,
+    figure_11a_lines,
+    figure_11b_lines,
+    table_2_lines,
+    table_3_lines,
+)
+from sasimc.evaluation.paper.network import Network, network_of, placed_weights
+from sasimc.evaluation.paper.table import device_lines, our_row, paper_lines, paper_tables, peer_table
+from sasimc.evaluation.paper.updates import TECHNOLOGIES, update_energies
+from sasimc.evaluation.technologies.technology import load_technology
+from sasimc.isa.errors import SasError
+from sasimc.isa.estimate import estimate
+from sasimc.isa.machine import Machine, load_machine
+
+MODEL = CostModel.make(load_machine())
+NETWORK = Network("n", weights=100_000, trainable=5000, written_bits=40_000, batch=8, step_cycles=1_000_000, subarrays=10, subarrays_total=1024,
+                  transposable=32, buffer_peak=1, buffer_bytes=2)  # fmt: skip
+
+
+def by_item(lines: Any) -> dict[str, Line]:
+    return {line.item: line for line in lines}
+
+
+def machine_of(section: str, **fields: Any) -> Machine:
+    data = load_machine().model_dump()
+    data[section] |= fields
+    return Machine.model_validate(data)
+
+
+def test_headline_numbers_agree_and_another_machine_disagrees() -> None:
+    ours = by_item(chip_lines(load_machine()))
+    for item in ("sub-arrays active in a cycle", "capacity", "macro size", "largest activation, held by the buffer"):
+        assert ours[item].ratio == 1
+    assert ours["peak, one-bit operations"].ours == pytest.approx(3276.8)
+    assert ours["peak, one-bit operations"].ratio == pytest.approx(1, abs=1e-3)
+    assert ours["peak, 8-bit operations"].ours == pytest.approx(102.4)
+    other = by_item(chip_lines(machine_of("array", rows=32)))
+    assert other["capacity"].ratio == other["macro size"].ratio == 0.5
+    assert by_item(chip_lines(machine_of("activation", mats=(1, 1))))["peak, one-bit operations"].ratio == pytest.approx(
+        0.5, abs=1e-3
+    )
+
+
+def test_efficiency_is_that_of_the_reading() -> None:
+    for reading in MODEL.circuit.readings:
+        model = MODEL.with_reading(reading)
+        line = by_item(table_3_lines(model))["energy efficiency"]
+        assert line.paper == 131
+        assert line.ours == model.peak().tops_per_watt()
+        assert any(repr(reading) in text for text in line.assumptions)
+    assert our_row(MODEL)["performance"].startswith("3276.8")
+
+
+def test_table_2() -> None:
+    lines = by_item(table_2_lines(load_technology("sas")))
+    assert lines["TMR"].ours == pytest.approx(100 * (8759 - 4408) / 4408)
+    assert lines["TMR"].ratio == pytest.approx(1, abs=1e-3)
+    for item, value in (("damping", 0.008), ("spin hall angle", 0.6), ("saturation magnetisation", 1.3), ("write energy", 0.048)):
+        assert lines[item].paper == lines[item].ours == value
+
+
+def test_figure_10() -> None:
+    lines = by_item(figure_10_lines(MODEL, NETWORK))
+    shares = [line for item, line in lines.items() if item.startswith("share")]
+    for side in ("paper", "ours"):
+        assert math.fsum(getattr(line, side) for line in shares) == pytest.approx(100)
+    array = 1024 * (429.62 + 243.18 + 37.3 + 2857.93)
+    assert lines["share of buffer"].paper == pytest.approx(100 * 6500182 / (array + 6500182 + 44113 + 719.7))
+    assert lines["area of the chip"].ratio > 1  # transposable sub-arrays are larger
+    assert all("chart" in line.reason for line in lines.values())
+
+
+def test_figure_11a_by_hand() -> None:
+    steps, seconds = math.ceil(1020 / 8), math.ceil(1020 / 8) * 1_000_000 / 200e6
+    found = {e.technology.name: e for e in update_energies(NETWORK, load_machine())}
+    assert tuple(found) == TECHNOLOGIES
+    assert found["sas"].total == pytest.approx(steps * 40_000 * 0.048e-12)
+    assert found["sram"].total == pytest.approx(steps * 40_000 * 6.4e-15 + 50e-12 * 33_554_432 * seconds)
+    lines = by_item(figure_11a_lines(NETWORK, load_machine()))
+    assert lines["STT / SAS"].ours == pytest.approx(3.36)
+    assert "given" in lines["STT / SAS"].reason  # a ratio that is true by construction says so
+    assert {line.ours for line in lines.values() if line.paper == HOLDS[True]} == {HOLDS[True]}
+    brief = replace(NETWORK, step_cycles=1)
+    held = by_item(figure_11a_lines(brief, load_machine()))
+    assert held["with leakage SAS takes much less than SRAM"].ours == HOLDS[False]
+
+
+def test_figure_11b_orders() -> None:
+    lines = [line for line in figure_11b_lines() if line.paper is not None]
+    assert len(lines) == 4
+    assert all(line.ours == HOLDS[True] for line in lines)
+
+
+def test_network_numbers() -> None:
+    compiled = compile_model(mobilenet_like(), CompileOptions(batch=2))
+    network = network_of(compiled.program, "n", 7)
+    matrices = [m for m in compiled.program.matrices.values() if m.trainable and m.kind != "scratch"]
+    assert (
+        network.trainable
+        == sum({m.tensor: m.k * m.n for m in matrices}.values())
+        < network.weights
+        == placed_weights(compiled.program)
+    )
+    assert network.written_bits == 8 * sum(m.copies * m.k * m.n for m in matrices)
+    assert network.step_cycles == estimate(compiled.program, "train_step", {"batch": network.batch}).cycles
+    assert network.batch == 2
+    frozen = compile_model(mobilenet_like(), CompileOptions(inference_only=True)).program
+    with pytest.raises(SasError):
+        network_of(frozen, "n", 7)
+
+
+@pytest.mark.parametrize("network", [None, NETWORK])
+def test_the_table_is_complete(network: Network | None) -> None:
+    lines = paper_lines(MODEL, network, device_lines(MODEL, 0))
+    for what in (
+        "throughput",
+        "network",
+        "table II",
+        "device model",
+        "table III",
+        "readings",
+        "table IV",
+        "figure 10",
+        "figure 11a",
+        "figure 11b",
+    ):
+        assert any(line.group.startswith(what) for line in lines), what
+    for line in lines:
+        assert line.reason or (line.paper is not None and line.ours is not None), line
+        assert line.ours is None or line.how, line
+        if isinstance(line.ours, float):
+            assert math.isfinite(line.ours)
+    keys = [(line.group, line.item) for line in lines]
+    assert len(set(keys)) == len(keys)
+    tables, assumptions = paper_tables(lines)
+    text = "\n".join(part for table in tables for part in table.lines())
+    assert all(line.item in text for line in lines)
+    assert len(assumptions) == len({a for line in lines for a in line.assumptions})
+    json.dumps([line.as_dict() for line in lines])
+
+
+def test_device_lines_stand_beside_the_paper() -> None:
+    lines = by_item(device_lines(MODEL, 64))
+    assert lines["loop: low resistance"].ratio == pytest.approx(1, abs=0.01)
+    assert lines["loop: high resistance"].ratio == pytest.approx(1, abs=0.01)
+    assert any("write energy" in item for item in lines)
+
+
+def test_table_3_is_quoted() -> None:
+    """Spot checks against the printed table."""
+    rows = {row["reference"]: row for row in peers()}
+    assert len(rows) == 7
+    assert rows["Nature'22 [10]"]["efficiency"] == "405"
+    assert rows["TC'22 [14]"]["macro"] == "14.75KB"
+    assert rows["ESSCIRC'22 [5]"]["performance"] == "1259.52"
+    assert all(set(row) == set(our_row(MODEL)) for row in rows.values())
+    assert len(peer_table(MODEL).rows) == 8
+    assert all(q.source for q in printed().values())
+
+
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "paper.json"
+    assert invoke(sasc.app, ["paper", "--quick", "--json", str(out)]) == 0
+    made = json.loads(out.read_text())
+    efficiency = next(x for x in made["lines"] if x["item"] == "energy efficiency")
+    assert efficiency["ratio"] == pytest.approx(efficiency["ours"] / 131)
+    assert "assumptions" in capsys.readouterr().out
+    assert invoke(sasc.app, ["paper", "--quick", "--reading", "weekly"]) == 2
+    assert invoke(sasc.app, ["paper", "--quick", "--plots", str(tmp_path / "absent")]) == 2
+    assert invoke(sasc.app, ["paper", "--writes", "0"]) == 2
+
+
+def test_plots(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from sasimc.evaluation.paper.plots import plot_paper
+
+    made = plot_paper(MODEL, NETWORK)
+    assert set(made) == {f"paper-{n}.svg" for n in ("readings", "figure-10", "figure-11a", "figure-11b")}
+    for data in made.values():
+        assert ET.fromstring(data).tag.endswith("svg")
+    again = plot_paper(MODEL, None)
+    assert "paper-figure-11a.svg" not in again
+    assert again["paper-readings.svg"] == made["paper-readings.svg"]  # the same picture again, byte for byte
