@@ -14,10 +14,10 @@ finished run is written to the cache (``--cache``) at once: a broken-off series 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import fnmatch
 import json
 import math
-import os
 import statistics
 import tempfile
 import time
@@ -31,6 +31,7 @@ from common import add_common, data_folder, environment, finish, table
 
 from sasimc.api import CompileOptions, compile_model
 from sasimc.frontend.zoo import ZooOptions, build, write
+from sasimc.isa.files import write_atomically
 from sasimc.isa.machine import Machine, load_machine
 from sasimc.runtime.data.datasets import Dataset, hold_back, open_dataset
 from sasimc.runtime.data.loader import Loader
@@ -72,6 +73,9 @@ ROWS: tuple[Row, ...] = (
     _row("mu from the largest gradient so far", "compile.gradient_range=peak"),
     _row("mu from the largest so far, accumulator", "compile.gradient_range=peak", "compile.update=accumulate"),
     _row("... label smoothing 0", "compile.gradient_range=peak", "compile.update=accumulate", "compile.label_smoothing=0"),
+    _row("weight scales per channel", "zoo.module_scales=channel"),
+    _row("... gradients over scales", "zoo.module_scales=channel", "compile.gradient_power=1"),
+    _row("... gradients over squared scales", "zoo.module_scales=channel", "compile.gradient_power=2"),
     _row("batch 1", "batch=1"),
     _row("batch 4", "batch=4"),
     _row("batch 16", "batch=16"),
@@ -224,10 +228,10 @@ class Cache:
         return json.loads(self.path.read_text(encoding="utf-8")) if self.path.is_file() else {}
 
     def put(self, key: str, value: dict[str, Any]) -> None:
-        runs = self.all() | {key: value}
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(runs, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, self.path)
+        """Add a run; several processes may share the file."""
+        with self.path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            write_atomically(self.path, (json.dumps(self.all() | {key: value}, indent=1) + "\n").encode())
 
 
 def run_key(row: Row, dataset: str, seed: int, o: argparse.Namespace) -> str:
@@ -275,7 +279,7 @@ def main() -> None:
     parser = add_common(argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter))
     parser.add_argument("--datasets", type=lambda t: t.split(","), default=["flowers17", "pets"])
     parser.add_argument("--seeds", type=lambda t: [int(s) for s in t.split(",")], default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--resolution", type=int, default=96)
     parser.add_argument("--held-back", type=float, default=1 / 3, help="part of train + val used for validation")
     parser.add_argument("--rows", default="*", help="names of rows, comma-separated globs")

@@ -37,12 +37,15 @@ _SAMPLES = 4096
 
 @dataclass
 class Stats:
-    """Running statistics of one tensor: extremes, mean square, and a sample of magnitudes for percentiles."""
+    """Running statistics of one tensor: extremes, mean square, a sample of magnitudes for percentiles; of an image tensor (NCHW) also
+    ``channel_squares`` and ``channel_peak``, [C] each."""
 
     lo: float = math.inf
     hi: float = -math.inf
     count: int = 0
     squares: float = 0.0
+    channel_squares: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    channel_peak: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     _tails: list[npt.NDArray[np.float32]] = field(default_factory=list)
 
     def add(self, value: npt.NDArray[Any]) -> None:
@@ -51,12 +54,21 @@ class Stats:
         self.lo, self.hi = min(self.lo, float(value.min())), max(self.hi, float(value.max()))
         self.count += flat.size
         self.squares += float(np.square(flat, dtype=np.float64).sum())
+        if value.ndim == 4:
+            channels = flat.reshape(value.shape).swapaxes(0, 1).reshape(value.shape[1], -1).astype(np.float64)
+            first = not self.channel_squares.size
+            self.channel_squares = np.square(channels).sum(axis=1) + (0 if first else self.channel_squares)
+            self.channel_peak = channels.max(axis=1) if first else np.maximum(self.channel_peak, channels.max(axis=1))
         keep = min(_SAMPLES, flat.size)
         self._tails.append(np.partition(flat, flat.size - keep)[flat.size - keep :])
 
     @property
     def rms(self) -> float:
         return math.sqrt(self.squares / max(1, self.count))
+
+    @property
+    def channel_rms(self) -> npt.NDArray[np.float64]:
+        return np.sqrt(self.channel_squares * max(1, self.channel_squares.size) / max(1, self.count))
 
     def magnitude(self, percent: float) -> float:
         """The value that ``percent`` % of the magnitudes do not exceed (exact within the kept tail, else its minimum)."""

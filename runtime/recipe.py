@@ -98,6 +98,7 @@ class ZooSection(_Section):
     percentile: Annotated[float, Field(ge=50, le=100)] = 99.99
     rep_gain: Annotated[float, Field(ge=0, le=16)] = 0.125
     rep_weight_max: Annotated[int, Field(ge=1, le=127)] = 48
+    module_scales: Literal["tensor", "channel"] = "tensor"
     logit_exponent: Annotated[int, Field(ge=-12, le=8)] = -4
     head_init: Literal["random", "zero"] = "random"
     calibration_images: Annotated[int, Field(ge=1, le=100_000)] = 32

@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,22 @@ def test_gain_of_modules() -> None:
     assert constants(off)["rep.4.conv1.weight_q"].any()
 
 
+def test_scales_of_modules_by_channel() -> None:
+    """conv1's channels become equally large; every channel of a correction is as large beside the block's as its neighbours."""
+    sizes = {}
+    x = noise(110)[:, :, 7:103, 7:103].copy()
+    for kind in ("tensor", "channel"):
+        model = build_mobilenetv2_repnet(replace(SMALL, module_scales=kind))
+        scales = constants(model)["rep.11.conv2.weight_scale"]
+        assert scales.ndim == (1 if kind == "channel" else 0)
+        assert (np.frexp(scales)[0] == 0.5).all()
+        up, block, hidden = run(model, x, ["rep.11.up.dq:0", "features.11.conv.2.dq:0", "rep.11.conv1.relu:0"])
+        rms = [np.sqrt(np.mean(v**2, axis=(0, 2, 3))) for v in (up, block, hidden)]
+        sizes[kind] = np.std(np.log2(rms[0] / rms[1])), np.std(np.log2(rms[2][rms[2] > 0]))
+    assert sizes["channel"][0] < 0.75 * sizes["tensor"][0]
+    assert sizes["channel"][1] < 0.75 * sizes["tensor"][1]
+
+
 def test_without_modules_and_with_own_head() -> None:
     plain = build("mobilenetv2", ZooOptions(width=0.35, resolution=64, calibration_images=2))
     assert props(plain)["sasimc.trainable"] == []
@@ -302,6 +319,7 @@ def test_fold_batch_norm_and_state_names() -> None:
         (ZooOptions(classes=1), "classes is 1"),
         (ZooOptions(padding="sane"), "padding 'sane'"),
         (ZooOptions(head_init="ones"), "head_init 'ones'"),
+        (ZooOptions(module_scales="row"), "module_scales 'row'"),
         (ZooOptions(classes=3, labels=("a",)), "1 labels for 3 classes"),
         (ZooOptions(resize=100), "resize 100"),
         (ZooOptions(weights="torchvison"), "(?s)do not exist.*did you mean 'torchvision'"),

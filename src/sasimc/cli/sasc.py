@@ -41,6 +41,9 @@ def zoo(
     padding: Annotated[str | None, typer.Option(help="tf or symmetric; default: as the weights were trained")] = None,
     headroom: Annotated[float | None, typer.Option(help="Factor by which ranges of trainable activations may grow in training")] = None,
     rep_gain: Annotated[float | None, typer.Option(help="Initial size of a module's output beside the block's")] = None,
+    module_scales: Annotated[
+        str | None, typer.Option(help="Weight scales of the modules: one power of two a tensor, or one an output channel")
+    ] = None,
     head_init: Annotated[str, typer.Option(help="Classifier start: random or zero")] = "random",
     seed: Annotated[int, typer.Option(help="Seed of initial weights")] = 0,
 ) -> None:
@@ -48,7 +51,7 @@ def zoo(
     from sasimc.frontend.zoo import ZooOptions, build, parse_modules, write
 
     require_writable(output)
-    tuned: dict[str, Any] = {"headroom": headroom, "rep_gain": rep_gain}
+    tuned: dict[str, Any] = {"headroom": headroom, "rep_gain": rep_gain, "module_scales": module_scales}
     options = ZooOptions(
         weights=weights, width=width, resolution=resolution, classes=classes, modules=parse_modules(modules), padding=padding, seed=seed,
         calibrate=calibrate, calibration_images=calibration_images, head_init=head_init,
