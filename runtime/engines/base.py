@@ -270,8 +270,7 @@ class EngineBase:
         return out.view(np.int8)
 
     def _write(self, mat: BoundMatrix, tiles: npt.NDArray[np.int64], k0: int, n0: int, values: npt.NDArray[np.uint8]) -> None:
-        kind = "transposable" if mat.array == "transposable" else "compute"
-        self.measure(f"bits_flipped_{kind}", int(scatter_block(self.state.cells, self.state.written, tiles, k0, n0, values)))
+        self.measure(f"bits_flipped_{mat.kind_of_cells}", int(scatter_block(self.state.cells, self.state.written, tiles, k0, n0, values)))
         count_writes(self.state.wear, tiles, k0, k0 + values.shape[0], n0, n0 + values.shape[1])
         mat.changed()
 

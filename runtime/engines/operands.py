@@ -154,6 +154,7 @@ class BoundMatrix:
     def __init__(self, matrix: Matrix, state: State) -> None:
         self.matrix = matrix
         self.name, self.kind, self.array, self.trainable = matrix.name, matrix.kind, matrix.array, matrix.trainable
+        self.kind_of_cells = "transposable" if matrix.array == "transposable" else "compute"
         self.k, self.n, self.tiles, self.tensor = matrix.k, matrix.n, matrix.tiles, matrix.tensor
         self.copies, self.loads, self.column_loads = matrix.copies, matrix.loads, matrix.column_loads
         self.activations, self.products, self.partial_sums = matrix.activations, matrix.products, matrix.partial_sums

@@ -95,6 +95,7 @@ class ProductEngine(EngineBase):
         super().__init__(*args, **kwargs)
         self.tapes, self.threads, self.timed = False, 1, False
         self.tape_of: Callable[[int], Any] = lambda start: None
+        self._words: tuple[tuple[Any, ...], npt.NDArray[np.int64], npt.NDArray[np.int64]] | None = None
 
     def loop(self, count: int) -> None:
         start = self.index
@@ -105,6 +106,17 @@ class ProductEngine(EngineBase):
         if tape is not None and tape.run(self, count):
             self.stack.pop()
             self.pc = self.match[start] + 1
+
+    def words(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """(registers for a tape, the machine as its handlers read it), layout in `engines.tape_kernels`."""
+        s = self.state
+        memories = (s.buf, s.acc, s.host, s.cells, s.written, s.wear)
+        if self._words is None or any(a is not b for a, b in zip(memories, self._words[0], strict=True)):
+            regs = np.zeros(len(s.regs), np.int64)
+            flat = [n for a in (s.buf, s.acc, s.host, regs) for n in (a.ctypes.data, a.size)]
+            words = (*flat, s.cells.ctypes.data, s.written.ctypes.data, *s.cells.shape, s.wear.ctypes.data)
+            self._words = memories, regs, np.array(words, np.int64)
+        return self._words[1:]
 
     @property
     def bitserial(self) -> int:

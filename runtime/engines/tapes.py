@@ -26,6 +26,7 @@ from sasimc.runtime.engines.operands import BoundView
 __all__ = ["Tape", "Unrolled", "build_tape", "unroll"]
 
 _LONGEST = 100_000  # instructions of an unrolled body
+_COUNTING = (T.DENSE, T.DEPTHWISE, T.DEPTHWISE_T, T.GRADIENT_OPERANDS)
 Key = tuple[int, int, int]
 
 _SCALARS = {"li": T.SET, "addi": T.ADD, "add": T.ADD, "sub": T.SUBTRACT, "max": T.LARGER, "min": T.SMALLER}
@@ -178,8 +179,10 @@ class Tape:
                 raise NotLowered("a gradient over different numbers of rows")
         steps.append((0, 0, 0, shares_before))
         self.ops, self.steps = np.array(ops, np.int64).reshape(-1, T.WIDTH), np.array(steps, np.int64)
-        self.weights = [(first[pc], f) for pc, f in self.lowered.items() if f.weights is not None]
+        self.weights = [(first[pc], f.weights) for pc, f in self.lowered.items() if f.weights is not None]
         self._at: list[Any] = [None] * len(self.weights)
+        self.scratch = {pc: f.scratch for pc, f in self.lowered.items() if f.scratch is not None}
+        self.counting = np.flatnonzero(np.isin(self.ops[:, 0], _COUNTING))
         self._book_regions()
 
     def _book_regions(self) -> None:
@@ -206,26 +209,16 @@ class Tape:
         """Run the body ``times`` times."""
         if times <= 0 or (self.controlled and engine.phase.outer is not None) or not self._host_fits(engine, times):
             return False
-        if len(engine.stack) - 1 + self.body.depth > engine.max_depth or not self._prepare(engine):
+        if len(engine.stack) - 1 + self.body.depth > engine.max_depth or not self._prepare():
             return False
-        state = engine.state
-        regs = np.array(state.regs, np.int64)
-        self.ops[:, T.ONES : T.SPENT] = 0
+        regs, machine = engine.words()
+        regs[:] = engine.regs
+        self.ops[self.counting, T.ONES : T.SPENT] = 0
         control = np.zeros(T.CONTROL, np.int64)
-        cells = state.cells.shape
-        machine = np.array(
-            [
-                state.buf.ctypes.data, state.buf.size, state.acc.ctypes.data, state.acc.size, state.host.ctypes.data, state.host.size,
-                regs.ctypes.data, regs.size, state.cells.ctypes.data, state.written.ctypes.data, *cells,
-                state.wear.ctypes.data,
-            ],
-            np.int64,
-        )  # fmt: skip
         _together((self.ops, self.steps, times, control, T.handlers(), machine, engine.timed), engine.threads)
-        state.regs[:] = regs.tolist()
-        for found in self.lowered.values():
-            if found.scratch is not None:
-                found.scratch.changed()
+        engine.regs[:] = regs.tolist()
+        for matrix in self.scratch.values():
+            matrix.changed()
         self._measured(engine)
         failed = int(control[T.FAILED])
         if failed:
@@ -235,23 +228,22 @@ class Tape:
 
     def _host_fits(self, engine: Any, times: int) -> bool:
         """Make host memory large enough; False if a sample is outside of what it may have."""
-        state, end = engine.state, 0
+        end = 0
         for view, register, offset in self.accesses:
-            first = (state.regs[register] if register else 0) + offset
+            first = (engine.regs[register] if register else 0) + offset
             last = first + (self.body.moves[register] * (times - 1) if register else 0)
-            if min(first, last) < 0:
+            if first < 0 or last < 0:
                 return False
             end = max(end, view.high + max(first, last) * view.batch)
         if end > engine.machine.host.memory_bytes:
             return False
-        state.grow_host(end)
+        engine.state.grow_host(end)
         return True
 
-    def _prepare(self, engine: Any) -> bool:
+    def _prepare(self) -> bool:
         """Bring the addresses of prepared weights up to date; False if cells were never written."""
-        for i, (number, found) in enumerate(self.weights):
-            assert found.weights is not None
-            prepared = found.weights()
+        for i, (number, weights) in enumerate(self.weights):
+            prepared = weights()
             if prepared is None:
                 return False
             if prepared is not self._at[i]:
@@ -260,13 +252,13 @@ class Tape:
         return True
 
     def _measured(self, engine: Any) -> None:
-        for i in np.flatnonzero(self.ops[:, T.ONES] | self.ops[:, T.FLIPS]).tolist():
+        """Book the events that depend on data."""
+        for i, (ones, flips) in zip(self.counting.tolist(), self.ops[self.counting, T.ONES : T.SPENT].tolist(), strict=True):
             engine.index = self.pcs[i]
-            if self.ops[i, T.ONES]:
-                engine.measure("sense_ones", int(self.ops[i, T.ONES]))
-            if self.ops[i, T.FLIPS]:
-                kind = "transposable" if self.lowered[self.pcs[i]].scratch.array == "transposable" else "compute"
-                engine.measure(f"bits_flipped_{kind}", int(self.ops[i, T.FLIPS]))
+            if ones:
+                engine.measure("sense_ones", ones)
+            if flips:
+                engine.measure(f"bits_flipped_{self.scratch[engine.index].kind_of_cells}", flips)
 
     def _book(self, phase: Any, times: int) -> None:
         for key, n in self.outside.items():
