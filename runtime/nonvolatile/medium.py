@@ -120,8 +120,12 @@ class Medium:
         except OSError as exc:
             self._discard(fd, temporary)
             raise _failed(self.path, "write", exc) from None
-        except SasError:
+        except (SasError, KeyboardInterrupt):
             self._discard(fd, temporary)
+            raise
+        except BaseException:  # the end of the process; the next to open the image clears up
+            if fd >= 0:
+                os.close(fd)
             raise
         self.close()
         self._fd = fd
