@@ -20,7 +20,7 @@ from sasimc.isa.errors import SasError
 from sasimc.isa.files import write_atomically
 from sasimc.runtime.data.datasets import Dataset, hold_back, open_dataset
 from sasimc.runtime.device import Device
-from sasimc.runtime.recipe import Recipe, load_recipe, recipe_for
+from sasimc.runtime.recipe import Recipe, ZooSection, load_recipe, recipe_for
 from sasimc.runtime.trainer import Epoch, Progress, Training, evaluate, train
 
 __all__ = ["CONFIGURATIONS", "Cell", "Runner", "Settings", "standard_error", "use_threads"]
@@ -103,7 +103,7 @@ class Runner:
         if cell.config == 4:
             del recipe["reference"]
         else:
-            del recipe["mu_head"], recipe["mu_rep"]
+            del recipe["mu_head"], recipe["mu_rep"], recipe["zoo"]
             recipe["compile"] = recipe["compile"]["label_smoothing"]
         what = [cell.config, cell.seed, data.name, data.counts(), s.size, s.width, s.weights, s.split, recipe]
         digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
@@ -144,18 +144,18 @@ class Runner:
         return made
 
     def _model(self, cell: Cell, data: Dataset, recipe: Recipe) -> Path:
-        """The ONNX file of a cell: calibrated on training images, initialised by the seed; without modules for configuration 1."""
-        s = self.settings
-        zoo = recipe.zoo.model_dump()
+        """The ONNX file of a cell: calibrated on training images, initialised by the seed; without modules for configuration 1. The
+        recipe's zoo options are part of the integer recipe; floating point begins with the zoo's own."""
+        s, zoo = self.settings, recipe.zoo if cell.config == 4 else ZooSection()
         options = ZooOptions(
             weights=s.weights, width=s.width, classes=len(data.classes), resolution=s.size, seed=cell.seed,
-            modules=() if cell.config == 1 else DEFAULT_MODULES, **zoo,
+            modules=() if cell.config == 1 else DEFAULT_MODULES, **zoo.model_dump(),
         )  # fmt: skip
         key = hashlib.sha256(repr((options, data.name, data.counts())).encode()).hexdigest()[:12]
         path = s.out / "models" / f"{key}.onnx"
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
-            write(build("mobilenetv2-repnet", options, calibration(data, recipe.zoo.calibration_images)), path)
+            write(build("mobilenetv2-repnet", options, calibration(data, zoo.calibration_images)), path)
         return path
 
     def _in_torch(

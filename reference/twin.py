@@ -55,10 +55,13 @@ class Twin(torch.nn.Module):
         int8: quantise the activations of the frozen part.
         batch_norm: normalise behind every trainable convolution; ``gain`` is the initial factor of the last one of each chain of
             trainable layers, which takes the place of the calibrated size of the correction.
+        layout: memory format of images and weights.
     """
 
-    def __init__(self, path: Path, *, int8: bool = False, batch_norm: bool = False, gain: float = 1.0) -> None:
+    def __init__(self, path: Path, *, int8: bool = False, batch_norm: bool = False, gain: float = 1.0,
+                 layout: torch.memory_format = torch.channels_last) -> None:  # fmt: skip
         super().__init__()
+        self._layout = layout
         model = onnx.load(str(path))
         meta = {p.key: p.value for p in model.metadata_props}
         wanted = set(json.loads(meta.get("sasimc.trainable", "[]")))
@@ -84,6 +87,7 @@ class Twin(torch.nn.Module):
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         if node.op_type == "DequantizeLinear" and node.input[0] in self._constants:
             value = _dequantised(*(self._constants[i] for i in node.input), axis=attributes.get("axis"))
+            value = value.contiguous(memory_format=self._layout) if value.ndim == 4 else value.contiguous()
             if node.output[0] in trainable:
                 name = f"{trainable[node.output[0]]}/{'weight' if value.ndim > 1 else 'bias'}"
                 self.weights[_key(name)] = torch.nn.Parameter(value)
@@ -121,7 +125,10 @@ class Twin(torch.nn.Module):
 
     @property
     def frontier(self) -> tuple[str, ...]:
-        """Tensors in front of the first trainable layers: all that the rest of the network needs of an image."""
+        """Tensors in front of the first trainable layers: all that the rest of the network needs of an image (without trainable layers
+        the output)."""
+        if self.output not in self._rest:
+            return (self.output,)
         first = [i for s in self._steps if s.output in self._rest for i in s.inputs]
         made = {s.output for s in self._steps if s.output not in self._rest} | {self.input}
         return tuple(dict.fromkeys(i for i in first if i in made))
@@ -134,7 +141,7 @@ class Twin(torch.nn.Module):
 
     def prefix(self, images: Tensor) -> tuple[Tensor, ...]:
         """The frontier of normalised images [B, 3, H, W]; it depends on no parameter and can be kept."""
-        values = {self.input: images.contiguous(memory_format=torch.channels_last)}
+        values = {self.input: images.contiguous(memory_format=self._layout)}
         with torch.no_grad():
             self._run(values, (s for s in self._steps if s.output not in self._rest))
         return tuple(values[name] for name in self.frontier)
@@ -179,6 +186,12 @@ def _own_tensors(nodes: list[onnx.NodeProto], layers: Mapping[str, onnx.NodeProt
         behind = readers.get(node.output[0], [])
         if behind and all(r.output[0] in layers or (r.op_type in _MOVES and r.output[0] in own) for r in behind):
             own.add(node.output[0])
+    frozen = {n.output[0] for n in nodes if n.op_type not in _MOVES} - set(layers)
+    for node in nodes:  # what a frozen layer puts out is rounded by the frozen part, whoever reads it
+        if node.input[0] in frozen and node.op_type in ("Relu", "Clip", "QuantizeLinear"):
+            own.discard(node.output[0])
+            if node.op_type != "QuantizeLinear":
+                frozen.add(node.output[0])
     return frozenset(own)
 
 
@@ -209,8 +222,7 @@ def _dequantised(q: Tensor, scale: Tensor, zero: Tensor | None = None, *, axis: 
         shape = [1] * q.ndim
         shape[axis or 0] = -1
         scale = scale.reshape(shape)
-    value = value * scale
-    return value.contiguous(memory_format=torch.channels_last) if value.ndim == 4 else value.contiguous()
+    return value * scale
 
 
 def _pass(x: Tensor, *_: Tensor | None, a: Mapping[str, Any]) -> Tensor:

@@ -80,7 +80,9 @@ def table1(
     width: Annotated[float, typer.Option(help="Width of the backbone")] = 1.0,
     weights: Annotated[
         str | None,
-        typer.Option(help="Weights of the backbone as for `sasc zoo`; default: `weights` in the data folder, else torchvision"),
+        typer.Option(
+            help="Weights of the backbone as for `sasc zoo`, or random; default: `weights` in the data folder, else torchvision"
+        ),
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of data sets; default: SASIMC_DATA")] = None,
     recipe: Annotated[
@@ -118,7 +120,7 @@ def table1(
         raise SasError(f"cannot make the folder {out}: {exc.strerror or exc}") from None
     use_threads(threads)
     settings = Settings(
-        out=out, size=size, width=width, weights=weights or _weights(data), data=data, recipe=recipe, epochs=epochs, limit=limit,
+        out=out, size=size, width=width, weights=_weights(weights, data), data=data, recipe=recipe, epochs=epochs, limit=limit,
         hold_back=hold_back, split=split, cross_check=cross_check,
     )  # fmt: skip
     runner = Runner(settings, compiler(engine, threads))
@@ -147,10 +149,12 @@ def table1(
         write_json(json, {**summary(results), "cells": results})
 
 
-def _weights(data: Path | None) -> str:
-    """``weights`` in the data folder, else torchvision's."""
+def _weights(chosen: str | None, data: Path | None) -> str | None:
+    """What was chosen (None for ``random``), else ``weights`` in the data folder, else torchvision's."""
     from sasimc.runtime.data.datasets import data_folder
 
+    if chosen is not None:
+        return None if chosen == "random" else chosen
     base = data_folder(data)
     return str(base / "weights") if base is not None and (base / "weights").is_dir() else "torchvision"
 
