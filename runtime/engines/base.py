@@ -38,16 +38,18 @@ Executed = dict[tuple[int, int, int], int]
 class Region:
     """An overlapped region: what it executed, how often it ran; ``shortened`` tells by how much skipped array cycles shorten it.
 
-    ``skips``: array cycles that zero input bits saved, by instruction; ``gained``: by how many cycles they shortened the region.
+    ``skips``: array cycles that zero input bits saved, by instruction; ``gained``: by how many cycles they shortened the region. ``length``: cycles it
+    takes once, kept when it is first asked for.
     """
 
-    __slots__ = ("executed", "gained", "shortened", "skips", "times")
+    __slots__ = ("executed", "gained", "length", "shortened", "skips", "times")
 
     def __init__(self, executed: Executed) -> None:
         self.executed, self.times = executed, 0
         self.shortened: Callable[[int], int] | None = None
         self.skips: dict[int, int] = {}
         self.gained = 0
+        self.length: int | None = None
 
 
 class PhaseCounter:
