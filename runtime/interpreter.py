@@ -15,7 +15,7 @@ from sasimc.isa.errors import SasError, near
 from sasimc.isa.program import Program
 from sasimc.isa.spec import EVENTS, PHASES, Cost
 from sasimc.isa.timing import Limits, limited_cycles, region_limits
-from sasimc.runtime.engines.base import EngineBase, PhaseCounter
+from sasimc.runtime.engines.base import EngineBase, PhaseCounter, Region
 from sasimc.runtime.engines.bind import Binder, instruction_text, match_loops, trap
 from sasimc.runtime.engines.cells import gather_block, scatter_block
 from sasimc.runtime.engines.operands import BindError, BoundMatrix, BoundView
@@ -196,9 +196,16 @@ class Interpreter:
         return found
 
     def _phase_cycles(self, phase: PhaseCounter) -> int:
-        serial = sum(self.cost(key).cycles * times for key, times in phase.total().items())
-        overlap = sum(self.overlap(r.executed) * r.times for known in phase.regions.values() for r in known)
-        return serial - overlap - phase.skipped
+        serial = sum(self.cost(key).cycles * times for key, times in phase.executed.items())
+        if phase.outer is not None:  # within a region
+            serial += sum(self.cost(key).cycles * times for key, times in phase.outer.items())
+        return serial + sum(self.length(r) * r.times for known in phase.regions.values() for r in known) - phase.skipped
+
+    def length(self, region: Region) -> int:
+        """Cycles an overlapped region takes once, nothing skipped."""
+        if region.length is None:
+            region.length = limited_cycles(self.machine, self._limits(region.executed))
+        return region.length
 
     def _limits(self, region: dict[tuple[int, int, int], int]) -> Limits:
         return region_limits(
