@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from sasimc.isa.program import Program
 from sasimc.runtime.device import Device
 from sasimc.runtime.profile import profile_rows
 from sasimc.runtime.state import RowWrites
@@ -15,20 +14,17 @@ from sasimc.runtime.state import RowWrites
 __all__ = ["program_writes", "writes"]
 
 
-def _is_scratch(program: Program, matrix: str) -> bool:
-    return program.matrices[matrix].kind == "scratch"
-
-
-def program_writes(device: Device, scratch: bool) -> RowWrites:
-    """What the program wrote since the counters were reset: to scratch rows, or to weights."""
-    total = RowWrites()
+def program_writes(device: Device) -> dict[str, RowWrites]:
+    """What the program wrote since the counters were reset: to ``weights``, and to ``scratch`` rows."""
+    total = {"weights": RowWrites(), "scratch": RowWrites()}
     for row in profile_rows(device.interpreter):
-        if row.matrix and _is_scratch(device.program, row.matrix) == scratch:
-            kinds = [
-                tuple(row.events.get(f"{what}_{kind}", 0) for what in ("rows_written", "bits_written", "bits_flipped"))
-                for kind in ("compute", "transposable")
-            ]
-            total += RowWrites(*(a + b for a, b in zip(*kinds, strict=True)))
+        if not row.matrix:
+            continue
+        counts = [
+            sum(row.events.get(f"{what}_{kind}", 0) for kind in ("compute", "transposable"))
+            for what in ("rows_written", "bits_written", "bits_flipped")
+        ]
+        total["scratch" if device.program.matrices[row.matrix].kind == "scratch" else "weights"] += RowWrites(*counts)
     return total
 
 
@@ -49,8 +45,6 @@ def _wear(device: Device, scratch: bool) -> dict[str, Any]:
 def writes(device: Device) -> dict[str, Any]:
     """For a report: ``rows``, ``bits_written`` and ``bits_flipped`` of this run for ``weights``, ``scratch`` and by the ``host``; with ``worst``,
     ``worst_row`` and ``mean`` writes of a word line since the arrays were made."""
-    out: dict[str, Any] = {
-        name: {**asdict(program_writes(device, scratch)), **_wear(device, scratch)}
-        for name, scratch in (("weights", False), ("scratch", True))
-    }
+    by_program = program_writes(device)
+    out: dict[str, Any] = {name: {**asdict(written), **_wear(device, name == "scratch")} for name, written in by_program.items()}
     return {**out, "host": asdict(device.programmed)}

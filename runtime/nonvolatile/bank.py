@@ -252,12 +252,12 @@ class TaskBank:
         """The selected task is learned: into the registry, with its accuracies (percent, by split); the image is saved."""
         assert self._task is not None
         device = self.device
-        task = self.task(self._task.name)
+        task, by_program = self.task(self._task.name), program_writes(device)
         changes = {
             "learned": True, "epochs": task.epochs + len(run.epochs), "steps": task.steps + run.step,
             "accuracy": {split: top1 for split, top1 in accuracy.items() if top1 == top1},
-            "learning": task.learning + program_writes(device, scratch=False),
-            "scratch": task.scratch + program_writes(device, scratch=True), "placing": task.placing + device.programmed,
+            "learning": task.learning + by_program["weights"],
+            "scratch": task.scratch + by_program["scratch"], "placing": task.placing + device.programmed,
         }  # fmt: skip
         self._collect(device)
         self._task = self.image.touch(task.model_copy(update=changes))
