@@ -159,14 +159,25 @@ def validate(device: Device, dataset: Dataset, scale: float) -> tuple[float, flo
     return 100 * float((z.argmax(axis=1) == y).mean()), min(losses)
 
 
-def base_recipe(o: argparse.Namespace) -> Recipe:
+def numbers(text: str) -> list[int]:
+    """``5,12`` as a list."""
+    return [int(part) for part in text.split(",")]
+
+
+def epochs_of(name: str, o: argparse.Namespace) -> int:
+    """Epochs of a data set: the number at its place in ``--epochs``, or the last."""
+    at = o.datasets.index(name)
+    return o.epochs[min(at, len(o.epochs) - 1)]
+
+
+def base_recipe(name: str, o: argparse.Namespace) -> Recipe:
     """The shipped default with the options' epochs and held-back share."""
-    return changed([*(f"epochs={o.epochs}", f"data.hold_back={o.held_back}"), *o.base], load_recipe("default")).recipe
+    return changed([f"epochs={epochs_of(name, o)}", f"data.hold_back={o.held_back}", *o.base], load_recipe("default")).recipe
 
 
 def run(row: Row, name: str, seed: int, o: argparse.Namespace) -> dict[str, Any]:
     """Train once and validate."""
-    folder, change = data_folder(o), changed(row.changes, base_recipe(o))
+    folder, change = data_folder(o), changed(row.changes, base_recipe(name, o))
     recipe = change.recipe
     dataset = hold_back(open_dataset(name, folder), recipe.data.hold_back)
     zoo = ZooOptions(
@@ -237,7 +248,7 @@ class Cache:
 def run_key(row: Row, dataset: str, seed: int, o: argparse.Namespace) -> str:
     """Everything a figure depends on."""
     base = " ".join(sorted(o.base))
-    return f"{dataset} {o.resolution}px {o.epochs}ep held {o.held_back:g} seed {seed}{' | ' + base if base else ''} | {row.key}"
+    return f"{dataset} {o.resolution}px {epochs_of(dataset, o)}ep held {o.held_back:g} seed {seed}{' | ' + base if base else ''} | {row.key}"
 
 
 def summary(rows: Iterable[Row], runs: dict[str, dict[str, Any]], o: argparse.Namespace) -> Iterator[list[Any]]:
@@ -278,8 +289,8 @@ def main() -> None:
     """Run what is not in the cache, print the table."""
     parser = add_common(argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter))
     parser.add_argument("--datasets", type=lambda t: t.split(","), default=["flowers17", "pets"])
-    parser.add_argument("--seeds", type=lambda t: [int(s) for s in t.split(",")], default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--seeds", type=numbers, default=[0, 1, 2])
+    parser.add_argument("--epochs", type=numbers, default=[5, 12], help="of each data set")
     parser.add_argument("--resolution", type=int, default=96)
     parser.add_argument("--held-back", type=float, default=1 / 3, help="part of train + val used for validation")
     parser.add_argument("--rows", default="*", help="names of rows, comma-separated globs")

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ablation import Cache, Row, base_recipe, run, run_key
+from ablation import Cache, Row, numbers, run, run_key
 from common import add_common, environment, finish, table
 
 from sasimc.api import CompileOptions, compile_model
@@ -93,8 +93,8 @@ def main() -> None:
     """Price every point, train what the cache lacks, print and draw."""
     parser = add_common(argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter))
     parser.add_argument("--datasets", type=lambda t: t.split(","), default=["flowers17", "pets"])
-    parser.add_argument("--seeds", type=lambda t: [int(s) for s in t.split(",")], default=[0, 1])
-    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--seeds", type=numbers, default=[0, 1])
+    parser.add_argument("--epochs", type=numbers, default=[5, 12], help="of each data set")
     parser.add_argument("--resolution", type=int, default=96)
     parser.add_argument("--held-back", type=float, default=1 / 3)
     parser.add_argument("--base", action="append", default=[], help="key=value: changes the recipe of every point")
@@ -103,7 +103,6 @@ def main() -> None:
     parser.add_argument("--show", action="store_true", help="take runs from the cache only")
     parser.add_argument("--plot", type=Path, help="PNG to write")
     o = parser.parse_args()
-    base_recipe(o)
     print(environment(1))
     cache, priced = Cache(o.cache), costs(o.resolution, 17)
     rows: list[dict[str, Any]] = []
