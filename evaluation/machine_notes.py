@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from sasimc.isa.machine import Machine, load_machine
 
-__all__ = ["Note", "flat_fields", "machine_notes", "notes_of"]
+__all__ = ["Note", "flat_fields", "machine_notes", "notes_of", "value_text"]
 
 KINDS: Final = {"P": "paper", "D": "derived", "A": "assumption"}
 
@@ -53,6 +53,13 @@ def flat_fields(machine: Machine) -> dict[str, Any]:
         else:
             out[name] = value
     return out
+
+
+def value_text(value: Any) -> str:
+    """A field's value for readers: 16 x 16, true, 64."""
+    if isinstance(value, tuple):
+        return " x ".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 @lru_cache(maxsize=1)

@@ -85,8 +85,11 @@ def test_commands_exist() -> None:
         if words[0] == "sasc":
             assert words[1] in {*group.commands, "--help"}, f"{where}: {line}"
             command = group.commands[words[1]]
+            if hasattr(command, "commands"):
+                assert words[2] in {*command.commands, "--help"}, f"{where}: {line}"
+                command = command.commands[words[2]]
         else:
-            command = typer.main.get_command(sasrun.data_app if words[1:2] == ["data"] else sasrun.app)
+            command = typer.main.get_command(sasrun.dispatch(words[1:])[0])
         known = {name for p in command.params for name in (*p.opts, *p.secondary_opts)} | {"--help"}
         for option in [w for w in words if re.match(r"--?[a-z]", w)]:
             assert option.split("=")[0] in known, f"{where}: {line}: {option}"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sasimc.evaluation.cost import PHASE_NAMES, Cost
-from sasimc.evaluation.machine_notes import flat_fields, notes_of
+from sasimc.evaluation.machine_notes import flat_fields, notes_of, value_text
 from sasimc.evaluation.report.tables import Cell, Column, Table
 
 __all__ = ["NO_NODE", "component_name", "layer_order", "short_name", "tables"]
@@ -232,15 +232,8 @@ def _machine(cost: Cost) -> Table:
     notes = notes_of(cost.run.machine)
     rows: list[list[Cell]] = []
     for path, value in flat_fields(cost.run.machine).items():
-        text = (
-            " x ".join(map(str, value))
-            if isinstance(value, tuple)
-            else str(value).lower()
-            if isinstance(value, bool)
-            else str(value)
-        )
         note = notes.get(path)
-        rows.append([path, text, note.kind if note else "", note.source if note else ""])
+        rows.append([path, value_text(value), note.kind if note else "", note.source if note else ""])
     return Table("machine", "Machine description", (Column("field"), Column("value"), Column("kind"), Column("source")), rows)
 
 

@@ -141,7 +141,7 @@ def _heading(text: str) -> None:
 
 def _show_machine(m: Machine, text: str | None) -> None:
     """``text``: the description with its comments; None: sources of the paper's machine where the values agree."""
-    from sasimc.evaluation.machine_notes import flat_fields, machine_notes, notes_of
+    from sasimc.evaluation.machine_notes import flat_fields, machine_notes, notes_of, value_text
     from sasimc.evaluation.quantity import format_si
 
     a, act = m.array, m.activation
@@ -182,21 +182,8 @@ def _show_machine(m: Machine, text: str | None) -> None:
     rows = [("field", "value", "kind", "source")]
     for path, value in flat_fields(m).items():
         note = notes.get(path)
-        shown = (
-            " x ".join(map(str, value))
-            if isinstance(value, tuple)
-            else str(value).lower()
-            if isinstance(value, bool)
-            else str(value)
-        )
-        rows.append(
-            (
-                path,
-                format_si(value, "Hz") if path == "clock_hz" else shown,
-                note.kind if note else "",
-                note.source if note else "",
-            )
-        )
+        shown = format_si(m.clock_hz, "Hz") if path == "clock_hz" else value_text(value)
+        rows.append((path, shown, note.kind if note else "", note.source if note else ""))
     _table(rows)
 
 
