@@ -27,7 +27,7 @@ from sasimc.evaluation.text import cost_lines
 from sasimc.frontend.zoo import ZooOptions, build, write
 from sasimc.isa.machine import load_machine
 from sasimc.runtime.device import Device
-from sasimc.runtime.profile import Meter, profile
+from sasimc.runtime.profile import Meter, profile, profile_rows
 from sasimc.runtime.warmup import warm_up
 
 
@@ -69,11 +69,12 @@ def overhead(steps: int, threads: int) -> dict[str, Any]:
     start = time.process_time()
     lap = meter.lap()
     prices = price_list("sas")
-    cost = cost_of(it, 8 * steps, prices)
+    rows = profile_rows(it)
+    cost = cost_of(it, 8 * steps, prices, rows)
     lines = cost_lines(cost)
     summary_s = time.process_time() - start
     start = time.process_time()
-    report = json.dumps({"epochs": [lap], "cost": cost.summary(), **profile(it)})
+    report = json.dumps({"epochs": [lap], "cost": cost.summary(), **profile(it, rows)})
     report_s = time.process_time() - start
     per_image = run_s / (8 * steps)
     epoch_s = 1000 * per_image

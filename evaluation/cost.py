@@ -126,8 +126,14 @@ class CostModel:
 
     def energy(self, events: Mapping[str, int], cycles: float) -> float:
         """Joules of these events and of the leakage in this time."""
-        spent = [count * charge.joules for event, count in events.items() for charge in self._by_event.get(event, ())]
-        return math.fsum(spent) + cycles / self.machine.clock_hz * math.fsum(f.value for f in self.leakage)
+        each, idle = self._prices
+        return sum(count * each.get(event, 0.0) for event, count in events.items()) + cycles * idle
+
+    @cached_property
+    def _prices(self) -> tuple[dict[str, float], float]:
+        """Joules of each event over all components; of a cycle's leakage."""
+        each = {event: math.fsum(c.joules for c in found) for event, found in self._by_event.items()}
+        return each, math.fsum(f.value for f in self.leakage) / self.machine.clock_hz
 
     def terms(self, rows: Iterable[Row]) -> list[Term]:
         """Every energy of these rows: one term a row, component and category."""

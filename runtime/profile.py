@@ -48,7 +48,7 @@ class ProfileRow:
 
     def as_dict(self) -> dict[str, Any]:
         """The row as it stands in a report."""
-        return {**self.__dict__, "events": dict(self.events)}
+        return dict(self.__dict__)
 
 
 @dataclass
@@ -78,8 +78,7 @@ def _share(it: Interpreter, executed: Executed, times: int, skips: Mapping[int, 
 def _stretches(it: Interpreter, phase: PhaseCounter) -> Iterator[dict[int, _Work]]:
     yield _share(it, phase.executed, 1, phase.skips, None)
     for region in (r for known in phase.regions.values() for r in known):
-        serial = sum(it.cost(key).cycles * n for key, n in region.executed.items())
-        length = (serial - it.overlap(region.executed)) * region.times - region.gained
+        length = it.length(region) * region.times - region.gained
         yield _share(it, region.executed, region.times, region.skips, length)
 
 
@@ -167,21 +166,22 @@ def layout(program: Program, rows: list[ProfileRow]) -> dict[str, Any]:
         all_rows = sum(t.rows for t in m.tiles)
         driven, written = activity.get(m.name, [0, 0])
         for t in m.tiles:
-            bank, mat = place(machine, t.subarray)
-            sub = held.setdefault(
-                t.subarray,
-                {"index": t.subarray, "array": m.array, "bank": list(bank), "mat": list(mat), "weights": 0, "rows": set(),
-                 "columns": set(), "matrices": [], "activations": 0.0, "row_writes": 0.0},
-            )  # fmt: skip
+            sub = held.get(t.subarray)
+            if sub is None:
+                bank, mat = place(machine, t.subarray)
+                sub = held[t.subarray] = {
+                    "index": t.subarray, "array": m.array, "bank": list(bank), "mat": list(mat), "weights": 0, "rows": 0, "columns": 0,
+                    "matrices": [], "activations": 0.0, "row_writes": 0.0,
+                }  # fmt: skip
             sub["weights"] += t.rows * t.cols
-            sub["rows"].update(range(t.row, t.row + t.rows))
-            sub["columns"].update(range(t.col, t.col + t.cols))
+            sub["rows"] |= (1 << t.rows) - 1 << t.row  # as bit sets
+            sub["columns"] |= (1 << t.cols) - 1 << t.col
             sub["activations"] += driven * t.rows / all_rows
             sub["row_writes"] += written * t.rows / all_rows
             if m.name not in sub["matrices"]:
                 sub["matrices"].append(m.name)
     for sub in held.values():
-        sub["rows"], sub["columns"] = len(sub["rows"]), len(sub["columns"])
+        sub["rows"], sub["columns"] = sub["rows"].bit_count(), sub["columns"].bit_count()
     return {"matrices": matrices, "subarrays": [held[s] for s in sorted(held)]}
 
 
@@ -224,9 +224,9 @@ class Meter:
         }
 
 
-def profile(it: Interpreter) -> dict[str, Any]:
-    """The part of a run report that the cost model and the pages are made from (docs/reports.md)."""
-    rows = profile_rows(it)
+def profile(it: Interpreter, rows: list[ProfileRow] | None = None) -> dict[str, Any]:
+    """The part of a run report that the cost model and the pages are made from (docs/reports.md). ``rows``: when they are known already."""
+    rows = profile_rows(it) if rows is None else rows
     return {
         "schema": SCHEMA,
         "program_digest": program_digest(it.program),

@@ -13,7 +13,7 @@ from sasimc.evaluation.technologies.technology import Technology, load_technolog
 from sasimc.isa.machine import Machine
 from sasimc.isa.program import Program
 from sasimc.runtime.interpreter import Interpreter
-from sasimc.runtime.profile import layout, profile_rows, wear
+from sasimc.runtime.profile import ProfileRow, layout, wear
 
 __all__ = ["PriceList", "cost_of", "cost_of_report", "joules_of", "price_list"]
 
@@ -47,9 +47,8 @@ def _priced(run: Run, prices: PriceList) -> Cost:
     return prices.model(run.machine, run.transposable).cost(run)
 
 
-def cost_of(it: Interpreter, images: int, prices: PriceList) -> Cost:
-    """The cost of what an interpreter did since its counters were reset."""
-    rows = profile_rows(it)
+def cost_of(it: Interpreter, images: int, prices: PriceList, rows: list[ProfileRow]) -> Cost:
+    """The cost of what an interpreter did since its counters were reset; ``rows``: its profile."""
     report = {"layout": layout(it.program, rows), "wear": wear(it)}
     return _priced(Run(it.machine, tuple(Row(**row.as_dict()) for row in rows), it.cycles, images, report), prices)
 
@@ -57,12 +56,7 @@ def cost_of(it: Interpreter, images: int, prices: PriceList) -> Cost:
 def joules_of(program: Program, prices: PriceList) -> Callable[[Mapping[str, int], float], float]:
     """Energy of some events and cycles of a program, leakage included, for a timeline."""
     run = Run(program.machine, (), 0, 0, {"layout": layout(program, [])})
-    model = CostModel(program.machine, prices.technology, prices.circuit, prices.reading, run.transposable)
-    each: dict[str, float] = {}
-    for charge in model.charges:
-        each[charge.event] = each.get(charge.event, 0.0) + charge.joules
-    idle = sum(f.value for f in model.leakage) / program.machine.clock_hz
-    return lambda events, cycles: sum(n * each.get(event, 0.0) for event, n in events.items()) + cycles * idle
+    return prices.model(program.machine, run.transposable).energy
 
 
 def cost_of_report(path: Path, technology: str | None = None, reading: str | None = None, circuit: Path | None = None) -> Cost:

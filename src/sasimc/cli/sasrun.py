@@ -100,7 +100,7 @@ def run(
     from sasimc.evaluation.text import cost_lines
     from sasimc.runtime.data.images import Augment
     from sasimc.runtime.faults import parse_bit_errors
-    from sasimc.runtime.profile import profile
+    from sasimc.runtime.profile import profile, profile_rows
     from sasimc.runtime.recipe import Schedule
     from sasimc.runtime.session import Session, SessionOptions
 
@@ -135,7 +135,8 @@ def run(
         if faults := session.device.faults:
             made["bit_errors"] = faults.summary()
             console.print(str(faults), **_PLAIN)
-        cost = cost_of(session.device.interpreter, made["images"], prices)
+        rows = profile_rows(session.device.interpreter)
+        cost = cost_of(session.device.interpreter, made["images"], prices, rows)
         for line in cost_lines(cost):
             console.print(line, **_PLAIN)
         if save:
@@ -151,7 +152,7 @@ def run(
                 "technology": technology,
                 "reading": prices.reading,
                 "cost": cost.summary(),
-                **profile(session.device.interpreter),
+                **profile(session.device.interpreter, rows),
             },
         )
 
