@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import golden_numbers
@@ -12,11 +13,17 @@ import pytest
 from golden_numbers import Memory
 from whole_path import check, compile_onnx, machine_with
 
+from sasimc.api import CompileOptions, compile_model
 from sasimc.frontend.onnx_import import import_model
+from sasimc.frontend.zoo import DEFAULT_MODULES, ZooOptions, build, write
 from sasimc.ir.interp_train import STEP_LIMIT
 from sasimc.isa.errors import SasError
 from sasimc.passes.backward import derive_backward
 from sasimc.runtime import kernels
+from sasimc.runtime.data.datasets import open_dataset
+from sasimc.runtime.device import Device
+from sasimc.runtime.recipe import Recipe
+from sasimc.runtime.trainer import train
 
 ENGINES = ("fused", "bitserial", "step")
 
@@ -167,3 +174,24 @@ def test_patterns_and_schemes_that_do_not_exist() -> None:
         derive_backward(graph, rounding="random")
     with pytest.raises(SasError, match="unknown gradient power 3"):
         derive_backward(graph, gradient_power=3)
+
+
+@pytest.mark.parametrize("update", ["direct", "momentum"])
+def test_a_whole_epoch_ends_with_the_same_weights_on_both_engines(update: str, tmp_path: Path) -> None:
+    """Loader, schedule of mu, partial last batch, validation: the trainer's own loop, on drawn flowers."""
+    dataset = open_dataset("drawn-flowers", size=32, per_class=(2, 1, 1))
+    options = ZooOptions(width=0.35, resolution=32, classes=len(dataset.classes), calibration_images=2, modules=DEFAULT_MODULES[3:])
+    model = write(build("mobilenetv2-repnet", options), tmp_path / "model.onnx")
+    program = compile_model(model, CompileOptions(batch=6, update=update)).program
+    ends = {}
+    for engine in ("fused", "bitserial"):
+        device = Device(program, engine, 1)
+        before = device.state()
+        result = train(device, dataset, Recipe(epochs=1, seed=3, keep="last"))
+        ends[engine] = device.state(), device.interpreter.cycles, device.interpreter.events, result.epochs[0].loss
+        assert all((w != before[name]).any() for name, w in device.state().items()), "every layer has learned"
+    (a, *counts), (b, *others) = ends.values()
+    assert counts == others
+    assert a.keys() == b.keys()
+    for name, weights in a.items():
+        np.testing.assert_array_equal(weights, b[name], name)
