@@ -138,12 +138,12 @@ def test_gradients_reach_every_module_and_agree_with_finite_differences(model: P
         assert p.grad is not None
         assert p.grad.abs().max() > 0, name
         place = np.unravel_index(int(p.grad.abs().argmax()), p.shape)
-        grad, width = float(p.grad[place]), 1e-6 * max(1.0, float(p.abs().max()))
+        grad, width = float(p.grad[place]), 1e-6 * max(1.0, float(p.detach().abs().max()))
         with torch.no_grad():
             p[place] += width
-            up = float(loss())
+            up = loss().item()
             p[place] -= 2 * width
-            down = float(loss())
+            down = loss().item()
             p[place] += width
         assert math.isclose((up - down) / (2 * width), grad, rel_tol=2e-2, abs_tol=1e-7), name  # ReLU kinks may lie in between
 
