@@ -24,6 +24,7 @@ from sasimc.evaluation.charges import ACTIVATIONS, PRINTED
 from sasimc.evaluation.circuit.circuit import Circuit, load_circuit
 from sasimc.evaluation.cost import PHASE_NAMES, Cost, CostModel, one_bit_operations
 from sasimc.evaluation.diff import compare
+from sasimc.evaluation.quantity import format_si
 from sasimc.evaluation.run import Row, Run, load_run, read_run
 from sasimc.evaluation.technologies.technology import load_technology
 from sasimc.evaluation.text import cost_lines, cost_tables
@@ -159,6 +160,22 @@ def test_readings_beside_the_headline() -> None:
         assert peak.tops_per_watt(peak.power) < values[name]
     assert min(values.values()) < 131 < max(values.values())
     assert min(values, key=lambda n: abs(math.log(values[n] / 131))) == load_circuit().default_reading
+
+
+def test_the_documented_readings_are_the_computed_ones() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "energy.md").read_text(encoding="utf-8")
+    found = {}
+    for line in page.splitlines():
+        cells = [c.strip() for c in line.strip("|").split("|")]
+        if len(cells) == 6 and cells[0].split("`")[1:2] and cells[0].split("`")[1] in READINGS:
+            found[cells[0].split("`")[1]] = (cells[3], cells[4], cells[5])
+    expected = {}
+    for name in READINGS:
+        peak = MODEL.with_reading(name).peak()
+        tops = peak.tops_per_watt()
+        mac = format_si(peak.printed_power / (peak.operations / 64), "J")
+        expected[name] = (f"{float(f'{tops:.3g}'):g}", f"{tops / 131:.3g}", mac)
+    assert {n: (f"{float(t):g}", r, m) for n, (t, r, m) in found.items()} == expected
 
 
 def test_notes_say_which_reading_and_that_nothing_is_scaled() -> None:
