@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from sasimc.backend.builder import Builder, CapacityError, Stage, stripe_loop
 from sasimc.backend.forward import geometry_of
-from sasimc.backend.mapping import LayerMatrix, Placement
+from sasimc.backend.mapping import LayerMatrix, Placement, spread
 from sasimc.backend.stripes import ring_rows, window
 from sasimc.ir.graph import Op, TrainGraph
 from sasimc.isa.objects import Matrix
@@ -588,10 +588,17 @@ class BackwardEmitter:
         x_host = b.channel_slice(self.saves[x_name], part.c0, part.cin)
         e_host = b.channel_slice(self.errors[e_name], part.n0 + (0 if depthwise else first), ce)
         geom = geometry_of(b, fwd, x_type.shape)
-        b.matrix(scratch)
         acc = b.view("g.acc", "acc", "i32", (matrix.k, 1, count), 0)
-        # the operand that needs fewer writes is kept in the scratch rows
-        stationary = "a" if matrix.k < count and x_type.dtype == "i8" and x_type.zero == 0 else "e"
+        # the operand with which the product is faster is kept in the scratch rows
+        pixels, plain = rows * we, x_type.dtype == "i8" and x_type.zero == 0
+        if depthwise:
+            stationary, (_, held) = "", spread(scratch, pixels * part.cin, matrix.n * (1 if plain else 2), 1, b.machine)
+        else:
+            ways = {"e": spread(scratch, pixels, count, matrix.k, b.machine)}
+            if plain:
+                ways["a"] = spread(scratch, pixels, matrix.k, count, b.machine)
+            stationary, (_, held) = min(ways.items(), key=lambda way: way[1][0])
+        b.matrix(held)
 
         def load_x(rr: RowRange) -> None:
             b.emit("hld", x_view, x_host, self.sample, rr)
@@ -599,9 +606,9 @@ class BackwardEmitter:
         def product(rr: RowRange) -> None:
             b.emit("hld", e_view, e_host, self.sample, rr)
             if depthwise:
-                b.emit("gradd", acc, x_view, e_view, scratch.name, geom, rr)
+                b.emit("gradd", acc, x_view, e_view, held.name, geom, rr)
             else:
-                b.emit("gradp", acc, x_view, e_view, scratch.name, geom, stationary, rr)
+                b.emit("gradp", acc, x_view, e_view, held.name, geom, stationary, rr)
 
         self.peak = max(self.peak, arena.top)
         with b.overlapped(), b.batch_loop(self.batch, self.sample):

@@ -67,8 +67,6 @@ def compile_graph(
             b.tensors[matrix.tensor] = part.values
     for matrix in placement.twins.values():
         b.matrix(matrix)
-    if placement.scratch:
-        b.matrix(placement.scratch)
     logits = _logits(graph)
     shape_in, t_out = graph.type(graph.inputs[0]).shape, graph.type(logits)
     dtype_in = graph.type(graph.inputs[0]).dtype

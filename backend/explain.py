@@ -19,8 +19,8 @@ _FIELDS: Mapping[str, tuple[str, ...]] = {
     "host": ("host.bytes_per_cycle",),
 }
 _ARRAY_FIELDS: Mapping[str, tuple[str, ...]] = {
-    "forward": ("activation.banks", "activation.mats", "bit_serial.zero_skip"),
-    "error": ("transposed.bit_columns_per_cycle", "activation.banks", "activation.mats"),
+    "forward": ("activation.banks", "activation.mats", "bit_serial.zero_skip", "adder_tree.reach"),
+    "error": ("transposed.bit_columns_per_cycle", "activation.banks", "activation.mats", "adder_tree.reach"),
     "gradient": ("gradient.scratch_subarrays", "write.cycles_per_row"),
     "update": ("write.cycles_per_row", "write.read_cycles_per_row"),
 }

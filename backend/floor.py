@@ -16,7 +16,7 @@ import numpy as np
 from sasimc.isa.machine import Machine
 from sasimc.isa.objects import Tile
 
-__all__ = ["Cut", "Floor", "Level", "best_cuts"]
+__all__ = ["Cut", "Floor", "Level", "best_cuts", "tiles_of"]
 
 MAX_COPIES = 32
 
@@ -207,11 +207,12 @@ class Floor:
             out += [Level(corner.group, corner.row + y * cut.rows, corner.col + x * cut.cols) for y, x in steps]
         return out
 
-    def tiles(self, cut: Cut, levels: Sequence[Level]) -> list[Tile]:
-        """Tiles of a cut whose levels have been taken, in order."""
-        size, out = self.machine.group_size, []
-        for i, (copy, k, n, rows, cols) in enumerate(cut.pieces):
-            level, place = cut.place(i, size)
-            at = levels[level]
-            out.append(Tile(at.group * size + place, at.row, at.col, k, n, rows, cols, copy))
-        return out
+
+def tiles_of(cut: Cut, levels: Sequence[Level], machine: Machine) -> list[Tile]:
+    """Tiles of a cut whose levels have been taken, in order."""
+    size, out = machine.group_size, []
+    for i, (copy, k, n, rows, cols) in enumerate(cut.pieces):
+        level, place = cut.place(i, size)
+        at = levels[level]
+        out.append(Tile(at.group * size + place, at.row, at.col, k, n, rows, cols, copy))
+    return out

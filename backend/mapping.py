@@ -16,21 +16,24 @@ import numpy as np
 import numpy.typing as npt
 
 from sasimc.backend.builder import CapacityError
-from sasimc.backend.floor import Cut, Floor, best_cuts
+from sasimc.backend.floor import Cut, Floor, Level, best_cuts, tiles_of
 from sasimc.backend.shifted import RowWindow, Run, choices, shifted
 from sasimc.backend.stripes import column_chunk, dilations
 from sasimc.ir.graph import Graph, Op
+from sasimc.isa.instructions.array import INPUT_BITS
 from sasimc.isa.machine import Machine
 from sasimc.isa.objects import Matrix, Tile
 
-__all__ = ["LayerMatrix", "Placement", "cut_layers", "place", "row_window", "split_depthwise"]
+__all__ = ["LayerMatrix", "Placement", "cut_layers", "place", "row_window", "split_depthwise", "spread"]
 
 Int8 = npt.NDArray[np.int8]
 
 THRIFT = (0.0, *(2.0 ** (k / 2) for k in range(-6, 25)), 1e5, 1e6, 1e12)
 """What a word line x column of a level is worth in cycles: a multiplier of the capacity each, from fast to small."""
 TWIN = ".t"
-LEAST_GAIN = 8.0
+SPREAD = 1.05
+"""How much longer gradients may take for the sake of more scratch rows, which are then written less often."""
+LEAST_GAIN = 0.5
 """Cycles a sample and weight that a trainable layer must gain by a twin, which is written again in every step."""
 
 
@@ -218,7 +221,7 @@ def place(
         found = _pack(chosen, machine, scratch) if sum(c.cells for c in chosen) <= room else None
         if isinstance(found, _Packed):
             chosen, found = _refine(chosen, [c[max(0, i - 1)] for c in choices_of], found, machine, scratch)
-            return _result(layers, chosen, found, limit)
+            return _result(layers, chosen, found, limit, machine)
     missing = _pack([c[-1] for c in choices_of], machine, scratch)
     raise _no_room(parts, machine, missing if isinstance(missing, LayerMatrix) else None)
 
@@ -270,9 +273,9 @@ def _choices(part: LayerMatrix, machine: Machine, backward: bool) -> list[_Choic
 
 @dataclass(frozen=True)
 class _Packed:
-    """Tiles by the name of a matrix, and the scratch matrix."""
+    """Levels by the name of a matrix, and the scratch matrix."""
 
-    tiles: Mapping[str, list[Tile]]
+    levels: Mapping[str, list[Level]]
     scratch: Matrix | None
 
 
@@ -300,15 +303,15 @@ def _size(scratch: Matrix | None) -> int:
 def _pack(chosen: Sequence[_Choice], machine: Machine, scratch: bool) -> _Packed | LayerMatrix | None:
     """Levels of all matrices, highest first, then the scratch rows; what finds no room (None: the scratch rows)."""
     floor = Floor(machine)
-    tiles: dict[str, list[Tile]] = {}
+    taken: dict[str, list[Level]] = {}
     plan = [pair for choice in chosen for pair in choice.plan]
     for p, cut in sorted(plan, key=lambda t: (-t[1].rows, -t[1].cols, t[0].name)):
         levels = floor.take_all(cut, p.array, "trainable" if p.trainable else "frozen")
         if levels is None:
             return p
-        tiles[p.name] = floor.tiles(cut, levels)
+        taken[p.name] = levels
     made = _scratch(floor) if scratch else None
-    return None if scratch and made is None else _Packed(tiles, made)
+    return None if scratch and made is None else _Packed(taken, made)
 
 
 def _scratch(floor: Floor) -> Matrix | None:
@@ -324,9 +327,27 @@ def _scratch(floor: Floor) -> Matrix | None:
     return Matrix("scratch", "scratch", "compute", rows * count, cols, "", False, made)
 
 
-def _result(layers: Mapping[str, Sequence[LayerMatrix]], chosen: Sequence[_Choice], packed: _Packed, limit: float) -> Placement:
+def spread(scratch: Matrix, height: int, width: int, vectors: int, machine: Machine) -> tuple[int, Matrix]:
+    """The scratch rows to use for a height x width operand that meets ``vectors`` streamed inputs, and the cycles that takes (nearly).
+
+    An operand fills sub-array after sub-array, so few rows of each let more of them work at once. Of numbers of rows that are nearly as fast
+    the largest is taken: each row is written less often.
+    """
+    most, count = scratch.tiles[0].rows, len(scratch.tiles)
+    rows = np.arange(1, most + 1)
+    passes = -(-(-(-height // rows) * -(-width // scratch.n)) // count)
+    cycles = passes * np.minimum(rows, height) * (machine.write.cycles_per_row + vectors * INPUT_BITS)
+    best = int(rows[cycles <= SPREAD * cycles.min()][-1])
+    tiles = tuple(replace(t, k=i * best, rows=best) for i, t in enumerate(scratch.tiles))
+    name = f"{scratch.name}.{best}" if best < most else scratch.name
+    return int(cycles[best - 1]), replace(scratch, name=name, k=best * count, tiles=tiles)
+
+
+def _result(
+    layers: Mapping[str, Sequence[LayerMatrix]], chosen: Sequence[_Choice], packed: _Packed, limit: float, machine: Machine
+) -> Placement:
     parts = [p for choice in chosen for p, _ in choice.plan]
-    tiles = packed.tiles
+    tiles = {p.name: tiles_of(cut, packed.levels[p.name], machine) for choice in chosen for p, cut in choice.plan}
     stored = {p.name: p for p in parts}
 
     def matrix(p: LayerMatrix, tensor: str) -> Matrix:

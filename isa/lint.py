@@ -95,6 +95,7 @@ def _placement(program: Program, out: _Findings) -> None:
     owner = np.full((machine.array.rows, machine.weights_per_row), -1, np.int32)
     by_subarray: dict[int, list[tuple[int, Matrix]]] = {}
     matrices = list(program.matrices.values())
+    empty = np.array([m.kind == "scratch" for m in matrices])
     for i, m in enumerate(matrices):
         for t in m.tiles:
             by_subarray.setdefault(t.subarray, []).append((i, m))
@@ -112,6 +113,8 @@ def _placement(program: Program, out: _Findings) -> None:
                     continue
                 block = owner[t.row : t.row + t.rows, t.col : t.col + t.cols]
                 taken = block[block >= 0]
+                if m.kind == "scratch":  # holds nothing between two products, so several may use the same rows
+                    taken = taken[~empty[taken]]
                 if taken.size and (int(taken[0]), i) not in clashes:
                     clashes.add((int(taken[0]), i))
                     other = matrices[int(taken[0])].name

@@ -96,6 +96,7 @@ def compile_report(compiled: Compiled, wall_s: float) -> dict[str, Any]:
         "buffer_peak_bytes": compiled.buffer_peak_bytes,
         "cycles": {"infer": compiled.infer.cycles},
         "bound_cycles": bound_cycles(compiled.graph, p.machine),
+        "mapping": {"cycles": place.cost, "limit": place.limit, "gap": place.cost / place.limit - 1 if place.limit > 0 else None},
         "phases": {"infer": compiled.infer.phases},
         "layers": [{**asdict(row), "ratio": row.ratio if row.bound else None} for row in explain(compiled)],
         "wall_s": wall_s,

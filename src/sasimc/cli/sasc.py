@@ -39,7 +39,9 @@ def zoo(
     ] = None,
     calibration_images: Annotated[int, typer.Option(help="Images used from that folder")] = 32,
     padding: Annotated[str | None, typer.Option(help="tf or symmetric; default: as the weights were trained")] = None,
-    headroom: Annotated[float | None, typer.Option(help="Factor by which ranges of trainable activations may grow in training")] = None,
+    headroom: Annotated[
+        float | None, typer.Option(help="Factor by which ranges of trainable activations may grow in training")
+    ] = None,
     rep_gain: Annotated[float | None, typer.Option(help="Initial size of a module's output beside the block's")] = None,
     module_scales: Annotated[
         str | None, typer.Option(help="Weight scales of the modules: one power of two a tensor, or one an output channel")
@@ -136,12 +138,16 @@ def compile_command(
     eps: Annotated[float, typer.Option(help="Label smoothing")] = 0.1,
     backprop_through: Annotated[
         list[str] | None,
-        typer.Option(help="Glob or regular expression over node names (may be repeated): of the frozen multiply layers, errors pass "
-                     "these and those that no trainable layer can do without; takes the place of --backprop"),
+        typer.Option(
+            help="Glob or regular expression over node names (may be repeated): of the frozen multiply layers, errors pass "
+            "these and those that no trainable layer can do without; takes the place of --backprop"
+        ),
     ] = None,
     update: Annotated[
         str | None,
-        typer.Option(help="direct: 8-bit weights; accumulate: 16 bits, the low byte outside the arrays; momentum: accumulate with momentum 7/8"),
+        typer.Option(
+            help="direct: 8-bit weights; accumulate: 16 bits, the low byte outside the arrays; momentum: accumulate with momentum 7/8"
+        ),
     ] = None,
     round_errors: Annotated[
         str | None, typer.Option(help="Rounding of errors to 8 bits: nearest, or stochastic (by their own low bits)")
@@ -172,7 +178,12 @@ def compile_command(
         raise SasError(f"cannot tell the program's format from {output.name!r}", hint="end the name in .s or .bin")
     require_writable(output, report)
     path = model if model is not None else default_model_path()
-    scheme: dict[str, Any] = {"update": update, "round_errors": round_errors, "gradient_power": gradient_power, "gradient_range": gradient_range}
+    scheme: dict[str, Any] = {
+        "update": update,
+        "round_errors": round_errors,
+        "gradient_power": gradient_power,
+        "gradient_range": gradient_range,
+    }
     options = CompileOptions(
         machine=machine, batch=batch, backprop=backprop, trainable=trainable, eps=eps, backprop_through=tuple(backprop_through or ()),
         inference_only=inference_only, print_ir_after=print_ir_after, **{k: v for k, v in scheme.items() if v is not None},
@@ -200,6 +211,13 @@ def compile_command(
         console.print(f"{entry}: {cycles} cycles = {1e3 * cycles / clock:.3g} ms at {clock / 1e6:g} MHz", highlight=False)
     ratio = made["cycles"]["infer"] / made["bound_cycles"] if made["bound_cycles"] else float("nan")
     console.print(f"bound of infer: {made['bound_cycles']} cycles (x {ratio:.2f})", highlight=False)
+    mapping = made["mapping"]
+    gap = (
+        ""
+        if mapping["gap"] is None
+        else f"; no choice of cuts and copies takes less than {mapping['limit']:.0f} (gap {mapping['gap']:.2%})"
+    )
+    console.print(f"mapping: products of {mapping['cycles']:.0f} cycles a sample{gap}", highlight=False)
     console.print(f"compiled in {made['wall_s']:.2f} s", highlight=False)
 
 
