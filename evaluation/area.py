@@ -45,12 +45,13 @@ class Area:
 def area(machine: Machine, circuit: Circuit, technology: Technology, transposable: int = 0) -> Area:
     """Area of a machine of which ``transposable`` sub-arrays are transposable.
 
-    Cells take the technology's area; a transposable cell grows in proportion to its transistors, and its sub-array has further decoders.
+    Cells take the technology's area; a transposable cell grows in proportion to its transistors (a cell with less than one is taken to have one),
+    and its sub-array has further decoders.
     """
     reference, extra = circuit.reference, circuit.transposable
     count, cells = machine.subarrays, machine.array.rows * machine.array.bit_columns
     cell, transistors = technology.cell_area, technology.transistors_per_bit
-    growth = (transistors.si + extra.extra_transistors_per_bit.si) / transistors.si
+    growth = 1 + extra.extra_transistors_per_bit.si / max(1.0, transistors.si)
     how = f"{cells} cells x {shown(cell)} x ({count - transposable} + {transposable} x {growth:.3g})"
     source = f"{technology.name}: {cell.source}"
     size = cells * cell.si * (count - transposable + transposable * growth)
