@@ -33,6 +33,7 @@ ENGINES: Final[Mapping[str, type[EngineBase]]] = {
 }
 
 _EMPTY = -1
+_ENDLESS: Final = 1 << 62
 _MAX_THREADS: Final = int(getattr(numba, "config").NUMBA_NUM_THREADS)  # noqa: B009 (its type stub does not export it)
 
 
@@ -126,17 +127,15 @@ class Interpreter:
         """
         engine, code, regs = self.engine, self._code, self.state.regs
         engine.start(self._entry(entry))
-        if isinstance(engine, ProductEngine):
-            engine.tapes = max_instructions is None
-        budget = -1 if max_instructions is None else max_instructions
+        engine.budget = _ENDLESS if max_instructions is None else max_instructions
         last = len(code)
         while engine.running:
             pc = engine.pc
             if pc >= last:
                 trap(self.program, pc, "end of code", "execution ran past the last instruction; is a halt missing?")
-            if budget == 0:
+            if engine.budget <= 0:
                 trap(self.program, pc, "instruction limit", f"more than {max_instructions} instructions")
-            budget -= 1
+            engine.budget -= 1
             run, operands, reg, offset, span, height = code[pc]
             if reg < 0:
                 r0 = r1 = 0
@@ -162,8 +161,7 @@ class Interpreter:
         :meth:`cost`)."""
         engine = self.engine
         engine.start(self._entry(entry))
-        if isinstance(engine, ProductEngine):
-            engine.tapes = False
+        engine.budget = 0  # no loop runs as a whole
         while engine.running:
             pc = engine.pc
             if pc >= len(self._code):

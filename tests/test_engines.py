@@ -143,16 +143,32 @@ def conv_sums(x: np.ndarray, w: np.ndarray, geom: Geometry, ho: int, wo: int, pa
     return out
 
 
+def looped(program: Program) -> Program:
+    """The program as the body of a loop of one pass, which engines may run as a tape."""
+    once, end = Instr(TABLE["loopi"], (1,)), Instr(TABLE["endl"], ())
+    return replace(program, code=(once, *program.code[:-1], end, program.code[-1]))
+
+
+def filled(program: Program, engine: str, threads: int, fill: dict[str, np.ndarray]) -> Interpreter:
+    """An interpreter that has run the program."""
+    it = Interpreter(program, engine, threads)
+    for name, values in fill.items():
+        it.write_view(name, values)
+    it.run("main")
+    return it
+
+
 def run_all(program: Program, fill: dict[str, np.ndarray]) -> dict[str, Interpreter]:
-    """The program on every engine; states, cycles and events must agree."""
-    done = {}
-    for engine in ENGINES:
-        it = Interpreter(program, engine, threads=1)
-        for name, values in fill.items():
-            it.write_view(name, values)
-        it.run("main")
-        done[engine] = it
+    """The program on every engine, plain and as a loop; states, cycles and events must agree."""
+    done = {engine: filled(program, engine, 1, fill) for engine in ENGINES}
     first = done["step"]
+    for other in (filled(looped(program), engine, 2, fill) for engine in ("bitserial", "fused")):
+        assert np.array_equal(first.state.accumulators, other.state.accumulators)
+        assert np.array_equal(first.state.buffer, other.state.buffer)
+        assert np.array_equal(first.state.cells, other.state.cells)
+        assert np.array_equal(first.state.wear, other.state.wear)
+        assert other.cycles == first.cycles + 2 * program.machine.controller.issue_cycles
+        assert other.events == {**first.events, "instructions": first.events["instructions"] + 2}
     for other in (done["bitserial"], done["fused"]):
         assert np.array_equal(first.state.accumulators, other.state.accumulators)
         assert np.array_equal(first.state.buffer, other.state.buffer)

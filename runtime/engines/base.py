@@ -119,7 +119,7 @@ class PhaseCounter:
 class EngineBase:
     """State, control and the micro-operations outside the arrays. One instance belongs to one interpreter.
 
-    ``index`` is the instruction being executed, ``pc`` the next one; ``match`` maps a loop to its end. ``fail``
+    ``index`` is the instruction being executed, ``pc`` the next one; ``budget`` says how many more may run; ``match`` maps a loop to its end. ``fail``
     raises a trap. ``price``, for an overlapped region, gives a function from skipped array cycles to the cycles the region gains.
     """
 
@@ -128,7 +128,7 @@ class EngineBase:
     def __init__(self, machine: Machine, state: State, match: dict[int, int], fail: Callable[[int, str, str], NoReturn]) -> None:
         self.machine, self.state, self.regs = machine, state, state.regs
         self.match, self._fail = match, fail
-        self.index = self.pc = 0
+        self.index = self.pc = self.budget = 0
         self.running = False
         self.stack: list[list[int]] = []
         self.max_depth = machine.controller.loop_depth
@@ -272,7 +272,9 @@ class EngineBase:
         return out.view(np.int8)
 
     def _write(self, mat: BoundMatrix, tiles: npt.NDArray[np.int64], k0: int, n0: int, values: npt.NDArray[np.uint8]) -> None:
-        self.measure(f"bits_flipped_{mat.kind_of_cells}", int(scatter_block(self.state.cells, self.state.written, tiles, k0, n0, values)))
+        self.measure(
+            f"bits_flipped_{mat.kind_of_cells}", int(scatter_block(self.state.cells, self.state.written, tiles, k0, n0, values))
+        )
         count_writes(self.state.wear, tiles, k0, k0 + values.shape[0], n0, n0 + values.shape[1])
         mat.changed()
 

@@ -153,20 +153,18 @@ def _depthwise_t(engine: Any, o: Any, rows: int) -> Lowered:
 
 
 def _gradient(engine: Any, o: Any, rows: int) -> Lowered:
-    if o.a.pad or o.scratch.kin:
-        raise NotLowered("a gradient with nine bits, or scratch rows that other matrices share")
     window, pixels, k, n = engine.window(o.geom, o.a, o.e), rows * o.e.width, o.acc.height, o.e.channels
     streamed, held = np.empty(pixels * k, np.uint8), engine.prepare(np.zeros((pixels, n), np.int8))
-    stays = o.stationary == "a"
+    stays, totals = o.stationary == "a", np.empty(n, np.int32)
     tiles = scratch_block(o.scratch, *((pixels, k) if stays else (pixels, n)))
     s = (
         _address(streamed), _address(held), held.shape[0], held.shape[1], int(stays), INPUT_BITS * (k if stays else n),
-        int(o.a.signed), k, n, _address(tiles), len(tiles),
+        int(o.a.signed), k, n, _address(tiles), len(tiles), o.a.pad, o.a.pad_byte, _address(totals),
     )  # fmt: skip
     kinds = (T.GRADIENT_OPERANDS, T.GRADIENT)
     ops = [_op(kind, o.acc.kv, o.a.kv, o.e.kv, window.geom, s, bitserial=engine.bitserial) for kind in kinds]
     cost = o.e.width * k * n * engine.product_ns if _apart(k, o.acc) else 0.0
-    return Lowered(ops, [0.0, cost], [1.0, k / 8], scratch=o.scratch, keep=[streamed, held, tiles])
+    return Lowered(ops, [0.0, cost], [1.0, k / 8], scratch=o.scratch, keep=[streamed, held, tiles, totals])
 
 
 def _periphery(

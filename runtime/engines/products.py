@@ -80,8 +80,8 @@ def two_bytes(values: npt.NDArray[np.int16]) -> Bytes:
 class ProductEngine(EngineBase):
     """Products over whole row ranges. Subclasses say how one matrix product is formed.
 
-    Outermost loops run as tapes (`engines.tapes`) where ``tapes`` is set and ``tape_of`` has one for them: on ``threads`` threads, without
-    the interpreter; ``timed`` makes them measure the time of each operation. ``product_ns``, ``tap_ns``: rough time of a product.
+    Outermost loops run as tapes (`engines.tapes`) where ``tape_of`` has one for them: on ``threads`` threads, without the interpreter;
+    ``timed`` makes them measure the time of each operation. ``product_ns``, ``tap_ns``: rough time of a product.
     """
 
     dw_engine: ClassVar[str]
@@ -93,14 +93,14 @@ class ProductEngine(EngineBase):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.tapes, self.threads, self.timed = False, 1, False
+        self.threads, self.timed = 1, False
         self.tape_of: Callable[[int], Any] = lambda start: None
         self._words: tuple[tuple[Any, ...], npt.NDArray[np.int64], npt.NDArray[np.int64]] | None = None
 
     def loop(self, count: int) -> None:
         start = self.index
         super().loop(count)
-        if not self.tapes or self.skips or count <= 0 or len(self.stack) > 1:
+        if self.skips or count <= 0 or len(self.stack) > 1 or not self.budget:
             return
         tape = self.tape_of(start)
         if tape is not None and tape.run(self, count):

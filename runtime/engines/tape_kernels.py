@@ -27,7 +27,7 @@ from numba import carray, cfunc, njit, types
 
 from sasimc.runtime.engines.cells import count_writes, scatter_block
 from sasimc.runtime.engines.helpers import pool_rows
-from sasimc.runtime.kernels.dense import bitserial_range, fill_fused, fill_planes, fused_range
+from sasimc.runtime.kernels.dense import accumulate, bitserial_range, fill_fused, fill_planes, fused_range
 from sasimc.runtime.kernels.depthwise import dw_band, dw_t_band
 from sasimc.runtime.kernels.patches import gather_pixels, ones, scatter_patches
 from sasimc.runtime.kernels.periphery import (
@@ -41,7 +41,7 @@ from sasimc.runtime.kernels.periphery import (
     upsample_nearest,
     upsample_nearest_t,
 )
-from sasimc.runtime.kernels.simd import LANES
+from sasimc.runtime.kernels.simd import LANES, popcount
 from sasimc.runtime.kernels.sync import (
     atomic_add,
     atomic_load,
@@ -288,17 +288,29 @@ def _depthwise_t(operation, r0, r1, share, shares, machine):  # type: ignore[no-
     return dw_t_band(op[1], buf, ev, taps, geom, r0, r1, _acc(machine), _view(op, A), a, b)
 
 
+@njit(cache=True, nogil=True)
+def _nine_bit_ones(values, signed, pad):  # type: ignore[no-untyped-def]
+    """One bits of value - pad as 9-bit two's complement, over all bytes."""
+    total = np.int64(0)
+    for i in range(values.shape[0]):
+        value = np.int64(values[i])
+        value = (value - 256 if signed and value > 127 else value) - pad
+        total += np.int64(popcount(np.uint32(value & 511)))
+    return total
+
+
 @_handles(GRADIENT_OPERANDS)
 def _gradient_operands(operation, r0, r1, share, shares, machine):  # type: ignore[no-untyped-def]
-    """B: activations, C: errors, G. Patches transposed to S0 (bytes [K, P]), errors prepared at S1 (S2 blocks, S3 groups).
+    """B: activations, C: errors, G. Patches transposed to S0 (bytes [K, P]), errors prepared at S1 (S2 blocks, S3 groups), their sums at S13.
 
-    S4: 1 if the patches stay in the arrays and the errors stream; S5: weight of a one bit; S9: tiles of the scratch rows, S10: their number.
+    S4: 1 if the patches stay in the arrays and the errors stream; S5: weight of a one bit; S6: signed activations; S9: tiles of the scratch
+    rows, S10: their number; S11: pad value, S12: the same as a byte.
     """
     op, buf, m = _words(operation), _buf(machine), _words(machine)
     xv, ev, geom = _view(op, B), _view(op, C), _geom(op)
     pixels, k, n = (r1 - r0) * geom[11], geom[0] * geom[1] * xv[5], ev[5]
     flat, lines = np.empty(pixels * k + 15, np.uint8), np.empty(pixels * n + 15, np.uint8)
-    gather_pixels(buf, xv, geom, np.int64(0), r0, np.int64(0), pixels, flat)
+    gather_pixels(buf, xv, geom, op[S + 12], r0, np.int64(0), pixels, flat)
     one, zero = np.int64(1), np.int64(0)
     gather_pixels(buf, ev, (one, one, one, one, one, one, zero, zero, r1, ev[4], r1, ev[4]), zero, r0, zero, pixels, lines)
     patches, errors = flat[: pixels * k].reshape(pixels, k), lines[: pixels * n].reshape(pixels, n)
@@ -308,7 +320,16 @@ def _gradient_operands(operation, r0, r1, share, shares, machine):  # type: igno
     held, streaming = (patches, lines[: pixels * n]) if op[S + 4] else (errors, flat[: pixels * k])
     atomic_add(op, FLIPS, scatter_block(cells, written, tiles, 0, 0, held))
     count_writes(carray(pointer(m[13]), (m[10], m[11]), np.int64), tiles, 0, held.shape[0], 0, held.shape[1])
-    atomic_add(op, ONES, ones(streaming, 0, streaming.shape[0]) * op[S + 5])
+    if op[S + 11]:
+        driven = _nine_bit_ones(streaming, op[S + 6], op[S + 11])
+        sums = carray(pointer(op[S + 13]), (n,), np.int32)
+        sums[:] = 0
+        for p in range(pixels):
+            for c in range(n):
+                sums[c] += np.int32(np.int8(errors[p, c]))
+    else:
+        driven = ones(streaming, 0, streaming.shape[0])
+    atomic_add(op, ONES, driven * op[S + 5])
     streamed = carray(pointer(op[S]), (k, pixels), np.uint8)
     for first in range(0, k, 64):  # a block of columns at a time stays in the cache
         for p in range(pixels):
@@ -327,16 +348,24 @@ def _gradient_operands(operation, r0, r1, share, shares, machine):  # type: igno
 
 @_handles(GRADIENT)
 def _gradient(operation, r0, r1, share, shares, machine):  # type: ignore[no-untyped-def]
-    """A: sums. The product of what `_gradient_operands` prepared; S6: signed activations, S7: rows, S8: columns."""
-    op = _words(operation)
-    pixels = (r1 - r0) * op[G + 11]
+    """A: sums. The product of what `_gradient_operands` prepared; S6: signed activations, S7: rows, S8: columns, S11: pad value, S13: sums of
+    the errors. With a pad value, sum (x - pad) e = sum x e - pad sum e."""
+    op, acc, av = _words(operation), _acc(machine), _view(_words(operation), A)
+    pixels, n, pad = (r1 - r0) * op[G + 11], op[S + 8], op[S + 11]
     k0, k1 = _part(0, op[S + 7], _PIXELS, share, shares)
     if k0 >= k1:
         return 0
     streamed = carray(pointer(op[S] + k0 * pixels), (k1 - k0, pixels), np.uint8)
-    return _product(
-        op[1], streamed, op[S + 1], op[S + 2], op[S + 3], op[S + 6] != 0, _acc(machine), _view(op, A), np.int64(0), op[S + 8], k0
-    )
+    zero, signed = np.int64(0), op[S + 6] != 0
+    if pad == 0:
+        return _product(op[1], streamed, op[S + 1], op[S + 2], op[S + 3], signed, acc, av, zero, n, k0)
+    out, sums = np.zeros((k1 - k0) * n, np.int32), carray(pointer(op[S + 13]), (n,), np.int32)
+    _product(op[1], streamed, op[S + 1], op[S + 2], op[S + 3], signed, out, (zero, n, n, k1 - k0, np.int64(1), n), zero, n, zero)
+    values = out.reshape(k1 - k0, n)
+    for i in range(k1 - k0):
+        for c in range(n):
+            values[i, c] -= np.int32(pad * sums[c])
+    return accumulate(acc, av, values, k0, 0)
 
 
 # ----------------------------------------------------------------------------------------------------------- periphery

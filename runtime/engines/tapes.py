@@ -139,7 +139,7 @@ def scalar(name: str, o: Any) -> tuple[int, int, int, int, int]:
 
 class Tape:
     """One loop, ready to run. `run` returns False, with nothing done, where only the interpreter can tell what happens (a trap that is
-    certain, host memory that must not grow)."""
+    certain, host memory that must not grow, more instructions than may run)."""
 
     def __init__(self, engine: Any, program: Program, code: list[Bound], body: Unrolled, threads: int) -> None:
         self.program, self.code, self.body = program, code, body
@@ -182,6 +182,9 @@ class Tape:
         self.weights = [(first[pc], f.weights) for pc, f in self.lowered.items() if f.weights is not None]
         self._at: list[Any] = [None] * len(self.weights)
         self.scratch = {pc: f.scratch for pc, f in self.lowered.items() if f.scratch is not None}
+        used = {id(getattr(code[pc].operands, "mat", None)) for pc in self.lowered}
+        if any(id(kin) in used for matrix in self.scratch.values() for kin in matrix.kin):
+            raise NotLowered("weights that scratch rows share cells with")
         self.counting = np.flatnonzero(np.isin(self.ops[:, 0], _COUNTING))
         self._book_regions()
 
@@ -207,10 +210,12 @@ class Tape:
 
     def run(self, engine: Any, times: int) -> bool:
         """Run the body ``times`` times."""
-        if times <= 0 or (self.controlled and engine.phase.outer is not None) or not self._host_fits(engine, times):
+        length = len(self.body.keys) * times
+        if length > engine.budget or (self.controlled and engine.phase.outer is not None) or not self._host_fits(engine, times):
             return False
         if len(engine.stack) - 1 + self.body.depth > engine.max_depth or not self._prepare():
             return False
+        engine.budget -= length
         regs, machine = engine.words()
         regs[:] = engine.regs
         self.ops[self.counting, T.ONES : T.SPENT] = 0
@@ -268,7 +273,8 @@ class Tape:
 
     def _fail(self, engine: Any, turns: int, step: int) -> None:
         """Book what ran up to the step that failed and trap there."""
-        self._book(engine.phase, turns)
+        if turns:
+            self._book(engine.phase, turns)
         place = self.keys[step]
         for key in self.body.keys[: place + 1]:
             executed, name = engine.phase.executed, self.program.code[key[0]].spec.mnemonic

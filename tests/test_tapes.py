@@ -1,0 +1,229 @@
+"""Loops run as tapes, on one thread and on several, against the same loops interpreted: every memory, register and counter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from test_runtime import ALL, program, view
+
+from sasimc.api import CompileOptions, compile_model
+from sasimc.frontend.zoo import ZooOptions, build, write
+from sasimc.isa.errors import Trap
+from sasimc.isa.machine import load_machine
+from sasimc.isa.objects import Geometry, Matrix, Table, Tile
+from sasimc.isa.program import Program
+from sasimc.isa.spec import RowRange
+from sasimc.runtime.device import Device
+from sasimc.runtime.engines import tapes
+from sasimc.runtime.interpreter import Interpreter
+
+ENGINES = ("bitserial", "fused")
+STEP = 1000
+
+
+def interpreted(it: Interpreter) -> Interpreter:
+    """The same interpreter without tapes."""
+    it.engine.tape_of = lambda start: None  # type: ignore[attr-defined]
+    return it
+
+
+def assert_same(a: Interpreter, b: Interpreter) -> None:
+    """Memories, registers and counters are equal."""
+    for name in ("cells", "written", "wear", "buf", "acc"):
+        assert np.array_equal(getattr(a.state, name), getattr(b.state, name)), name
+    size = min(a.state.host.size, b.state.host.size)
+    assert np.array_equal(a.state.host[:size], b.state.host[:size])
+    assert a.regs == b.regs
+    for name, phase in a.engine.phases.items():
+        other = b.engine.phases[name]
+        assert phase.measured == other.measured, name
+        assert phase.executed == other.executed, name
+        regions = [
+            sorted((start, r.times, sorted(r.executed.items())) for start, known in p.regions.items() for r in known)
+            for p in (phase, other)
+        ]
+        assert regions[0] == regions[1], name
+    assert a.phase_cycles == b.phase_cycles
+    assert a.phase_events == b.phase_events
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Program:
+    path = tmp_path_factory.mktemp("tapes") / "net.onnx"
+    options = ZooOptions(width=0.35, resolution=32, classes=4, calibration_images=1)
+    return compile_model(write(build("mobilenetv2-repnet", options), path), CompileOptions(batch=3)).program
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_network_infers_and_learns_as_interpreted(
+    network: Program, engine: str, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sasimc.runtime.interpreter._MAX_THREADS", threads)
+    device, other = Device(network, engine, threads), Device(network, engine, 1)
+    interpreted(other.interpreter)
+    side = network.views[device.io["input"]].height
+    images = np.random.default_rng(3).integers(0, 256, (3, side, side, 3), dtype=np.uint8)
+    for part in (images, images[:1]):
+        assert np.array_equal(device.infer(part).logits, other.infer(part).logits)
+    for mu in (3, 1):
+        losses = [d.train_step(images, np.arange(3), mu_head=mu).loss for d in (device, other)]
+        assert losses[0] == losses[1]
+    assert_same(device.interpreter, other.interpreter)
+    built = device.interpreter._tapes
+    assert len(built) > 50
+    assert all(tape is not None for tape in built.values())  # every loop over samples of a compiled program is a tape
+    assert any(len(set(np.diff(t.steps[:, 3]))) > 1 for t in built.values() if t) == (
+        threads > 1
+    )  # some operations are shared out
+
+
+# ------------------------------------------------------------------------------------------------ loops written by hand
+
+_X, _ACC = view("x", "buf", "u8", (1, 1, 2)), view("a", "acc", "i32", (1, 1, 2))
+_W = Matrix("w", "dense", "compute", 2, 2, "w", False, (Tile(3, 0, 0, 0, 0, 2, 2),))
+_G = (Geometry("g"),)
+
+
+def both(p: Program, engine: str, fill: dict[str, Any]) -> Iterator[tuple[Interpreter, Trap | None]]:
+    """The program with tapes on two threads, then interpreted; and how each ended."""
+    for it in (Interpreter(p, engine, 2), interpreted(Interpreter(p, engine, 1))):
+        trap = None
+        for name, values in fill.items():
+            it.write_view(name, values)
+        try:
+            it.run("main")
+        except Trap as exc:
+            trap = exc
+        yield it, trap
+
+
+def assert_alike(p: Program, engine: str, fill: dict[str, Any], kind: str = "", *, tape: bool = True) -> Interpreter:
+    """Both ways end alike, with a trap of this kind or without; whether the loop became a tape."""
+    (a, first), (b, second) = both(p, engine, fill)
+    assert (first is None) == (not kind)
+    if first is not None and second is not None:
+        assert (first.kind, first.index, str(first)) == (second.kind, second.index, str(second))
+        assert first.kind == kind
+    assert_same(a, b)
+    assert any(t is not None for t in a._tapes.values()) == tape
+    return a
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_sum_that_overflows_in_a_later_pass_traps_there(engine: str) -> None:
+    code = (("loopi", 4), ("addi", 3, 3, 1), ("ovl",), ("vmm", "a", "x", "w", "g", ALL), ("sync",), ("li", 5, 1), ("endl",))
+    p = program(*code, views=(_X, _ACC), matrices=(_W,), geoms=_G, tensors={"w": np.full((2, 2), 100, np.int8)})
+    top = 2**31 - 1
+    it = assert_alike(p, engine, {"x": [1, 1], "a": [top - 500, 0]}, "accumulator overflow")
+    assert it.regs[3] == 3  # 200 a pass: the third does not fit
+    assert it.regs[5] == 1
+    assert it.instruction_cycles[3][0] == 3
+    assert_alike(p, engine, {"x": [1, 1], "a": [top - 800, 0]})
+
+
+def test_a_label_without_class_traps_at_its_sample() -> None:
+    q, d = view("q", "buf", "i8", (1, 1, 3)), view("d", "buf", "i32", (1, 1, 3), addr=16)
+    words, out = view("l", "host", "i32", (1, 1, 1), batch=4), view("o", "host", "i32", (1, 1, 1), addr=400, batch=4)
+    table = Table("t", "loss", {"mult": 900, "t_other": 1000, "t_label": 30768})
+    body = (("ldw", 6, "l", 4), ("xent", "d", "q", "t", 6, 7), ("argmax", 8, "q"), ("stw", "o", 7, 4), ("addi", 4, 4, 1))
+    p = program(("li", 1, 3), ("loop", 1), *body, ("endl",), views=(q, d, words, out), tables=(table,))
+    for labels, kind in (((0, 2, 1), ""), ((0, 3, 1), "label out of range"), ((-1, 0, 0), "label out of range")):
+        done = []
+        for it in (Interpreter(p, "fused", 2), interpreted(Interpreter(p, "fused", 1))):
+            it.write_view("q", [-5, 100, 99])
+            for i, label in enumerate(labels):
+                it.write_view("l", [label], i)
+            trap = ""
+            try:
+                it.run("main")
+            except Trap as exc:
+                trap = exc.kind
+            assert trap == kind
+            done.append(it)
+        assert_same(*done)
+        assert done[0]._tapes[1] is not None
+
+
+def test_samples_outside_of_host_memory_trap_as_interpreted() -> None:
+    h, b = view("h", "host", "u8", (1, 1, 8), batch=8), view("b", "buf", "u8", (1, 1, 8))
+    last = load_machine().host.memory_bytes // 8 - 1
+    code = (("loopi", 3), ("hst", "h", "b", 4, ALL), ("addi", 4, 4, STEP), ("endl",))
+    for first, step, kind in ((0, 1, ""), (2, -1, ""), (1, -1, "out of range")):
+        looped = [tuple(step if word == STEP else word for word in line) for line in code]
+        assert_alike(program(("li", 4, first), *looped, views=(h, b)), "fused", {"b": range(8)}, kind)
+    it = Interpreter(program(*code, views=(h, b)), "fused")
+    tape = it._tape(0)
+    assert tape is not None
+    it.regs[4] = last - STEP  # its third sample would lie behind the end: refused before any memory is taken
+    assert not tape._host_fits(it.engine, 3)
+
+
+def test_what_only_data_decide_is_interpreted() -> None:
+    v, words = view("v", "buf", "u8", (4, 1, 2)), view("l", "host", "i32", (1, 1, 1), batch=4)
+    rows = (("loopi", 3), ("ldw", 6, "l", 4), ("fill", "v", 7, RowRange(6, 0, 1)), ("addi", 4, 4, 1), ("endl",))
+    assert_alike(program(*rows, views=(v, words)), "fused", {}, tape=False)
+    inner = (("loopi", 3), ("ldw", 6, "l", 0), ("loop", 6), ("addi", 5, 5, 1), ("endl",), ("endl",))
+    it = assert_alike(program(*inner, views=(words,)), "fused", {"l": [2]}, tape=False)
+    assert it.regs[5] == 6
+    moving = (("loopi", 3), ("drain", "d", "a", RowRange(4, 0, 1)), ("addi", 4, 4, 1), ("endl",))  # rows move from pass to pass
+    tall, sums = view("d", "buf", "i32", (3, 1, 2)), view("a", "acc", "i32", (3, 1, 2))
+    it = assert_alike(program(*moving, views=(tall, sums)), "fused", {"a": range(6)}, tape=False)
+    assert it.read_view("d").reshape(-1).tolist() == list(range(6))
+
+
+def test_registers_loops_and_regions() -> None:
+    body = (
+        ("loopi", 5), ("ovl",), ("li", 2, 3), ("loopi", 2), ("addi", 2, 2, 2), ("addi", 3, 3, -1), ("endl",), ("sync",), ("sub", 5, 2, 3),
+        ("max", 6, 6, 5), ("min", 7, 7, 3), ("add", 8, 8, 6), ("li", 0, 9), ("addi", 9, 9, 2**31 - 1), ("loopi", 0), ("li", 2, 1), ("endl",),
+        ("endl",),
+    )  # fmt: skip
+    it = assert_alike(program(*body), "fused", {})
+    assert it.regs[:4] == [0, 0, 7, -10]
+    assert it.regs[5:9] == [17, 17, -10, 9 + 11 + 13 + 15 + 17]
+    depth = load_machine().controller.loop_depth
+    nested = [("loopi", 2)] * (depth + 1) + [("endl",)] * (depth + 1)
+    assert_alike(program(*nested), "fused", {}, "loop depth")
+
+
+def test_a_budget_of_instructions_holds_for_tapes() -> None:
+    p = program(("loopi", 10), ("addi", 1, 1, 1), ("endl",))
+    for limit in (1, 5, 21, 22):
+        ends = []
+        for it in (Interpreter(p, "fused"), interpreted(Interpreter(p, "fused"))):
+            try:
+                it.run("main", max_instructions=limit)
+                ends.append("done")
+            except Trap as exc:
+                ends.append(f"{exc.kind} {exc.index} {it.regs[1]}")
+        assert ends[0] == ends[1]
+        assert (ends[0] == "done") == (limit >= 22)
+
+
+def test_helpers_that_come_late_do_nothing() -> None:
+    p = program(("loopi", 3), ("vmm", "a", "x", "w", "g", ALL), ("endl",), views=(_X, _ACC), matrices=(_W,), geoms=_G,
+                tensors={"w": np.ones((2, 2), np.int8)})  # fmt: skip
+    it = Interpreter(p, "fused", 1)
+    it.write_view("x", [1, 2])
+    it.run("main")
+    tape = it._tapes[0]
+    assert tape is not None
+    control = np.zeros(tapes.T.CONTROL, np.int64)
+    arguments = (tape.ops, tape.steps, 3, control, tapes.T.handlers(), it.engine.words()[1], False)  # type: ignore[attr-defined]
+    for _ in range(2):  # the second call finds all shares taken
+        tapes.T.run_tape(*arguments)
+        assert it.read_view("a").reshape(-1).tolist() == [18, 18]
+
+
+def test_timed_tapes_add_up_time() -> None:
+    p = program(("loopi", 200), ("vmm", "a", "x", "w", "g", ALL), ("endl",), views=(_X, _ACC), matrices=(_W,), geoms=_G,
+                tensors={"w": np.ones((2, 2), np.int8)})  # fmt: skip
+    it = Interpreter(p, "fused", 1)
+    it.engine.timed = True  # type: ignore[attr-defined]
+    it.run("main")
+    tape = it._tapes[0]
+    assert tape is not None
+    assert 0 < int(tape.ops[0, tapes.T.SPENT]) < 10**9
