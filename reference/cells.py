@@ -105,6 +105,8 @@ class Runner:
         else:
             del recipe["mu_head"], recipe["mu_rep"], recipe["zoo"]
             recipe["compile"] = recipe["compile"]["label_smoothing"]
+            classifier = recipe["reference"].pop("lr_classifier")
+            recipe["reference"] = classifier if cell.config == 1 else recipe["reference"]
         what = [cell.config, cell.seed, data.name, data.counts(), s.size, s.width, s.weights, s.split, recipe]
         digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
         return s.out / "cells" / f"{cell.name}-{digest}.json"
