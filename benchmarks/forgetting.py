@@ -1,0 +1,191 @@
+"""Tasks learned one after another on one device: is any earlier one forgotten, and what does each write?
+
+    python benchmarks/forgetting.py [--epochs 4] [--limit 200]                 (embedded default; flowers and shapes drawn by formula)
+    python benchmarks/forgetting.py --data FOLDER [--tasks flowers17,pets,...]  (MobileNet-V2 + Rep-Net, one output for every class of the largest)
+
+After each task the test images of every task learned so far are run again. The matrix shows their accuracies; the logits are
+compared bit by bit with those right after the task was learned, and any difference ends the benchmark with an error. ``SET:A-B``
+takes classes A to B of a set. ``--slots N`` allows only N places in the arrays, so that tasks are swapped in and out.
+Results: the matrix on the screen, ``--csv`` and ``--plot`` (PNG, with matplotlib), ``--json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import hashlib
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from common import add_common, data_folder, environment, finish, table
+
+from sasimc.api import CompileOptions, compile_model
+from sasimc.frontend.zoo import ZooOptions, build, default_model_path, write
+from sasimc.isa.program import Program
+from sasimc.runtime.data.datasets import Dataset, open_dataset
+from sasimc.runtime.data.loader import Loader
+from sasimc.runtime.device import Interface
+from sasimc.runtime.nonvolatile.bank import TaskBank
+from sasimc.runtime.nonvolatile.image import DeviceImage
+from sasimc.runtime.recipe import Recipe
+from sasimc.runtime.trainer import TrainState, train
+
+DRAWN = "drawn-flowers:0-4,drawn-shapes:0-5,drawn-flowers:5-9,drawn-shapes:6-11"
+REAL = "flowers17,pets,flowers:0-24,cars-196x10:0-36"
+
+
+def part(name: str, folder: Path | None, size: int) -> Dataset:
+    """A data set, or of ``SET:A-B`` the classes A to B."""
+    base, _, classes = name.partition(":")
+    whole = open_dataset(base, folder, size=size)
+    if not classes:
+        return whole
+    first, last = (int(n) for n in classes.split("-"))
+    splits = {
+        s: tuple(dataclasses.replace(i, class_id=i.class_id - first) for i in items if first <= i.class_id <= last)
+        for s, items in whole.splits.items()
+    }
+    load = dataclasses.replace(whole, name=name.replace(":", "."), classes=whole.classes[first : last + 1], splits=splits)
+    return Shifted(**{f.name: getattr(load, f.name) for f in dataclasses.fields(load)}, first=first) if whole.synthetic else load
+
+
+@dataclasses.dataclass(frozen=True)
+class Shifted(Dataset):
+    """Drawn images, whose class decides what is drawn: ``first`` is the class that counts as 0."""
+
+    first: int = 0
+
+    def load(self, item: Any) -> Any:
+        return super().load(dataclasses.replace(item, class_id=item.class_id + self.first))
+
+
+def program(o: argparse.Namespace, classes: int) -> Program:
+    """The program all tasks run on."""
+    if o.data is None:
+        return compile_model(default_model_path(), CompileOptions(batch=o.batch)).program
+    with tempfile.TemporaryDirectory() as temporary:
+        source = Path(part(o.tasks.split(",")[0], o.data, o.resolution).source)
+        images = source / "images" if (source / "images").is_dir() else source
+        options = ZooOptions(weights=str(o.data / "weights"), resolution=o.resolution, classes=classes, calibrate=images)
+        path = write(build("mobilenetv2-repnet", options), Path(temporary) / "model.onnx")
+        return compile_model(path, CompileOptions(batch=o.batch)).program
+
+
+def test(bank: TaskBank, name: str, dataset: Dataset, limit: int | None) -> tuple[float, str]:
+    """Accuracy on the test images (percent) and the SHA-256 of all logits."""
+    device, digest, right, seen = bank.select(name), hashlib.sha256(), 0, 0
+    for images, labels, _ in Loader(dataset, "test", device.preprocess, device.batch_size, limit=limit).epoch(0):
+        got = device.infer(images)
+        digest.update(got.logits.tobytes())
+        right, seen = right + int((got.classes == labels).sum()), seen + len(labels)
+    return 100 * right / seen, digest.hexdigest()
+
+
+def plot(path: Path, names: list[str], matrix: list[list[float]]) -> None:
+    """Accuracy of each task after every further one."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for i, name in enumerate(names):
+        axes.plot(range(i + 1, len(names) + 1), [row[i] for row in matrix[i:]], marker="o", label=name)
+    axes.set(xlabel="tasks learned", ylabel="top-1 on the test images / %", xticks=range(1, len(names) + 1), ylim=(0, 100))
+    axes.legend(fontsize="small")
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    """Learn, test, compare, print, write."""
+    parser = add_common(argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter))
+    parser.add_argument("--tasks", help=f"data sets in order; default {DRAWN}, with --data {REAL}")
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--limit", type=int, default=200, help="at most this many images of each split")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--resolution", type=int, default=96, help="input size of the network that is built for real data")
+    parser.add_argument("--slots", type=int, help="use only so many places in the arrays")
+    parser.add_argument("--csv", type=Path)
+    parser.add_argument("--plot", type=Path)
+    o = parser.parse_args()
+    o.data = data_folder(o) if o.data else None
+    o.tasks = o.tasks or (REAL if o.data else DRAWN)
+    print(environment(o.threads))
+    sets = [part(name, o.data, o.resolution) for name in o.tasks.split(",")]
+    p = program(o, max(len(s.classes) for s in sets))
+    print(f"{p.machine.name}, {Interface.of(p).classes} outputs, {len(sets)} tasks")
+    names, digests, matrix = [s.name for s in sets], dict[str, str](), list[list[float]]()
+    recipe, wall = Recipe(epochs=o.epochs, limit=o.limit), time.perf_counter()
+    with tempfile.TemporaryDirectory() as temporary:
+        image = DeviceImage.open(Path(temporary) / "device.sas", p)
+        bank = TaskBank(image, p, "fused", o.threads)
+        if o.slots:
+            del bank.slots[o.slots :]
+        print(f"places in the arrays: {len(bank.slots)}")
+        for dataset in sets:
+            bank.create(dataset.name, dataset.classes, dataset.name)
+            device, run = bank.select(dataset.name), TrainState()
+            bank.begin({})
+            train(
+                device,
+                dataset,
+                recipe,
+                None,
+                lambda e: print(f"  epoch {e.epoch + 1}: {e.val_top1:.1f} % val", flush=True),
+                state=run,
+                keep=bank.keep,
+            )
+            bank.learned(run, {"val": run.best_top1})
+            row = []
+            for known in sets[: len(matrix) + 1]:
+                top1, digest = test(bank, known.name, known, o.limit)
+                if digests.setdefault(known.name, digest) != digest:
+                    sys.exit(f"FORGOTTEN: the logits of {known.name} changed after {dataset.name} was learned")
+                row.append(top1)
+            matrix.append(row)
+            print(f"{dataset.name}: {', '.join(f'{n} {a:.1f} %' for n, a in zip(names, row, strict=False))}", flush=True)
+        tasks = list(image.tasks.values())
+        wear = image.wear_summary()
+        image.close()
+    print(table(["after", *names], [[n, *row, *[""] * (len(names) - len(row))] for n, row in zip(names, matrix, strict=True)]))
+    print(f"logits of all {len(sets)} tasks bit-identical after every further task ({sum(range(len(sets)))} comparisons)\n")
+    rows = [
+        [t.name, len(t.classes), "arrays" if t.slot is not None else "host", t.swaps, t.steps, t.learning.bits_flipped, t.scratch.bits_flipped,
+         t.placing.rows, t.placing.bits_flipped] for t in tasks
+    ]  # fmt: skip
+    print(
+        table(
+            [
+                "task",
+                "classes",
+                "kept in",
+                "swapped out",
+                "steps",
+                "bits flipped: weights",
+                "scratch",
+                "host rows",
+                "host bits flipped",
+            ],
+            rows,
+        )
+    )
+    print(
+        f"most written row: {wear['worst']} times, mean {wear['mean']:.1f} over {wear['rows']} rows; {time.perf_counter() - wall:.0f} s"
+    )
+    if o.csv:
+        with o.csv.open("w", newline="", encoding="utf-8") as f:
+            csv.writer(f).writerows([["after", *names], *([n, *row] for n, row in zip(names, matrix, strict=True))])
+        print(f"wrote {o.csv}")
+    if o.plot:
+        plot(o.plot, names, matrix)
+        print(f"wrote {o.plot}")
+    figures = {"tasks": [t.model_dump(mode="json") for t in tasks], "matrix": matrix, "logits_sha256": digests, "wear": wear}
+    finish(o, {**figures, "slots": len(bank.slots), "epochs": o.epochs, "limit": o.limit})
+
+
+if __name__ == "__main__":
+    main()
