@@ -166,7 +166,7 @@ def test_equilibrium_follows_boltzmann() -> None:
         field, damping = 0.1, 0.3
         model = Model(damping, (0.0, 0.0, field if delta else 0.0), 2, noise=2 * damping * field / (2 * max(delta, 2.0)) / GAMMA)
         rng = np.random.default_rng(4)
-        n = 3000
+        n = 2000
         start = rng.normal(size=(n, 3))
         start /= np.linalg.norm(start, axis=1, keepdims=True)
         got = simulate(model, [Segment(2.5e-9)], Ensemble(start, 1.0, seed=5), dt=1e-12, threads=1).final[:, 2]
@@ -201,7 +201,7 @@ def test_thermal_reversals_follow_brown() -> None:
     (1 - 1 / Delta) exp(-Delta)."""
     field, damping, delta = 0.2, 0.1, 5.0
     model = Model(damping, (0.0, 0.0, field), 2, noise=2 * damping * field / (2 * delta) / GAMMA)
-    n = 3000
+    n = 2000
     start = np.tile([0.0, 0.0, 1.0], (n, 1))
     rate = damping * GAMMA / (1 + damping**2) * field * math.sqrt(delta / math.pi) * (1 - 1 / delta) * math.exp(-delta)
     settle = 2e-9
@@ -210,7 +210,7 @@ def test_thermal_reversals_follow_brown() -> None:
     second = simulate(model, [Segment(wait)], Ensemble(first, 1.0, seed=2), dt=2e-12, threads=1).final
     before, after = first[:, 2].mean(), second[:, 2].mean()
     found = -math.log(after / before) / (2 * wait)  # both directions: the mean falls at twice the rate
-    assert found == pytest.approx(rate, rel=0.15)  # next correction and 5 % of chance
+    assert found == pytest.approx(rate, rel=0.2)  # next correction and 7 % of chance
 
 
 def test_length_and_order_of_heun() -> None:
@@ -279,9 +279,9 @@ def test_without_the_stt_current_chance_decides() -> None:
 def test_error_rate_falls_with_current_and_time() -> None:
     of = stack("z")
     base = write_of(of, "stt")
-    rates = [run_write(of, replace(base, stt_current=i), RESISTANCES, 300, threads=1).error_rate for i in (30e-6, 60e-6, 100e-6)]
+    rates = [run_write(of, replace(base, stt_current=i), RESISTANCES, 150, threads=1).error_rate for i in (30e-6, 60e-6, 100e-6)]
     assert rates[0] > rates[1] > rates[2]
-    short, long = (run_write(of, replace(base, stt_time=t), RESISTANCES, 300, threads=1).error_rate for t in (3e-9, 10e-9))
+    short, long = (run_write(of, replace(base, stt_time=t), RESISTANCES, 150, threads=1).error_rate for t in (3e-9, 10e-9))
     assert short > long
 
 

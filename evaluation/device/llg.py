@@ -192,4 +192,5 @@ def simulate(
             list(pool.map(part, pairwise(edges)))
     else:
         part((0, n))
-    return Result(m, settled, ohm_s, path, np.arange(1, path.shape[1] + 1) * every * dt)
+    times = every * dt * np.arange(1, path.shape[1] + 1, dtype=np.float64)
+    return Result(m, settled, ohm_s, path, times)

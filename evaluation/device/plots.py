@@ -99,9 +99,10 @@ def _sweeps(axes: Any, sweeps: Sequence[Sweep]) -> None:
             unit = "uA" if sweep.unit == "A" else "ns"
             at = np.array(sweep.values) * scale
             label = f"{sweep.field.replace('_', ' ')}, {at[0]:.3g}..{at[-1]:.3g} {unit}"
-            (line,) = ax.plot(range(len(at)), rates, lw=1, label=label)
-            for i, o in enumerate(sweep.outcomes):
-                ax.plot(i, rates[i], "o" if o.errors else "v", ms=4, color=line.get_color())
+            seen = [rate if o.errors else None for rate, o in zip(rates, sweep.outcomes, strict=True)]
+            (line,) = ax.plot(range(len(at)), seen, "o-", lw=1, ms=4, label=label)
+            none = [i for i, o in enumerate(sweep.outcomes) if not o.errors]
+            ax.plot(none, [rates[i] for i in none], "v", ms=4, color=line.get_color())
         ax.set(
             title=f"{_TITLES[method]}: error rate",
             yscale="log",

@@ -122,11 +122,16 @@ def _finding(error: Any) -> str:
 
 
 def load_technology(source: str | Path = "sas") -> Technology:
-    """Read and validate a technology: a shipped name (``sas``, ``sot``, ``stt``, ``sram``) or a TOML file.
+    """Read and validate a technology: a shipped name (``sas``, ``sot``, ``stt``, ``sram``), a TOML file, or an NVSim ``.cell`` file (what it does not
+    say is assumed: `sasc machine import` lists it).
 
     Raises:
         SasError: unknown name, unreadable file, TOML syntax, unknown, missing or impossible fields (all of them are listed).
     """
+    if Path(source).suffix.lower() == ".cell":
+        from sasimc.evaluation.nvsim.cells import load_cell
+
+        return load_cell(Path(source))
     text, name = _read(source)
     try:
         return Technology.model_validate(tomllib.loads(text))
