@@ -109,6 +109,15 @@ def test_a_cell_becomes_a_technology(files: Path) -> None:
     assert load_technology(path) == t
 
 
+def test_a_cell_file_is_a_technology_wherever_one_is_asked_for(files: Path) -> None:
+    t = load_technology(files / "cell_a.cell")
+    assert t.cell_area.to("um^2/bit") == pytest.approx(40 * 0.028**2)  # no .cfg, so no process node: the paper's, an assumption
+    assert t.cell_area.kind == "assumption"
+    (files / "bad.cell").write_text("-MemCellType: MRAM\n-CellArea (F^2): large\n")
+    with pytest.raises(DiagnosticsError, match=r"bad\.cell:2:1: error: CellArea cannot be read"):
+        load_technology(files / "bad.cell")
+
+
 def test_every_setting_is_listed_once(files: Path) -> None:
     made = import_files([files / "memory.cfg", files / "user.pim"])
     settings = [s for d in made.documents for s in d.settings.values()]

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 from pydantic import ValidationError
 
-from sasimc.evaluation.nvsim.reader import Document, Setting
+from sasimc.evaluation.nvsim.reader import Document, Setting, read
 from sasimc.evaluation.quantity import Quantity, format_si
 from sasimc.evaluation.technologies.technology import Technology, load_technology
-from sasimc.isa.errors import SasError, near
+from sasimc.isa.errors import DiagnosticsError, SasError, near
 
-__all__ = ["CellImport", "import_cell"]
+__all__ = ["CellImport", "import_cell", "load_cell"]
 
 KINDS: Final = {
     "MRAM": ("STT", "stt", True), "SRAM": ("SRAM", "sram", False), "PCRAM": ("PCRAM", "stt", True), "memristor": ("RRAM", "stt", True),
@@ -93,6 +94,18 @@ def import_cell(cell: Document, cfg: Document | None = None, pim: Document | Non
             f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}".lstrip(": ") for e in exc.errors()
         )
         raise SasError(f"the cell does not make a technology: {found}", where=str(cell.path)) from None
+
+
+def load_cell(path: Path) -> Technology:
+    """The technology of a cell file alone.
+
+    Raises:
+        SasError: unreadable; every value that could not be read, with file and line.
+    """
+    document = read(path)
+    if errors := [f for f in document.findings if f.severity == "error"]:
+        raise DiagnosticsError(errors)
+    return import_cell(document).technology
 
 
 def _quantity(value: float, unit: str, source: str, assumed: bool = False) -> Quantity:
