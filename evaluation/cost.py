@@ -238,12 +238,26 @@ class Cost:
             out.setdefault(t.row.node, {}).setdefault(t.component, []).append(t.joules)
         return {node: {c: math.fsum(v) for c, v in parts.items()} for node, parts in out.items()}
 
-    def node_cycles(self) -> dict[str, float]:
-        """Cycles by ONNX node."""
+    def _cycles(self, key: Callable[[Row], str]) -> dict[str, float]:
         out: dict[str, list[float]] = {}
         for row in self.run.rows:
-            out.setdefault(row.node, []).append(row.cycles)
-        return {node: math.fsum(v) for node, v in out.items()}
+            out.setdefault(key(row), []).append(row.cycles)
+        return {name: math.fsum(v) for name, v in out.items()}
+
+    def node_cycles(self) -> dict[str, float]:
+        """Cycles by ONNX node."""
+        return self._cycles(lambda row: row.node)
+
+    def phase_cycles(self) -> dict[str, float]:
+        """Cycles by the instructions' phase."""
+        return self._cycles(lambda row: row.phase)
+
+    def unit_cycles(self) -> dict[str, int]:
+        """Cycles that the instructions of each unit take, one after the other; units work at once where regions overlap."""
+        out: dict[str, int] = {}
+        for row in self.run.rows:
+            out[row.unit] = out.get(row.unit, 0) + row.busy_cycles
+        return out
 
     def by_epoch(self) -> list[dict[str, float]]:
         """Energy by phase of every epoch."""
@@ -350,6 +364,8 @@ class Cost:
                 "by_epoch": self.by_epoch(),
             },
             "node_cycles": self.node_cycles(),
+            "phase_cycles": self.phase_cycles(),
+            "unit_cycles": self.unit_cycles(),
             "area_m2": {name: f.as_dict() for name, f in model.area.parts.items()},
             "peak": {
                 "power_w": peak.power,

@@ -67,6 +67,16 @@ def reading_table(cost: Cost) -> Table:
     )  # fmt: skip
 
 
+def _times(title: str, first: str, parts: Mapping[str, float], cost: Cost) -> Table:
+    clock = cost.model.machine.clock_hz
+    rows = [
+        (name or OTHER, format_si(n / clock, "s"), percent(n, cost.run.cycles))
+        for name, n in sorted(parts.items(), key=lambda p: -p[1])
+        if n
+    ]
+    return Table(title, (first, "time", "of the run"), rows)
+
+
 def cost_tables(cost: Cost, nodes: int | None = 20) -> list[Table]:
     """The cost of a run as tables; at most ``nodes`` ONNX nodes (None: all)."""
     total, model = cost.energy, cost.model
@@ -91,6 +101,8 @@ def cost_tables(cost: Cost, nodes: int | None = 20) -> list[Table]:
         Table(f"{cost.run.name}, technology {model.technology.name}", ("figure", "value", "how"), figures, (0, 2)),
         _energies("energy by phase", "phase", cost.by_phase(), total),
         _energies("energy by component", "component", cost.by_component(), total),
+        _times("time by phase", "phase", cost.phase_cycles(), cost),
+        _times("time by unit (one instruction after the other; units overlap)", "unit", cost.unit_cycles(), cost),
         Table("energy and time by ONNX node", ("node", "energy", "share", "time", "share"), layers),
         _energies("energy by instruction", "instruction", cost.by_instruction(), total),
         Table("area by component", ("component", "area", "share", "how"), sizes, (0, 3)),

@@ -256,6 +256,10 @@ def test_throughput_and_utilisation(run: Run) -> None:
     assert figures["energy_delay"].value == pytest.approx(figures["energy"].value * run.seconds)
     assert figures["tops_per_watt_1b"].value == pytest.approx(figures["gops_1b"].value / figures["power"].value * 1e-3)
     assert all(f.how for f in figures.values())
+    cost = cost_of(run)
+    for cycles in (cost.phase_cycles(), cost.node_cycles()):
+        assert math.fsum(cycles.values()) == pytest.approx(run.cycles, rel=1e-9)
+    assert sum(cost.unit_cycles().values()) >= run.cycles
 
 
 def test_transposed_products_count_single_bits() -> None:
