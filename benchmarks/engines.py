@@ -9,7 +9,7 @@ The network is MobileNet-V2 1.0/224 with Rep-Net (``--random``: random weights, 
 (c) PyTorch, float32, forward and backward of the same trainable part, where torch is installed.
 
 Every figure is the best of ``--repeat`` runs in a process of its own; ratios carry over to other machines better than seconds.
-``--profile`` prints instead where one engine spends its time, by mnemonic. "Outside of kernels" is the interpreter's share.
+``--profile`` prints instead where one engine spends its time, by mnemonic. "Outside of compiled code" is the interpreter's share.
 ``--clock processor --threads 1`` measures processor seconds: what to use where other work shares the cores.
 """
 
@@ -21,8 +21,10 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -119,9 +121,7 @@ def measure_limit(folder: Path, o: argparse.Namespace) -> dict[str, Any]:
     import numba
 
     from sasimc.runtime.kernels.simd import LANES, bit_block_unsigned
-    from sasimc.runtime.kernels.threads import run_shares
 
-    numba.set_num_threads(min(o.threads, numba.config.NUMBA_NUM_THREADS))
     words, times = 64, 20_000
     rng = np.random.default_rng(0)
     bits = rng.integers(0, 1 << 32, words * 8, dtype=np.uint32)
@@ -137,9 +137,13 @@ def measure_limit(folder: Path, o: argparse.Namespace) -> dict[str, Any]:
         return total
 
     count(bits, planes, words, 0, 1)
-    rounds = times * o.threads
-    seconds = best(lambda: run_shares(lambda a, b: count(bits, planes, words, a, b), 0, rounds), max(o.repeat, 15))
-    return {"bit_operations_per_s": rounds * words * 64 * 32 * LANES / seconds}
+    with ThreadPoolExecutor(o.threads) as pool:
+
+        def everywhere() -> None:
+            list(pool.map(lambda _: count(bits, planes, words, 0, times), range(o.threads)))
+
+        seconds = best(everywhere, max(o.repeat, 15))
+    return {"bit_operations_per_s": o.threads * times * words * 64 * 32 * LANES / seconds}
 
 
 def measure_onnxruntime(folder: Path, o: argparse.Namespace) -> dict[str, Any]:
@@ -184,54 +188,66 @@ def measure_torch(folder: Path, o: argparse.Namespace) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------------------------------- engines
 
 
-class Stopwatch:
-    """Times what the engine computes in kernels: ``seconds``, and of the dense forward kernels time and 1-bit operations."""
+class InTapes:
+    """While entered, adds up the time that is spent in tapes, that is in compiled code: ``seconds``."""
 
-    def __init__(self, engine: Any) -> None:
-        from sasimc.runtime import kernels as K
-        from sasimc.runtime.engines import base
+    def __enter__(self) -> InTapes:
+        from sasimc.runtime.engines import tape_kernels
 
-        self.seconds = self.dense_s = 0.0
-        self.dense_ops = 0
-        self._undo: list[Callable[[], None]] = []
-        for name in (n for n in K.__all__ if callable(getattr(K, n)) and n[0].islower() and not n.startswith("make_view")):
-            self._wrap(K, name)
-        for name in ("gather_block", "scatter_block"):
-            self._wrap(base, name)
-        for name in ("prepare", "dense"):
-            self._wrap(engine, name, instance=True)
-        self._wrap(engine, "dense_acc", instance=True, dense=True)
+        self.seconds, inner = 0.0, tape_kernels.run_tape
+        self._undo = lambda: setattr(tape_kernels, "run_tape", inner)
 
-    def _wrap(self, owner: Any, name: str, *, instance: bool = False, dense: bool = False) -> None:
-        inner = getattr(owner, name)
-
-        def timed(*args: Any) -> Any:
+        def timed(*args: Any) -> None:
             start = clock()
-            result = inner(*args)
-            seconds = clock() - start
-            self.seconds += seconds
-            if dense:
-                self.dense_s += seconds
-                self.dense_ops += args[0].size * args[7] * 64
-            return result
+            inner(*args)
+            if threading.current_thread() is threading.main_thread():
+                self.seconds += clock() - start
 
-        setattr(owner, name, timed)
-        self._undo.append((lambda: delattr(owner, name)) if instance else (lambda: setattr(owner, name, inner)))
+        tape_kernels.run_tape = timed
+        return self
 
-    def stop(self) -> None:
-        for undo in self._undo:
-            undo()
+    def __exit__(self, *_: object) -> None:
+        self._undo()
 
 
-def in_kernels(engine: Any, work: Callable[[], object], repeat: int) -> Stopwatch:
-    """A stopwatch of the run that spent least time in kernels."""
-    runs = []
+def outside(work: Callable[[], object], repeat: int) -> float:
+    """Share of the time of ``work`` outside of compiled code, in the fastest of ``repeat`` runs."""
+    found = []
     for _ in range(repeat):
-        watch = Stopwatch(engine)
+        with InTapes() as inside:
+            start = clock()
+            work()
+            total = clock() - start
+        found.append((total, 1 - inside.seconds / total))
+    return min(found)[1]
+
+
+def by_operation(it: Any, work: Callable[[], object], repeat: int) -> dict[int, tuple[int, float, int]]:
+    """Of each instruction of the loops ``work`` runs: how often, processor seconds of all threads, multiply-adds of dense kernels."""
+    from sasimc.runtime.engines import tape_kernels as T
+
+    built = [t for t in it._tapes.values() if t is not None]
+    it.engine.timed = True
+    for tape in built:
+        tape.ops[:, T.SPENT] = 0
+    it.reset_counters()
+    for _ in range(repeat):
         work()
-        watch.stop()
-        runs.append(watch)
-    return min(runs, key=lambda w: w.seconds)
+    it.engine.timed = False
+    ran = it.instruction_cycles
+    out: dict[int, tuple[int, float, int]] = {}
+    for tape in built:
+        for number, op in enumerate(tape.ops):
+            pc = tape.pcs[number]
+            if pc not in ran:
+                continue
+            steps = tape.steps[:-1][tape.steps[:-1, 0] == number]
+            pixels = int((steps[:, 2] - steps[:, 1]).sum()) * int(op[T.G + 11])
+            k = int(op[T.G] * op[T.G + 1] * op[T.B + 5])
+            products = pixels * k * int(op[T.S + 5]) if op[0] == T.DENSE else 0
+            times, seconds, before = out.get(pc, (ran[pc][0] // repeat, 0.0, 0))
+            out[pc] = (times, seconds + float(op[T.SPENT]) * 1e-9 / repeat, before + products)
+    return out
 
 
 def measure_engine(name: str, folder: Path, o: argparse.Namespace) -> dict[str, Any]:
@@ -248,9 +264,10 @@ def measure_engine(name: str, folder: Path, o: argparse.Namespace) -> dict[str, 
     out["infer_1_s"] = best(lambda: device.infer(images[:1]), 4 * o.repeat)
     out["infer_8_s"] = best(lambda: device.infer(images), o.repeat) / BATCH
     out["infer_rss_mb"] = peak_rss_mb()
-    watch = in_kernels(it.engine, lambda: device.infer(images[:1]), 2 * o.repeat)
-    out["overhead"] = 1 - watch.seconds / out["infer_1_s"]
-    out["dense_bit_operations_per_s"] = watch.dense_ops / watch.dense_s
+    out["overhead"] = outside(lambda: device.infer(images[:1]), 4 * o.repeat)
+    dense = [v for v in by_operation(it, lambda: device.infer(images[:1]), 2 * o.repeat).values() if v[2]]
+    # 8 input bits meet 8 stored bits; thread seconds, hence times the threads that work at once
+    out["dense_bit_operations_per_s"] = 64 * sum(n for _, _, n in dense) / sum(s for _, s, _ in dense) * o.threads
     it.reset_counters()
     device.infer(images[:1])
     out["cycles"], out["instructions"] = it.cycles, it.events["instructions"]
@@ -258,8 +275,7 @@ def measure_engine(name: str, folder: Path, o: argparse.Namespace) -> dict[str, 
     out["bit_operations_per_s"] = it.events["shift_adds"] * 8 / out["infer_1_s"]
     out["instructions_per_s"] = out["instructions"] / out["infer_1_s"]
     out["train_step_s"] = best(lambda: device.train_step(images, labels), o.repeat)
-    watch = in_kernels(it.engine, lambda: device.train_step(images, labels), 2)
-    out["train_overhead"] = 1 - watch.seconds / out["train_step_s"]
+    out["train_overhead"] = outside(lambda: device.train_step(images, labels), o.repeat)
     it.reset_counters()
     device.train_step(images, labels)
     out["train_cycles"], out["train_instructions"] = it.cycles, it.events["instructions"]
@@ -284,42 +300,28 @@ def measure_step(folder: Path, o: argparse.Namespace) -> dict[str, Any]:
 
 
 def profile(name: str, folder: Path, o: argparse.Namespace) -> None:
-    """Time by mnemonic of one image and of one training step of 8 (clearest with --threads 1)."""
+    """Processor time by mnemonic of one image and of one training step of 8; the rest is the interpreter's and what it runs itself."""
     from sasimc.runtime.device import Device
     from sasimc.runtime.warmup import warm_up
 
     warm_up()
     device, images = Device(folder / "prog.s", name, o.threads), pictures()
     it = device.interpreter
-    spent: dict[str, list[float]] = {}
-    plain = it._code
-
-    def timed(run: Callable[..., None], slot: list[float]) -> Callable[..., None]:
-        def work(engine: Any, operands: Any, r0: int, r1: int) -> None:
-            start = clock()
-            run(engine, operands, r0, r1)
-            slot[0] += clock() - start
-            slot[1] += 1
-
-        return work
-
-    it._code = [
-        b._replace(run=timed(b.run, spent.setdefault(i.spec.mnemonic, [0.0, 0])))
-        for b, i in zip(plain, it.program.code, strict=True)
-    ]
     for title, work in (
         ("one image", lambda: device.infer(images[:1])),
         ("training step of 8", lambda: device.train_step(images, np.arange(BATCH))),
     ):
         work()
-        for slot in spent.values():
-            slot[:] = [0.0, 0]
-        start = clock()
-        for _ in range(o.repeat):
-            work()
-        total = (clock() - start) / o.repeat
-        rows = sorted(((m, n / o.repeat, s / o.repeat) for m, (s, n) in spent.items() if n), key=lambda r: -r[2])
-        body = [(m, round(n), s * 1e3, s / n * 1e6, f"{100 * s / total:.1f}") for m, n, s in rows]
+        start = time.process_time()
+        found = by_operation(it, work, o.repeat)
+        total = (time.process_time() - start) / o.repeat
+        spent: dict[str, list[float]] = {}
+        for pc, (times, seconds, _) in found.items():
+            slot = spent.setdefault(it.program.code[pc].spec.mnemonic, [0.0, 0.0])
+            slot[0], slot[1] = slot[0] + seconds, slot[1] + times
+        spent["the rest"] = [total - sum(s for s, _ in spent.values()), 0]
+        rows = sorted(((m, n, s) for m, (s, n) in spent.items()), key=lambda r: -r[2])
+        body = [(m, round(n) or "", s * 1e3, s / n * 1e6 if n else "", f"{100 * s / total:.1f}") for m, n, s in rows]
         print(f"\n{name}, {title}: {total * 1e3:.1f} ms\n" + table(["mnemonic", "times", "ms", "us each", "% of time"], body))
 
 
@@ -359,8 +361,8 @@ def report(rows: dict[str, dict[str, Any]]) -> str:
         ("the same, dense kernels alone", "dense_bit_operations_per_s", 1e-9),
         ("dense kernels, % of the limit", "dense_share_of_limit", 100),
         ("k instructions/s", "instructions_per_s", 1e-3),
-        ("outside of kernels, % of an image", "overhead", 100),
-        ("outside of kernels, % of a step", "train_overhead", 100),
+        ("outside of compiled code, % of an image", "overhead", 100),
+        ("outside of compiled code, % of a step", "train_overhead", 100),
         ("M row activations/s", "row_activations_per_s", 1e-6),
         ("peak MB", "rss_mb", 1),
     )

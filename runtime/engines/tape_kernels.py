@@ -23,7 +23,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import carray, cfunc, njit, types
+from numba import cfunc, njit, types
+from numba.np.numpy_support import carray
 
 from sasimc.runtime.engines.cells import count_writes, scatter_block
 from sasimc.runtime.engines.helpers import pool_rows
