@@ -73,13 +73,14 @@ class FaultyMedium(Medium):
 
 
 def cut_between_rows(device: Device, fuse: Fuse) -> None:
-    """From now on the device writes its arrays row by row, each an operation of the fuse."""
+    """From now on the device writes its weights row by row, each an operation of the fuse (a block of scratch rows is one)."""
     engine: Any = device.interpreter.engine
     write = engine._write
 
     def rows(mat: Any, tiles: Any, k0: int, n0: int, values: Any) -> None:
-        for r in range(len(values)):
+        step = len(values) if mat.kind == "scratch" else 1
+        for r in range(0, len(values), step):
             fuse.burn()
-            write(mat, tiles, k0 + r, n0, values[r : r + 1])
+            write(mat, tiles, k0 + r, n0, values[r : r + step])
 
     engine._write = rows
