@@ -76,18 +76,19 @@ class Tracer:
         it: the interpreter; its values, cycles and events are those of an ordinary run.
         limit: most events (slices and counter samples) the trace may hold.
         price: joules of events, for the tracks of power and energy; without it there are none.
+        lanes: what has a lane in the arrays: ``subarray``, ``bank``, ``group``, or ``auto``.
 
     ``full`` says that the limit was reached: :meth:`run` then runs without recording.
     """
 
-    def __init__(self, it: Interpreter, limit: int = DEFAULT_LIMIT, price: Price | None = None) -> None:
+    def __init__(self, it: Interpreter, limit: int = DEFAULT_LIMIT, price: Price | None = None, lanes: str = "auto") -> None:
         if limit < MIN_LIMIT:
             raise SasError(f"a trace of {limit} events", hint=f"at least {MIN_LIMIT}")
         self.it, self.limit, self.price = it, limit, price
         self.full = False
         self.runs = 0
         self.end = 0.0
-        self._lanes = Lanes(it.program)
+        self._lanes = Lanes(it.program, lanes)
         self._slices: list[
             tuple[int, int, int, int, str, str, str]
         ] = []  # begin, end (ns), process, thread, name, category, arguments

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from sasimc.isa.errors import SasError, near
 from sasimc.isa.machine import activation_cycles
 from sasimc.isa.objects import Matrix
 from sasimc.isa.program import Program
 from sasimc.isa.spec import MatField
 from sasimc.runtime.profile import place
 
-__all__ = ["LANE_PID", "MAX_SUBARRAY_LANES", "Lanes"]
+__all__ = ["LANE_KINDS", "LANE_PID", "MAX_SUBARRAY_LANES", "Lanes"]
 
 LANE_PID: Final = 100
 """Process number of the first bank (sub-array lanes) or of all lanes (groups or banks)."""
+
+LANE_KINDS: Final = ("auto", "subarray", "bank", "group")
 
 MAX_SUBARRAY_LANES: Final = 128
 """A program that uses more sub-arrays gets a lane for every activation group (rule ``row``) or bank (rule ``free``)."""
@@ -27,13 +30,21 @@ Share = tuple[int, int, float, float]
 
 
 class Lanes:
-    """Lanes of a program's machine. ``kind``: ``sub-array``, ``group`` or ``bank``; ``names``: (process, thread) -> (process's name, lane's)."""
+    """Lanes of a program's machine. ``names``: (process, thread) -> (process's name, lane's).
 
-    def __init__(self, program: Program) -> None:
+    ``kind``: ``subarray``, ``group`` or ``bank``; ``auto`` takes sub-arrays unless there are too many for a viewer.
+
+    Raises:
+        SasError: no such kind of lane.
+    """
+
+    def __init__(self, program: Program, kind: str = "auto") -> None:
+        if kind not in LANE_KINDS:
+            raise SasError(f"no lanes of kind {kind!r}", hint=near(kind, LANE_KINDS) or f"one of {', '.join(LANE_KINDS)}")
         self.program, self.machine = program, program.machine
         used = sorted({t.subarray for m in program.matrices.values() for t in m.tiles})
-        row = self.machine.activation.rule == "row"
-        self.kind = "sub-array" if len(used) <= MAX_SUBARRAY_LANES else "group" if row else "bank"
+        coarse = "group" if self.machine.activation.rule == "row" else "bank"
+        self.kind = kind if kind != "auto" else "subarray" if len(used) <= MAX_SUBARRAY_LANES else coarse
         self.names: dict[tuple[int, int], tuple[str, str]] = {}
         self._lane_of: dict[int, tuple[int, int]] = {}
         for s in used:
@@ -43,19 +54,25 @@ class Lanes:
     def _lane(self, subarray: int) -> tuple[int, int]:
         bank, mat = place(self.machine, subarray)
         number = bank[0] * self.machine.array.banks[1] + bank[1]
-        if self.kind == "sub-array":
+        if self.kind == "subarray":
             lane, names = (
                 (LANE_PID + number, subarray),
                 (f"bank ({bank[0]}, {bank[1]})", f"sub-array {subarray}, MAT ({mat[0]}, {mat[1]})"),
             )
         elif self.kind == "group":
             group = self.machine.group_of(subarray)
-            lane, names = (LANE_PID, group), ("arrays by activation group", f"group {group}")
+            lane, names = (LANE_PID, group), ("arrays by activation group", f"group {group}: {self._block(group)}")
         else:
             lane, names = (LANE_PID, number), ("arrays by bank", f"bank ({bank[0]}, {bank[1]})")
         lane = (lane[0], lane[1] + 1)  # thread 0 is the process itself to some viewers
         self.names[lane] = names
         return lane
+
+    def _block(self, group: int) -> str:
+        """Banks and MATs of an activation group in words."""
+        size = self.machine.group_size
+        (b0, m0), (b1, m1) = place(self.machine, group * size), place(self.machine, (group + 1) * size - 1)
+        return f"banks {_span(b0[0], b1[0])}, {_span(b0[1], b1[1])}, MATs {_span(m0[0], m1[0])}, {_span(m0[1], m1[1])}"
 
     def shares(self, key: tuple[int, int, int], events: Mapping[str, int]) -> tuple[Share, ...]:
         """Lanes of an execution (instruction, first row, end) with its declared events; empty for one that works on no matrix."""
@@ -111,12 +128,11 @@ class Lanes:
         out: list[Share] = []
         at = 0
         for members in groups.values():
-            tallest = max(members.values())
-            if self.kind == "group":
-                out.append((*self._lane_of[next(iter(members))], at / whole, tallest / whole))
-            else:
-                out += [(*self._lane_of[s], at / whole, n / whole) for s, n in members.items()]
-            at += tallest
+            lanes: dict[tuple[int, int], int] = {}
+            for s, n in members.items():
+                lanes[self._lane_of[s]] = max(lanes.get(self._lane_of[s], 0), n)
+            out += [(*lane, at / whole, n / whole) for lane, n in lanes.items()]
+            at += max(members.values())
         return tuple(out)
 
     def _free(self, loads: dict[int, int], whole: int) -> tuple[Share, ...]:
@@ -126,6 +142,10 @@ class Lanes:
         for s, n in loads.items():
             lanes.setdefault(self._lane_of[s], []).append(n)
         return tuple((*lane, 0.0, min(1.0, max(max(v), -(-sum(v) // mats)) / whole)) for lane, v in lanes.items())
+
+
+def _span(first: int, last: int) -> str:
+    return str(first) if first == last else f"{first}-{last}"
 
 
 def _summed(lines: Iterable[tuple[int, int]]) -> dict[int, int]:

@@ -225,6 +225,30 @@ def test_other_machines(changes: dict[str, Any], tmp_path: Path) -> None:
     assert any(k.startswith("bank (") for k in kinds) == few
 
 
+@pytest.mark.parametrize("rule", ["row", "free"])
+@pytest.mark.parametrize("kind", ["subarray", "bank", "group"])
+def test_kinds_of_lanes(kind: str, rule: str, tmp_path: Path) -> None:
+    program = compile_model(
+        default_model_path(), CompileOptions(machine=machine_with(activation__rule=rule), inference_only=True)
+    ).program
+    device = Device(program, "fused", 1)
+    tracer = Tracer(device.interpreter, lanes=kind)
+    device.trace(tracer)
+    device.infer(images(device, 1))
+    tracer.write(tmp_path / "t.json")
+    trace = load(tmp_path / "t.json")
+    assert problems(trace) == []
+    used = {t.subarray for m in program.matrices.values() for t in m.tiles}
+    machine = program.machine
+    expected = {"subarray": used, "bank": {machine.bank_of(s) for s in used}, "group": {machine.group_of(s) for s in used}}[kind]
+    assert len({(e["pid"], e["tid"]) for e in slices(trace) if e["pid"] >= LANE_PID}) == len(expected)
+
+
+def test_unknown_lanes_are_refused(program: Any) -> None:
+    with pytest.raises(SasError, match="did you mean 'subarray'"):
+        Tracer(Device(program, "fused", 1).interpreter, lanes="subarrays")
+
+
 def test_the_limit_holds_and_is_said(program: Any, tmp_path: Path) -> None:
     for limit in (MIN_LIMIT, 1500):
         device, trace = traced_step(program, tmp_path / "t.json", limit=limit)

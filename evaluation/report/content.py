@@ -23,6 +23,10 @@ NAMES = {
 """Components as readers know them."""
 
 
+UNITS = {"array": "arrays", "control": "controller", "host": "host interface", "buffer": "global buffer"}
+"""Units of the machine as readers know them."""
+
+
 def component_name(name: str) -> str:
     """A component in words."""
     return NAMES.get(name, name.replace("_", " "))
@@ -42,7 +46,7 @@ def layer_order(cost: Cost) -> list[str]:
 def tables(cost: Cost) -> dict[str, Table]:
     """All tables by key, in the order of the page."""
     made = [
-        _summary(cost), _layers(cost), _layer_components(cost), _components(cost), _phases(cost), _instructions(cost), _floor_plan(cost),
+        _summary(cost), _layers(cost), _layer_components(cost), _components(cost), _units(cost), _phases(cost), _instructions(cost), _floor_plan(cost),
         _matrices(cost), *_buffer(cost), _epochs(cost), _area(cost), _wear(cost), _readings(cost), _machine(cost), _technology(cost),
         _charges(cost), _leakage(cost), _notes(cost),
     ]  # fmt: skip
@@ -118,13 +122,30 @@ def _phases(cost: Cost) -> Table:
     return Table("phases", "Energy and time by phase", columns, rows, note)
 
 
+def _units(cost: Cost) -> Table:
+    """Time by the unit that an instruction keeps busy."""
+    cycles: dict[str, float] = {}
+    for row in cost.run.rows:
+        cycles[row.unit] = cycles.get(row.unit, 0.0) + row.cycles
+    clock, whole = cost.run.machine.clock_hz, cost.run.cycles
+    rows = [
+        (UNITS.get(u, u.replace("_", " ")), n / clock, n / whole if whole else 0.0)
+        for u, n in sorted(cycles.items(), key=lambda p: -p[1])
+    ]
+    note = "An instruction's time counts for the unit it works on; what overlaps is shared in proportion to cycles."
+    return Table("units", "Time by component", (Column("component"), Column("time", "s"), Column("share", "share")), rows, note)
+
+
 def _instructions(cost: Cost) -> Table:
-    total, runs = cost.energy, dict[str, int]()
+    total, runs, cycles = cost.energy, dict[str, int](), dict[str, float]()
     for row in cost.run.rows:
         runs[row.mnemonic] = runs.get(row.mnemonic, 0) + row.executions
-    found = sorted(cost.by_instruction().items(), key=lambda item: -item[1])
-    rows = [(name, runs.get(name, 0), joules, joules / total) for name, joules in found]
-    columns = (Column("instruction"), Column("executions", "count"), Column("energy", "J"), Column("share", "share"))
+        cycles[row.mnemonic] = cycles.get(row.mnemonic, 0.0) + row.cycles
+    found, clock = sorted(cost.by_instruction().items(), key=lambda item: -item[1]), cost.run.machine.clock_hz
+    rows = [(name, runs.get(name, 0), joules, joules / total, cycles.get(name, 0.0) / clock) for name, joules in found]
+    columns = (
+        Column("instruction"), Column("executions", "count"), Column("energy", "J"), Column("share", "share"), Column("time", "s"),
+    )  # fmt: skip
     return Table("instructions", "Energy by instruction", columns, rows)
 
 

@@ -37,7 +37,7 @@ def page(cost: Cost, made: Mapping[str, Table]) -> str:
     colours = {name: f"var(--c{i % 13})" for i, (name, _) in enumerate(sorted(cost.by_component().items(), key=lambda p: -p[1]))}
     sections = [
         ("layers", "Layers", _layers(cost, made, colours)),
-        ("energy", "Energy", _energy(cost, made, colours)),
+        ("energy", "Energy and time", _energy(cost, made, colours)),
         ("floor-plan", "Floor plan", floor_plan(cost)),
         ("buffer", "Buffer", _buffer(cost)),
         ("training", "Training", _training(cost, made)),
@@ -252,7 +252,8 @@ def _energy(cost: Cost, made: Mapping[str, Table], colours: Mapping[str, str]) -
     phase_colours = [_phase_colour(str(p)) for p in phases.column("phase")]
     left = _bars(components, "component", "energy", "J", [by_name[str(n)] for n in components.column("component")])
     right = _bars(phases, "phase", "energy", "J", phase_colours, share="share of energy", then=("time", "share of time"))
-    more = _bars(made["instructions"], "instruction", "energy", "J", ["var(--accent)"], then=("executions",))
+    more = _bars(made["instructions"], "instruction", "energy", "J", ["var(--accent)"], then=("time", "executions"))
+    right += '<div class="below">' + _bars(made["units"], "component", "time", "s", ["var(--accent)"]) + "</div>"
     return f'<div class="two"><div>{left}</div><div>{right}</div></div><details><summary>Energy by instruction</summary>{more}</details>'
 
 

@@ -86,6 +86,9 @@ def run(
     trace_limit: Annotated[
         int, typer.Option(help="Events that a timeline holds at most; what comes after is not in it")
     ] = 500_000,
+    trace_lanes: Annotated[
+        str, typer.Option(help="What of the arrays has a lane: subarray, bank, group; auto: sub-arrays unless there are too many")
+    ] = "auto",
     top: Annotated[int, typer.Option(help="Classes shown for --input")] = 5,
     technology: Annotated[
         str, typer.Option(help="Memory technology of the energies: sas, sot, stt, sram, or a .toml file")
@@ -130,7 +133,7 @@ def run(
         session.device.inject(bit_errors, fresh=session.image is None)
         if bit_errors.active:
             console.print(f"bit errors, rates: {bit_errors}; seed {fault_seed}", **_PLAIN)
-        with _traced(session.device, trace, trace_limit, prices):
+        with _traced(session.device, trace, trace_limit, trace_lanes, prices):
             made: dict[str, Any] = session.run()
         if faults := session.device.faults:
             made["bit_errors"] = faults.summary()
@@ -158,7 +161,7 @@ def run(
 
 
 @contextmanager
-def _traced(device: Any, path: Path | None, limit: int, prices: Any) -> Iterator[None]:
+def _traced(device: Any, path: Path | None, limit: int, lanes: str, prices: Any) -> Iterator[None]:
     """Record what the device does and write it, also when the run ends with an error."""
     if path is None:
         yield
@@ -166,7 +169,7 @@ def _traced(device: Any, path: Path | None, limit: int, prices: Any) -> Iterator
     from sasimc.cli.costs import joules_of
     from sasimc.runtime.trace import Tracer
 
-    tracer = Tracer(device.interpreter, limit, joules_of(device.program, prices))
+    tracer = Tracer(device.interpreter, limit, joules_of(device.program, prices), lanes)
     device.trace(tracer)
     try:
         yield
