@@ -30,6 +30,7 @@ from sasimc.evaluation.device.theory import (
 from sasimc.evaluation.device.write import error_bound, run_write, thermal_start, write_of
 from sasimc.evaluation.technologies.technology import load_technology
 from sasimc.isa.errors import SasError
+from sasimc.runtime.faults import parse_bit_errors
 
 SAS = load_technology("sas")
 RESISTANCES = (4408.0, 8759.0)
@@ -370,6 +371,10 @@ def test_command(tmp_path, capsys) -> None:  # type: ignore[no-untyped-def]
     assert "assumptions" in out
     data = json.loads(made.read_text())
     assert data["writes_by_method"]["sas"]["bits"] == 40
+    assert np.shape(data["trajectories"]["sas"]["m"])[2] == 3
+    option = data["bit_error_rate"]
+    assert f"--bit-error-rate {option}" in out
+    assert 0 < parse_bit_errors([option]).of("compute").write < 0.2
     assert {row["name"] for row in data["figures"]} >= {"thermal stability Delta", "read error rate"}
 
 

@@ -75,6 +75,13 @@ class DeviceReport:
     margin: ReadMargin
     assumptions: dict[str, Quantity]
 
+    @property
+    def bit_error_rate(self) -> str:
+        """The errors of this device as an option of ``sasrun``; where no write failed, the rate that this does not exclude (95 %)."""
+        write = self.outcomes.get("sas") or next(iter(self.outcomes.values()))
+        rate = write.error_rate if write.errors else error_bound(0, write.bits)
+        return f"write={rate:.2g},read={self.margin.error_rate:.2g}"
+
     def rows(self) -> list[dict[str, Any]]:
         """The figures for machine-readable files."""
         return [f.row() for f in self.figures]

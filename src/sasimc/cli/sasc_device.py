@@ -78,6 +78,7 @@ def device(
         for s in sweeps:
             cells = (f"{format_si(v, s.unit)}: {o.error_rate:.2g}" for v, o in zip(s.values, s.outcomes, strict=True))
             console.print(f"  {s.method} {s.field}: {', '.join(cells)}", **_PLAIN)
+    console.print(f"\nfor runs: sasrun --bit-error-rate {report.bit_error_rate}", **_PLAIN)
     console.print("\nrests on these assumptions (change them in the technology file):", **_PLAIN)
     _print_table([(name, str(q), q.source) for name, q in report.assumptions.items()])
     if json:
@@ -110,7 +111,11 @@ def _as_json(report: Any, sweeps: list[Any], seed: int, writes: int) -> dict[str
         "seed": seed,
         "writes": writes,
         "figures": report.rows(),
+        "bit_error_rate": report.bit_error_rate,
         "writes_by_method": {method: outcome(o) for method, o in report.outcomes.items()},
+        "trajectories": {
+            method: {"times": o.result.times.tolist(), "m": o.result.path[:4].tolist()} for method, o in report.outcomes.items()
+        },
         "loop": {k: getattr(report.loop, k).tolist() for k in ("field", "up", "down")},
         "sweeps": [
             {
