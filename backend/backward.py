@@ -589,15 +589,14 @@ class BackwardEmitter:
         e_host = b.channel_slice(self.errors[e_name], part.n0 + (0 if depthwise else first), ce)
         geom = geometry_of(b, fwd, x_type.shape)
         acc = b.view("g.acc", "acc", "i32", (matrix.k, 1, count), 0)
-        # the operand with which the product is faster is kept in the scratch rows
+        # the operand that needs fewer writes is kept in the scratch rows
         pixels, plain = rows * we, x_type.dtype == "i8" and x_type.zero == 0
+        stationary = "a" if matrix.k < count and plain else "e"
         if depthwise:
-            stationary, (_, held) = "", spread(scratch, pixels * part.cin, matrix.n * (1 if plain else 2), 1, b.machine)
+            held = spread(scratch, pixels * part.cin, matrix.n * (1 if plain else 2), 1, b.machine)
         else:
-            ways = {"e": spread(scratch, pixels, count, matrix.k, b.machine)}
-            if plain:
-                ways["a"] = spread(scratch, pixels, matrix.k, count, b.machine)
-            stationary, (_, held) = min(ways.items(), key=lambda way: way[1][0])
+            kept, streamed = (matrix.k, count) if stationary == "a" else (count, matrix.k)
+            held = spread(scratch, pixels, kept, streamed, b.machine)
         b.matrix(held)
 
         def load_x(rr: RowRange) -> None:

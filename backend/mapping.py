@@ -327,8 +327,8 @@ def _scratch(floor: Floor) -> Matrix | None:
     return Matrix("scratch", "scratch", "compute", rows * count, cols, "", False, made)
 
 
-def spread(scratch: Matrix, height: int, width: int, vectors: int, machine: Machine) -> tuple[int, Matrix]:
-    """The scratch rows to use for a height x width operand that meets ``vectors`` streamed inputs, and the cycles that takes (nearly).
+def spread(scratch: Matrix, height: int, width: int, vectors: int, machine: Machine) -> Matrix:
+    """The scratch rows to use for a height x width operand that meets ``vectors`` streamed inputs.
 
     An operand fills sub-array after sub-array, so few rows of each let more of them work at once. Of numbers of rows that are nearly as fast
     the largest is taken: each row is written less often.
@@ -340,7 +340,7 @@ def spread(scratch: Matrix, height: int, width: int, vectors: int, machine: Mach
     best = int(rows[cycles <= SPREAD * cycles.min()][-1])
     tiles = tuple(replace(t, k=i * best, rows=best) for i, t in enumerate(scratch.tiles))
     name = f"{scratch.name}.{best}" if best < most else scratch.name
-    return int(cycles[best - 1]), replace(scratch, name=name, k=best * count, tiles=tiles)
+    return replace(scratch, name=name, k=best * count, tiles=tiles)
 
 
 def _result(

@@ -79,7 +79,7 @@ def test_scratch_rows_are_spread(height: int, width: int, vectors: int, rows: in
             "s", "scratch", "compute", r * count, cols, "", False, tuple(Tile(i, 3, 0, i * r, 0, r, cols) for i in range(count))
         )
 
-    _, held = spread(scratch(rows), height, width, vectors, machine)
+    held = spread(scratch(rows), height, width, vectors, machine)
     assert {(t.rows, t.cols, t.row) for t in held.tiles} == {(held.k // count, cols, 3)}
     assert held.k <= rows * count
     got = _scratch_cost(machine, held, height, width, vectors, 8)[0]
