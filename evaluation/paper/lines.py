@@ -9,7 +9,7 @@ from sasimc.evaluation.cost import CostModel
 from sasimc.evaluation.figure import shown
 from sasimc.evaluation.paper.line import Line, claim, printed
 from sasimc.evaluation.paper.network import Network
-from sasimc.evaluation.paper.updates import TECHNOLOGIES, UpdateEnergy, update_energies
+from sasimc.evaluation.paper.updates import TECHNOLOGIES, update_energies
 from sasimc.evaluation.quantity import Quantity, format_si
 from sasimc.evaluation.technologies.technology import Technology, load_technology
 from sasimc.isa.machine import Machine
@@ -212,7 +212,7 @@ def figure_11a_lines(network: Network | None, machine: Machine) -> Iterator[Line
         yield Line(group, "STT / SAS", q.value, None, "1", "", q.source, reason="no network was compiled (--quick)")
         return
     found = {e.technology.name: e for e in update_energies(network, machine)}
-    sas = found["sas"]
+    sas, chart = found["sas"], "a chart, normalised; the text prints one ratio"
     assumed = (
         f"{shown(p['epoch.images'])} an epoch ({p['epoch.images'].source})",
         f"batch {network.batch}; every trainable weight, and every copy of it, is written once a step",
@@ -220,47 +220,19 @@ def figure_11a_lines(network: Network | None, machine: Machine) -> Iterator[Line
     )  # fmt: skip
     for name in TECHNOLOGIES:
         e = found[name]
-        yield Line(
-            group,
-            f"{name.upper()}: writing",
-            None,
-            e.write,
-            "J",
-            e.how_write,
-            "figure 11a",
-            assumed,
-            "a chart, normalised; the text prints one ratio",
-        )
-        yield Line(
-            group,
-            f"{name.upper()}: writing and leakage",
-            None,
-            e.total,
-            "J",
-            e.how_leakage,
-            "figure 11a",
-            assumed,
-            "a chart, normalised",
-        )
+        for what, value, how in (("writing", e.write, e.how_write), ("writing and leakage", e.total, e.how_leakage)):
+            yield Line(group, f"{name.upper()}: {what}", None, value, "J", how, "figure 11a", assumed, chart)
     circular = "ours is given: the write energy of stt.toml is 3.36 x that of SAS; the device model's own ratio stands under `device model`"
     yield Line(group, "STT / SAS", p["device.stt_over_sas"].value, found["stt"].total / sas.total, "1", "ratio of the two lines above",
                p["device.stt_over_sas"].source, assumed, circular)  # fmt: skip
+    least = min(found, key=lambda n: found[n].write)
     yield claim(
-        group,
-        "writing alone takes the least energy in SRAM",
-        _least(found, "sram", lambda e: e.write),
-        "the lines above",
-        "section VI-B",
-        assumed,
+        group, "writing alone takes the least energy in SRAM", least == "sram", "the lines above", "section VI-B", assumed
     )
     for name in ("sot", "sas"):
         holds = found[name].total < found["sram"].total / 2
         how = f"{format_si(found[name].total, 'J')} and {format_si(found['sram'].total, 'J')}; 'much': less than half"
         yield claim(group, f"with leakage {name.upper()} takes much less than SRAM", holds, how, "section VI-B", assumed)
-
-
-def _least(found: dict[str, UpdateEnergy], name: str, key: object) -> bool:
-    return min(found, key=lambda n: key(found[n])) == name  # type: ignore[operator]
 
 
 def figure_11b_lines() -> Iterator[Line]:
