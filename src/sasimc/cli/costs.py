@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sasimc.evaluation.circuit.circuit import Circuit, load_circuit
 from sasimc.evaluation.cost import Cost, CostModel
@@ -13,7 +14,7 @@ from sasimc.evaluation.technologies.technology import Technology, load_technolog
 from sasimc.isa.machine import Machine
 from sasimc.isa.program import Program
 from sasimc.runtime.interpreter import Interpreter
-from sasimc.runtime.profile import ProfileRow, layout, wear
+from sasimc.runtime.profile import ProfileRow, wear
 
 __all__ = ["PriceList", "cost_of", "cost_of_report", "joules_of", "price_list"]
 
@@ -47,15 +48,21 @@ def _priced(run: Run, prices: PriceList) -> Cost:
     return prices.model(run.machine, run.transposable).cost(run)
 
 
+def _standing(program: Program) -> dict[str, Any]:
+    """What of a run's layout decides its cost: the kind of every sub-array in use."""
+    kinds = {t.subarray: m.array for m in program.matrices.values() for t in m.tiles}
+    return {"layout": {"subarrays": [{"index": s, "array": kind} for s, kind in kinds.items()]}}
+
+
 def cost_of(it: Interpreter, images: int, prices: PriceList, rows: list[ProfileRow]) -> Cost:
     """The cost of what an interpreter did since its counters were reset; ``rows``: its profile."""
-    report = {"layout": layout(it.program, rows), "wear": wear(it)}
+    report = {**_standing(it.program), "wear": wear(it)}
     return _priced(Run(it.machine, tuple(Row(**row.as_dict()) for row in rows), it.cycles, images, report), prices)
 
 
 def joules_of(program: Program, prices: PriceList) -> Callable[[Mapping[str, int], float], float]:
     """Energy of some events and cycles of a program, leakage included, for a timeline."""
-    run = Run(program.machine, (), 0, 0, {"layout": layout(program, [])})
+    run = Run(program.machine, (), 0, 0, _standing(program))
     return prices.model(program.machine, run.transposable).energy
 
 
