@@ -112,7 +112,7 @@ class Twin(torch.nn.Module):
         inner = f"{raw.output}/raw"
         self._steps += [
             Step(raw.name, raw.run, raw.inputs, inner, raw.attributes),
-            Step(f"{raw.name}.norm", lambda x, a: norm(x), (inner,), raw.output, {}),
+            Step(f"{raw.name}.norm", lambda x, a: _normalised(norm, x), (inner,), raw.output, {}),
         ]
 
     def _split(self) -> frozenset[str]:
@@ -223,6 +223,13 @@ def _dequantised(q: Tensor, scale: Tensor, zero: Tensor | None = None, *, axis: 
         shape[axis or 0] = -1
         scale = scale.reshape(shape)
     return value * scale
+
+
+def _normalised(norm: torch.nn.BatchNorm2d, x: Tensor) -> Tensor:
+    """Batch norm; with the running statistics where a channel has a single value (the last image of an epoch, alone, on a 1 x 1 map)."""
+    if norm.training and x[:, 0].numel() == 1:
+        return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps)
+    return norm(x)
 
 
 def _pass(x: Tensor, *_: Tensor | None, a: Mapping[str, Any]) -> Tensor:

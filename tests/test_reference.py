@@ -148,6 +148,15 @@ def test_gradients_reach_every_module_and_agree_with_finite_differences(model: P
         assert math.isclose((up - down) / (2 * width), grad, rel_tol=2e-2, abs_tol=1e-7), name  # ReLU kinks may lie in between
 
 
+def test_a_last_batch_of_one_image_is_no_obstacle(model: Path) -> None:
+    """On a 1 x 1 map one image has no spread; the running statistics stand in."""
+    twin = Twin(model, batch_norm=True).train()
+    assert torch.isfinite(twin(pictures(1))).all()
+    before = next(iter(twin.norms.values())).running_mean.clone()
+    twin(pictures(4))
+    assert not torch.equal(before, next(iter(twin.norms.values())).running_mean)
+
+
 def test_training_repeats_and_learns(model: Path) -> None:
     data = open_dataset("drawn-shapes", size=32, per_class=(2, 0, 1))
     recipe = Recipe(epochs=4, keep="last", reference=ReferenceSection(lr_head=3e-3, gain=0.25))
