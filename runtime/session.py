@@ -65,7 +65,7 @@ class Session:
         begun = self.image.begun if self.image else None
         self.recipe = begun.recipe if begun else make_recipe(o)
         self._data = o.data or (Path(begun.data) if begun and begun.data else None)
-        self._training = self._open(begun.train if begun else o.train)
+        self._training = self._open(o.train or (begun.train if begun else None))
         self._evaluation = self._open(o.evaluate or (begun.evaluate if begun else None))
         if not (o.inputs or self._training or self._evaluation):
             self._training = self._evaluation = self._default_data()
@@ -75,6 +75,8 @@ class Session:
             raise SasError("--freeze holds for a training", hint="--train DATASET")
         self.device = self._make_device()
         self._say_what_runs()
+        if o.recipe and self._training:
+            self._say_what_the_recipe_wants()
         self._load_kernels()
         self.device.cross_check(o.cross_check)
 
@@ -113,6 +115,14 @@ class Session:
             "synthetic": bool(task.synthetic) if task else False,
             "notes": notes,
         }
+
+    def _say_what_the_recipe_wants(self) -> None:
+        """Compile options of the recipe that the program was not compiled with."""
+        wanted = self.recipe.compile.model_dump()
+        for key in wanted.keys() & {"backprop", "update"}:
+            made = self.program.meta.get(key, wanted[key])
+            if wanted[key] != made:
+                self._line(f"the recipe is for a program compiled with --{key} {wanted[key]}; this one was compiled with {made}")
 
     def _load_kernels(self) -> None:
         """Compile the kernels, or load them from the cache, before anything is timed."""
@@ -320,15 +330,18 @@ class Session:
         """Writes of this run and wear of the device, by what stands in the word lines."""
         written = writes(self.device)
         self.report["writes"] = written
-        if self._task:
-            self.report["task"] = self._task.model_dump(mode="json")
+        self.report["task"] = self._task.model_dump(mode="json") if self._task else None
         if not written["weights"]["rows"] + written["scratch"]["rows"] + written["host"]["rows"]:
             return
-        worn = "of the device" if self.image else "of this run"
+        worn, steps = "of the device" if self.image else "of this run", self.report.get("steps", 0)
+
+        def a_step(bits: int) -> str:
+            return f" ({bits / steps:.3g} a step)" if steps else ""
+
         for kind, words in (("weights", "weights"), ("scratch", "scratch rows of gradients")):
             w = written[kind]
             self._line(
-                f"{words}: {w['rows']} row writes, {w['bits_written']} bits written, {w['bits_flipped']} flipped; "
+                f"{words}: {w['rows']} row writes, {w['bits_written']} bits written, {w['bits_flipped']} flipped{a_step(w['bits_flipped'])}; "
                 f"most written row {worn}: {w['worst']} times (sub-array {w['worst_row'][0]}, word line {w['worst_row'][1]}), mean {w['mean']:.3g}"
             )
         if written["host"]["rows"]:

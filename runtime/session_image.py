@@ -72,7 +72,8 @@ class Begun:
             SasError: one of them is not.
         """
         given: dict[str, tuple[Any, Any]] = {"--task": (o.task, self.task), "--freeze": (o.freeze or None, self.freeze)}
-        given["--train"] = (o.train, self.train if o.train != Path(self.train).name else o.train)
+        if o.train and not Path(o.train).exists():  # a folder may have moved; whether its images are the same is seen later
+            given["--train"] = (o.train, self.train)
         recipe = make_recipe(o, self.recipe)
         for key in recipe.model_fields_set:
             given[f"--{key.replace('_', '-')}"] = (getattr(recipe, key), getattr(self.recipe, key))

@@ -94,11 +94,6 @@ class TaskBank:
         values = {m: self.program.matrix_values(self.program.matrices[m]) for m in _first_matrices(self.program).values()}
         return self._place(task, values)
 
-    def remove(self, name: str) -> None:
-        """Forget a task; its place is free, nothing is written."""
-        self.task(name)
-        self.image.remove(name)
-
     # ------------------------------------------------------------------------------------------------------------- places
 
     def _free_slot(self, keep: str) -> int:
@@ -264,7 +259,3 @@ class TaskBank:
         self.image.end()
         self.image.save()
         return self._task
-
-    def save(self) -> None:
-        """Write the image (after a swap, a removal)."""
-        self.image.save()
