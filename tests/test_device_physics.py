@@ -385,12 +385,20 @@ def test_command(tmp_path, capsys) -> None:  # type: ignore[no-untyped-def]
         (["--stack", "zz"], "no stack"),
         (["--writes", "0"], "at least 1"),
         (["--plot", "a.gif"], "format"),
+        (["--seed", "-1"], "at least 0"),
+        (["--writes", "20000000"], "at most"),
         (["--technology", "nothing.toml"], "cannot read"),
     ],
 )
 def test_command_refuses(args: list[str], message: str, capsys) -> None:  # type: ignore[no-untyped-def]
     assert invoke(sasc.app, ["device", *args]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_endless_pulses_are_refused() -> None:
+    of = stack("z")
+    with pytest.raises(SasError, match="too many"):
+        run_write(of, replace(write_of(of, "stt"), stt_time=1.0), RESISTANCES, 1, threads=1)
 
 
 def test_unstable_layer_is_refused(tmp_path) -> None:  # type: ignore[no-untyped-def]

@@ -29,10 +29,14 @@ from numba import njit
 
 from sasimc.evaluation.device.constants import GAMMA
 from sasimc.evaluation.device.motion import Ensemble, Model, Segment
+from sasimc.isa.errors import SasError
 
 __all__ = ["Result", "simulate"]
 
 Floats = npt.NDArray[np.float64]
+
+MOST_STEPS = 10_000_000
+"""Of one trajectory; 10 us at the usual step."""
 
 
 @dataclass(frozen=True)
@@ -167,6 +171,10 @@ def simulate(
     """
     steps = np.array([max(1, round(s.time / dt)) if s.time > 0 else 0 for s in drive], np.int64)
     total = int(steps.sum())
+    if total > MOST_STEPS:
+        raise SasError(
+            f"{total} steps of {dt * 1e12:.3g} ps are too many", hint=f"a pulse has at most {MOST_STEPS} steps; shorten its times"
+        )
     m = np.array(ensemble.start, np.float64, ndmin=2, copy=True)
     n = len(m)
     target = np.broadcast_to(np.asarray(ensemble.target, np.float64), n).copy()

@@ -13,6 +13,8 @@ from sasimc.isa.files import write_atomically
 
 __all__ = ["device", "register"]
 
+MOST_WRITES = 10_000_000
+
 _PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
 
 
@@ -42,6 +44,10 @@ def device(
     for name, value in (("--writes", writes), ("--threads", threads)):
         if value < 1:
             raise SasError(f"{name} {value}: at least 1 is needed")
+    if writes > MOST_WRITES or sweep > MOST_WRITES:
+        raise SasError(f"at most {MOST_WRITES} writes are simulated at once", hint="other seeds (--seed) give other writes")
+    if seed < 0:
+        raise SasError(f"--seed {seed}: at least 0 is needed")
     if sweep < 0:
         raise SasError(f"--sweep {sweep}: a number of writes, or 0 for none")
     if plot is not None and plot.suffix.lower() not in (".png", ".svg", ".pdf"):
