@@ -70,7 +70,7 @@ def overhead(steps: int, threads: int) -> dict[str, Any]:
     lap = meter.lap()
     prices = price_list("sas")
     rows = profile_rows(it)
-    cost = cost_of(it, 8 * steps, prices, rows)
+    cost = cost_of(it, {"images": 8 * steps}, prices, rows)
     lines = cost_lines(cost)
     summary_s = time.process_time() - start
     start = time.process_time()

@@ -314,9 +314,20 @@ class Cost:
                 Figure("energy_per_image", energy / images, "J/image", f"{joules} / {images} images", kind=kind),
                 Figure("latency_per_image", seconds / images, "s/image", f"{format_si(seconds, 's')} / {images} images"),
             ]
-        made += self._wear()
+        made += self._host_writes() + self._wear()
         made.append(Figure("area", self.model.area.total, "m^2", "sum over the components of table IV and their instances"))
         return {f.name: f for f in made}
+
+    def _host_writes(self) -> list[Figure]:
+        """Energy of the weights that the host put into the cells during the run; no instruction did, so it is in no other sum."""
+        bits, energy = (
+            self.run.report.get("writes", {}).get("host", {}).get("bits_written", 0),
+            self.model.technology.write_energy,
+        )
+        if not bits:
+            return []
+        how = f"{bits} bits x {shown(energy)}; not part of the energy above, which is the program's"
+        return [Figure("host_writes", bits * energy.si, "J", how, energy.source, energy.kind)]
 
     def _wear(self) -> list[Figure]:
         """Writes by row, and how long the worst row lasts when the machine does nothing but what this run did."""

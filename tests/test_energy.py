@@ -278,6 +278,14 @@ def test_wear(run: Run) -> None:
     assert figures["years_to_endurance"].value == pytest.approx(1e15 * seconds_a_write / (365.25 * 86400))
 
 
+def test_writes_of_the_host_stand_apart(run: Run) -> None:
+    report = {**run.report, "writes": {"host": {"bits_written": 1000}}}
+    cost = cost_of(Run(run.machine, run.rows, run.cycles, run.images, report))
+    assert cost.figures["host_writes"].value == pytest.approx(48e-12)
+    assert cost.energy == cost_of(run).energy
+    assert "host_writes" not in cost_of(run).figures
+
+
 def test_all_numbers_have_source_and_formula(run: Run) -> None:
     cost = cost_of(run)
     for charge in cost.model.charges:
@@ -336,6 +344,7 @@ Damage = Callable[[dict[str, Any]], Any]
         lambda d: d.update(layout=[]),
         lambda d: d.update(wear={"worst": 1}),
         lambda d: d.update(profile=None),
+        lambda d: d.update(writes=[1]),
         lambda d: d.update(epochs=[{"phase_events": 3, "phase_cycles": {}}]),
     ],
 )

@@ -54,10 +54,10 @@ def _standing(program: Program) -> dict[str, Any]:
     return {"layout": {"subarrays": [{"index": s, "array": kind} for s, kind in kinds.items()]}}
 
 
-def cost_of(it: Interpreter, images: int, prices: PriceList, rows: list[ProfileRow]) -> Cost:
-    """The cost of what an interpreter did since its counters were reset; ``rows``: its profile."""
-    report = {**_standing(it.program), "wear": wear(it)}
-    return _priced(Run(it.machine, tuple(Row(**row.as_dict()) for row in rows), it.cycles, images, report), prices)
+def cost_of(it: Interpreter, made: Mapping[str, Any], prices: PriceList, rows: list[ProfileRow]) -> Cost:
+    """The cost of what an interpreter did since its counters were reset; ``made``: the run's report so far, ``rows``: its profile."""
+    report = {**made, **_standing(it.program), "wear": wear(it)}
+    return _priced(Run(it.machine, tuple(Row(**row.as_dict()) for row in rows), it.cycles, int(made["images"]), report), prices)
 
 
 def joules_of(program: Program, prices: PriceList) -> Callable[[Mapping[str, int], float], float]:

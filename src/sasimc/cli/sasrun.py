@@ -139,7 +139,7 @@ def run(
             made["bit_errors"] = faults.summary()
             console.print(str(faults), **_PLAIN)
         rows = profile_rows(session.device.interpreter)
-        cost = cost_of(session.device.interpreter, made["images"], prices, rows)
+        cost = cost_of(session.device.interpreter, made, prices, rows)
         for line in cost_lines(cost):
             console.print(line, **_PLAIN)
         if save:
