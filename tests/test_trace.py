@@ -226,22 +226,23 @@ def test_other_machines(changes: dict[str, Any], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rule", ["row", "free"])
-@pytest.mark.parametrize("kind", ["subarray", "bank", "group"])
-def test_kinds_of_lanes(kind: str, rule: str, tmp_path: Path) -> None:
-    program = compile_model(
-        default_model_path(), CompileOptions(machine=machine_with(activation__rule=rule), inference_only=True)
-    ).program
-    device = Device(program, "fused", 1)
-    tracer = Tracer(device.interpreter, lanes=kind)
-    device.trace(tracer)
-    device.infer(images(device, 1))
-    tracer.write(tmp_path / "t.json")
-    trace = load(tmp_path / "t.json")
-    assert problems(trace) == []
+def test_kinds_of_lanes(rule: str, tmp_path: Path) -> None:
+    machine = machine_with(activation__rule=rule)
+    program = compile_model(default_model_path(), CompileOptions(machine=machine, inference_only=True)).program
     used = {t.subarray for m in program.matrices.values() for t in m.tiles}
-    machine = program.machine
-    expected = {"subarray": used, "bank": {machine.bank_of(s) for s in used}, "group": {machine.group_of(s) for s in used}}[kind]
-    assert len({(e["pid"], e["tid"]) for e in slices(trace) if e["pid"] >= LANE_PID}) == len(expected)
+    device = Device(program, "fused", 1)
+    for kind, expected in (
+        ("subarray", used),
+        ("bank", {machine.bank_of(s) for s in used}),
+        ("group", {machine.group_of(s) for s in used}),
+    ):
+        tracer = Tracer(device.interpreter, lanes=kind)
+        device.trace(tracer)
+        device.infer(images(device, 1))
+        tracer.write(tmp_path / "t.json")
+        trace = load(tmp_path / "t.json")
+        assert problems(trace) == []
+        assert len({(e["pid"], e["tid"]) for e in slices(trace) if e["pid"] >= LANE_PID}) == len(expected)
 
 
 def test_unknown_lanes_are_refused(program: Any) -> None:

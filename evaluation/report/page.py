@@ -100,7 +100,7 @@ def _cards(cost: Cost) -> str:
     figures, report = cost.figures, cost.run.report
     wanted = [
         ("energy_per_image", "Energy an image"), ("on_chip", "of it on the chip"), ("latency_per_image", "Latency an image"),
-        ("tops_per_watt_1b", "Efficiency, one-bit"), ("gops_1b", "Throughput, one-bit"), ("power", "Power"), ("utilisation", "Utilisation of the peak"),
+        ("tops_per_watt_1b", "Efficiency, one-bit"), ("gops_1b", "Throughput, one-bit"), ("power", "Power"), ("utilisation", "Utilisation"),
         ("area", "Area"), ("years_to_endurance", "Worst row lasts"),
     ]  # fmt: skip
     cards: list[tuple[str, str, str]] = []
@@ -155,7 +155,7 @@ def _breakable(name: str) -> str:
 
 def _cell(value: Cell, unit: str, text: str | None = None) -> str:
     if isinstance(value, str):
-        return f"<td>{escape(shown(value, unit))}</td>"
+        return f"<td{' class=long' if len(value) > 30 else ''}>{escape(shown(value, unit))}</td>"
     order = "" if value is None else f' data-v="{value!r}"'
     return f'<td class="n"{order}>{escape(shown(value, unit) if text is None else text)}</td>'
 
