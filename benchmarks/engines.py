@@ -34,7 +34,9 @@ from common import add_common, data_folder, environment, finish, peak_rss_mb, ta
 BATCH = 8
 CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 clock = time.perf_counter
-CHILDREN = ("limit", "onnxruntime", "torch", "fused", "bitserial", "step")
+CHILDREN = ("limit", "onnxruntime", "torch", "fused", "bitserial", "step", "data set")
+IMAGES = 96
+"""Images of a data set that are decoded and classified."""
 
 
 def main() -> None:
@@ -84,7 +86,7 @@ def child(name: str, folder: Path, o: argparse.Namespace) -> dict[str, Any]:
     """Measure one thing in a process of its own, with its threads limited; empty where a package is missing."""
     env = {**os.environ, "OMP_NUM_THREADS": str(o.threads), "OPENBLAS_NUM_THREADS": str(o.threads)}
     words = [sys.executable, __file__, "--one", name, str(folder), "--threads", str(o.threads), "--repeat", str(o.repeat)]
-    words += ["--clock", o.clock]
+    words += ["--clock", o.clock, *(["--data", str(o.data)] if o.data else [])]
     done = subprocess.run(words, env=env, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -108,9 +110,14 @@ def measure(name: str, folder: Path, o: argparse.Namespace) -> dict[str, Any]:
     """The figures of one engine or limit."""
     if name in ("fused", "bitserial"):
         return measure_engine(name, folder, o)
-    return {"limit": measure_limit, "onnxruntime": measure_onnxruntime, "torch": measure_torch, "step": measure_step}[name](
-        folder, o
-    )
+    others = {
+        "limit": measure_limit,
+        "onnxruntime": measure_onnxruntime,
+        "torch": measure_torch,
+        "step": measure_step,
+        "data set": measure_dataset,
+    }
+    return others[name](folder, o)
 
 
 # ----------------------------------------------------------------------------------------------------------------- limits
@@ -299,6 +306,27 @@ def measure_step(folder: Path, o: argparse.Namespace) -> dict[str, Any]:
     return {"infer_small_s": seconds, "row_activations": rows, "row_activations_per_s": rows / seconds, "rss_mb": peak_rss_mb()}
 
 
+def measure_dataset(folder: Path, o: argparse.Namespace) -> dict[str, Any]:
+    """Decoding alone, classifying alone and both as `evaluate` does them (`fused`); empty without real data."""
+    from sasimc.runtime.data.datasets import open_dataset
+    from sasimc.runtime.data.loader import Loader
+    from sasimc.runtime.device import Device
+    from sasimc.runtime.trainer import evaluate
+    from sasimc.runtime.warmup import warm_up
+
+    if o.data is None or not (Path(o.data) / "flowers-17").is_dir():
+        return {}
+    warm_up()
+    device, dataset = Device(folder / "prog.s", "fused", o.threads), open_dataset(Path(o.data) / "flowers-17")
+    loader = Loader(dataset, "val", device.preprocess, device.batch_size, limit=IMAGES)
+    batches = [images for images, _, _ in loader.epoch(0)]
+    return {
+        "decode_s": best(lambda: list(loader.epoch(0)), 2),
+        "classify_s": best(lambda: [device.infer(images) for images in batches], 2),
+        "evaluate_s": best(lambda: evaluate(device, dataset, "val", limit=IMAGES), 2),
+    }
+
+
 def profile(name: str, folder: Path, o: argparse.Namespace) -> None:
     """Processor time by mnemonic of one image and of one training step of 8; the rest is the interpreter's and what it runs itself."""
     from sasimc.runtime.device import Device
@@ -364,6 +392,9 @@ def report(rows: dict[str, dict[str, Any]]) -> str:
         ("outside of compiled code, % of an image", "overhead", 100),
         ("outside of compiled code, % of a step", "train_overhead", 100),
         ("M row activations/s", "row_activations_per_s", 1e-6),
+        ("ms/image, decoding alone", "decode_s", 1e3 / IMAGES),
+        ("ms/image, classifying alone", "classify_s", 1e3 / IMAGES),
+        ("ms/image, evaluating the data set", "evaluate_s", 1e3 / IMAGES),
         ("peak MB", "rss_mb", 1),
     )
     body = []

@@ -319,7 +319,7 @@ class EngineBase:
             acc.phys[at : at + count] = sums
 
     def requantise(self, dst: BoundView, acc: BoundView, table: BoundTable, r0: int, r1: int) -> None:
-        a, i = table.arrays, table.ints
+        a, i = table.repeated, table.ints
         K.requant(
             self.state.acc, acc.kv, self.state.buf, dst.kv, a["bias"], a["mult"], a["shift"],
             i["zero"], i["lo"], i["hi"], r0, r1, True, a["half"],

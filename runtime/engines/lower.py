@@ -182,8 +182,8 @@ def _periphery(
 
 
 def _requant(o: Any) -> tuple[int, ...]:
-    a, i = o.table.arrays, o.table.ints
-    return (*(_address(a[role]) for role in ("bias", "mult", "shift", "half")), i["zero"], i["lo"], i["hi"])
+    a, i = o.table.repeated, o.table.ints
+    return (*(_address(a[role]) for role in ("bias", "mult", "shift", "half")), i["zero"], i["lo"], i["hi"], a["bias"].size)
 
 
 def _add(o: Any) -> tuple[int, ...]:

@@ -24,6 +24,7 @@ from sasimc.runtime.state import State
 __all__ = ["BindError", "BoundMatrix", "BoundTable", "BoundView", "Window", "extent", "is_plain", "scratch_block"]
 
 _DTYPES = {"u8": np.uint8, "i8": np.int8, "i32": np.int32, "bit": np.uint8}
+_RUN = 256
 MAX_SUM_LENGTH = 65_793  # products of 255 x 128 that fit 32 bits
 
 
@@ -222,7 +223,7 @@ def scratch_block(mat: BoundMatrix, k: int, n: int) -> npt.NDArray[np.int64]:
 
 
 class BoundTable:
-    """A table with its arrays read in."""
+    """A table with its arrays read in; ``repeated``: those of a ``requant`` table as often as fills a run of the kernel."""
 
     def __init__(self, table: Table, program: Program) -> None:
         self.name, self.kind, self.ints = table.name, table.kind, dict(table.ints)
@@ -243,6 +244,8 @@ class BoundTable:
             raise BindError("bad table", f"{table.name}: a shift is outside 1..62")
         if shift is not None:
             self.arrays["half"] = (np.int64(1) << (shift - 1)) - 1  # rounding needs it at every row
+            # several pixels of few channels are one run of the kernel
+            self.repeated = {role: np.tile(a, max(1, _RUN // max(1, a.size))) for role, a in self.arrays.items()}
 
     def fit(self, channels: int) -> None:
         """Check that every array has one value a channel (``scale`` may have one for all)."""

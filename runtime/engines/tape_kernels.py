@@ -374,10 +374,9 @@ def _gradient(operation, r0, r1, share, shares, machine):  # type: ignore[no-unt
 
 @_handles(REQUANTISE)
 def _requantise(operation, r0, r1, share, shares, machine):  # type: ignore[no-untyped-def]
-    """A: result, B: sums. S: bias, mult, shift, half, zero, lo, hi."""
+    """A: result, B: sums. S: bias, mult, shift, half, zero, lo, hi, length of the first four."""
     op = _words(operation)
-    bv = _view(op, B)
-    n = bv[5]
+    bv, n = _view(op, B), op[S + 7]
     p0, p1 = _part(0, (r1 - r0) * bv[4], 1, share, shares)
     requant_pixels(
         _acc(machine), bv, _buf(machine), _view(op, A), _vector(op[S], n), _vector(op[S + 1], n), _vector(op[S + 2], n),

@@ -40,21 +40,25 @@ def rne(value, shift):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def requant_pixels(acc, av, buf, dv, bias, mult, shift, half, zero, lo, hi, r0, p0, p1, clear):  # type: ignore[no-untyped-def]
-    """`requant` of the pixels p0..p1, counted from row r0 on."""
+    """`requant` of the pixels p0..p1, counted from row r0 on. The constants may be repeated: then as many neighbouring pixels are one run."""
     a_base, a_row, a_pixel, a_ring, cols, chans = av
     base, row_stride, pixel_stride, ring, _, _ = dv
-    y, x = r0 + p0 // cols, p0 % cols
-    for _ in range(p0, p1):
+    together = bias.shape[0] // chans if a_pixel == chans and pixel_stride == chans else 1
+    p, y, x = p0, r0 + p0 // cols, p0 % cols
+    while p < p1:
+        run = min(together, cols - x, p1 - p)
+        count = run * chans
         at = a_base + (y % a_ring) * a_row + x * a_pixel
         to = base + (y % ring) * row_stride + x * pixel_stride
-        source, target = acc[at : at + chans], buf[to : to + chans]
-        for c in range(chans):
+        source, target = acc[at : at + count], buf[to : to + count]
+        for c in range(count):
             product = (np.int64(source[c]) + bias[c]) * mult[c]
             value = ((product + half[c] + ((product >> shift[c]) & np.int64(1))) >> shift[c]) + zero
             target[c] = np.uint8(min(max(value, lo), hi))
         if clear:
             source[:] = 0
-        x += 1
+        p += run
+        x += run
         if x == cols:
             x, y = 0, y + 1
 
@@ -77,7 +81,7 @@ def requant(
 ) -> None:
     """y = clamp(rne((acc + bias) * mult, shift) + zero, lo, hi), one byte each; the accumulators read are cleared.
 
-    bias, mult, shift: int64 [chans of av]; shift 1..62; |acc + bias| < 2^31. half: 2^(shift - 1) - 1, if the caller has it.
+    bias, mult, shift: int64 [chans of av], or several times that; shift 1..62; |acc + bias| < 2^31. half: 2^(shift - 1) - 1, if the caller has it.
     """
     if half is None:
         half = (np.int64(1) << (shift - 1)) - 1

@@ -19,7 +19,7 @@ intrinsic: Any = _intrinsic  # the typing context is numba's argument, not the c
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
 _X86 = platform.machine().lower() in ("x86_64", "amd64")
 _POSIX = os.name == "posix"
-_MONOTONIC = 6 if platform.system() == "Darwin" else 1  # CLOCK_MONOTONIC of the C library
+_THREAD_TIME = 16 if platform.system() == "Darwin" else 3  # CLOCK_THREAD_CPUTIME_ID of the C library
 
 
 def _cell(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -91,7 +91,7 @@ def give_way(typingctx: Any) -> Any:
 
 @intrinsic
 def nanoseconds(typingctx: Any) -> Any:
-    """A clock that only goes forward, ns (0 where the system has no such clock)."""
+    """Processor time of this thread, ns (0 where the system has no such clock)."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         if not _POSIX:
@@ -99,7 +99,7 @@ def nanoseconds(typingctx: Any) -> Any:
         time = cgutils.alloca_once(builder, ir.ArrayType(_I64, 2))
         kind = ir.FunctionType(_I32, [_I32, time.type])
         read = cgutils.get_or_insert_function(builder.module, kind, "clock_gettime")
-        builder.call(read, [ir.Constant(_I32, _MONOTONIC), time])
+        builder.call(read, [ir.Constant(_I32, _THREAD_TIME), time])
         value = builder.load(time)
         seconds, rest = builder.extract_value(value, 0), builder.extract_value(value, 1)
         return builder.add(builder.mul(seconds, ir.Constant(_I64, 1_000_000_000)), rest)
