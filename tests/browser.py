@@ -47,7 +47,6 @@ class Browser:
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
         self.call("Performance.enable", timeDomain="threadTicks")
-        self._before = 0.0
 
     def _message(self, deadline: float) -> dict[str, Any]:
         while b"\0" not in self._buffer:
@@ -87,8 +86,6 @@ class Browser:
         features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.call("Emulation.setEmulatedMedia", media=media, features=features)
         self.events.clear()
-        self._before = 0.0
-        self._before = self.busy()
         start = time.monotonic()
         self.call("Page.navigate", url=path.resolve().as_uri())
         self.wait(lambda e: e.get("method") == "Page.loadEventFired")
@@ -96,8 +93,8 @@ class Browser:
 
     def busy(self) -> float:
         """Processor time of the page's main thread since it was opened, seconds (wall time on an idle computer is about the same)."""
-        metrics = {m["name"]: m["value"] for m in self.call("Performance.getMetrics")["metrics"]}
-        return metrics["TaskDuration"] - self._before
+        metrics = {m["name"]: m["value"] for m in self.call("Performance.getMetrics")["metrics"]}  # they begin anew with every page
+        return metrics["TaskDuration"]
 
     def value(self, expression: str) -> Any:
         """The value of a JavaScript expression."""
