@@ -8,7 +8,7 @@ products, a *twin* in transposable ones for the errors.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -31,6 +31,8 @@ Int8 = npt.NDArray[np.int8]
 THRIFT = (0.0, *(2.0 ** (k / 2) for k in range(-6, 25)), 1e5, 1e6, 1e12)
 """What a word line x column of a level is worth in cycles: a multiplier of the capacity each, from fast to small."""
 TWIN = ".t"
+TWINS = 8
+"""How many shares of the parts that may have a twin are tried."""
 SPREAD = 1.05
 """How much longer gradients may take for the sake of more scratch rows, which are then written less often."""
 LEAST_GAIN = 0.5
@@ -212,17 +214,19 @@ def place(
     parts = [p for members in layers.values() for p in members]
     backward = set(transposed)
     choices_of = [_choices(p, machine, p.layer in backward) for p in parts]
-    if missing := next((p for p, c in zip(parts, choices_of, strict=True) if np.isinf(c[0].cost)), None):
+    cheapest = [[_cheapest(c, i) for c in choices_of] for i in range(len(THRIFT))]
+    if missing := next((p for p, c in zip(parts, cheapest[0], strict=True) if np.isinf(c.cost)), None):
         raise _out_of_reach(missing, machine)
     room = machine.groups * machine.array.rows * machine.weights_per_row
-    limit = max(sum(c[i].price(t) for c in choices_of) - t * room for i, t in enumerate(THRIFT))
-    for i in range(len(THRIFT)):
-        chosen = [c[i] for c in choices_of]
-        found = _pack(chosen, machine, scratch) if sum(c.cells for c in chosen) <= room else None
+    limit = max(sum(c.price(t) for c in chosen) - t * room for t, chosen in zip(THRIFT, cheapest, strict=True))
+    plans = sorted([*cheapest, *_shares(choices_of)], key=lambda chosen: sum(c.cost for c in chosen))
+    for chosen in plans:
+        fits = np.isfinite(sum(c.cost for c in chosen)) and sum(c.cells for c in chosen) <= room
+        found = _pack(chosen, machine, scratch) if fits else None
         if isinstance(found, _Packed):
-            chosen, found = _refine(chosen, [c[max(0, i - 1)] for c in choices_of], found, machine, scratch)
+            chosen, found = _refine(chosen, choices_of, found, machine, scratch)
             return _result(layers, chosen, found, limit, machine)
-    missing = _pack([c[-1] for c in choices_of], machine, scratch)
+    missing = _pack(min(plans, key=lambda chosen: sum(c.cells for c in chosen)), machine, scratch)
     raise _no_room(parts, machine, missing if isinstance(missing, LayerMatrix) else None)
 
 
@@ -247,8 +251,27 @@ class _Choice:
         return self.cost + thrift * self.cells
 
 
-def _choices(part: LayerMatrix, machine: Machine, backward: bool) -> list[_Choice]:
-    """For every thrift the cheapest way to place a part: as it is, with several output pixels side by side, or with a twin."""
+def _cheapest(options: Sequence[list[_Choice]], i: int) -> _Choice:
+    """The cheapest of a part's choices at a thrift."""
+    return min((o[i] for o in options), key=lambda choice: choice.price(THRIFT[i]))
+
+
+def _shares(choices_of: Sequence[Sequence[list[_Choice]]]) -> Iterator[list[_Choice]]:
+    """Plans at every thrift with twins for a share of the parts that gain by one, in the order of the cycles gained a cell."""
+    gains = {}
+    for k, options in enumerate(choices_of):
+        if len(options) > 1 and (gain := options[0][0].cost - options[1][0].cost) > 0:
+            gains[k] = gain / options[1][-1].cells
+    order = sorted(gains, key=lambda k: -gains[k])
+    for i in range(len(THRIFT)):
+        for share in range(TWINS + 1) if order else ():
+            twins = set(order[: len(order) * share // TWINS])
+            yield [options[k in twins][i] for k, options in enumerate(choices_of)]
+
+
+def _choices(part: LayerMatrix, machine: Machine, backward: bool) -> list[list[_Choice]]:
+    """For every thrift the cheapest way to place a part: with one matrix or several output pixels side by side, and (where there is one) with a
+    twin."""
 
     def cuts(p: LayerMatrix, use: str, copies: bool, runs: Sequence[Run] = ()) -> list[tuple[tuple[LayerMatrix, Cut], ...]]:
         found = [
@@ -267,8 +290,10 @@ def _choices(part: LayerMatrix, machine: Machine, backward: bool) -> list[_Choic
         ahead, back = replace(part, array=part.array if part.trainable else "compute"), replace(part, name=f"{part.name}{TWIN}")
         pairs = zip(cuts(ahead, "forward", not part.trainable), cuts(back, "backward", False), strict=True)
         written = LEAST_GAIN * part.values.size if part.trainable else 0.0
-        options.append([_Choice((*forward, *transposed), written) for forward, transposed in pairs])
-    return [min((o[i] for o in options), key=lambda choice: choice.price(t)) for i, t in enumerate(THRIFT)]
+        twin = [[_Choice((*forward, *transposed), written) for forward, transposed in pairs]]
+    else:
+        twin = []
+    return [[_cheapest(options, i) for i in range(len(THRIFT))], *twin]
 
 
 @dataclass(frozen=True)
@@ -280,16 +305,17 @@ class _Packed:
 
 
 def _refine(
-    chosen: list[_Choice], faster: Sequence[_Choice], packed: _Packed, machine: Machine, scratch: bool
+    chosen: list[_Choice], choices_of: Sequence[Sequence[list[_Choice]]], packed: _Packed, machine: Machine, scratch: bool
 ) -> tuple[list[_Choice], _Packed]:  # fmt: skip
-    """Take the faster choice for single parts where it still fits, the largest gain a cell first; scratch rows never get fewer."""
-    gains = [
-        ((a.cost - b.cost) / max(1, b.cells - a.cells), i)
-        for i, (a, b) in enumerate(zip(chosen, faster, strict=True))
-        if a is not b
-    ]
-    for _, i in sorted(gains, reverse=True):
-        trial = [*chosen[:i], faster[i], *chosen[i + 1 :]]
+    """Take a faster choice for single parts where it still fits, the largest gain a cell first; scratch rows never get fewer."""
+    gains = []
+    for k, (now, options) in enumerate(zip(chosen, choices_of, strict=True)):
+        faster = [c for o in options for c in o if c.cost < now.cost]
+        if faster:
+            better = max(faster, key=lambda c: (now.cost - c.cost) / max(1, c.cells - now.cells))
+            gains.append(((now.cost - better.cost) / max(1, better.cells - now.cells), k, better))
+    for _, k, better in sorted(gains, key=lambda gain: (-gain[0], gain[1])):
+        trial = [*chosen[:k], better, *chosen[k + 1 :]]
         found = _pack(trial, machine, scratch)
         if isinstance(found, _Packed) and (not scratch or _size(found.scratch) >= _size(packed.scratch)):
             chosen, packed = trial, found

@@ -215,7 +215,7 @@ def test_twins_need_room() -> None:
 
 def test_twins_of_trainable_layers_must_be_worth_the_writes() -> None:
     """Both stand in transposable sub-arrays, without copies; few pixels: one matrix."""
-    many, few = place(_layer(True, 5000), machine_with(), False, {"a"}), place(_layer(True, 10), machine_with(), False, {"a"})
+    many, few = place(_layer(True, 5000), machine_with(), False, {"a"}), place(_layer(True, 1), machine_with(), False, {"a"})
     both = [many.layers["a"][0][1], many.twins["a"]]
     assert [(m.array, m.copies, m.trainable, m.tensor) for m in both] == [("transposable", 1, True, "a.weight")] * 2
     assert forward_cycles(both[0], 100, machine_with()) < forward_cycles(both[1], 100, machine_with())
