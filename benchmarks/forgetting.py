@@ -35,7 +35,7 @@ from sasimc.runtime.recipe import Recipe
 from sasimc.runtime.trainer import TrainState, train
 
 DRAWN = "drawn-flowers:0-4,drawn-shapes:0-5,drawn-flowers:5-9,drawn-shapes:6-11"
-REAL = "flowers17,pets,flowers:0-24,cars-196x10:0-36"
+REAL = "flowers17,pets,flowers:0-24,cars:0-36"
 
 
 def part(name: str, folder: Path | None, size: int) -> Dataset:
