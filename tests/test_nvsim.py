@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from sasimc.cli import sasc
 from sasimc.cli.common import invoke
@@ -139,6 +141,8 @@ def test_every_setting_is_listed_once(files: Path) -> None:
         ("  -WordWidth (bit): wide", ":1:3", "WordWidth cannot be read"),
         ("-ProcessNode:", ":1:1", "ProcessNode has no value"),
         ("-ProcessNode: -45", ":1:1", "larger than zero"),
+        ("-Capacity (MB): 1e999", ":1:1", "no size that a memory has"),
+        ("-ResistanceOn (ohm): 1e-200", ":1:1", "no size that a memory has"),
         ("-ForceBank (Total AxB, Active CxD): 4x4, 1x0", ":1:1", "larger than zero"),
     ],
 )
@@ -235,6 +239,37 @@ def test_unknown_cells_are_refused_with_a_hint(tmp_path: Path) -> None:
     path.write_text("-MemCellType: MRAM\n-ResistanceOn (ohm): 6000\n-ResistanceOff (ohm): 3000\n")
     with pytest.raises(SasError, match="is not below resistance_high"):
         import_files([path])
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_no_file_ends_in_anything_but_a_clean_message(tmp_path: Path, data: st.DataObject) -> None:
+    """Lines of real keys with any value, and any text at all."""
+    key = st.sampled_from([k.name for k in KEYS.values()])
+    unit = st.sampled_from(["", " (MB)", " (ns)", " (Total AxB, Active CxD)", " (bit)", " ("])
+    value = st.one_of(
+        st.sampled_from(
+            ["0", "1", "8", "1e999", "4x4, 1x4", "1x1, 1x1", "MRAM", "cell_a.cell", "-3", "0x10", "1e-30", "99999999999"]
+        ),
+        st.text(st.characters(exclude_categories=["Cs"]), max_size=12),
+    )
+    line = st.one_of(
+        st.builds("-{}{}: {}".format, key, unit, value), st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+    )
+    path = tmp_path / f"a{data.draw(st.sampled_from(['.cfg', '.cell', '.pim']))}"
+    path.write_text("\n".join(data.draw(st.lists(line, max_size=12))), encoding="utf-8")
+    try:
+        made = import_files([path])
+    except SasError:
+        return
+    if made.machine is not None:
+        copy = tmp_path / "m.toml"
+        copy.write_text(machine_toml(made), encoding="utf-8")
+        assert load_machine(copy) == made.machine
+    if made.technology is not None:
+        copy = tmp_path / "t.toml"
+        copy.write_text(technology_toml(made), encoding="utf-8")
+        assert load_technology(copy) == made.technology
 
 
 @pytest.mark.parametrize(("name", "data"), [("a.txt", b"-ProcessNode: 1"), ("a.cfg", b"\0\1\2"), ("gone.cfg", None)])

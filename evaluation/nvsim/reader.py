@@ -19,6 +19,8 @@ __all__ = ["SUFFIXES", "Document", "Setting", "read"]
 
 SUFFIXES: Final = (".cfg", ".cell", ".pim")
 MAX_BYTES: Final = 1 << 20
+SMALLEST, LARGEST = 1e-30, 1e30
+"""Numbers beyond are no physical sizes; products of some of them stay finite."""
 
 _SETTING = re.compile(r"-\s*(?P<key>[A-Za-z][A-Za-z0-9 _\t-]*?)\s*(?:\((?P<unit>[^()]*)\))?\s*:(?P<value>.*)")
 _BLOCK = re.compile(r"/\*.*?(\*/|$)", re.DOTALL)
@@ -192,6 +194,11 @@ def _setting(span: Span, line: str, findings: list[Diagnostic]) -> Setting | Non
     if scale is None:
         return None
     numbers = tuple(float(n) * scale for n in raw)
+    if any(n and not SMALLEST <= abs(n) <= LARGEST for n in numbers):
+        findings.append(
+            Diagnostic(f"{key.name} is no size that a memory has: {value!r:.60}", span, hint=f"for instance {key.example}")
+        )
+        return None
     if key.positive and any(n <= 0 for n in numbers):
         findings.append(
             Diagnostic(f"{key.name} must be larger than zero: {value!r:.60}", span, hint=f"for instance {key.example}")
