@@ -31,11 +31,12 @@ POINTS: tuple[tuple[str, tuple[str, ...]], ...] = (
 """Name and patterns of frozen layers. A module feeds the block it corrects, so errors for a module must pass the blocks behind it."""
 
 
-def row_of(name: str, patterns: tuple[str, ...]) -> Row:
+def row_of(name: str, patterns: tuple[str, ...], extra: Sequence[str] = ()) -> Row:
     """The ablation row that trains with these errors."""
-    if name in ("truncated", "exact"):
-        return Row(name, (f"compile.backprop={name}",) if name != "exact" else ())
-    return Row(name, (f"compile.backprop_through={'+'.join(patterns)}",))
+    if name == "exact":
+        return Row(name, tuple(extra))
+    through = f"compile.backprop_through={'+'.join(patterns)}"
+    return Row(name, (*extra, "compile.backprop=truncated" if name == "truncated" else through))
 
 
 def costs(resolution: int, classes: int) -> dict[str, dict[str, int]]:
@@ -97,7 +98,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=numbers, default=[5, 12], help="of each data set")
     parser.add_argument("--resolution", type=int, default=96)
     parser.add_argument("--held-back", type=float, default=1 / 3)
-    parser.add_argument("--base", action="append", default=[], help="key=value: changes the recipe of every point")
+    parser.add_argument("--set", action="append", default=[], help="key=value: changes the recipe of every point")
+    parser.add_argument("--base", action="append", default=[], help=argparse.SUPPRESS)
     parser.add_argument("--cache", type=Path, default=Path("ablation.json"))
     parser.add_argument("--costs", action="store_true", help="train nothing")
     parser.add_argument("--show", action="store_true", help="take runs from the cache only")
@@ -109,7 +111,7 @@ def main() -> None:
     for name, patterns in POINTS:
         found: dict[str, Any] = {"errors pass": name, **priced[name]}
         for dataset in () if o.costs else o.datasets:
-            row, values = row_of(name, patterns), []
+            row, values = row_of(name, patterns, o.set), []
             for seed in o.seeds:
                 key = run_key(row, dataset, seed, o)
                 if key not in cache.all() and not o.show:

@@ -84,7 +84,7 @@ class CompileSection(_Section):
 
     backprop: Literal["exact", "truncated"] = "exact"
     backprop_through: tuple[str, ...] = ()
-    update: Literal["direct", "accumulate", "momentum"] = "direct"
+    update: Literal["direct", "accumulate", "momentum"] = "momentum"
     round_errors: Literal["nearest", "stochastic"] = "nearest"
     gradient_power: Literal[0, 1, 2] = 0
     gradient_range: Literal["batch", "peak"] = "batch"

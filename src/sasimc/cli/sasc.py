@@ -146,7 +146,7 @@ def compile_command(
     update: Annotated[
         str | None,
         typer.Option(
-            help="direct: 8-bit weights; accumulate: 16 bits, the low byte outside the arrays; momentum: accumulate with momentum 7/8"
+            help="direct: 8-bit weights; accumulate: 16 bits, the low byte outside the arrays; momentum (default): and momentum 7/8"
         ),
     ] = None,
     round_errors: Annotated[
