@@ -24,8 +24,11 @@ def test_shipped_recipes_load_and_survive_saving(name: str, tmp_path: Path) -> N
     assert load_recipe(tmp_path / "again.toml") == recipe
 
 
-def test_the_default_recipe_is_shipped_and_says_nothing_new() -> None:
+def test_what_is_left_out_has_the_default(tmp_path: Path) -> None:
+    (tmp_path / "empty.toml").write_text("", encoding="utf-8")
+    assert load_recipe(tmp_path / "empty.toml") == Recipe()
     assert load_recipe() == load_recipe("default")
+    assert load_recipe().mu_head == Recipe().mu_head
 
 
 mu = st.floats(-30, 30).map(lambda v: round(v, 3))
