@@ -119,7 +119,7 @@ def test_a_kill_loses_at_most_the_step_in_progress(tmp_path: Path) -> None:
         with pytest.raises(PowerCut):
             learn(
                 path,
-                short_program(),
+                short_program(update="direct"),
                 "a",
                 dataset(),
                 RECIPE,
@@ -149,7 +149,7 @@ def test_another_engine_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "d.sas"
     whole, operations = _undisturbed("direct")
     assert _life(path, Fuse(operations // 2)) is None
-    outcome = learn(path, short_program(), "a", dataset(), RECIPE, resume=True, engine="bitserial")
+    outcome = learn(path, short_program(update="direct"), "a", dataset(), RECIPE, resume=True, engine="bitserial")
     assert outcome == whole
 
 
