@@ -82,7 +82,7 @@ def _differences(results: Sequence[Result], ours: int, other: int) -> list[dict[
     if len(rows) > 1:
         errors = [r["standard_error"] for r in rows]
         together = None if None in errors else math.sqrt(sum(e * e for e in errors)) / len(errors)
-        rows.append({"dataset": "mean", "config": ours, "less": other, "seeds": min(r["seeds"] for r in rows),
+        rows.append({"dataset": f"mean of {len(rows)}", "config": ours, "less": other, "seeds": min(r["seeds"] for r in rows),
                      "points": statistics.fmean(r["points"] for r in rows), "standard_error": together})  # fmt: skip
     return rows
 

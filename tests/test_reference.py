@@ -197,9 +197,9 @@ def test_summary_means_deviations_and_paired_differences() -> None:
     differences = {(d["dataset"], d["config"], d["less"]): d for d in made["differences"]}
     assert differences["a", 4, 2]["points"] == 0
     assert math.isclose(differences["a", 4, 2]["standard_error"], 1 / math.sqrt(3))
-    assert differences["mean", 4, 2]["points"] == -4
+    assert differences["mean of 2", 4, 2]["points"] == -4
     assert math.isclose(
-        differences["mean", 4, 2]["standard_error"], math.hypot(1 / math.sqrt(3), math.sqrt(8) / math.sqrt(2)) / 2
+        differences["mean of 2", 4, 2]["standard_error"], math.hypot(1 / math.sqrt(3), math.sqrt(8) / math.sqrt(2)) / 2
     )
     assert ("a", 4, 1) not in differences
 
