@@ -45,6 +45,10 @@ class Arena:
         return addr
 
 
+_SHIFTS = {"nearest": "shr8", "stochastic": "psr", "carried": "shr8c"}
+"""How a stage rounds, and the instruction that does it."""
+
+
 @dataclass
 class BackwardEmitter:
     """``batch``: register with the number of samples, ``sample``: register that numbers them; ``saves``, ``masks``: host views made by the
@@ -165,8 +169,7 @@ class BackwardEmitter:
         b.emit("addi", shift, bits, -7)
         b.emit("max", shift, shift, 0)
         b.emit("add", exponent, exponent, shift)
-        # psr is the dynamic shift with pseudo-stochastic instead of nearest rounding
-        self._pass2(op, shape, shift, "psr" if op.attrs.get("rounding") == "stochastic" else "shr8")
+        self._pass2(op, shape, shift, _SHIFTS[str(op.attrs.get("rounding", "nearest"))])
         self.exponents[op.output] = exponent
         b.release(bits)
         b.release(shift)

@@ -136,7 +136,20 @@ def _stage(train: TrainGraph, op: Op, error: Error, env: Mapping[str, Ints]) -> 
     if op.attrs.get("rounding") == "stochastic":
         shift = max(0, int(np.abs(v).max(initial=0)).bit_length() - 7)
         return Error(_pseudo_stochastic(v, shift, 127), e + shift)
+    if op.attrs.get("rounding") == "carried":
+        shift = max(0, int(np.abs(v).max(initial=0)).bit_length() - 7)
+        return Error(_carried(v, shift), e + shift)
     return quantise(Error(v, e))
+
+
+def _carried(v: Ints, sh: int) -> Ints:
+    """v / 2^sh to -127..127, to nearest, each channel with the remainder of the one before."""
+    out, rest = np.empty_like(v), np.zeros(v.shape[:-1], np.int64)
+    for c in range(v.shape[-1]):
+        whole = v[..., c] + rest
+        out[..., c] = np.clip(rne(whole, sh), -127, 127)
+        rest = whole - (out[..., c] << sh)
+    return out
 
 
 def _xent(op: Op, logits: Ints, labels: Sequence[int]) -> Ints:

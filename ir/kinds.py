@@ -17,8 +17,8 @@ UPDATES = ("direct", "accumulate", "momentum")
 """What an ``update`` does with a gradient; absent: the first (docs/numerics.md, "Gradient and update")."""
 RANGES = ("batch", "peak")
 """What an ``update`` compares a gradient with: the largest of this batch, or of the batches so far; absent: the first."""
-ROUNDINGS = ("nearest", "stochastic")
-"""How a ``stage`` rounds errors to int8; absent: the first."""
+ROUNDINGS = ("nearest", "stochastic", "carried")
+"""How a ``stage`` rounds errors to int8; absent: the first. ``carried``: what a channel lost goes to the next one, so that sums are kept."""
 
 Rule = Callable[["Graph | TrainGraph", Op], str | None]
 

@@ -200,6 +200,7 @@ class _Backward:
     rounding: str = ROUNDINGS[0]
     gradient_power: int = 0
     gradient_range: str = RANGES[0]
+    of_loss: str = ""
     ops: list[Op] = field(default_factory=list)
     values: dict[str, TensorType] = field(default_factory=dict)
     constants: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
@@ -261,7 +262,8 @@ class _Backward:
         if mask is not None:
             attrs |= {"mask_of": mask.output, **{k: mask.attrs[k] for k in ("lo", "hi", "mask_lo", "mask_hi")}}
             self.saved.add(mask.output)
-        if self.rounding != ROUNDINGS[0]:
+        # only the errors of the loss have a sum to keep: all its classes are pushed the same way otherwise
+        if self.rounding == "stochastic" or (self.rounding == "carried" and part.value == self.of_loss):
             attrs["rounding"] = self.rounding
         consts = {
             role: self.constant(f"k:{tensor}", values)
@@ -298,6 +300,7 @@ class _Backward:
             "t_other": other, "t_label": ONE - (classes - 1) * other,
         }  # fmt: skip
         value = self.emit("xent", "xent", (logits,), f"e:{logits}", "i32", logits, self.graph.producer(logits), attrs)
+        self.of_loss = value
         self.parts[logits] = {(len(self.graph.ops), 0): Part(value, product=True)}
         self.logits = logits
 

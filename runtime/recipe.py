@@ -85,7 +85,7 @@ class CompileSection(_Section):
     backprop: Literal["exact", "truncated"] = "exact"
     backprop_through: tuple[str, ...] = ()
     update: Literal["direct", "accumulate", "momentum"] = "momentum"
-    round_errors: Literal["nearest", "stochastic"] = "nearest"
+    round_errors: Literal["nearest", "stochastic", "carried"] = "carried"
     gradient_power: Literal[0, 1, 2] = 0
     gradient_range: Literal["batch", "peak"] = "batch"
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1

@@ -81,6 +81,7 @@ def _calls() -> list[tuple[str, Callable[[], object]]]:
         ("resize nearest transposed", lambda: periphery.upsample_nearest_t(buf, view, words, view, 2, 2, 2, 2, 0, 2)),
         ("range", lambda: train.range_bits(words, view, 0, 2)),
         ("shift to 8 bits", lambda: train.shift8(words, view, buf, view, 3, 0, 2)),
+        ("shift to 8 bits, carried", lambda: train.shift8_carried(words, view, buf, view, 3, 0, 2)),
         ("mask", lambda: train.make_mask(buf, view, False, 0, 9, True, True, mask, 0, 2)),
         ("error mask", lambda: train.escale(words, view, words, view, buf, mask, train.NO_SCALE, 0, 2)),
         ("error mask of bytes", lambda: train.escale(bytes_, view, words, view, buf, mask, train.NO_SCALE, 0, 2)),

@@ -59,6 +59,7 @@ from golden_numbers import (
     merge,
     peak,
     quantise,
+    quantise_carried,
     remembered_range,
     update,
 )
@@ -127,6 +128,7 @@ class Golden:
         else:
             self.passes_errors = frozenset(self.weights)
         self.update, self.stochastic, self.gradient_power = update, rounding == "stochastic", gradient_power
+        self.carried = rounding == "carried"
         self.gradient_range = gradient_range
         self.ranges: dict[str, int] = {}
         self.steps = 0
@@ -200,7 +202,8 @@ class Golden:
                 error = channel_scale(error, op.weights.scales)
             elif op.kind == "rescale":
                 error = channel_scale(error, np.abs(op.attrs["factor"]))
-            error = result.stages[op.name] = quantise(error, self.stochastic)
+            of_loss = self.carried and op.output == self.graph.output
+            error = result.stages[op.name] = quantise_carried(error) if of_loss else quantise(error, self.stochastic)
             if trains:
                 zero = self.graph.quants[op.inputs[0]].zero
                 g = gradient(op, xs[0], error.v, zero, self.weights[op.name])

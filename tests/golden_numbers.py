@@ -122,6 +122,19 @@ def quantise(error: Error, stochastic: bool = False) -> Error:
     return Error(np.clip(rne(v, shift), -127, 127), e + shift)
 
 
+def quantise_carried(error: Error) -> Error:
+    """The dynamic shift to int8 of the errors of a loss: class by class, each with what rounding left of the one before."""
+    v, e = error
+    shift = max(0, bits(int(np.abs(v).max(initial=0))) - 7)
+    out = np.zeros_like(v)
+    for row, target in zip(v.reshape(-1, v.shape[-1]), out.reshape(-1, v.shape[-1]), strict=True):
+        rest = 0
+        for c, value in enumerate(row.tolist()):
+            m = int(np.clip(rne(np.array([value + rest], np.int64), shift), -127, 127)[0])
+            target[c], rest = m, value + rest - (m << shift)
+    return Error(out, e + shift)
+
+
 def merge(contributions: list[Error], stochastic: bool = False) -> Error:
     """Fan-out: one contribution passes as it is, several are quantised and joined two at a time, in the order given."""
     if len(contributions) == 1:

@@ -377,7 +377,9 @@ class RowWrite(Instruction):
             yield f"{o.src.name} is {o.src.shape}; {o.mat.name} takes ({o.mat.k}, 1, {o.mat.n})"
 
 
-def _write_cost(machine: Machine, mat: Matrix, r0: int, r1: int, n0: int, n1: int, update: int, *, every_row: bool = True) -> Cost:
+def _write_cost(
+    machine: Machine, mat: Matrix, r0: int, r1: int, n0: int, n1: int, update: int, *, every_row: bool = True
+) -> Cost:
     """Row writes of a logical block; ``update`` adds the row reads and subtractions before them. Without ``every_row`` the rows and bits
     written depend on data and are counted as they happen; a row that is left out keeps its place in the schedule."""
     loads, weights = _rows_touched(mat, r0, r1, n0, n1)

@@ -463,6 +463,31 @@ class ShiftTo8(_Periphery):
         yield from _shapes(o.dst, o.src)
 
 
+class CarriedShiftTo8(_Periphery):
+    """Shift to 8 bits that keeps sums: per pixel, channel by channel, t = src + r, dst = clamp(rne(t, rs), -127, 127), r = t - dst 2^rs, r = 0 before the
+    first channel. For the errors of a loss, which sum to zero: rounded one by one, many small ones would all move the same way."""
+
+    opcode = 0x56
+    mnemonic = "shr8c"
+    dst = ViewField("mantissas", "buf", "i8", "w")
+    src = ViewField("operand", "buf", "i32", "r")
+    rs = Reg("shift")
+    rows = RowsField("src")
+
+    @staticmethod
+    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
+        m.carried_shift_to_8(o.dst, o.src, m.regs[o.rs], r0, r1)
+
+    @staticmethod
+    def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
+        n = _elements(o.src, r0, r1)
+        return _cost(machine, n, shift_ops=n, add_ops=2 * n, buffer_bits_read=32 * n, buffer_bits_written=8 * n)
+
+    @staticmethod
+    def legal(machine: Machine, o: Any) -> Iterator[str]:
+        yield from _shapes(o.dst, o.src)
+
+
 class PseudoStochasticRound(_Periphery):
     """dst = pseudo-stochastic rounding of src / 2^rs (NITI; docs/numerics.md): the discarded low bits decide, no random generator. A magnitude is
     at most 127 (dst i8), or 127 x 256 (dst i32: a 16-bit step of an accumulated weight)."""

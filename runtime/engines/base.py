@@ -400,6 +400,9 @@ class EngineBase:
     def shift_to_8(self, dst: BoundView, src: BoundView, shift: int, r0: int, r1: int) -> None:
         K.shift8(self.state.buf32, src.kv, self.state.buf, dst.kv, shift, r0, r1)
 
+    def carried_shift_to_8(self, dst: BoundView, src: BoundView, shift: int, r0: int, r1: int) -> None:
+        K.shift8_carried(self.state.buf32, src.kv, self.state.buf, dst.kv, shift, r0, r1)
+
     def pseudo_stochastic_round(self, dst: BoundView, src: BoundView, shift: int, r0: int, r1: int) -> None:
         dst.put(r0, K.psr(src.get(r0, r1), shift, 127 if dst.dtype == "i8" else K.STEP_LIMIT))
 

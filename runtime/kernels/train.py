@@ -31,6 +31,7 @@ __all__ = [
     "psr",
     "range_bits",
     "shift8",
+    "shift8_carried",
     "update",
     "velocity",
     "xent",
@@ -77,6 +78,22 @@ def shift8(src, sv, buf, dv, sh, r0, r1):  # type: ignore[no-untyped-def]
             source, target = src[at : at + chans], buf[to : to + chans]
             for c in range(chans):
                 target[c] = np.uint8(min(max(rne(np.int64(source[c]), sh), -127), 127))
+
+
+@njit(cache=True, nogil=True)
+def shift8_carried(src, sv, buf, dv, sh, r0, r1):  # type: ignore[no-untyped-def]
+    """As :func:`shift8`, but every channel of a pixel takes over what rounding left of the one before."""
+    up = max(np.int64(sh), np.int64(0))
+    for y in range(r0, r1):
+        for x in range(sv[4]):
+            at = sv[0] + (y % sv[3]) * sv[1] + x * sv[2]
+            to = dv[0] + (y % dv[3]) * dv[1] + x * dv[2]
+            rest = np.int64(0)
+            for c in range(sv[5]):
+                whole = np.int64(src[at + c]) + rest
+                m = min(max(rne(whole, up), -127), 127)
+                rest = whole - (m << up)
+                buf[to + c] = np.uint8(m)
 
 
 @njit(cache=True, nogil=True)

@@ -27,8 +27,8 @@ class CompileOptions:
     pattern over node and initialiser names, None: what the file's metadata say; ``eps``: label smoothing.
 
     ``backprop_through``: patterns of frozen layers that errors pass besides the indispensable ones, in place of ``backprop``; ``update``:
-    ``direct``, ``accumulate`` or ``momentum`` (default); ``round_errors``: ``nearest`` or ``stochastic``; ``gradient_power``: gradients are divided by
-    this power (0, 1, 2) of their channel's weight scale; ``gradient_range``: ``batch`` or ``peak`` (docs/numerics.md)."""
+    ``direct``, ``accumulate`` or ``momentum`` (default); ``round_errors``: ``nearest``, ``stochastic`` or ``carried`` (default); ``gradient_power``: gradients are divided
+    by this power (0, 1, 2) of their channel's weight scale; ``gradient_range``: ``batch`` or ``peak`` (docs/numerics.md)."""
 
     machine: Path | Machine | None = None
     batch: int = 8
@@ -37,7 +37,7 @@ class CompileOptions:
     eps: float = 0.1
     backprop_through: tuple[str, ...] = ()
     update: str = "momentum"
-    round_errors: str = "nearest"
+    round_errors: str = "carried"
     gradient_power: int = 0
     gradient_range: str = "batch"
     inference_only: bool = False

@@ -45,6 +45,9 @@
 .entry shift
     shr8 m, e, r1, all
     halt
+.entry carried
+    shr8c m, e, r1, all
+    halt
 .entry round
     psr m, e, r1, all
     halt
@@ -122,6 +125,20 @@
 .init_reg r1 -4
 .run shift
 .expect m [0, 1, -1, 8, -12, 12, 20, -20, 127, -127, 127, -127]
+
+.test "shift that keeps the sums of pixels"
+.init e [5, 5, 5, 5, 5, -20, 8, -12, 12, 20, -20, 2047]
+.init_reg r1 3
+.run carried
+.expect m [1, 0, 1, 1, 0, -2, 1, -2, 2, 2, -2, 127]
+.expect_event shift_ops 12
+.expect_event add_ops 24
+
+.test "shift that keeps sums, without a shift"
+.init e [0, 1, -1, 8, -12, 12, 20, -20, 107, -27, 40, -40]
+.init_reg r1 -2
+.run carried
+.expect m [0, 1, -1, 8, -12, 12, 20, -20, 107, -27, 40, -40]
 
 .test "pseudo-stochastic rounding, even shift"
 .init e [0, 1, -1, 8, -12, 12, 20, -20, 2047, -2048, 4095, -4096]

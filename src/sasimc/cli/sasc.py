@@ -150,7 +150,10 @@ def compile_command(
         ),
     ] = None,
     round_errors: Annotated[
-        str | None, typer.Option(help="Rounding of errors to 8 bits: nearest, or stochastic (by their own low bits)")
+        str | None,
+        typer.Option(
+            help="Rounding of errors to 8 bits: nearest; carried (default): and those of the loss keep their sum; stochastic: by their low bits"
+        ),
     ] = None,
     gradient_power: Annotated[
         int | None, typer.Option(help="Divide gradients by this power (0, 1, 2) of their output channel's weight scale")

@@ -20,7 +20,9 @@ def report(
         Path | None,
         typer.Option("-o", "--output", help="HTML file to write; default: the run's name, ending in .html", show_default=False),
     ] = None,
-    technology: Annotated[str | None, typer.Option(help="sas, sot, stt, sram, a .toml or an NVSim .cell file; default: the run's")] = None,
+    technology: Annotated[
+        str | None, typer.Option(help="sas, sot, stt, sram, a .toml or an NVSim .cell file; default: the run's")
+    ] = None,
     reading: Annotated[
         str | None, typer.Option(help="Reading of the circuit figures (docs/energy.md); default: the run's")
     ] = None,
