@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Device", "Program", "__version__", "compile"]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _LAZY = {"compile": "sasimc.api", "Device": "sasimc.runtime.device", "Program": "sasimc.isa.program"}
 
