@@ -290,6 +290,7 @@ _LOWERINGS: dict[str, Callable[..., Lowered]] = {
     "escale": _scale,
     "range": _periphery(T.RANGE, "dst", ("src",), 0.15, lambda o: (o.rd,)),
     "shr8": _periphery(T.SHIFT8, "dst", ("src",), 0.5, lambda o: (o.rs,)),
+    "shr8c": _periphery(T.SHIFT8_CARRIED, "dst", ("src",), 0.5, lambda o: (o.rs,)),
     "pavg": _pool(T.POOL_SUM, "x", "acc"),
     "pavgt": _pool(T.POOL_SUM_T, "acc", "e"),
     "pmax": _pool(T.POOL_MAX, "x", "dst"),

@@ -54,7 +54,7 @@ from sasimc.runtime.kernels.sync import (
     pointer,
     relax,
 )
-from sasimc.runtime.kernels.train import aligned_rows, make_mask, mask_rows, max_abs, scale_rows, shift8
+from sasimc.runtime.kernels.train import aligned_rows, make_mask, mask_rows, max_abs, scale_rows, shift8, shift8_carried
 
 __all__ = ["CONTROL", "handler", "handlers", "run_tape"]
 
@@ -66,11 +66,12 @@ NAMES = (
     "dense", "scatter", "depth-wise", "depth-wise transposed", "gradient operands", "gradient", "requantise", "drain", "quantised add",
     "aligned add", "pool sum", "pool sum transposed", "pool max", "pool max transposed", "upsample", "upsample transposed", "mask",
     "error mask", "error scale", "range", "shift to 8 bits", "copy", "word", "scalar", "arg max", "loss",
+    "shift to 8 bits, carried",
 )  # fmt: skip
 (
     DENSE, SCATTER, DEPTHWISE, DEPTHWISE_T, GRADIENT_OPERANDS, GRADIENT, REQUANTISE, DRAIN, ADD_QUANTISED, ADD_ALIGNED, POOL_SUM,
     POOL_SUM_T, POOL_MAX, POOL_MAX_T, UPSAMPLE, UPSAMPLE_T, MASK, ERROR_MASK, ERROR_SCALE, RANGE, SHIFT8, COPY, WORD, SCALAR, ARGMAX,
-    LOSS,
+    LOSS, SHIFT8_CARRIED,
 ) = range(len(NAMES))  # fmt: skip
 """Kinds of operations."""
 
@@ -499,6 +500,15 @@ def _shift8(operation, r0, r1, share, shares, machine):  # type: ignore[no-untyp
     op = _words(operation)
     a, b = _part(r0, r1, 1, share, shares)
     shift8(_buf32(machine), _view(op, B), _buf(machine), _view(op, A), _regs(machine)[op[S]], a, b)
+    return 0
+
+
+@_handles(SHIFT8_CARRIED)
+def _shift8_carried(operation, r0, r1, share, shares, machine):  # type: ignore[no-untyped-def]
+    """As SHIFT8."""
+    op = _words(operation)
+    a, b = _part(r0, r1, 1, share, shares)
+    shift8_carried(_buf32(machine), _view(op, B), _buf(machine), _view(op, A), _regs(machine)[op[S]], a, b)
     return 0
 
 
