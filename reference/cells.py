@@ -85,7 +85,7 @@ class Runner:
     def _recipe(self, name: str) -> Recipe:
         s = self.settings
         recipe = load_recipe(s.recipe or recipe_for(open_dataset(name, s.data, size=s.size)))
-        changes = {k: v for k, v in (("epochs", s.epochs), ("limit", s.limit)) if v is not None}
+        changes: dict[str, Any] = {k: v for k, v in (("epochs", s.epochs), ("limit", s.limit)) if v is not None}
         if s.hold_back is not None:
             changes["data"] = recipe.data.model_copy(update={"hold_back": s.hold_back})
         return Recipe.model_validate(

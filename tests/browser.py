@@ -93,7 +93,9 @@ class Browser:
 
     def busy(self) -> float:
         """Processor time of the page's main thread since it was opened, seconds (wall time on an idle computer is about the same)."""
-        metrics = {m["name"]: m["value"] for m in self.call("Performance.getMetrics")["metrics"]}  # they begin anew with every page
+        metrics = {
+            m["name"]: m["value"] for m in self.call("Performance.getMetrics")["metrics"]
+        }  # they begin anew with every page
         return metrics["TaskDuration"]
 
     def value(self, expression: str) -> Any:

@@ -304,9 +304,9 @@ class EngineBase:
         rows, bits, flips = update_block(self.state.cells, self.state.wear, mat.index, r0, first, change)
         if rows:
             kind = "transposable" if mat.array == "transposable" else "compute"
-            self.measure(f"rows_written_{kind}", rows)
-            self.measure(f"bits_written_{kind}", bits)
-            self.measure(f"bits_flipped_{kind}", flips)
+            self.measure(f"rows_written_{kind}", int(rows))
+            self.measure(f"bits_written_{kind}", int(bits))
+            self.measure(f"bits_flipped_{kind}", int(flips))
             mat.changed()
 
     # ------------------------------------------------------------------------------------------------------ periphery

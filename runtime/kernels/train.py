@@ -298,7 +298,7 @@ def g_bits(g: npt.NDArray[np.int32]) -> int:
 def delta_of(g: npt.NDArray[np.int32], mu: int) -> npt.NDArray[np.int8] | None:
     """The weight change for gradient g and step width mu (bits); None if g is 0 everywhere."""
     bits = g_bits(g)
-    return None if bits == 0 else psr(g, bits - mu)
+    return None if bits == 0 else psr(g, bits - mu).astype(np.int8)
 
 
 @njit(cache=True, nogil=True)
