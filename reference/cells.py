@@ -202,7 +202,7 @@ class Runner:
 
 def use_threads(threads: int) -> None:
     """Threads that PyTorch computes with."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     torch.set_num_threads(threads)
 

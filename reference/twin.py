@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-import torch
+import torch  # pyright: ignore[reportMissingImports]
 from onnx import helper, numpy_helper
-from torch import Tensor
-from torch.nn import functional as F
+from torch import Tensor  # pyright: ignore[reportMissingImports]
+from torch.nn import functional as F  # pyright: ignore[reportMissingImports]
 
 from sasimc.isa.errors import SasError
 from sasimc.runtime.data.images import Preprocess
