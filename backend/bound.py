@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from sasimc.backend.mapping import row_window
-from sasimc.backend.shifted import choices, lines
+from sasimc.backend.pixel_packing import choices, lines
 from sasimc.ir.graph import Graph
 from sasimc.isa.instructions.array import INPUT_BITS
 from sasimc.isa.machine import Machine

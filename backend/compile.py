@@ -14,7 +14,7 @@ from sasimc.backend.forward import ForwardEmitter
 from sasimc.backend.mapping import Placement, cut_layers, place, split_depthwise
 from sasimc.backend.stripes import ForwardPlan, plan_forward
 from sasimc.ir.graph import Graph, TrainGraph, type_range
-from sasimc.isa.estimate import Estimate, estimate
+from sasimc.isa.analysis.estimate import Estimate, estimate
 from sasimc.isa.machine import Machine
 from sasimc.isa.program import Program
 from sasimc.isa.spec import RowRange

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from sasimc.backend.builder import Builder, Stage, stripe_loop
 from sasimc.backend.mapping import LayerMatrix, Placement, row_window
-from sasimc.backend.shifted import Run
+from sasimc.backend.pixel_packing import Run
 from sasimc.backend.stripes import STREAMABLE, Chain, ForwardPlan, column_chunk, dilations, ring_rows, window
 from sasimc.ir.graph import Graph, Op
 from sasimc.isa.objects import Matrix

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sasimc.backend.builder import CapacityError
-from sasimc.backend.floor import Cut, Floor, Level, best_cuts, tiles_of
-from sasimc.backend.shifted import RowWindow, Run, choices, shifted
+from sasimc.backend.packing import Cut, Floor, Level, best_cuts, tiles_of
+from sasimc.backend.pixel_packing import RowWindow, Run, choices, shifted
 from sasimc.backend.stripes import column_chunk, dilations
 from sasimc.ir.graph import Graph, Op
 from sasimc.isa.instructions.array import INPUT_BITS

@@ -30,13 +30,13 @@ import numpy as np
 from common import add_common, data_folder, environment, finish, table
 
 from sasimc.api import CompileOptions, compile_model
-from sasimc.frontend.zoo import ZooOptions, build, write
+from sasimc.datasets.dataset import Dataset, hold_back, open_dataset
+from sasimc.datasets.loader import Loader
 from sasimc.isa.files import write_atomically
 from sasimc.isa.machine import Machine, load_machine
-from sasimc.runtime.data.datasets import Dataset, hold_back, open_dataset
-from sasimc.runtime.data.loader import Loader
 from sasimc.runtime.device import Device
-from sasimc.runtime.recipe import Recipe, Schedule, load_recipe
+from sasimc.training.recipe import Recipe, Schedule, load_recipe
+from sasimc.zoo.zoo import ZooOptions, build, write
 
 
 @dataclass(frozen=True)

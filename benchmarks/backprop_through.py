@@ -21,7 +21,7 @@ from ablation import Cache, Row, numbers, run, run_key
 from common import add_common, environment, finish, table
 
 from sasimc.api import CompileOptions, compile_model
-from sasimc.frontend.zoo import ZooOptions, build, write
+from sasimc.zoo.zoo import ZooOptions, build, write
 
 POINTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("truncated", ()),

@@ -61,10 +61,10 @@ class Bench:
 
     def __init__(self, o: argparse.Namespace) -> None:
         from sasimc.api import CompileOptions, compile_model
-        from sasimc.frontend.zoo import default_model_path
+        from sasimc.datasets.dataset import open_dataset
         from sasimc.isa.files import load_program
-        from sasimc.runtime.data.datasets import open_dataset
         from sasimc.runtime.device import Device
+        from sasimc.zoo.zoo import default_model_path
 
         self.o = o
         self.untrained = load_program(o.program) if o.program else compile_model(default_model_path(), CompileOptions()).program
@@ -75,8 +75,8 @@ class Bench:
 
     def _train(self, errors: Any) -> tuple[Any, float]:
         from sasimc.runtime.device import Device
-        from sasimc.runtime.recipe import Recipe
-        from sasimc.runtime.trainer import evaluate, train
+        from sasimc.training.recipe import Recipe
+        from sasimc.training.trainer import evaluate, train
 
         device = Device(self.untrained, self.o.engine, self.o.threads)
         if errors is not None:
@@ -94,7 +94,7 @@ class Bench:
 
     def _measure(self, errors: Any) -> tuple[float, int]:
         from sasimc.runtime.device import Device
-        from sasimc.runtime.trainer import evaluate
+        from sasimc.training.trainer import evaluate
 
         device = Device(self.untrained, self.o.engine, self.o.threads)
         if self.state is not None:

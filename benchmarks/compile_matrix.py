@@ -17,8 +17,8 @@ from typing import Any
 from common import add_common, environment, finish, peak_rss_mb, table
 
 from sasimc.api import CompileOptions, compile_model, compile_report
-from sasimc.frontend.zoo import ZooOptions, build, write
 from sasimc.isa.errors import SasError
+from sasimc.zoo.zoo import ZooOptions, build, write
 
 
 def one(path: Path, machine: Path | None, backprop: str) -> dict[str, Any]:

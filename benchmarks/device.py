@@ -20,7 +20,7 @@ def main() -> None:
     from sasimc.evaluation.device.figures import device_report
     from sasimc.evaluation.device.write import METHODS, RELAX_S, run_write, write_of
     from sasimc.evaluation.quantity import format_si
-    from sasimc.evaluation.technologies.technology import load_technology
+    from sasimc.evaluation.technologies.load import load_technology
 
     parser = add_common(argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter))
     parser.add_argument("--writes", type=int, default=10_000)

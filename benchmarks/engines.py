@@ -71,8 +71,8 @@ def main() -> None:
 def build_all(folder: Path, o: argparse.Namespace) -> None:
     """model.onnx and prog.s of the network, small.s of a small one for the engine ``step``."""
     from sasimc.api import CompileOptions, compile_model
-    from sasimc.frontend.zoo import ZooOptions, build, write
     from sasimc.isa.files import save_program
+    from sasimc.zoo.zoo import ZooOptions, build, write
 
     weights = None if o.random else str(data_folder(o) / "weights")
     path = write(build("mobilenetv2-repnet", ZooOptions(weights=weights, classes=o.classes)), folder / "model.onnx")
@@ -308,11 +308,11 @@ def measure_step(folder: Path, o: argparse.Namespace) -> dict[str, Any]:
 
 def measure_dataset(folder: Path, o: argparse.Namespace) -> dict[str, Any]:
     """Decoding alone, classifying alone and both as `evaluate` does them (`fused`); empty without real data."""
-    from sasimc.runtime.data.datasets import open_dataset
-    from sasimc.runtime.data.loader import Loader
+    from sasimc.datasets.dataset import open_dataset
+    from sasimc.datasets.loader import Loader
     from sasimc.runtime.device import Device
-    from sasimc.runtime.trainer import evaluate
     from sasimc.runtime.warmup import warm_up
+    from sasimc.training.trainer import evaluate
 
     if o.data is None or not (Path(o.data) / "flowers-17").is_dir():
         return {}

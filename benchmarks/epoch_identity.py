@@ -19,11 +19,11 @@ import numpy as np
 from common import add_common, data_folder, environment, finish, table
 
 from sasimc.api import CompileOptions, compile_model
-from sasimc.frontend.zoo import ZooOptions, build, write
-from sasimc.runtime.data.datasets import open_dataset
+from sasimc.datasets.dataset import open_dataset
 from sasimc.runtime.device import Device
-from sasimc.runtime.recipe import load_recipe, recipe_for
-from sasimc.runtime.trainer import train
+from sasimc.training.recipe import load_recipe, recipe_for
+from sasimc.training.trainer import train
+from sasimc.zoo.zoo import ZooOptions, build, write
 
 ENGINES = ("fused", "bitserial")
 

@@ -24,15 +24,15 @@ from typing import Any
 from common import add_common, data_folder, environment, finish, table
 
 from sasimc.api import CompileOptions, compile_model
-from sasimc.frontend.zoo import ZooOptions, build, default_model_path, write
+from sasimc.datasets.dataset import Dataset, open_dataset
+from sasimc.datasets.loader import Loader
 from sasimc.isa.program import Program
-from sasimc.runtime.data.datasets import Dataset, open_dataset
-from sasimc.runtime.data.loader import Loader
 from sasimc.runtime.device import Interface
-from sasimc.runtime.nonvolatile.bank import TaskBank
-from sasimc.runtime.nonvolatile.image import DeviceImage
-from sasimc.runtime.recipe import Recipe
-from sasimc.runtime.trainer import TrainState, train
+from sasimc.training.image.image import DeviceImage
+from sasimc.training.image.tasks import TaskBank
+from sasimc.training.recipe import Recipe
+from sasimc.training.trainer import TrainState, train
+from sasimc.zoo.zoo import ZooOptions, build, default_model_path, write
 
 DRAWN = "drawn-flowers:0-4,drawn-shapes:0-5,drawn-flowers:5-9,drawn-shapes:6-11"
 REAL = "flowers17,pets,flowers:0-24,cars:0-36"

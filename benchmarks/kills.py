@@ -19,18 +19,20 @@ import tempfile
 import time
 from pathlib import Path
 
-from common import add_common, environment, finish, table
+from common import TESTS, add_common, environment, finish, table
 
 from sasimc.api import CompileOptions, compile_model
-from sasimc.frontend.zoo import default_model_path
+from sasimc.datasets.dataset import Dataset, open_dataset
 from sasimc.isa.files import save_program
 from sasimc.isa.program import Program
-from sasimc.runtime.data.datasets import Dataset, open_dataset
-from sasimc.runtime.nonvolatile.bank import TaskBank
-from sasimc.runtime.nonvolatile.faults import FaultyMedium, Fuse, PowerCut, cut_between_rows
-from sasimc.runtime.nonvolatile.image import DeviceImage
-from sasimc.runtime.recipe import Recipe
-from sasimc.runtime.trainer import TrainState, train
+from sasimc.training.image.image import DeviceImage
+from sasimc.training.image.tasks import TaskBank
+from sasimc.training.recipe import Recipe
+from sasimc.training.trainer import TrainState, train
+from sasimc.zoo.zoo import default_model_path
+
+sys.path.insert(0, str(TESTS))
+from power_faults import FaultyMedium, Fuse, PowerCut, cut_between_rows
 
 
 def life(path: Path, p: Program, dataset: Dataset, recipe: Recipe, fuse: Fuse, threads: int) -> bool:

@@ -25,9 +25,9 @@ from onnx import helper, numpy_helper
 from sasimc.api import CompileOptions, compile_model
 from sasimc.backend.bound import bound_cycles, word_line_bounds
 from sasimc.backend.explain import explain
-from sasimc.frontend.zoo import ZooOptions, build, default_model_path, write
 from sasimc.isa.errors import SasError
 from sasimc.isa.machine import Machine, load_machine
+from sasimc.zoo.zoo import ZooOptions, build, default_model_path, write
 
 TARGETS = {"row": 1.35, "free": 1.2}
 

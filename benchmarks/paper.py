@@ -24,11 +24,11 @@ from sasimc.cli.costs import cost_of, price_list
 from sasimc.cli.sasc_paper import compiled_network
 from sasimc.evaluation.paper.table import device_lines, paper_lines, paper_tables, peer_table
 from sasimc.evaluation.text import cost_lines
-from sasimc.frontend.zoo import ZooOptions, build, write
 from sasimc.isa.machine import load_machine
+from sasimc.profiling.profile import Meter, profile, profile_rows
 from sasimc.runtime.device import Device
-from sasimc.runtime.profile import Meter, profile, profile_rows
 from sasimc.runtime.warmup import warm_up
+from sasimc.zoo.zoo import ZooOptions, build, write
 
 
 class Timed:

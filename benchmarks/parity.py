@@ -24,12 +24,13 @@ import onnxruntime as ort
 from common import add_common, data_folder, environment, finish, table
 
 from sasimc.api import CompileOptions, compile_model
+from sasimc.datasets.dataset import open_dataset
+from sasimc.datasets.loader import Loader
 from sasimc.frontend.onnx_import import import_model
-from sasimc.frontend.zoo import ZooOptions, build, write
 from sasimc.ir.graph import Graph
 from sasimc.ir.interp import run, run_op
-from sasimc.runtime.data.datasets import Loader, open_dataset
 from sasimc.runtime.device import Device
+from sasimc.zoo.zoo import ZooOptions, build, write
 
 Real = npt.NDArray[np.float32]
 

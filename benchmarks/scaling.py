@@ -55,7 +55,7 @@ def numbers(text: str) -> list[int]:
 
 def child(folder: Path, side: int, batch: int, threads: int, o: argparse.Namespace) -> dict[str, Any]:
     """Measure one configuration in a process of its own."""
-    from sasimc.frontend.zoo import ZooOptions, build, write
+    from sasimc.zoo.zoo import ZooOptions, build, write
 
     path = folder / f"{side}.onnx"
     if not path.exists():

@@ -79,8 +79,8 @@ def _build(folder: Path, weights: str | None) -> None:
     """model.onnx and image.png."""
     from PIL import Image
 
-    from sasimc.frontend.zoo import ZooOptions, build, write
-    from sasimc.runtime.data.procedural import draw
+    from sasimc.datasets.procedural import draw
+    from sasimc.zoo.zoo import ZooOptions, build, write
 
     write(build("mobilenetv2-repnet", ZooOptions(weights=weights, classes=17)), folder / "model.onnx")
     Image.fromarray(draw("flowers", 0, 0, 224)).save(folder / "image.png")

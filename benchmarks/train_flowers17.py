@@ -20,12 +20,12 @@ from typing import Any
 from common import add_common, data_folder, environment, finish, table
 
 from sasimc.api import CompileOptions, compile_model
-from sasimc.frontend.zoo import ZooOptions, build, default_model_path, write
-from sasimc.runtime.data.datasets import Dataset, open_dataset
-from sasimc.runtime.data.images import Augment
+from sasimc.datasets.dataset import Dataset, open_dataset
+from sasimc.datasets.images import Augment
 from sasimc.runtime.device import Device
-from sasimc.runtime.recipe import Recipe, Schedule
-from sasimc.runtime.trainer import evaluate, train
+from sasimc.training.recipe import Recipe, Schedule
+from sasimc.training.trainer import evaluate, train
+from sasimc.zoo.zoo import ZooOptions, build, default_model_path, write
 
 WHAT = {"rep": None, "head": "classifier"}
 

@@ -18,7 +18,8 @@ from sasimc.evaluation.circuit.circuit import Circuit, Reading, load_circuit
 from sasimc.evaluation.figure import Figure, shown
 from sasimc.evaluation.quantity import format_si, parse_unit
 from sasimc.evaluation.run import Row, Run
-from sasimc.evaluation.technologies.technology import Technology, load_technology
+from sasimc.evaluation.technologies.load import load_technology
+from sasimc.evaluation.technologies.technology import Technology
 from sasimc.isa.machine import Machine
 
 __all__ = ["PHASE_NAMES", "Cost", "CostModel", "Peak", "Term", "one_bit_operations"]

@@ -1,6 +1,6 @@
 """Makes the model that ships inside the package: MobileNet-V2 0.35 at 96 px + Rep-Net, `frontend/default/`.
 
-The backbone is trained from nothing on images drawn by formula (`sasimc.runtime.data.procedural`, kind "pretrain"), its batch norms
+The backbone is trained from nothing on images drawn by formula (`sasimc.datasets.procedural`, kind "pretrain"), its batch norms
 are folded, and the zoo exporter quantises it, adds untrained Rep-Net modules and a new classifier for the drawn flowers, and
 calibrates. Run it again after changing the drawing or the exporter:
 
@@ -23,10 +23,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from sasimc.frontend.zoo import ZooOptions, build_mobilenetv2_repnet, write
-from sasimc.frontend.zoo_arch import Architecture, mobilenet_v2
-from sasimc.frontend.zoo_weights import fold_batch_norm
-from sasimc.runtime.data import procedural
+from sasimc.datasets import procedural
+from sasimc.zoo.arch import Architecture, mobilenet_v2
+from sasimc.zoo.weights import fold_batch_norm
+from sasimc.zoo.zoo import ZooOptions, build_mobilenetv2_repnet, write
 
 WIDTH, SIZE = 0.35, 96
 

@@ -13,11 +13,12 @@ from collections import Counter
 import numpy as np
 
 import sasimc
-from sasimc.frontend.zoo import default_model_path
-from sasimc.runtime.data.datasets import Loader, open_dataset
-from sasimc.runtime.data.images import Augment
-from sasimc.runtime.recipe import Recipe
-from sasimc.runtime.trainer import evaluate
+from sasimc.datasets.dataset import open_dataset
+from sasimc.datasets.images import Augment
+from sasimc.datasets.loader import Loader
+from sasimc.training.recipe import Recipe
+from sasimc.training.trainer import evaluate
+from sasimc.zoo.zoo import default_model_path
 
 # %% Options
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -15,12 +15,12 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from sasimc.isa.assembler import Assembly, assemble_source
-from sasimc.isa.check import check_program
-from sasimc.isa.container import MAGIC, decode_program, encode_program
+from sasimc.isa.analysis.check import check_program
+from sasimc.isa.binary.container import MAGIC, decode_program, encode_program
 from sasimc.isa.errors import DiagnosticsError, SasError
-from sasimc.isa.printer import with_lines
 from sasimc.isa.program import Program, Tensor
+from sasimc.isa.text.assembler import Assembly, assemble_source
+from sasimc.isa.text.printer import with_lines
 
 __all__ = [
     "WEIGHTS_SUFFIX",

@@ -9,8 +9,8 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
-from sasimc.isa import container, instructions
-from sasimc.isa.directives import DIRECTIVES
+from sasimc.isa import instructions
+from sasimc.isa.binary import container
 from sasimc.isa.files import write_atomically
 from sasimc.isa.objects import Geometry, Matrix, Table, Tile, View
 from sasimc.isa.spec import (
@@ -30,6 +30,7 @@ from sasimc.isa.spec import (
     TableField,
     ViewField,
 )
+from sasimc.isa.text.directives import DIRECTIVES
 
 __all__ = ["manual"]
 
@@ -148,7 +149,7 @@ def _descriptors() -> Iterator[str]:
 def _directives() -> Iterator[str]:
     yield "## Directives"
     yield ""
-    yield "The grammar is `isa/grammar.lark`. `;` and `#` begin comments. Directives of a section may stand anywhere as long as no section was begun."
+    yield "The grammar is `isa/text/grammar.lark`. `;` and `#` begin comments. Directives of a section may stand anywhere as long as no section was begun."
     yield ""
     yield "| directive | section | meaning |"
     yield "|---|---|---|"

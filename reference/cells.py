@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sasimc.frontend.zoo import DEFAULT_MODULES, ZooOptions, build, write
+from sasimc.datasets.dataset import Dataset, hold_back, open_dataset
 from sasimc.isa.errors import SasError
 from sasimc.isa.files import write_atomically
-from sasimc.runtime.data.datasets import Dataset, hold_back, open_dataset
 from sasimc.runtime.device import Device
-from sasimc.runtime.recipe import Recipe, ZooSection, load_recipe, recipe_for
-from sasimc.runtime.trainer import Epoch, Progress, Training, evaluate, train
+from sasimc.training.recipe import Recipe, ZooSection, load_recipe, recipe_for
+from sasimc.training.trainer import Epoch, Progress, Training, evaluate, train
+from sasimc.zoo.zoo import DEFAULT_MODULES, ZooOptions, build, write
 
 __all__ = ["CONFIGURATIONS", "Cell", "Runner", "Settings", "standard_error", "use_threads"]
 

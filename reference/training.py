@@ -16,11 +16,11 @@ import torch  # pyright: ignore[reportMissingImports]
 from torch import Tensor  # pyright: ignore[reportMissingImports]
 from torch.nn import functional as F  # pyright: ignore[reportMissingImports]
 
+from sasimc.datasets.dataset import Dataset
+from sasimc.datasets.loader import Loader
 from sasimc.reference.twin import Twin
-from sasimc.runtime.data.datasets import Dataset
-from sasimc.runtime.data.loader import Loader
-from sasimc.runtime.recipe import Recipe
-from sasimc.runtime.trainer import Epoch, Progress, Training
+from sasimc.training.recipe import Recipe
+from sasimc.training.trainer import Epoch, Progress, Training
 
 __all__ = ["accuracy", "train_float"]
 

@@ -23,8 +23,8 @@ from onnx import helper, numpy_helper
 from torch import Tensor  # pyright: ignore[reportMissingImports]
 from torch.nn import functional as F  # pyright: ignore[reportMissingImports]
 
+from sasimc.datasets.images import Preprocess
 from sasimc.isa.errors import SasError
-from sasimc.runtime.data.images import Preprocess
 
 __all__ = ["Twin"]
 

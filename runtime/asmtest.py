@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from sasimc.isa.assembler import Assembly
 from sasimc.isa.errors import Trap
 from sasimc.isa.plan import ENGINES, AsmTest, Expectation, Run
 from sasimc.isa.program import Program
+from sasimc.isa.text.assembler import Assembly
 from sasimc.runtime.interpreter import Interpreter
 
 __all__ = ["failures", "runs_of"]

@@ -8,22 +8,18 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from sasimc.datasets.images import Preprocess, eval_crop, quantise
 from sasimc.isa.errors import SasError
 from sasimc.isa.files import load_program
 from sasimc.isa.program import Program
 from sasimc.runtime.crosscheck import cross_check
-from sasimc.runtime.data.images import Preprocess, eval_crop, quantise
 from sasimc.runtime.faults import FaultPlan, Faults
 from sasimc.runtime.interpreter import Interpreter
 from sasimc.runtime.state import RowWrites
-
-if TYPE_CHECKING:
-    from sasimc.runtime.trace import Tracer
 
 __all__ = ["LOSS_TO_NATS", "Device", "Inference", "Interface", "StepResult"]
 
@@ -152,9 +148,9 @@ class Device:
         without rates changes nothing."""
         self.faults = Faults(plan, self.interpreter, fresh=fresh) if plan.active else None
 
-    def trace(self, tracer: Tracer) -> None:
-        """From now on record what runs (replays of :meth:`cross_check` are not recorded)."""
-        self._execute = tracer.run
+    def run_with(self, run: Callable[[str], None]) -> None:
+        """From now on execute entry points with ``run``, for instance of a tracer (replays of :meth:`cross_check` are not run with it)."""
+        self._execute = run
 
     def _run(self, entry: str, units: int) -> None:
         first, self.seen = self.seen, self.seen + units

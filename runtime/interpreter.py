@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from sasimc.isa import instructions  # noqa: F401  (fills the table of instructions)
+from sasimc.isa.analysis.timing import Limits, limited_cycles, region_limits
 from sasimc.isa.errors import SasError, near
 from sasimc.isa.program import Program
 from sasimc.isa.spec import EVENTS, PHASES, Cost
-from sasimc.isa.timing import Limits, limited_cycles, region_limits
 from sasimc.runtime.engines.base import EngineBase, PhaseCounter, Region
 from sasimc.runtime.engines.bind import Binder, instruction_text, match_loops, trap
 from sasimc.runtime.engines.cells import gather_block, scatter_block

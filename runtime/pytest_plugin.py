@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:  # the toolchain is imported when the first file is collected: other projects pay nothing for the plugin
-    from sasimc.isa.assembler import Assembly
     from sasimc.isa.plan import AsmTest
+    from sasimc.isa.text.assembler import Assembly
 
 __all__ = ["AsmFile", "AsmItem"]
 

@@ -19,11 +19,11 @@ from whole_path import Case, check, compile_onnx, machine_with
 from sasimc.api import CompileOptions, compile_model
 from sasimc.backend.builder import CapacityError
 from sasimc.backend.mapping import Placement
-from sasimc.frontend.zoo import ZooOptions, build, write
-from sasimc.isa.container import encode_program
+from sasimc.isa.analysis.lint import lint
+from sasimc.isa.binary.container import encode_program
 from sasimc.isa.errors import SasError
-from sasimc.isa.lint import lint
 from sasimc.isa.machine import Machine
+from sasimc.zoo.zoo import ZooOptions, build, write
 
 FAST = ("fused", "bitserial")
 

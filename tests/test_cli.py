@@ -14,9 +14,9 @@ from PIL import Image
 
 from sasimc.cli import sasc, sasrun
 from sasimc.cli.common import invoke
+from sasimc.datasets.procedural import draw
 from sasimc.isa.files import load_program
 from sasimc.isa.spec import EVENTS
-from sasimc.runtime.data.procedural import draw
 
 FAST = ("--engine", "fused", "--threads", "1")
 

@@ -19,10 +19,11 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
+from sasimc.datasets import images, procedural
+from sasimc.datasets.dataset import Dataset, list_datasets, open_dataset
+from sasimc.datasets.images import Augment, Preprocess, decode, eval_crop, quantise, quantise_table, read_image, train_crop
+from sasimc.datasets.loader import Loader
 from sasimc.isa.errors import SasError
-from sasimc.runtime.data import images, procedural
-from sasimc.runtime.data.datasets import Dataset, Loader, list_datasets, open_dataset
-from sasimc.runtime.data.images import Augment, Preprocess, decode, eval_crop, quantise, quantise_table, read_image, train_crop
 
 SMALL = Preprocess(size=16, resize=18)
 

@@ -22,16 +22,16 @@ from tiny_task import dataset, learn, logits, machine, program
 from sasimc.api import CompileOptions, compile_model
 from sasimc.cli import sasrun
 from sasimc.cli.common import invoke
-from sasimc.isa.check import check_program
+from sasimc.isa.analysis.check import check_program
 from sasimc.isa.errors import SasError
 from sasimc.isa.files import load_program, save_program
 from sasimc.isa.program import Program
 from sasimc.runtime.device import Device
-from sasimc.runtime.nonvolatile import container
-from sasimc.runtime.nonvolatile.bank import TaskBank
-from sasimc.runtime.nonvolatile.image import DeviceImage
-from sasimc.runtime.nonvolatile.variants import at_slot, frozen_layers, identity, place_slots, trainable_matrices, with_classes
-from sasimc.runtime.recipe import Recipe
+from sasimc.training.image import container
+from sasimc.training.image.image import DeviceImage
+from sasimc.training.image.rebind import at_slot, frozen_layers, identity, place_slots, trainable_matrices, with_classes
+from sasimc.training.image.tasks import TaskBank
+from sasimc.training.recipe import Recipe
 
 RECIPE = Recipe(epochs=1, seed=1)
 
@@ -156,7 +156,7 @@ def test_one_process_at_a_time(tmp_path: Path, learned: bytes) -> None:
     image = DeviceImage.open(path, program())
     with pytest.raises(SasError, match="in use"):
         DeviceImage.open(path, program())
-    code = f"from sasimc.runtime.nonvolatile.medium import Medium\nfrom pathlib import Path\nMedium(Path({str(path)!r})).open()"
+    code = f"from sasimc.training.image.journal import Medium\nfrom pathlib import Path\nMedium(Path({str(path)!r})).open()"
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "src")}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=120, check=False)
     assert "in use by another process" in done.stderr

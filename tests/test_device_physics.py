@@ -28,7 +28,7 @@ from sasimc.evaluation.device.theory import (
     sweep_coercivity,
 )
 from sasimc.evaluation.device.write import error_bound, run_write, thermal_start, write_of
-from sasimc.evaluation.technologies.technology import load_technology
+from sasimc.evaluation.technologies.load import load_technology
 from sasimc.isa.errors import SasError
 from sasimc.runtime.faults import parse_bit_errors
 

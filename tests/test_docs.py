@@ -19,10 +19,10 @@ import sasimc
 from sasimc.api import CompileOptions, compile_model
 from sasimc.cli import sasc, sasrun
 from sasimc.cli.common import invoke
-from sasimc.frontend.zoo import default_model_path
+from sasimc.datasets.procedural import draw
 from sasimc.isa.machine import load_machine
 from sasimc.isa.spec import EVENTS
-from sasimc.runtime.data.procedural import draw
+from sasimc.zoo.zoo import default_model_path
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("*.md"))]

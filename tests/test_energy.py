@@ -26,13 +26,13 @@ from sasimc.evaluation.cost import PHASE_NAMES, Cost, CostModel, one_bit_operati
 from sasimc.evaluation.diff import compare
 from sasimc.evaluation.quantity import format_si
 from sasimc.evaluation.run import Row, Run, load_run, read_run
-from sasimc.evaluation.technologies.technology import load_technology
+from sasimc.evaluation.technologies.load import load_technology
 from sasimc.evaluation.text import cost_lines, cost_tables
 from sasimc.isa.errors import SasError
 from sasimc.isa.machine import Machine, load_machine
 from sasimc.isa.spec import EVENTS
+from sasimc.profiling.profile import Meter, profile
 from sasimc.runtime.device import Device
-from sasimc.runtime.profile import Meter, profile
 
 READINGS = tuple(load_circuit().readings)
 MODEL = CostModel.make(load_machine())

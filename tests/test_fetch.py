@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
+from sasimc.datasets import fetch
+from sasimc.datasets.catalog import CATALOGUE, KnownSet, RemoteFile
+from sasimc.datasets.fetch import checksum_of, download, fetch_dataset, unpack_tar
 from sasimc.isa.errors import SasError
-from sasimc.runtime.data import fetch
-from sasimc.runtime.data.catalog import CATALOGUE, KnownSet, RemoteFile
-from sasimc.runtime.data.fetch import checksum_of, download, fetch_dataset, unpack_tar
 
 BODY = bytes(range(256)) * 3000 + b"end"
 MD5 = "md5:" + hashlib.md5(BODY).hexdigest()

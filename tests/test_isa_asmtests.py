@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from isa_programs import SMALL
 
-from sasimc.isa.assembler import assemble_source
 from sasimc.isa.spec import TABLE
+from sasimc.isa.text.assembler import assemble_source
 from sasimc.runtime.asmtest import failures
 
 ASM = Path(__file__).parent / "asm"

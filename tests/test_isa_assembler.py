@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from isa_programs import SMALL
 
-from sasimc.isa.assembler import assemble, assemble_source
 from sasimc.isa.errors import DiagnosticsError
-from sasimc.isa.printer import format_program
 from sasimc.isa.spec import RowRange
-from sasimc.isa.syntax import Source, SyntaxProblem, _fast, parse_slowly, scan
+from sasimc.isa.text.assembler import assemble, assemble_source
+from sasimc.isa.text.printer import format_program
+from sasimc.isa.text.syntax import Source, SyntaxProblem, _fast, parse_slowly, scan
 
 WORDS = st.sampled_from(
     [

@@ -12,9 +12,9 @@ from isa_programs import SMALL
 
 from sasimc.cli.common import invoke, write_json
 from sasimc.cli.sasc_asm import register
-from sasimc.isa.assembler import assemble
 from sasimc.isa.errors import SasError
-from sasimc.isa.printer import format_program
+from sasimc.isa.text.assembler import assemble
+from sasimc.isa.text.printer import format_program
 
 GOOD = SMALL.replace("    hld x", "    li r5, 0\n    hld x").replace("r5+2:8", "r5:2")
 Sasc = Callable[..., tuple[int, str, str]]

@@ -10,11 +10,11 @@ import pytest
 from two_layer_reference import TwoLayer
 
 from sasimc.isa import manual
-from sasimc.isa.assembler import assemble, assemble_source
-from sasimc.isa.directives import DIRECTIVES
+from sasimc.isa.analysis.lint import lint
 from sasimc.isa.files import load_assembly
-from sasimc.isa.lint import lint
 from sasimc.isa.spec import EVENTS, TABLE
+from sasimc.isa.text.assembler import assemble, assemble_source
+from sasimc.isa.text.directives import DIRECTIVES
 from sasimc.runtime.asmtest import failures
 from sasimc.runtime.interpreter import Interpreter
 

@@ -11,14 +11,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from isa_programs import SMALL, programs
 
-from sasimc.isa.assembler import assemble
-from sasimc.isa.check import check_program
-from sasimc.isa.container import MAGIC, decode_program, encode_program, encoded_bytes
-from sasimc.isa.encoding import Names, decode_word, encode_word, pack_fields, unpack_fields
+from sasimc.isa.analysis.check import check_program
+from sasimc.isa.binary.container import MAGIC, decode_program, encode_program, encoded_bytes
+from sasimc.isa.binary.encoding import Names, decode_word, encode_word, pack_fields, unpack_fields
 from sasimc.isa.errors import SasError
-from sasimc.isa.printer import format_instruction, format_program
 from sasimc.isa.program import Instr, Program
 from sasimc.isa.spec import TABLE, Choice, Field, Imm, RowRange, RowsField
+from sasimc.isa.text.assembler import assemble
+from sasimc.isa.text.printer import format_instruction, format_program
 
 QUIET = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 

@@ -13,11 +13,11 @@ import pytest
 import safetensors.numpy
 from isa_programs import SMALL
 
-from sasimc.isa.assembler import assemble
 from sasimc.isa.errors import DiagnosticsError, SasError
 from sasimc.isa.files import load_program, save_program
-from sasimc.isa.printer import format_program
 from sasimc.isa.program import Program
+from sasimc.isa.text.assembler import assemble
+from sasimc.isa.text.printer import format_program
 
 
 @pytest.fixture

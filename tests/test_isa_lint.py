@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from isa_programs import SMALL
 
-from sasimc.isa.assembler import assemble
+from sasimc.isa.analysis.lint import lint
 from sasimc.isa.errors import Diagnostic
-from sasimc.isa.lint import lint
+from sasimc.isa.text.assembler import assemble
 
 GOOD = SMALL.replace("    hld x", "    li r5, 0\n    hld x").replace("r5+2:8", "r5:2")
 

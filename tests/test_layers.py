@@ -1,5 +1,5 @@
-"""The layers point one way: isa is the ground floor, ir stands on it, passes on ir, frontend on passes; backend on ir and isa; runtime on isa;
-evaluation on isa; reference (PyTorch) beside the frontend and the runtime."""
+"""The layers point one way: isa is the ground floor. Compiler: ir, passes, frontend, zoo; backend on ir. Execution: datasets, runtime,
+profiling, training. evaluation stands on isa; reference (PyTorch) on the zoo and training."""
 
 from __future__ import annotations
 
@@ -19,9 +19,13 @@ MAY_IMPORT = {
     "passes": {"passes", "ir", "isa"},
     "frontend": {"frontend", "passes", "ir", "isa"},
     "backend": {"backend", "ir", "isa"},
-    "runtime": {"runtime", "isa"},
+    "zoo": {"zoo", "frontend", "isa"},
+    "datasets": {"datasets", "isa"},
+    "runtime": {"runtime", "datasets", "isa"},
+    "profiling": {"profiling", "runtime", "isa"},
+    "training": {"training", "profiling", "runtime", "datasets", "isa"},
     "evaluation": {"evaluation", "isa"},
-    "reference": {"reference", "runtime", "frontend", "isa"},
+    "reference": {"reference", "training", "runtime", "datasets", "zoo", "frontend", "isa"},
 }
 """Folder -> folders of ours it may import."""
 
@@ -29,9 +33,9 @@ ISA_FOR_IR = {"sasimc.isa.errors"}
 """What ir, passes and frontend know of the instruction set: the errors users see."""
 
 HEAVY = {
-    "onnx": {"frontend", "reference"},
-    "onnxruntime": {"frontend"},
-    "torchvision": {"frontend"},
+    "onnx": {"frontend", "zoo", "reference"},
+    "onnxruntime": {"frontend", "zoo"},
+    "torchvision": {"zoo"},
     "torch": {"reference"},
     "matplotlib": {"evaluation", "reference"},
     "numba": {"runtime", "evaluation"},
@@ -144,9 +148,9 @@ def test_the_package_is_the_folders() -> None:
 
 def test_running_a_program_loads_neither_the_compiler_nor_onnx() -> None:
     code = (
-        "import sys, sasimc.runtime.device, sasimc.runtime.session\n"
+        "import sys, sasimc.runtime.device, sasimc.training.session\n"
         "bad = [m for m in sys.modules if m.split('.')[0] in ('onnx', 'onnxruntime', 'torch', 'torchvision')\n"
-        "       or m.startswith(('sasimc.ir', 'sasimc.passes', 'sasimc.frontend', 'sasimc.backend', 'sasimc.api'))]\n"
+        "       or m.startswith(('sasimc.ir', 'sasimc.passes', 'sasimc.frontend', 'sasimc.zoo', 'sasimc.backend', 'sasimc.api'))]\n"
         "print(','.join(bad))"
     )
     env = {"PYTHONPATH": str(ROOT / "src"), "PATH": ""}

@@ -16,15 +16,15 @@ from whole_path import check, machine_with
 from sasimc.api import CompileOptions, compile_model, compile_report
 from sasimc.backend.bound import bound_cycles, word_line_bounds
 from sasimc.backend.builder import CapacityError
-from sasimc.backend.floor import best_cuts
 from sasimc.backend.mapping import LayerMatrix, Placement, place
-from sasimc.frontend.zoo import ZooOptions, build, write
+from sasimc.backend.packing import best_cuts
+from sasimc.isa.analysis.lint import lint
 from sasimc.isa.instructions.array import INPUT_BITS
-from sasimc.isa.lint import lint
 from sasimc.isa.machine import Machine, activation_steps
 from sasimc.isa.objects import Matrix
 from sasimc.isa.spec import PHASES
 from sasimc.runtime.device import Device
+from sasimc.zoo.zoo import ZooOptions, build, write
 
 QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 

@@ -16,7 +16,7 @@ from sasimc.evaluation.machine_notes import machine_notes, notes_of
 from sasimc.evaluation.nvsim.importer import import_files, machine_toml, technology_toml
 from sasimc.evaluation.nvsim.keys import KEYS
 from sasimc.evaluation.nvsim.reader import read
-from sasimc.evaluation.technologies.technology import load_technology
+from sasimc.evaluation.technologies.load import load_technology
 from sasimc.isa.errors import DiagnosticsError, SasError
 from sasimc.isa.machine import load_machine
 

@@ -15,8 +15,8 @@ from sasimc.backend.builder import CapacityError
 from sasimc.backend.compile import Compiled
 from sasimc.backend.mapping import LayerMatrix, place, spread
 from sasimc.backend.stripes import ForwardPlan, _Planner
+from sasimc.isa.analysis.lint import lint
 from sasimc.isa.instructions.array import _scratch_cost
-from sasimc.isa.lint import lint
 from sasimc.isa.objects import Matrix, Tile
 
 

@@ -28,9 +28,9 @@ from sasimc.evaluation.paper.lines import (
 from sasimc.evaluation.paper.network import Network, network_of, placed_weights
 from sasimc.evaluation.paper.table import device_lines, our_row, paper_lines, paper_tables, peer_table
 from sasimc.evaluation.paper.updates import TECHNOLOGIES, update_energies
-from sasimc.evaluation.technologies.technology import load_technology
+from sasimc.evaluation.technologies.load import load_technology
+from sasimc.isa.analysis.estimate import estimate
 from sasimc.isa.errors import SasError
-from sasimc.isa.estimate import estimate
 from sasimc.isa.machine import Machine, load_machine
 
 MODEL = CostModel.make(load_machine())

@@ -18,9 +18,9 @@ from sasimc.api import CompileOptions, compile_model, compile_report
 from sasimc.isa.machine import Machine, load_machine
 from sasimc.isa.objects import Geometry
 from sasimc.isa.spec import RowRange
-from sasimc.runtime.buffer_use import live_bytes
+from sasimc.profiling.buffer_use import live_bytes
+from sasimc.profiling.profile import Meter, place, profile, profile_rows, program_digest
 from sasimc.runtime.device import Device
-from sasimc.runtime.profile import Meter, place, profile, profile_rows, program_digest
 
 
 def trained(engine: str, steps: int = 1, **machine: Any) -> Device:

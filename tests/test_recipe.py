@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sasimc.datasets.dataset import hold_back, open_dataset
+from sasimc.datasets.images import Augment, Preprocess, eval_crop, train_crop
+from sasimc.datasets.loader import Loader
 from sasimc.isa.errors import SasError
-from sasimc.runtime.data.datasets import Loader, hold_back, open_dataset
-from sasimc.runtime.data.images import Augment, Preprocess, eval_crop, train_crop
-from sasimc.runtime.recipe import Recipe, Schedule, load_recipe, save_recipe, shipped_recipes
+from sasimc.training.recipe import Recipe, Schedule, load_recipe, save_recipe, shipped_recipes
 
 SMALL = Preprocess(size=16, resize=18)
 
@@ -48,7 +49,7 @@ recipes = st.builds(
 def test_text_round_trip(recipe: Recipe) -> None:
     import tomllib
 
-    from sasimc.runtime.recipe import recipe_text
+    from sasimc.training.recipe import recipe_text
 
     assert Recipe.model_validate(tomllib.loads(recipe_text(recipe))) == recipe
 

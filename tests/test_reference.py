@@ -16,13 +16,13 @@ torch = pytest.importorskip("torch")
 from sasimc import reference  # noqa: E402
 from sasimc.cli.common import invoke  # noqa: E402
 from sasimc.cli.sasrun import dispatch  # noqa: E402
-from sasimc.frontend.zoo import RepSpec, ZooOptions, build, write  # noqa: E402
+from sasimc.datasets.dataset import open_dataset  # noqa: E402
 from sasimc.isa.errors import SasError  # noqa: E402
 from sasimc.reference import cells, table1  # noqa: E402
 from sasimc.reference.training import train_float  # noqa: E402
 from sasimc.reference.twin import Twin  # noqa: E402
-from sasimc.runtime.data.datasets import open_dataset  # noqa: E402
-from sasimc.runtime.recipe import Recipe, ReferenceSection  # noqa: E402
+from sasimc.training.recipe import Recipe, ReferenceSection  # noqa: E402
+from sasimc.zoo.zoo import RepSpec, ZooOptions, build, write  # noqa: E402
 
 MODULES = (RepSpec(2, 4, 3, 1), RepSpec(7, 8, 3, 2), RepSpec(17, 8, 3, 2))
 
@@ -287,7 +287,7 @@ def test_without_torch_the_message_says_how_to_get_it(
 @pytest.mark.skipif("SASIMC_DATA" not in os.environ, reason="SASIMC_DATA is not set")
 @pytest.mark.data
 def test_every_shipped_recipe_belongs_to_a_data_set() -> None:
-    from sasimc.runtime.recipe import recipe_for
+    from sasimc.training.recipe import recipe_for
 
     found = {recipe_for(open_dataset(name)) for name in ("flowers17", "flowers", "pets", "cars")}
     assert found == {"flowers17", "flowers102-64px", "pets", "cars"}

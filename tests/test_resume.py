@@ -13,16 +13,16 @@ from pathlib import Path
 
 import pytest
 from models import mobilenet_like
+from power_faults import FaultyMedium, Fuse, PowerCut, cut_between_rows
 from tiny_task import Outcome, dataset, learn, short_program
 
 from sasimc.api import CompileOptions, compile_model
 from sasimc.cli import sasrun
 from sasimc.cli.common import invoke
 from sasimc.isa.files import save_program
-from sasimc.runtime.nonvolatile import image as image_module
-from sasimc.runtime.nonvolatile.faults import FaultyMedium, Fuse, PowerCut, cut_between_rows
-from sasimc.runtime.nonvolatile.image import DeviceImage
-from sasimc.runtime.recipe import Recipe, Schedule
+from sasimc.training.image import image as image_module
+from sasimc.training.image.image import DeviceImage
+from sasimc.training.recipe import Recipe, Schedule
 
 RECIPE = Recipe(epochs=3, seed=5, mu_head=Schedule(first=3, last=0), mu_rep=Schedule(first=2, last=-1))
 KILLS = 200

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from models import Builder
 from whole_path import Case, check, machine_with
 
-from sasimc.backend import shifted as S
+from sasimc.backend import pixel_packing as S
 from sasimc.backend.mapping import LayerMatrix
-from sasimc.isa.lint import lint
+from sasimc.isa.analysis.lint import lint
 
 ENGINES = ("fused", "bitserial", "step")
 

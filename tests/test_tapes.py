@@ -10,7 +10,6 @@ import pytest
 from test_runtime import ALL, program, view
 
 from sasimc.api import CompileOptions, compile_model
-from sasimc.frontend.zoo import ZooOptions, build, write
 from sasimc.isa.errors import Trap
 from sasimc.isa.machine import load_machine
 from sasimc.isa.objects import Geometry, Matrix, Table, Tile
@@ -19,6 +18,7 @@ from sasimc.isa.spec import RowRange
 from sasimc.runtime.device import Device
 from sasimc.runtime.engines import tapes
 from sasimc.runtime.interpreter import Interpreter
+from sasimc.zoo.zoo import ZooOptions, build, write
 
 ENGINES = ("bitserial", "fused")
 STEP = 1000

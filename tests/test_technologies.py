@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sasimc.evaluation.quantity import Quantity, format_si, parse_unit
-from sasimc.evaluation.technologies.technology import SHIPPED, load_technology
+from sasimc.evaluation.technologies.load import load_technology
+from sasimc.evaluation.technologies.technology import SHIPPED
 from sasimc.isa.errors import SasError
 
 

@@ -11,9 +11,9 @@ from models import mobilenet_like
 from sasimc.api import CompileOptions, compile_model
 from sasimc.backend.bound import bound_cycles
 from sasimc.frontend.onnx_import import import_model
-from sasimc.isa.estimate import estimate
+from sasimc.isa.analysis.estimate import estimate
+from sasimc.isa.analysis.timing import UNITS
 from sasimc.isa.machine import Machine, load_machine
-from sasimc.isa.timing import UNITS
 from sasimc.runtime.device import Device
 
 

@@ -14,13 +14,13 @@ import pytest
 from whole_path import machine_with
 
 from sasimc.api import CompileOptions, compile_model
-from sasimc.frontend.zoo import default_model_path
+from sasimc.isa.analysis.timing import UNITS
 from sasimc.isa.errors import SasError, Trap
 from sasimc.isa.machine import Machine
-from sasimc.isa.timing import UNITS
+from sasimc.profiling.lanes import LANE_PID
+from sasimc.profiling.trace import MIN_LIMIT, PROGRAM, UNIT_PID, Tracer
 from sasimc.runtime.device import Device
-from sasimc.runtime.trace import MIN_LIMIT, PROGRAM, UNIT_PID, Tracer
-from sasimc.runtime.trace_lanes import LANE_PID
+from sasimc.zoo.zoo import default_model_path
 
 REQUIRED = {
     "X": {"ph", "ts", "dur", "pid", "tid", "name", "cat"},
@@ -124,7 +124,7 @@ def traced_step(program: Any, path: Path, engine: str = "fused", **options: Any)
     """One inference and one training step, traced."""
     device = Device(program, engine, 1)
     tracer = Tracer(device.interpreter, **options)
-    device.trace(tracer)
+    device.run_with(tracer.run)
     device.infer(images(device, 1))
     device.train_step(images(device, 2), np.array([0, 1]))
     tracer.write(path)
@@ -183,7 +183,7 @@ def test_groups_take_turns_and_units_are_as_busy_as_their_instructions(tmp_path:
     program = compile_model(default_model_path(), CompileOptions(machine=machine, inference_only=True)).program
     device = Device(program, "fused", 1)
     tracer = Tracer(device.interpreter)
-    device.trace(tracer)
+    device.run_with(tracer.run)
     device.infer(images(device, 1))
     tracer.write(tmp_path / "t.json")
     trace = load(tmp_path / "t.json")
@@ -237,7 +237,7 @@ def test_kinds_of_lanes(rule: str, tmp_path: Path) -> None:
         ("group", {machine.group_of(s) for s in used}),
     ):
         tracer = Tracer(device.interpreter, lanes=kind)
-        device.trace(tracer)
+        device.run_with(tracer.run)
         device.infer(images(device, 1))
         tracer.write(tmp_path / "t.json")
         trace = load(tmp_path / "t.json")
@@ -268,7 +268,7 @@ def test_the_limit_holds_and_is_said(program: Any, tmp_path: Path) -> None:
 def test_a_run_that_traps_leaves_a_valid_trace(program: Any, tmp_path: Path) -> None:
     device = Device(program, "fused", 1)
     tracer = Tracer(device.interpreter)
-    device.trace(tracer)
+    device.run_with(tracer.run)
     index = next(i for i, c in enumerate(program.code) if c.spec.unit == "array" and i > 20)
 
     def fail(*_: Any) -> None:

@@ -14,16 +14,16 @@ from golden_numbers import Memory
 from whole_path import check, compile_onnx, machine_with
 
 from sasimc.api import CompileOptions, compile_model
+from sasimc.datasets.dataset import open_dataset
 from sasimc.frontend.onnx_import import import_model
-from sasimc.frontend.zoo import DEFAULT_MODULES, ZooOptions, build, write
 from sasimc.ir.interp_train import STEP_LIMIT
 from sasimc.isa.errors import SasError
 from sasimc.passes.backward import derive_backward
 from sasimc.runtime import kernels
-from sasimc.runtime.data.datasets import open_dataset
 from sasimc.runtime.device import Device
-from sasimc.runtime.recipe import Recipe
-from sasimc.runtime.trainer import train
+from sasimc.training.recipe import Recipe
+from sasimc.training.trainer import train
+from sasimc.zoo.zoo import DEFAULT_MODULES, ZooOptions, build, write
 
 ENGINES = ("fused", "bitserial", "step")
 

@@ -17,7 +17,11 @@ import onnxruntime as ort
 import pytest
 from onnx import numpy_helper
 
-from sasimc.frontend.zoo import (
+from sasimc.isa.errors import SasError
+from sasimc.zoo.arch import mobilenet_v2, resolve_modules, same_pads
+from sasimc.zoo.calibrate import Stats, affine_scale, generated_images, power_of_two
+from sasimc.zoo.weights import fold_batch_norm, fold_state, quantise_weights
+from sasimc.zoo.zoo import (
     DEFAULT_MODULES,
     RepSpec,
     ZooOptions,
@@ -27,10 +31,6 @@ from sasimc.frontend.zoo import (
     parse_modules,
     write,
 )
-from sasimc.frontend.zoo_arch import mobilenet_v2, resolve_modules, same_pads
-from sasimc.frontend.zoo_calibrate import Stats, affine_scale, generated_images, power_of_two
-from sasimc.frontend.zoo_weights import fold_batch_norm, fold_state, quantise_weights
-from sasimc.isa.errors import SasError
 
 SMALL = ZooOptions(width=0.35, resolution=96, classes=10, calibration_images=4)
 DATA = os.environ.get("SASIMC_DATA")
@@ -411,7 +411,7 @@ def test_real_weights_recognise_images() -> None:
 
     from PIL import Image
 
-    from sasimc.frontend.zoo_calibrate import batches
+    from sasimc.zoo.calibrate import batches
 
     root = Path(str(DATA))
     model = build("mobilenetv2", ZooOptions(weights=str(root / "weights")))
@@ -422,7 +422,7 @@ def test_real_weights_recognise_images() -> None:
     with (root / "imagenet-sample-1000" / "labels.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))[::17]
     images = [np.asarray(Image.open(root / "imagenet-sample-1000" / "images" / r["file"]).convert("RGB")) for r in rows]
-    from sasimc.frontend.zoo_weights import Preprocess
+    from sasimc.zoo.weights import Preprocess
 
     feed = batches(
         images, Preprocess(tuple(255 * v for v in pre["mean"]), tuple(255 * v for v in pre["std"])), 224, pre["resize"]

@@ -14,15 +14,15 @@ import numpy.typing as npt
 from models import mobilenet_like, plain_cnn
 
 from sasimc.api import CompileOptions, compile_model
+from sasimc.datasets.dataset import Dataset, open_dataset
 from sasimc.isa.machine import Machine, load_machine
 from sasimc.isa.program import Program
-from sasimc.runtime.data.datasets import Dataset, open_dataset
 from sasimc.runtime.device import Device
-from sasimc.runtime.nonvolatile.bank import TaskBank
-from sasimc.runtime.nonvolatile.image import DeviceImage
-from sasimc.runtime.nonvolatile.medium import Medium
-from sasimc.runtime.recipe import Recipe
-from sasimc.runtime.trainer import TrainState, train
+from sasimc.training.image.image import DeviceImage
+from sasimc.training.image.journal import Medium
+from sasimc.training.image.tasks import TaskBank
+from sasimc.training.recipe import Recipe
+from sasimc.training.trainer import TrainState, train
 
 __all__ = ["Outcome", "dataset", "learn", "logits", "machine", "program", "short_program"]
 

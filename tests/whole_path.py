@@ -15,7 +15,7 @@ from golden import Golden
 
 from sasimc.api import CompileOptions, compile_model
 from sasimc.backend.compile import Compiled
-from sasimc.isa.estimate import estimate
+from sasimc.isa.analysis.estimate import estimate
 from sasimc.isa.machine import Machine, load_machine
 from sasimc.runtime.device import Device
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from sasimc.evaluation.nvsim.reader import Document, Setting, read
 from sasimc.evaluation.quantity import Quantity, format_si
-from sasimc.evaluation.technologies.technology import Technology, load_technology
+from sasimc.evaluation.technologies.technology import Technology, read_technology
 from sasimc.isa.errors import DiagnosticsError, SasError, near
 
 __all__ = ["CellImport", "import_cell", "load_cell"]
@@ -65,7 +65,7 @@ def import_cell(cell: Document, cfg: Document | None = None, pim: Document | Non
     if kind_of.text.lower() not in known:
         raise SasError(f"no memory cell is called {kind_of.text!r}", span=kind_of.span, hint=near(kind_of.text, list(KINDS)))
     kind, base_name, non_volatile = known[kind_of.text.lower()]
-    base = load_technology(base_name)
+    base = read_technology(base_name)
     fields: dict[str, Any] = {
         "name": re.sub(r"[^A-Za-z0-9_.+-]+", "_", cell.path.stem)[:64],
         "kind": kind,

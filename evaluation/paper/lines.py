@@ -11,7 +11,8 @@ from sasimc.evaluation.paper.line import Line, claim, printed
 from sasimc.evaluation.paper.network import Network
 from sasimc.evaluation.paper.updates import TECHNOLOGIES, update_energies
 from sasimc.evaluation.quantity import Quantity, format_si
-from sasimc.evaluation.technologies.technology import Technology, load_technology
+from sasimc.evaluation.technologies.load import load_technology
+from sasimc.evaluation.technologies.technology import Technology
 from sasimc.isa.machine import Machine
 
 __all__ = ["NOT_HERE", "chip_lines", "figure_10_lines", "figure_11a_lines", "figure_11b_lines", "network_lines", "reading_lines", "table_2_lines",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sasimc.isa.analysis.estimate import estimate
 from sasimc.isa.errors import SasError
-from sasimc.isa.estimate import estimate
 from sasimc.isa.program import Program
 
 __all__ = ["Network", "network_of", "placed_weights"]

@@ -11,7 +11,7 @@ from sasimc.evaluation.cost import CostModel
 from sasimc.evaluation.paper.line import printed
 from sasimc.evaluation.paper.network import Network
 from sasimc.evaluation.paper.updates import TECHNOLOGIES, update_energies
-from sasimc.evaluation.technologies.technology import load_technology
+from sasimc.evaluation.technologies.load import load_technology
 from sasimc.isa.errors import SasError
 
 __all__ = ["plot_paper"]

@@ -10,7 +10,8 @@ from sasimc.evaluation.figure import shown
 from sasimc.evaluation.paper.line import printed
 from sasimc.evaluation.paper.network import Network
 from sasimc.evaluation.quantity import format_si
-from sasimc.evaluation.technologies.technology import Technology, load_technology
+from sasimc.evaluation.technologies.load import load_technology
+from sasimc.evaluation.technologies.technology import Technology
 from sasimc.isa.machine import Machine
 
 __all__ = ["TECHNOLOGIES", "UpdateEnergy", "update_energies"]

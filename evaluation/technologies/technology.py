@@ -16,10 +16,10 @@ from sasimc.evaluation.device.stack import Stack
 from sasimc.evaluation.quantity import Measured, Quantity, format_si
 from sasimc.isa.errors import SasError, near
 
-__all__ = ["SHIPPED", "Technology", "load_technology"]
+__all__ = ["SHIPPED", "Technology", "read_technology"]
 
 SHIPPED = ("sas", "sot", "stt", "sram")
-"""Names :func:`load_technology` knows without a file."""
+"""Technologies that come with the package."""
 
 
 class Technology(Measured):
@@ -81,7 +81,7 @@ class Technology(Measured):
             SasError: the technology has no such stack, or the layer is not stable along its easy axis.
         """
         if self.stacks_of:
-            return load_technology(self.stacks_of).stack(name)
+            return read_technology(self.stacks_of).stack(name)
         if not self.stacks:
             raise SasError(f"technology {self.name} describes no free layer", hint="a section [stacks.NAME], as in sas.toml")
         chosen = name or self.default_stack
@@ -121,17 +121,12 @@ def _finding(error: Any) -> str:
     return f"{place}: {message}" if place else message
 
 
-def load_technology(source: str | Path = "sas") -> Technology:
-    """Read and validate a technology: a shipped name (``sas``, ``sot``, ``stt``, ``sram``), a TOML file, or an NVSim ``.cell`` file (what it does not
-    say is assumed: `sasc machine import` lists it).
+def read_technology(source: str | Path) -> Technology:
+    """Read and validate a technology: a shipped name or a TOML file.
 
     Raises:
         SasError: unknown name, unreadable file, TOML syntax, unknown, missing or impossible fields (all of them are listed).
     """
-    if Path(source).suffix.lower() == ".cell":
-        from sasimc.evaluation.nvsim.cells import load_cell
-
-        return load_cell(Path(source))
     text, name = _read(source)
     try:
         return Technology.model_validate(tomllib.loads(text))

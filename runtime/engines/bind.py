@@ -11,9 +11,9 @@ from typing import Any, NamedTuple, NoReturn
 from sasimc.isa.errors import SasError, Trap
 from sasimc.isa.machine import Machine
 from sasimc.isa.objects import Geometry, Tile, View
-from sasimc.isa.printer import format_instruction
 from sasimc.isa.program import Instr, Program
 from sasimc.isa.spec import Field, GeomField, MatField, Reg, RowRange, RowsField, TableField, ViewField
+from sasimc.isa.text.printer import format_instruction
 from sasimc.runtime.engines.operands import MAX_SUM_LENGTH, BindError, BoundMatrix, BoundTable, BoundView, is_plain
 from sasimc.runtime.state import State
 

@@ -12,7 +12,7 @@ from sasimc.backend.compile import Compiled, compile_graph
 from sasimc.backend.explain import explain, explain_training
 from sasimc.frontend.onnx_import import import_model
 from sasimc.ir.graph import Graph
-from sasimc.isa.container import encode_program
+from sasimc.isa.binary.container import encode_program
 from sasimc.isa.errors import SasError
 from sasimc.isa.machine import Machine, load_machine
 from sasimc.isa.program import Program

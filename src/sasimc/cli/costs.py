@@ -10,11 +10,12 @@ from typing import Any
 from sasimc.evaluation.circuit.circuit import Circuit, load_circuit
 from sasimc.evaluation.cost import Cost, CostModel
 from sasimc.evaluation.run import Row, Run, load_run
-from sasimc.evaluation.technologies.technology import Technology, load_technology
+from sasimc.evaluation.technologies.load import load_technology
+from sasimc.evaluation.technologies.technology import Technology
 from sasimc.isa.machine import Machine
 from sasimc.isa.program import Program
+from sasimc.profiling.profile import ProfileRow, wear
 from sasimc.runtime.interpreter import Interpreter
-from sasimc.runtime.profile import ProfileRow, wear
 
 __all__ = ["PriceList", "cost_of", "cost_of_report", "joules_of", "price_list"]
 

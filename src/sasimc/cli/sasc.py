@@ -50,7 +50,7 @@ def zoo(
     seed: Annotated[int, typer.Option(help="Seed of initial weights")] = 0,
 ) -> None:
     """Build MobileNet-V2 + Rep-Net as a quantised ONNX file that onnxruntime runs as well."""
-    from sasimc.frontend.zoo import ZooOptions, build, parse_modules, write
+    from sasimc.zoo.zoo import ZooOptions, build, parse_modules, write
 
     require_writable(output)
     tuned: dict[str, Any] = {"headroom": headroom, "rep_gain": rep_gain, "module_scales": module_scales}
@@ -173,9 +173,9 @@ def compile_command(
     """Compile an ONNX file to SAS assembly (and its weights file beside it)."""
     start = time.perf_counter()
     from sasimc.api import CompileOptions, compile_model, compile_report
-    from sasimc.frontend.zoo import default_model_path
     from sasimc.isa.errors import SasError
     from sasimc.isa.files import save_program
+    from sasimc.zoo.zoo import default_model_path
 
     if output.suffix not in (".s", ".bin"):
         raise SasError(f"cannot tell the program's format from {output.name!r}", hint="end the name in .s or .bin")

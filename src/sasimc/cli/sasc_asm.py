@@ -9,11 +9,11 @@ from typing import Annotated
 import typer
 
 from sasimc.cli.common import EXIT_ERROR
-from sasimc.isa.container import MAGIC, encoded_bytes
+from sasimc.isa.analysis.lint import lint
+from sasimc.isa.binary.container import MAGIC, encoded_bytes
 from sasimc.isa.errors import SasError
 from sasimc.isa.files import load_assembly, load_program, save_program
-from sasimc.isa.lint import lint
-from sasimc.isa.printer import format_program
+from sasimc.isa.text.printer import format_program
 
 __all__ = ["register"]
 

@@ -55,7 +55,7 @@ def device(
     require_writable(json, plot)
     from sasimc.evaluation.device.figures import device_report, write_sweeps
     from sasimc.evaluation.quantity import format_si
-    from sasimc.evaluation.technologies.technology import load_technology
+    from sasimc.evaluation.technologies.load import load_technology
 
     found = load_technology(technology)
     with console.status("loading the simulator") as status:

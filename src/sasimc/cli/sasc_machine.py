@@ -109,7 +109,8 @@ def _machines() -> list[str]:
 
 
 def _show_toml(what: str) -> None:
-    from sasimc.evaluation.technologies.technology import SHIPPED, load_technology
+    from sasimc.evaluation.technologies.load import load_technology
+    from sasimc.evaluation.technologies.technology import SHIPPED
 
     path = Path(what)
     if what in SHIPPED:

@@ -30,7 +30,7 @@ def compiled_network(machine: Machine, say: Callable[[str], None] = lambda _: No
     """MobileNet-V2 1.0/224 with Rep-Net for training, compiled, and its backbone's weights. Random weights do: nothing is run."""
     from sasimc.api import CompileOptions, compile_model, compile_report
     from sasimc.evaluation.paper.network import network_of, placed_weights
-    from sasimc.frontend.zoo import ZooOptions, build, parse_modules, write
+    from sasimc.zoo.zoo import ZooOptions, build, parse_modules, write
 
     with tempfile.TemporaryDirectory() as folder:
         say("building MobileNet-V2 1.0/224 without modules")

@@ -100,12 +100,12 @@ def run(
     `sasrun data` lists the data sets, says where each is looked for, and fetches them. `sasrun tasks` lists the tasks of a device image.
     """
     from sasimc.cli.costs import cost_of, price_list
+    from sasimc.datasets.images import Augment
     from sasimc.evaluation.text import cost_lines
-    from sasimc.runtime.data.images import Augment
+    from sasimc.profiling.profile import profile, profile_rows
     from sasimc.runtime.faults import parse_bit_errors
-    from sasimc.runtime.profile import profile, profile_rows
-    from sasimc.runtime.recipe import Schedule
-    from sasimc.runtime.session import Session, SessionOptions
+    from sasimc.training.recipe import Schedule
+    from sasimc.training.session import Session, SessionOptions
 
     start = time.perf_counter()
     what = ""
@@ -167,10 +167,10 @@ def _traced(device: Any, path: Path | None, limit: int, lanes: str, prices: Any)
         yield
         return
     from sasimc.cli.costs import joules_of
-    from sasimc.runtime.trace import Tracer
+    from sasimc.profiling.trace import Tracer
 
     tracer = Tracer(device.interpreter, limit, joules_of(device.program, prices), lanes)
-    device.trace(tracer)
+    device.run_with(tracer.run)
     try:
         yield
     finally:
@@ -182,7 +182,7 @@ def _traced(device: Any, path: Path | None, limit: int, lanes: str, prices: Any)
 def _embedded() -> Any:
     """The embedded model, compiled for the default machine."""
     from sasimc.api import CompileOptions, compile_model
-    from sasimc.frontend.zoo import default_model_path
+    from sasimc.zoo.zoo import default_model_path
 
     with console.status("compiling the embedded model"):
         return compile_model(default_model_path(), CompileOptions()).program

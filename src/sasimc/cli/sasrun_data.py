@@ -25,8 +25,8 @@ def data(
     """List the data sets, where each is looked for, and fetch those with an official address."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
-    from sasimc.runtime.data.datasets import data_folder, list_datasets
-    from sasimc.runtime.data.fetch import fetch_dataset
+    from sasimc.datasets.dataset import data_folder, list_datasets
+    from sasimc.datasets.fetch import fetch_dataset
 
     if fetch:
         target = data_folder(folder)

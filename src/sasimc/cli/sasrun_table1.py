@@ -35,7 +35,7 @@ def compiler(engine: str, threads: int | None) -> Any:
     """What turns an ONNX file and a recipe into a device."""
     from sasimc.api import CompileOptions, compile_model
     from sasimc.runtime.device import Device
-    from sasimc.runtime.recipe import Recipe
+    from sasimc.training.recipe import Recipe
 
     def compiled(model: Path, recipe: Recipe) -> Device:
         values = recipe.compile.model_dump()
@@ -151,7 +151,7 @@ def table1(
 
 def _weights(chosen: str | None, data: Path | None) -> str | None:
     """What was chosen (None for ``random``), else ``weights`` in the data folder, else torchvision's."""
-    from sasimc.runtime.data.datasets import data_folder
+    from sasimc.datasets.dataset import data_folder
 
     if chosen is not None:
         return None if chosen == "random" else chosen

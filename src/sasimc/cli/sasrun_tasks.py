@@ -51,7 +51,7 @@ def tasks(
 
 
 def _remove(path: Path, name: str) -> None:
-    from sasimc.runtime.nonvolatile.image import DeviceImage
+    from sasimc.training.image.image import DeviceImage
 
     with closing(DeviceImage.change(path)) as image:
         if name not in image.tasks:
@@ -64,7 +64,7 @@ def _remove(path: Path, name: str) -> None:
 
 def _listed(path: Path) -> dict[str, Any]:
     """The report: tasks, the unfinished training or None, wear of the device."""
-    from sasimc.runtime.nonvolatile.image import DeviceImage
+    from sasimc.training.image.image import DeviceImage
 
     image = DeviceImage.read(path)
     rows = []

@@ -1,0 +1,263 @@
+"""Data sets by name or path: where they are, what is in them, how their images are read.
+
+``open_dataset("flowers")`` looks for a folder whose name starts with ``flowers-102`` under the data folder; a path
+opens any folder or archive with ``labels.csv``, one sub-folder a class, or an official layout. Where ``flowers`` is
+not found, flowers drawn by formula take its place, and ``Dataset.note`` says so for the first line of a run and for
+its report.
+
+Splits: what the data set says. Without a validation split, a tenth of the training images of each class (at least
+one) is held back for it; without any split, 80/10/10 a class. Both draws are seeded. The test split is never a source
+of validation images.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from sasimc.datasets import procedural
+from sasimc.datasets.catalog import CATALOGUE, KnownSet
+from sasimc.datasets.images import decode
+from sasimc.datasets.labels_csv import Entry, Table
+from sasimc.datasets.layouts import read_layout
+from sasimc.datasets.store import Tree, is_archive, open_tree
+from sasimc.isa.errors import SasError, near
+
+__all__ = [
+    "SPLITS",
+    "Dataset",
+    "DatasetRow",
+    "Item",
+    "data_folder",
+    "hold_back",
+    "list_datasets",
+    "open_dataset",
+]
+
+SPLITS = ("train", "val", "test")
+DRAWN = {"drawn-flowers": "flowers", "drawn-shapes": "pretrain"}
+"""Names under which drawn images are opened on purpose, and the kind that ``procedural.draw`` knows."""
+
+_DRAWN_FIRST_SEED = {"train": 0, "val": 1 << 32, "test": 1 << 33}  # apart, whatever the counts: no image stands in two splits
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image: its key (file name in the data set, or number of a drawn image) and class."""
+
+    key: str
+    class_id: int
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """An opened data set. ``load`` is safe to call from several threads.
+
+    ``source``: where the images come from; ``synthetic``: drawn by formula; ``note``: one plain sentence on what this
+    is, for the first line of a run and its report.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    splits: Mapping[str, tuple[Item, ...]]
+    source: str
+    synthetic: bool
+    note: str
+    _tree: Tree | None = field(default=None, repr=False)
+    _drawn: tuple[str, int] = ("", 0)
+
+    def items(self, split: str) -> tuple[Item, ...]:
+        """The images of a split. Raises SasError for an unknown split."""
+        if split not in self.splits:
+            raise SasError(f"no split {split!r}", hint=near(split, SPLITS) or f"one of {', '.join(SPLITS)}")
+        return self.splits[split]
+
+    def load(self, item: Item) -> npt.NDArray[np.uint8]:
+        """The image, uint8 [H, W, 3] RGB. Raises SasError naming the file when it cannot be read."""
+        if self._tree is None:
+            kind, size = self._drawn
+            return procedural.draw(kind, item.class_id, int(item.key), size)
+        return decode(self._tree.read(item.key), f"{self._tree.where}/{item.key}")
+
+    def counts(self) -> dict[str, int]:
+        """Images a split."""
+        return {s: len(self.splits[s]) for s in SPLITS}
+
+
+def data_folder(data_dir: str | Path | None) -> Path | None:
+    """``data_dir``, else the environment's SASIMC_DATA, else None. Raises SasError when the one named is no folder."""
+    chosen = data_dir if data_dir is not None else os.environ.get("SASIMC_DATA") or None
+    if chosen is None:
+        return None
+    path = Path(chosen)
+    if not path.is_dir():
+        origin = "--data" if data_dir is not None else "SASIMC_DATA"
+        raise SasError(f"{path}: no such folder", hint=f"{origin} names the folder that holds the data sets")
+    return path
+
+
+def _find(known: KnownSet, base: Path | None) -> Path | None:
+    """The folder or archive of a known set: ``base`` itself or what is in it, the plainest name first."""
+    if base is None:
+        return None
+    try:
+        candidates = [p for p in base.iterdir() if p.is_dir() or is_archive(p.name)]
+    except OSError as e:
+        raise SasError(f"{base}: cannot be listed ({e.strerror or e})") from e
+    matching = [p for p in [*candidates, base.resolve()] if p.name.lower().startswith(known.prefixes)]
+    return min(matching, key=lambda p: (not p.is_dir(), len(p.name), p.name), default=None)
+
+
+def _held_back(entries: list[Entry], fraction: float, seed: int) -> tuple[list[Entry], list[Entry]]:
+    """(kept, held back): of each class with at least two images, ``fraction`` but at least one, drawn by seed and class."""
+    groups: dict[int, list[Entry]] = {}
+    for e in entries:
+        groups.setdefault(e.class_id, []).append(e)
+    taken: set[tuple[str, int]] = set()
+    for class_id, group in groups.items():
+        count = max(1, round(fraction * len(group))) if len(group) > 1 else 0
+        taken.update((group[i].key, class_id) for i in procedural.shuffled(len(group), seed, class_id)[:count])
+    return [e for e in entries if (e.key, e.class_id) not in taken], [e for e in entries if (e.key, e.class_id) in taken]
+
+
+def _split(table: Table, seed: int) -> tuple[dict[str, list[Entry]], str]:
+    """Entries by split, and what had to be drawn for it, in words."""
+    parts: dict[str, list[Entry]] = {s: [] for s in SPLITS}
+    given = {e.split for e in table.entries if e.split}
+    for e in table.entries:
+        parts[e.split or "train"].append(e)
+    if not given and len({e.class_id for e in table.entries}) == len(table.entries):
+        parts["train"], parts["test"] = [], parts["train"]
+        return parts, "one image a class: for calibration and evaluation only, all are test images"
+    drawn = []
+    if not parts["test"] and parts["train"]:
+        parts["train"], parts["test"] = _held_back(parts["train"], 0.1, seed)
+        drawn.append("test")
+    if not parts["val"] and parts["train"]:
+        # A tenth of the whole where the test images were drawn as well: 80/10/10.
+        parts["train"], parts["val"] = _held_back(parts["train"], 1 / 9 if "test" in drawn else 0.1, seed + 1)
+        drawn.append("val")
+    words = f"{' and '.join(drawn)} images drawn from the training images, a tenth a class, seed {seed}" if drawn else ""
+    return parts, words
+
+
+def _from_tree(name: str, path: Path, seed: int) -> Dataset:
+    table = read_layout(open_tree(path))
+    parts, drawn = _split(table, seed)
+    splits = {s: tuple(Item(e.key, e.class_id) for e in parts[s]) for s in SPLITS}
+    counts = " / ".join(str(len(splits[s])) for s in SPLITS)
+    note = f"{name}: {len(table.classes)} classes, {counts} images (train / val / test) from {path} ({table.layout})"
+    note = "; ".join(part for part in (note, table.note, drawn) if part)
+    return Dataset(name, table.classes, splits, str(path), False, note, table.tree)
+
+
+def _drawn(name: str, kind: str, size: int, per_class: tuple[int, int, int], note: str) -> Dataset:
+    classes = procedural.class_names(kind)
+    splits = {
+        s: tuple(Item(str(_DRAWN_FIRST_SEED[s] + i), c) for i in range(n) for c in range(len(classes)))
+        for s, n in zip(SPLITS, per_class, strict=True)
+    }
+    return Dataset(name, classes, splits, "drawn by formula", True, note, None, (kind, size))
+
+
+def open_dataset(
+    name_or_path: str | Path,
+    data_dir: str | Path | None = None,
+    *,
+    size: int = 96,
+    per_class: tuple[int, int, int] = (64, 16, 40),
+    seed: int = 0,
+) -> Dataset:
+    """The data set of that name (see ``CATALOGUE``, ``DRAWN``) or at that path.
+
+    A name is looked for under ``data_dir``, else under SASIMC_DATA. ``size`` (pixels) and ``per_class`` (train, val,
+    test) hold for drawn images only; ``seed`` for splits that must be drawn. Raises SasError when it is not found
+    (except ``flowers``), or damaged.
+    """
+    name = str(name_or_path)
+    if name in DRAWN:
+        kind = DRAWN[name]
+        what = "procedurally drawn flowers" if kind == "flowers" else "procedurally drawn shapes and textures"
+        return _drawn(name, kind, size, per_class, f"{name}: {what}")
+    known = CATALOGUE.get(name)
+    if known is None:
+        path = Path(name_or_path)
+        if path.exists():
+            return _from_tree(path.name or name, path, seed)
+        names = [*CATALOGUE, *DRAWN]
+        hint = near(name, names) or f"a path, or one of: {', '.join(names)}"
+        raise SasError(f"no data set {name!r}: neither a known name nor a folder or archive", hint=hint)
+    base = data_folder(data_dir)
+    found = _find(known, base)
+    if found is not None:
+        return _from_tree(name, found, seed)
+    looked = str(base) if base is not None else "any folder (neither --data nor SASIMC_DATA is set)"
+    if name == "flowers":
+        note = f"procedurally drawn flowers: the real {known.title} were not found in {looked}"
+        return _drawn(name, "flowers", size, per_class, note)
+    fetch = f"`sasrun data --fetch {name}` fetches it" if known.files else "it has no official address to fetch it from"
+    raise SasError(
+        f"data set {name!r} ({known.title}) was not found in {looked}",
+        hint=f"looked for a folder whose name starts with {' or '.join(known.prefixes)}; {fetch}",
+    )
+
+
+def hold_back(dataset: Dataset, share: float, seed: int = 0) -> Dataset:
+    """Train and val images together, of each class ``share`` of them (at least one) as val; 0: the data set as it is.
+
+    For official splits whose val images are meant to train as well, and for tuning. The test images stay what they are.
+    """
+    if not share:
+        return dataset
+    pool = [Entry(i.key, i.class_id, "") for s in ("train", "val") for i in dataset.items(s)]
+    parts = dict(zip(("train", "val"), _held_back(pool, share, seed), strict=True))
+    splits = {**dataset.splits, **{s: tuple(Item(e.key, e.class_id) for e in part) for s, part in parts.items()}}
+    note = f"train and val images together, {len(splits['val'])} of {len(pool)} held back as val (seed {seed})"
+    return replace(dataset, splits=splits, note=f"{dataset.note}; {note}")
+
+
+@dataclass(frozen=True)
+class DatasetRow:
+    """A line of ``sasrun data``. ``found`` is the path or an empty string; ``address`` the official ones or an empty tuple."""
+
+    name: str
+    title: str
+    classes: int
+    looked_in: str
+    looked_for: str
+    found: str
+    address: tuple[str, ...]
+    licence: str
+    note: str
+
+
+def list_datasets(data_dir: str | Path | None = None) -> list[DatasetRow]:
+    """All known data sets, found or not; nothing is opened."""
+    base = data_folder(data_dir)
+    looked_in = str(base) if base is not None else "(neither --data nor SASIMC_DATA is set)"
+    rows = []
+    for known in CATALOGUE.values():
+        found = _find(known, base)
+        note = ""
+        if found is None:
+            note = "can be fetched" if known.files else "no official address: put it there by hand"
+            if known.name == "flowers":
+                note += "; until then flowers drawn by formula take its place"
+        looked_for = ", ".join(f"{p}*" for p in known.prefixes)
+        addresses = tuple(f.url for f in known.files)
+        rows.append(
+            DatasetRow(
+                known.name, known.title, known.classes, looked_in, looked_for, str(found or ""), addresses, known.licence, note
+            )
+        )
+    for name, kind in DRAWN.items():
+        classes = len(procedural.class_names(kind))
+        rows.append(
+            DatasetRow(name, f"drawn {kind}", classes, "", "", "built in", (), "part of this program", "drawn by formula")
+        )
+    return rows

@@ -1,0 +1,210 @@
+"""The recipe of a training run: one TOML file holds everything that is tuned, the same file for every data set that uses it.
+
+``load_recipe("flowers17")`` reads a recipe shipped in ``runtime/recipes``, ``load_recipe("mine.toml")`` a file. A key that is
+left out has the default of its section. Unknown keys and values out of range are errors that name file and key.
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sasimc.datasets.dataset import Dataset
+from sasimc.datasets.images import Augment
+from sasimc.isa.errors import SasError, near
+from sasimc.isa.files import write_atomically
+
+__all__ = [
+    "CompileSection",
+    "DataSection",
+    "Recipe",
+    "ReferenceSection",
+    "Schedule",
+    "ZooSection",
+    "load_recipe",
+    "recipe_for",
+    "recipe_text",
+    "save_recipe",
+    "shipped_recipes",
+]
+
+Mu = Annotated[float, Field(ge=-30, le=30)]
+Rate = Annotated[float, Field(gt=0, le=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Schedule(_Section):
+    """A number that goes from ``first`` to ``last`` over the steps of a run, along a line or half a cosine."""
+
+    first: Mu
+    last: Mu
+    shape: Literal["linear", "cosine"] = "linear"
+
+    def at(self, step: int, steps: int) -> int:
+        """The value of a step (0-based) of ``steps``, rounded to a whole number (halves upwards)."""
+        part = step / max(1, steps - 1)
+        if self.shape == "cosine":
+            part = (1 - math.cos(math.pi * part)) / 2
+        return math.floor(self.first + (self.last - self.first) * part + 0.5)
+
+    @staticmethod
+    def parse(text: str, option: str) -> Schedule:
+        """From ``FIRST``, ``FIRST:LAST`` or ``FIRST:LAST:SHAPE``. Raises SasError naming ``option``."""
+        parts = text.split(":")
+        values: dict[str, Any] = {"first": parts[0], "last": parts[min(1, len(parts) - 1)]}
+        if len(parts) > 2:
+            values["shape"] = ":".join(parts[2:])
+        try:
+            return Schedule.model_validate(values)
+        except ValidationError:
+            raise SasError(
+                f"{option} {text!r} is not FIRST, FIRST:LAST or FIRST:LAST:SHAPE, numbers from -30 to 30 and linear or cosine",
+                hint=f"{option} 4:-1",
+            ) from None
+
+
+class DataSection(_Section):
+    """Which images train. ``hold_back`` 0: the splits of the data set; else its train and val images together, of each class this
+    share (at least one image) held back as val."""
+
+    hold_back: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+
+
+class CompileSection(_Section):
+    """Compile options the run depends on (``sasc compile``, docs/training.md): where errors go, the update scheme, rounding of errors, the
+    power of the weight scale that gradients are divided by, what mu counts from, and label smoothing of the loss."""
+
+    backprop: Literal["exact", "truncated"] = "exact"
+    backprop_through: tuple[str, ...] = ()
+    update: Literal["direct", "accumulate", "momentum"] = "momentum"
+    round_errors: Literal["nearest", "stochastic", "carried"] = "carried"
+    gradient_power: Literal[0, 1, 2] = 0
+    gradient_range: Literal["batch", "peak"] = "batch"
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+
+class ZooSection(_Section):
+    """How the zoo builds the model (``sasc zoo``): initialisation and calibration; meaning and limits as there."""
+
+    headroom: Annotated[float, Field(ge=0.1, le=64)] = 3.0
+    percentile: Annotated[float, Field(ge=50, le=100)] = 99.99
+    rep_gain: Annotated[float, Field(ge=0, le=16)] = 0.125
+    rep_weight_max: Annotated[int, Field(ge=1, le=127)] = 48
+    module_scales: Literal["tensor", "channel"] = "tensor"
+    logit_exponent: Annotated[int, Field(ge=-12, le=8)] = -4
+    head_init: Literal["random", "zero"] = "random"
+    calibration_images: Annotated[int, Field(ge=1, le=100_000)] = 32
+
+
+class ReferenceSection(_Section):
+    """Learning rates (Adam, cosine to zero) of the floating-point configurations: classifier alone, classifier and modules
+    together; ``batch_norm``: behind both convolutions of a module, ``gain``: first factor of the second one."""
+
+    lr_classifier: Rate = 1e-3
+    lr_head: Rate = 1e-3
+    lr_rep: Rate = 1e-3
+    batch_norm: bool = True
+    gain: Annotated[float, Field(ge=0, le=16)] = 1.0
+
+
+class Recipe(_Section):
+    """What the host decides about a training run.
+
+    ``mu_head`` and ``mu_rep``: the largest gradient of the classifier and of a module's layer moves its weight by about 2^mu
+    steps; negative values make updates sparse. ``patience``: stop after this many epochs without a better validation accuracy
+    (0: never). ``keep``: the weights of the epoch that is best on the validation split, or of the last. ``limit``: at most this
+    many images of a split.
+    """
+
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 10
+    batch: Annotated[int, Field(ge=1, le=1024)] = 8
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+    patience: Annotated[int, Field(ge=0, le=10_000)] = 0
+    keep: Literal["best", "last"] = "best"
+    limit: Annotated[int, Field(ge=1)] | None = None
+    mu_head: Schedule = Schedule(first=4, last=0)
+    mu_rep: Schedule = Schedule(first=2, last=-2)
+    augment: Augment = Augment()
+    data: DataSection = DataSection()
+    compile: CompileSection = CompileSection()
+    zoo: ZooSection = ZooSection()
+    reference: ReferenceSection = ReferenceSection()
+
+
+def shipped_recipes() -> tuple[str, ...]:
+    """Names of the recipes that come with the package."""
+    folder = resources.files("sasimc.training").joinpath("recipes")
+    return tuple(sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")))
+
+
+def load_recipe(name_or_path: str | Path = "default") -> Recipe:
+    """The shipped recipe of that name, or the one in that file.
+
+    Raises:
+        SasError: neither, unreadable, not TOML, or keys that are unknown or out of range (all of them are listed).
+    """
+    name, path = str(name_or_path), Path(name_or_path)
+    shipped = shipped_recipes()
+    try:
+        if name in shipped:
+            where = f"{name}.toml"
+            text = resources.files("sasimc.training").joinpath("recipes", where).read_text(encoding="utf-8")
+        elif path.is_file():
+            where, text = str(path), path.read_text(encoding="utf-8")
+        else:
+            raise SasError(f"no recipe {name!r}", hint=near(name, shipped) or f"a TOML file, or one of: {', '.join(shipped)}")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise SasError(f"cannot read the recipe: {exc}", where=str(path)) from None
+    try:
+        return Recipe.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as exc:
+        raise SasError(f"not valid TOML: {exc}", where=where) from None
+    except ValidationError as exc:
+        lines = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r:.60})" for e in exc.errors())
+        raise SasError(f"invalid recipe: {lines}", where=where, hint="compare with the shipped default.toml") from None
+
+
+def recipe_for(dataset: Dataset) -> str:
+    """Name of the shipped recipe of a data set: that of its name or folder, letters and digits compared; else ``default``."""
+
+    def plain(text: str) -> str:
+        return "".join(c for c in text.lower() if c.isalnum())
+
+    known = {plain(name): name for name in shipped_recipes()}
+    for text in (dataset.name, Path(dataset.source).name):
+        if plain(text) in known:
+            return known[plain(text)]
+    return "default"
+
+
+def recipe_text(recipe: Recipe) -> str:
+    """The recipe as TOML, every key written out; ``load_recipe`` of it gives an equal recipe."""
+    values = recipe.model_dump(exclude_none=True)
+    lines = [f"{k} = {_toml(v)}" for k, v in values.items() if not isinstance(v, dict)]
+    for name, section in values.items():
+        if isinstance(section, dict):
+            lines += ["", f"[{name}]", *(f"{k} = {_toml(v)}" for k, v in section.items())]
+    return "\n".join(lines) + "\n"
+
+
+def save_recipe(recipe: Recipe, path: Path) -> None:
+    """Write ``recipe_text``, atomically. Raises SasError when the file cannot be written."""
+    write_atomically(path, recipe_text(recipe).encode())
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return repr(value)

@@ -1,0 +1,349 @@
+"""One run of ``sasrun``: what it says, shows and reports."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shlex
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from sasimc.datasets.catalog import CATALOGUE
+from sasimc.datasets.dataset import Dataset, hold_back, open_dataset
+from sasimc.datasets.images import read_image
+from sasimc.isa.errors import SasError
+from sasimc.isa.files import load_program, save_program
+from sasimc.isa.program import Program
+from sasimc.runtime.device import Device, Interface
+from sasimc.runtime.warmup import cold, warm_up
+from sasimc.training.image.image import Task
+from sasimc.training.session_image import Keeper, SessionImage, interruptible, plain_device
+from sasimc.training.session_options import SessionOptions, check_options, make_recipe
+from sasimc.training.trainer import Epoch, TrainState, batch_of, check_classes, evaluate, train
+from sasimc.training.trainer import Progress as Shown
+from sasimc.training.writes import writes
+
+__all__ = ["Session", "SessionOptions"]
+
+_PLAIN_EVERY_S = 10.0
+"""Where the output is no terminal (a log), progress is a plain line this often."""
+
+
+class Session:
+    """Load, run the tasks in order (classify, train, evaluate), summarise.
+
+    Raises:
+        SasError: an option that makes no sense, a program or data set that cannot be opened or does not fit.
+    """
+
+    def __init__(self, options: SessionOptions, console: Console) -> None:
+        self.options, self.console = options, console
+        check_options(options)
+        self.images = 0
+        self.busy_s = 0.0
+        self.report: dict[str, Any] = {}
+        self._accuracy: dict[str, float] = {}
+        with console.status("loading the program"):
+            self.program = options.program if isinstance(options.program, Program) else load_program(options.program)
+            self.about = Interface.of(self.program)
+        self.image = SessionImage(self.program, options, self._line) if options.image else None
+        try:
+            self._prepare(options)
+        except BaseException:
+            self.close()
+            raise
+
+    def _prepare(self, o: SessionOptions) -> None:
+        """Recipe, data sets and device."""
+        begun = self.image.begun if self.image else None
+        self.recipe = begun.recipe if begun else make_recipe(o)
+        self._data = o.data or (Path(begun.data) if begun and begun.data else None)
+        self._training = self._open(o.train or (begun.train if begun else None))
+        self._evaluation = self._open(o.evaluate or (begun.evaluate if begun else None))
+        if not (o.inputs or self._training or self._evaluation):
+            self._training = self._evaluation = self._default_data()
+        if self._training:
+            self._training = hold_back(self._training, self.recipe.data.hold_back)
+        elif o.freeze:
+            raise SasError("--freeze holds for a training", hint="--train DATASET")
+        self.device = self._make_device()
+        self._say_what_runs()
+        if o.recipe and self._training:
+            self._say_what_the_recipe_wants()
+        self._load_kernels()
+        self.device.cross_check(o.cross_check)
+
+    def _make_device(self) -> Device:
+        if self._training:
+            batch_of(self.recipe, self.about.batch_size)
+            if self.recipe.patience and not self._training.items("val"):
+                raise SasError(f"{self._training.name} has no validation images to stop by", hint="leave out --patience")
+        if self.image is None:
+            return plain_device(self.program, self.options, self._training)
+        return self.image.begin(self._training, self.recipe) if self._training else self.image.use(self._evaluation)
+
+    def close(self) -> None:
+        """Give the device image back."""
+        if self.image is not None:
+            self.image.close()
+
+    @property
+    def _task(self) -> Task | None:
+        return self.image.task if self.image else None
+
+    def _say_what_runs(self) -> None:
+        device, task = self.device, self._training or self._evaluation
+        notes = list(dict.fromkeys(d.note for d in (self._training, self._evaluation) if d is not None and d.note))
+        machine, source = device.program.machine, device.program.source
+        if self._task:
+            goes_on = ", goes on" if self.options.resume else ""
+            notes.insert(0, f"task {self._task.name} of {self.options.image}{goes_on}")
+        first = f"{self.options.what or source} on {machine.name} ({machine.subarrays} sub-arrays), engine {device.engine}"
+        self._line("; ".join([first, *notes]))
+        self.report = {
+            "program": self.options.what or source,
+            "engine": device.engine,
+            "machine": machine.name,
+            "dataset": task.name if task else None,
+            "synthetic": bool(task.synthetic) if task else False,
+            "notes": notes,
+        }
+
+    def _say_what_the_recipe_wants(self) -> None:
+        """Compile options of the recipe that the program was not compiled with."""
+        wanted = self.recipe.compile.model_dump()
+        for key in wanted.keys() & {"backprop", "update"}:
+            made = self.program.meta.get(key, wanted[key])
+            if wanted[key] != made:
+                self._line(f"the recipe is for a program compiled with --{key} {wanted[key]}; this one was compiled with {made}")
+
+    def _load_kernels(self) -> None:
+        """Compile the kernels, or load them from the cache, before anything is timed."""
+        if cold():
+            self._line("compiling the simulator's kernels for this computer (once, up to a minute)")
+        start = time.perf_counter()
+        with self.console.status("loading the kernels") as status:
+            compiled, _ = warm_up(lambda name, i, n: status.update(f"loading the kernels: {i + 1} of {n}, {name}"))
+        if compiled:
+            self._line(f"compiled {compiled} kernels in {time.perf_counter() - start:.1f} s")
+
+    def _line(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def run(self) -> dict[str, Any]:
+        """Do what the options ask for; returns the report (docs/reports.md)."""
+        if self.options.inputs:
+            self._classify()
+        if self._training:
+            self._train(self._training)
+        if self._evaluation:
+            self._evaluate(self._evaluation)
+        elif self._training and self._training.items("test"):
+            self._evaluate(self._training)
+        if self.image and self._training:
+            self.image.learned({"val": self.image.run.best_top1, **self._accuracy})
+        return self._summary()
+
+    def save(self, path: Path) -> None:
+        """Write the program with the device's current weights."""
+        program = self.program
+        tensors = dict(program.tensors)
+        for name, values in self.device.state().items():
+            tensor = program.matrices[name].tensor
+            tensors[tensor] = values.reshape(tensors[tensor].shape)
+        save_program(dataclasses.replace(program, tensors=tensors, digest="", weights_file=""), path)
+
+    def _default_data(self) -> Dataset:
+        """What a run without a task trains on: ``flowers``, drawn when the network has too few outputs for the real ones."""
+        size = self.about.input_shape[0]
+        found = open_dataset("flowers", self._data, size=size)
+        if len(found.classes) > self.about.classes:
+            drawn = open_dataset("drawn-flowers", size=size)
+            why = f"{drawn.note} (the network has {self.about.classes} outputs, {found.name} {len(found.classes)} classes)"
+            found = dataclasses.replace(drawn, note=why)
+        check_classes(self.about, found)
+        return found
+
+    def _open(self, name: str | None) -> Dataset | None:
+        if name is None:
+            return None
+        size = self.about.input_shape[0]
+        found = open_dataset(name, self._data, size=size)
+        if len(found.classes) > self.about.classes and (relative := self._relative(name, size)) is not None:
+            self.console.print(
+                f"{found.name} has {len(found.classes)} classes, the program {self.about.classes}: taking {relative.name} "
+                f"({len(relative.classes)} classes) instead",
+                highlight=False,
+            )
+            found = relative
+        check_classes(self.about, found)
+        return found
+
+    def _relative(self, name: str, size: int) -> Dataset | None:
+        """A data set whose name begins with ``name`` (``flowers`` -> ``flowers17``) and whose classes fill the classifier exactly."""
+        for other, known in CATALOGUE.items():
+            if other != name and other.startswith(name) and known.classes == self.about.classes:
+                try:
+                    return open_dataset(other, self._data, size=size)
+                except SasError:
+                    continue
+        return None
+
+    def _label(self, index: int) -> str:
+        labels = self._task.classes if self._task else self.about.labels
+        return labels[index] if index < len(labels) else f"class {index}"
+
+    def _classify(self) -> None:
+        scale = float(self.device.program.meta["logit_scale"])
+        images = [(path, read_image(path)) for path in self.options.inputs]  # a bad file ends the run before it begins
+        with self._bar() as watch:
+            for number, (path, image) in enumerate(images, 1):
+                got = self.device.infer(image[None])
+                watch(Shown("images", number, len(images), simulated_s=self.device.simulated_s))
+                z = got.logits[0] * scale
+                p = np.exp(z - z.max())
+                p /= p.sum()
+                self._line(f"{path}:")
+                for i in np.argsort(-z, kind="stable")[: max(1, self.options.top)]:
+                    self._line(f"  {100 * p[i]:5.1f} %  {self._label(int(i))}")
+                chosen = int(got.classes[0])
+                row = {"file": str(path), "class": chosen, "label": self._label(chosen), "logits": got.logits[0].tolist()}
+                self.report.setdefault("predictions", []).append(row)
+
+    @contextmanager
+    def _bar(self) -> Iterator[Any]:
+        """A progress bar fed by the trainer; plain lines where the output is no terminal."""
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[info]}"),
+            TimeRemainingColumn(),
+        )
+        start, first = time.perf_counter(), self.images
+        with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as bar:
+            task = bar.add_task("", total=None, info="")
+            state: dict[str, Any] = {"what": "", "base": first, "said": start}
+
+            def watch(p: Shown) -> None:
+                if p.what != state["what"]:
+                    state.update(what=p.what, base=self.images)
+                self.images = int(state["base"]) + p.done
+                now = time.perf_counter()
+                parts = [f"{(self.images - first) / max(1e-9, now - start):.1f} images/s"]
+                if p.loss is not None:
+                    parts.append(f"loss {p.loss:.3f}")
+                if p.top1 is not None:
+                    parts.append(f"top-1 {p.top1:.1f} %")
+                parts.append(f"device {p.simulated_s:.3g} s")
+                bar.update(task, description=p.what, completed=p.done, total=p.total, info=", ".join(parts))
+                if not self.console.is_terminal and now - state["said"] > _PLAIN_EVERY_S:
+                    state["said"] = now
+                    self._line(f"{p.what}: {p.done}/{p.total}, {', '.join(parts)}")
+
+            yield watch
+        self.busy_s += time.perf_counter() - start
+
+    def _train(self, dataset: Dataset) -> None:
+        recipe = self.recipe
+        run = self.image.run if self.image else TrainState()
+        self.images = run.through - run.seen
+        if run.step:
+            self._line(f"goes on in epoch {run.epoch + 1} after {run.seen} images ({run.step} steps in all)")
+
+        def done(e: Epoch) -> None:
+            val = "" if math.isnan(e.val_top1) else f", val {e.val_top1:.1f} %"
+            self._line(
+                f"epoch {e.epoch + 1}/{recipe.epochs}: loss {e.loss:.3f}, train {e.train_top1:.1f} %{val}, "
+                f"{e.writes_bits} bits written, {e.wall_s:.1f} s"
+            )
+
+        with interruptible() as noted:
+            keep = Keeper(self.image, self.program, self.options, dataset, recipe, self.device, noted)
+            try:
+                with self._bar() as watch:
+                    result = train(self.device, dataset, recipe, watch, done, state=run, keep=keep)
+            except KeyboardInterrupt:
+                self._say_how_to_go_on(run, keep.saved)
+                raise
+        self.report["epochs"] = result.rows()
+        self.report["best_epoch"] = result.best_epoch
+        self.report["steps"] = run.step
+        if recipe.patience and len(result.epochs) < recipe.epochs:
+            self._line(f"stopped: {recipe.patience} epochs without a better validation accuracy")
+        if dataset.items("val") and recipe.keep == "best":
+            self._line(f"kept the weights of epoch {result.best_epoch + 1}, the best on the validation split")
+
+    def _say_how_to_go_on(self, run: TrainState, saved: Path | None) -> None:
+        where = f"epoch {run.epoch + 1} after {run.seen} images"
+        if saved is None:
+            self._line(f"broken off in {where}; nothing is saved")
+            return
+        o = self.options
+        words = ["sasrun", *([str(o.program)] if isinstance(o.program, Path) else []), "--device", str(saved), "--resume"]
+        words += [] if o.engine == SessionOptions.engine else ["--engine", o.engine]
+        self._line(f"broken off in {where}; saved in {saved}. To go on: {shlex.join(words)}")
+
+    def _evaluate(self, dataset: Dataset) -> None:
+        with self._bar() as watch:
+            top1 = evaluate(self.device, dataset, self.options.split, watch, self.recipe.limit)
+        count = min(len(dataset.items(self.options.split)), self.recipe.limit or 1 << 60)
+        error = math.sqrt(max(top1 * (100 - top1), 0) / max(1, count))
+        self.report.update(top1=top1, split=self.options.split)
+        self._accuracy[self.options.split] = top1
+        self._line(f"{dataset.name} {self.options.split}: top-1 {top1:.2f} % of {count} images (standard error {error:.2f})")
+
+    def _summary(self) -> dict[str, Any]:
+        it, simulated_s = self.device.interpreter, self.device.simulated_s
+        self.report.setdefault("top1", None)
+        self.report.update(
+            images=self.images,
+            images_per_s=self.images / self.busy_s if self.busy_s else 0.0,
+            cycles=it.cycles,
+            cycles_saved_by_zero_skip=it.cycles_saved,
+            simulated_s=simulated_s,
+            events=dict(it.events),
+            phase_cycles=dict(it.phase_cycles),
+            cross_checked=self.device.replayed,
+        )
+        self._line(
+            f"{self.images} images, {self.report['images_per_s']:.1f} images/s; device: {it.cycles} cycles = {simulated_s:.3g} s"
+        )
+        self._say_writes()
+        if self.device.program.machine.bit_serial.zero_skip == "cycles":
+            whole = it.cycles + it.cycles_saved
+            self._line(
+                f"zero input bits saved {it.cycles_saved} of {whole} cycles ({100 * it.cycles_saved / max(1, whole):.1f} %)"
+            )
+        if self.options.cross_check:
+            self._line(f"{self.device.replayed} runs replayed on another engine: identical in values, cycles and events")
+        return self.report
+
+    def _say_writes(self) -> None:
+        """Writes of this run and wear of the device, by what stands in the word lines."""
+        written = writes(self.device)
+        self.report["writes"] = written
+        self.report["task"] = self._task.model_dump(mode="json") if self._task else None
+        if not written["weights"]["rows"] + written["scratch"]["rows"] + written["host"]["rows"]:
+            return
+        worn, steps = "of the device" if self.image else "of this run", self.report.get("steps", 0)
+
+        def a_step(bits: int) -> str:
+            return f" ({bits / steps:.3g} a step)" if steps else ""
+
+        for kind, words in (("weights", "weights"), ("scratch", "scratch rows of gradients")):
+            w = written[kind]
+            self._line(
+                f"{words}: {w['rows']} row writes, {w['bits_written']} bits written, {w['bits_flipped']} flipped{a_step(w['bits_flipped'])}; "
+                f"most written row {worn}: {w['worst']} times (sub-array {w['worst_row'][0]}, word line {w['worst_row'][1]}), mean {w['mean']:.3g}"
+            )
+        if written["host"]["rows"]:
+            h = written["host"]
+            self._line(f"by the host: {h['rows']} row writes, {h['bits_written']} bits written, {h['bits_flipped']} flipped")

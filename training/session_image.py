@@ -1,0 +1,260 @@
+"""A session and its device image: which task runs, what is kept after every step, how a run is broken off and goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sasimc.datasets.dataset import Dataset
+from sasimc.isa.errors import SasError
+from sasimc.isa.program import Program
+from sasimc.runtime.device import Device
+from sasimc.training.image.image import DeviceImage, Task
+from sasimc.training.image.rebind import frozen_layers, with_classes, without_writes
+from sasimc.training.image.tasks import TaskBank
+from sasimc.training.recipe import Recipe
+from sasimc.training.session_options import SessionOptions, make_recipe
+from sasimc.training.trainer import TrainState, batch_of
+
+__all__ = ["Begun", "Interrupts", "Keeper", "SessionImage", "fingerprint", "interruptible", "plain_device"]
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """SHA-256 of the classes and of which image stands where: the same for the same images in the same splits."""
+    digest = hashlib.sha256("\0".join(dataset.classes).encode())
+    for split, items in dataset.splits.items():
+        digest.update(f"\n{split}\n".encode())
+        digest.update("\0".join(f"{i.class_id} {i.key}" for i in items).encode())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What an unfinished training was begun with."""
+
+    task: str
+    train: str
+    data: str | None
+    evaluate: str | None
+    dataset: str
+    recipe: Recipe
+    freeze: str
+
+    @staticmethod
+    def of(image: DeviceImage) -> Begun:
+        """Read it from the image. Raises SasError when there is none, or it makes no sense."""
+        where = str(image.medium.path)
+        if image.pending is None:
+            raise SasError("the device has no unfinished training", where=where, hint="leave out --resume")
+        setup = dict(image.pending.setup)
+        try:
+            return Begun(image.pending.task, **{**setup, "recipe": Recipe.model_validate(setup["recipe"])})
+        except (TypeError, ValueError, KeyError) as exc:
+            raise SasError(
+                f"the unfinished training is damaged: {exc}", where=where, hint="sasrun tasks IMAGE --remove TASK"
+            ) from None
+
+    def json(self) -> dict[str, Any]:
+        """As it is kept in the image."""
+        recipe = self.recipe.model_dump(mode="json", exclude_unset=True)
+        return {**{k: v for k, v in self.__dict__.items() if k != "task"}, "recipe": recipe}
+
+    def require(self, o: SessionOptions) -> None:
+        """Options that are given once more must be what they were.
+
+        Raises:
+            SasError: one of them is not.
+        """
+        given: dict[str, tuple[Any, Any]] = {"--task": (o.task, self.task), "--freeze": (o.freeze or None, self.freeze)}
+        if o.train and not Path(o.train).exists():  # a folder may have moved; whether its images are the same is seen later
+            given["--train"] = (o.train, self.train)
+        recipe = make_recipe(o, self.recipe)
+        for key in recipe.model_fields_set:
+            given[f"--{key.replace('_', '-')}"] = (getattr(recipe, key), getattr(self.recipe, key))
+        for option, (now, then) in given.items():
+            if now is not None and now != then:
+                raise SasError(
+                    f"{option}: the training that goes on was begun with {then!r}, not {now!r}",
+                    hint=f"leave out {option} with --resume",
+                )
+
+
+class Interrupts:
+    """Whether Ctrl-C was pressed (the second one ends the run at once)."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __call__(self, *_: Any) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+@contextmanager
+def interruptible() -> Iterator[Interrupts]:
+    """Within, Ctrl-C is only noted: a step in progress ends first."""
+    noted = Interrupts()
+    if threading.current_thread() is not threading.main_thread():
+        yield noted
+        return
+    before = signal.signal(signal.SIGINT, noted)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def plain_device(program: Program, o: SessionOptions, training: Dataset | None) -> Device:
+    """A device without an image. In training, predictions are among the data set's classes."""
+    if training is not None and len(training.classes) < int(program.meta["classes"]):
+        program = with_classes(program, len(training.classes))
+    frozen = frozen_layers(program, o.freeze)
+    return Device(without_writes(program, frozen), o.engine, o.threads)
+
+
+class SessionImage:
+    """The image of a session, opened and locked; ``begun``: the training that goes on (with ``--resume``)."""
+
+    def __init__(self, program: Program, o: SessionOptions, say: Callable[[str], None]) -> None:
+        assert o.image is not None
+        self.options, self._say = o, say
+        self.path = o.image
+        self.image = DeviceImage.open(o.image, program)
+        try:
+            self.bank = TaskBank(self.image, program, o.engine, o.threads)
+            self.begun = self._begun()
+        except BaseException:
+            self.image.close()
+            raise
+        self.run = TrainState()
+
+    def _begun(self) -> Begun | None:
+        o, pending = self.options, self.image.pending
+        if o.resume:
+            begun = Begun.of(self.image)
+            begun.require(o)
+            return begun
+        if pending is not None and (o.train or not (o.evaluate or o.inputs)):
+            raise SasError(
+                f"the training of task {pending.task!r} on this device is not finished",
+                where=str(self.path),
+                hint="--resume goes on with it; `sasrun tasks IMAGE --remove TASK` gives it up",
+            )
+        return None
+
+    def _which(self, dataset: Dataset | None) -> str:
+        """The task that --eval or --input is for."""
+        names = [t.name for t in self.bank.tasks.values() if t.learned]
+        if self.options.task:
+            return self.bank.task(self.options.task).name
+        if dataset is not None and dataset.name in names:
+            return dataset.name
+        if len(names) == 1:
+            return names[0]
+        raise SasError(
+            f"which task? The device has {', '.join(names) or 'none that is learned'}", where=str(self.path), hint="--task NAME"
+        )
+
+    def begin(self, dataset: Dataset, recipe: Recipe) -> Device:
+        """The device for a training: of a new task, or the one that goes on."""
+        o = self.options
+        if self.begun is not None:
+            if self.begun.dataset != fingerprint(dataset):
+                raise SasError(
+                    f"{dataset.name} holds other images than when the training was begun", where=str(self.path),
+                    hint="--data names the folder of data sets; use the same images",
+                )  # fmt: skip
+            device, self.run = self.bank.resume(frozen_layers(self.bank.program, self.begun.freeze))
+            if self.image.rolled_back:
+                self._say("a step was cut off; it was rolled back to the end of the step before")
+            return device
+        frozen = frozen_layers(self.bank.program, o.freeze)
+        task = self.bank.create(o.task or _task_name(dataset), dataset.classes, dataset.name)
+        device = self.bank.select(task.name, frozen)
+        self.begun = _begun(task.name, o, dataset, recipe, device.batch_size)
+        self.bank.begin(self.begun.json())
+        return device
+
+    def use(self, dataset: Dataset | None) -> Device:
+        """The device for a task that is learned."""
+        name = self._which(dataset)
+        before = self.bank.task(name)
+        device = self.bank.select(name)
+        task = self.bank.task(name)
+        written = task.placing.bits_written - before.placing.bits_written
+        if before.slot is None:
+            rows, flipped = task.placing.rows - before.placing.rows, task.placing.bits_flipped - before.placing.bits_flipped
+            self._say(f"task {name} swapped in: {rows} rows, {written} bits written, {flipped} bits flipped")
+        return device
+
+    @property
+    def task(self) -> Task | None:
+        """The selected task."""
+        return self.bank.selected
+
+    def learned(self, accuracy: dict[str, float]) -> None:
+        """The training is finished and the task evaluated."""
+        self.bank.learned(self.run, accuracy)
+
+    def close(self) -> None:
+        self.image.close()
+
+
+class Keeper:
+    """Called by the trainer after every step: makes it durable, and heeds Ctrl-C.
+
+    Without an image nothing is kept, until Ctrl-C makes one beside the program's name in the current folder. ``saved``: the image in which
+    the run can go on, or None.
+    """
+
+    def __init__(
+        self, image: SessionImage | None, program: Program, o: SessionOptions, dataset: Dataset, recipe: Recipe, device: Device, noted: Interrupts
+    ) -> None:  # fmt: skip
+        self._image, self._noted = image, noted
+        self._program, self._options, self._dataset, self._recipe, self._device = program, o, dataset, recipe, device
+        self.saved = image.path if image else None
+
+    def __call__(self, run: TrainState) -> None:
+        if self._image is not None:
+            self._image.bank.keep(run)
+        if not self._noted.asked or run.finished:
+            return
+        if self._image is None:
+            self.saved = self._save(run)
+        raise KeyboardInterrupt
+
+    def _save(self, run: TrainState) -> Path:
+        o = self._options
+        stem = o.program.stem if isinstance(o.program, Path) else "sasrun"
+        names = (Path(f"{stem}{f'-{i}' if i else ''}.sas") for i in range(1 << 16))
+        path = next(name for name in names if not name.exists())
+        image = DeviceImage.open(path, self._program)
+        try:
+            bank = TaskBank(image, self._program, o.engine, o.threads)
+            task = bank.adopt(self._device, o.task or _task_name(self._dataset), self._dataset)
+            bank.begin(_begun(task.name, o, self._dataset, self._recipe, self._device.batch_size).json())
+            bank.keep(run)
+        finally:
+            image.close()
+        return path
+
+
+def _begun(task: str, o: SessionOptions, dataset: Dataset, recipe: Recipe, compiled: int) -> Begun:
+    """What a training is begun with; paths absolute, the batch written out."""
+    recipe = Recipe.model_validate({**recipe.model_dump(exclude_unset=True), "batch": batch_of(recipe, compiled)})
+    train = str(Path(o.train).absolute()) if o.train and Path(o.train).exists() else o.train or dataset.name
+    data = str(o.data.absolute()) if o.data else None
+    return Begun(task, train, data, o.evaluate, fingerprint(dataset), recipe, o.freeze)
+
+
+def _task_name(dataset: Dataset) -> str:
+    """A task's name from a data set's."""
+    name = "".join(c if (c.isalnum() and c.isascii()) or c in "_.+-" else "_" for c in dataset.name)[:64].lstrip(".+-")
+    return name or "task"

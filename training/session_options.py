@@ -1,0 +1,79 @@
+"""The options of one ``sasrun``: what they are, what is refused, and the recipe they make."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from sasimc.isa.errors import SasError, near
+from sasimc.isa.program import Program
+from sasimc.runtime.interpreter import ENGINES
+from sasimc.training.recipe import Recipe, load_recipe
+
+__all__ = ["SessionOptions", "check_options", "make_recipe"]
+
+
+@dataclass(frozen=True)
+class SessionOptions:
+    """The options of ``sasrun``; ``program`` is a path or a compiled program, ``what`` names it in the first line.
+
+    ``recipe``: name or file; ``changes``: fields of it that were given one by one. ``image``: the device image, in which ``task`` is learned
+    or used, and an unfinished training goes on (``resume``). ``freeze``: patterns of trainable layers that stay as they are.
+    """
+
+    program: Path | Program
+    what: str = ""
+    inputs: tuple[Path, ...] = ()
+    train: str | None = None
+    evaluate: str | None = None
+    data: Path | None = None
+    engine: str = "bitserial"
+    threads: int | None = None
+    recipe: str | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    freeze: str = ""
+    image: Path | None = None
+    task: str | None = None
+    resume: bool = False
+    split: str = "test"
+    cross_check: int = 0
+    top: int = 5
+
+
+def check_options(o: SessionOptions) -> None:
+    """Refuse options that make no sense before anything is loaded."""
+    if o.engine not in ENGINES:
+        raise SasError(f"no engine {o.engine!r}", hint=near(o.engine, tuple(ENGINES)) or f"one of {', '.join(ENGINES)}")
+    for name, value in (("--threads", o.threads), ("--top", o.top)):
+        if value is not None and value < 1:
+            raise SasError(f"{name} {value}: at least 1 is needed")
+    if o.cross_check < 0:
+        raise SasError(f"--cross-check {o.cross_check}: a number from 1, or 0 for none")
+    if o.split not in ("train", "val", "test"):
+        raise SasError(f"no split {o.split!r}", hint=near(o.split, ("train", "val", "test")) or "train, val or test")
+    if o.image is None and (o.resume or o.task):
+        option = "--resume" if o.resume else "--task"
+        raise SasError(f"{option} needs a device image", hint="--device d.sas")
+    if o.resume and o.inputs:
+        raise SasError("--resume goes on with a training; --input has no place in it", hint="classify when it is done")
+    make_recipe(o)
+
+
+def make_recipe(o: SessionOptions, begun: Recipe | None = None) -> Recipe:
+    """The recipe of ``--recipe`` (of a training that goes on: the one it was ``begun`` with) with the fields that were given.
+
+    Raises:
+        SasError: no such recipe, a value out of range.
+    """
+    recipe = load_recipe(o.recipe) if o.recipe else begun or Recipe()
+    try:
+        return Recipe.model_validate({**recipe.model_dump(exclude_unset=True), **o.changes})
+    except ValidationError as exc:
+        first = exc.errors()[0]
+        option, limits = "--" + "-".join(map(str, first["loc"][:1])).replace("_", "-"), first.get("ctx", {})
+        problem = f"at least {limits['ge']} is needed" if "ge" in limits else f"{first['msg'][:1].lower()}{first['msg'][1:]}"
+        raise SasError(f"{option} {first['input']}: {problem}") from None

@@ -1,0 +1,230 @@
+"""Training and evaluation over data sets. The host decodes and augments images; everything else is the device's program.
+
+A run can be broken off at any step: :class:`TrainState` is all that is needed, besides what the arrays hold, to go on bit for bit.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sasimc.datasets.dataset import Dataset
+from sasimc.datasets.loader import Loader
+from sasimc.isa.errors import SasError
+from sasimc.profiling.profile import Meter
+from sasimc.runtime.device import Device, Interface
+from sasimc.training.recipe import Recipe
+
+__all__ = ["Epoch", "TrainState", "Training", "batch_of", "check_classes", "evaluate", "train"]
+
+Weights = dict[str, npt.NDArray[np.int8]]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch: mean loss (nats), accuracies in percent, bits written to the arrays, wall time; cycles and events by phase, validation
+    included (what was spent since the end of the epoch before)."""
+
+    epoch: int
+    loss: float
+    train_top1: float
+    val_top1: float
+    writes_bits: int
+    wall_s: float
+    phase_cycles: dict[str, int] = field(default_factory=dict)
+    phase_events: dict[str, dict[str, int]] = field(default_factory=dict)
+
+
+@dataclass
+class Training:
+    """Result: epochs, the best one on the validation split (its weights were put back), images trained on."""
+
+    epochs: list[Epoch] = field(default_factory=list)
+    best_epoch: int = -1
+    images: int = 0
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Epochs as dictionaries for a report; an accuracy that was not measured is None."""
+        return [{k: None if v != v else v for k, v in asdict(e).items()} for e in self.epochs]
+
+
+@dataclass
+class TrainState:
+    """Where a training stands after a step.
+
+    ``epoch`` and ``batch``: the batch that comes next; ``step``: steps done; ``loss_sum``, ``right``, ``seen``, ``wall_s``: of the epoch so
+    far; ``waited``: epochs since the best one; ``through``: images through the device, validation included; ``lap``: counts at the
+    beginning of the epoch (:class:`Meter`); ``best``: weights of the best epoch; ``finished``: the weights that stay are in the arrays.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    right: int = 0
+    seen: int = 0
+    wall_s: float = 0.0
+    images: int = 0
+    through: int = 0
+    best_epoch: int = -1
+    best_top1: float = float("nan")
+    waited: int = 0
+    finished: bool = False
+    lap: dict[str, dict[str, int]] = field(default_factory=dict)
+    epochs: list[Epoch] = field(default_factory=list)
+    best: Weights | None = None
+
+    @property
+    def training(self) -> Training:
+        """The result so far."""
+        return Training(self.epochs, self.best_epoch, self.images)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What is shown while running."""
+
+    what: str
+    done: int
+    total: int
+    loss: float | None = None
+    top1: float | None = None
+    simulated_s: float = 0.0
+
+
+Watch = Callable[[Progress], None]
+Keep = Callable[[TrainState], None]
+
+
+def check_classes(device: Device | Interface, dataset: Dataset) -> None:
+    """The classifier must have at least as many outputs as the data set has classes."""
+    if len(dataset.classes) > device.classes:
+        raise SasError(
+            f"{dataset.name} has {len(dataset.classes)} classes and the program {device.classes}",
+            hint=f"build the model with --classes {len(dataset.classes)}",
+        )
+
+
+def batch_of(recipe: Recipe, compiled: int) -> int:
+    """Images a step: the recipe's, where it says so, else as many as the program was compiled for.
+
+    Raises:
+        SasError: more than the program was compiled for.
+    """
+    if "batch" not in recipe.model_fields_set:
+        return compiled
+    if recipe.batch > compiled:
+        raise SasError(
+            f"a batch of {recipe.batch} images, the program was compiled for {compiled}",
+            hint=f"sasc compile --batch {recipe.batch}, or a --batch up to {compiled}",
+        )
+    return recipe.batch
+
+
+def evaluate(
+    device: Device, dataset: Dataset, split: str, watch: Watch | None = None, limit: int | None = None, threads: int = 1
+) -> float:
+    """Top-1 accuracy in percent on a split."""
+    check_classes(device, dataset)
+    loader = Loader(dataset, split, device.preprocess, device.batch_size, threads=threads, limit=limit)
+    right = seen = 0
+    for images, labels, _ in loader.epoch(0):
+        right += int((device.infer(images).classes == labels).sum())
+        seen += len(labels)
+        if watch:
+            watch(Progress(split, seen, loader.images, top1=100 * right / seen, simulated_s=device.simulated_s))
+    return 100.0 * right / max(1, seen)
+
+
+def _bits_written(phase_events: Mapping[str, Mapping[str, int]]) -> int:
+    kinds = ("bits_written_transposable", "bits_written_compute")
+    return sum(events.get(kind, 0) for events in phase_events.values() for kind in kinds)
+
+
+def train(
+    device: Device,
+    dataset: Dataset,
+    recipe: Recipe,
+    watch: Watch | None = None,
+    on_epoch: Callable[[Epoch], None] | None = None,
+    *,
+    state: TrainState | None = None,
+    keep: Keep | None = None,
+) -> Training:
+    """Train; the weights of the epoch best on the validation split (never the test split) or of the last, as the recipe says, stay.
+
+    Args:
+        state: where a run that was broken off stood; the arrays and counters of ``device`` must stand there as well.
+        keep: called after every step, after every epoch and at the end; what it raises ends the run.
+
+    Raises:
+        SasError: too many classes, too large a batch, patience without validation images.
+    """
+    check_classes(device, dataset)
+    batch = batch_of(recipe, device.batch_size)
+    if recipe.patience and not dataset.items("val"):
+        raise SasError(f"{dataset.name} has no validation images to stop by", hint="leave out --patience")
+    loader = Loader(dataset, "train", device.preprocess, batch, recipe.seed, recipe.augment, limit=recipe.limit)
+    run = state if state is not None else TrainState()
+    meter = Meter(device.interpreter, run.lap or None)
+    run.lap = meter.last
+    while not run.finished and run.epoch < recipe.epochs and not (recipe.patience and run.waited >= recipe.patience):
+        _steps(device, loader, recipe, run, watch, keep)
+        done = _end_epoch(device, dataset, recipe, run, meter, watch)
+        if keep:
+            keep(run)
+        if on_epoch:
+            on_epoch(done)
+    if not run.finished:
+        if run.best is not None:
+            device.program_state(run.best)
+        run.finished = True
+        if keep:
+            keep(run)
+    return run.training
+
+
+def _steps(device: Device, loader: Loader, recipe: Recipe, run: TrainState, watch: Watch | None, keep: Keep | None) -> None:
+    """The steps of an epoch that are left."""
+    total, start, before = len(loader) * recipe.epochs, time.perf_counter(), run.wall_s
+    for images, labels, _ in loader.epoch(run.epoch, run.batch):
+        mu_head, mu_rep = recipe.mu_head.at(run.step, total), recipe.mu_rep.at(run.step, total)
+        got = device.train_step(images, labels, mu_head=mu_head, mu_rep=mu_rep)
+        n = len(labels)
+        run.loss_sum += got.loss * n
+        run.right, run.seen, run.images, run.through = run.right + got.correct, run.seen + n, run.images + n, run.through + n
+        run.step, run.batch = run.step + 1, run.batch + 1
+        run.wall_s = before + time.perf_counter() - start
+        if keep:
+            keep(run)
+        if watch:
+            what, top1 = f"epoch {run.epoch + 1}/{recipe.epochs}", 100 * run.right / run.seen
+            watch(Progress(what, run.seen, loader.images, run.loss_sum / run.seen, top1, device.simulated_s))
+
+
+def _end_epoch(device: Device, dataset: Dataset, recipe: Recipe, run: TrainState, meter: Meter, watch: Watch | None) -> Epoch:
+    """Validate, note the epoch and its weights if they are the best, and begin the next."""
+    start, val = time.perf_counter(), float("nan")
+    if dataset.items("val"):
+        val = evaluate(device, dataset, "val", watch, recipe.limit)
+        run.through += min(len(dataset.items("val")), recipe.limit or len(dataset.items("val")))
+    spent = meter.lap()
+    wall_s = run.wall_s + time.perf_counter() - start
+    loss, top1, written = run.loss_sum / run.seen, 100 * run.right / run.seen, _bits_written(spent["phase_events"])
+    done = Epoch(run.epoch, loss, top1, val, written, wall_s, spent["phase_cycles"], spent["phase_events"])
+    run.epochs.append(done)
+    better = not run.best_top1 >= val  # also where one of them was not measured
+    run.waited = 0 if better else run.waited + 1
+    if better:
+        run.best_top1 = val
+    if better or recipe.keep == "last":
+        run.best_epoch = run.epoch
+        run.best = device.state() if recipe.keep == "best" else None
+    run.lap = meter.last
+    run.epoch, run.batch, run.loss_sum, run.right, run.seen, run.wall_s = run.epoch + 1, 0, 0.0, 0, 0, 0.0
+    return done
