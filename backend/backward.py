@@ -82,7 +82,7 @@ class BackwardEmitter:
         for i, op in enumerate(ops):
             wanted = "update" if op.kind == "update" else "error"
             if wanted != phase:
-                b.emit("mode", wanted)
+                b.emit("phase", wanted)
                 phase = wanted
             with b.origin(op.origin or op.name):
                 if op.kind in PRODUCTS:
@@ -96,7 +96,7 @@ class BackwardEmitter:
             for v in set(op.inputs):
                 if last_use[v] == i and v in self.exponents:
                     self._drop(v)
-        b.emit("mode", "forward")
+        b.emit("phase", "forward")
 
     # --- names -----------------------------------------------------------------------------------------------------------
 
@@ -433,7 +433,7 @@ class BackwardEmitter:
         scratch = self.placement.scratch
         assert scratch is not None
         bits, shift = b.register(), b.register()
-        b.emit("mode", "gradient")
+        b.emit("phase", "gradient")
         b.emit("li", bits, 0)
         blocks: list[tuple[list[Matrix], str, int, int]] = []
         for part, matrix in parts:
@@ -453,7 +453,7 @@ class BackwardEmitter:
                 self._gradient_block(op, fwd, part, matrix, x_name, e_name, scratch, first, count, host, bits)
                 twin = self.placement.twins.get(part.name)
                 blocks.append(([matrix, twin] if twin else [matrix], host, first, count))
-        b.emit("mode", "update")
+        b.emit("phase", "update")
         if op.attrs.get("range") == "peak":
             self._remembered_range(fwd.name, bits, self.exponents[e_name])
         b.emit("sub", shift, bits, self.mu[op.str_attr("mu")])

@@ -21,7 +21,7 @@ from sasimc.isa.spec import RowRange
 
 __all__ = ["Compiled", "compile_graph"]
 
-BATCH, MU_HEAD, MU_REP, SAMPLE, LABEL, LOSS, PREDICTION = 1, 2, 3, 4, 5, 6, 7
+BATCH, HEAD_EXPONENT, MODULE_EXPONENT, SAMPLE, LABEL, LOSS, PREDICTION = 1, 2, 3, 4, 5, 6, 7
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def compile_graph(
     peak = plan.peak
     progress("emit infer")
     b.entry("infer")
-    b.emit("mode", "forward")
+    b.emit("phase", "forward")
     spilled = {
         v: b.host(f"{v}.spill", graph.type(v).dtype, graph.type(v).shape, 1) for v in _hosted(plan) if v not in graph.inputs
     }
@@ -98,7 +98,7 @@ def compile_graph(
         back = _train_step(b, graph, train, machine, placement, io, logits, batch)
         peak, kept = max(peak, back.peak), back.kept
     b.check_encoding()
-    params = {"batch": BATCH, **({"mu_head": MU_HEAD, "mu_rep": MU_REP} if train else {})}
+    params = {"batch": BATCH, **({"head_exponent": HEAD_EXPONENT, "module_exponent": MODULE_EXPONENT} if train else {})}
     t_in = graph.type(graph.inputs[0])
     meta = {
         "batch": str(batch), "name": graph.name, "input_scale": repr(t_in.scale), "input_zero": str(t_in.zero), "classes": str(t_out.shape[2]),
@@ -199,7 +199,7 @@ def _train_step(
     t = graph.type(logits)
     loss_error = b.host("loss.error", "i32", t.shape, batch)
     b.entry("train_step")
-    b.emit("mode", "forward")
+    b.emit("phase", "forward")
     with b.batch_loop(BATCH, SAMPLE):
         emitter = ForwardEmitter(b, graph, plan, placement, SAMPLE, host, saves, mask_tables)
         emitter.emit()
@@ -214,7 +214,9 @@ def _train_step(
             b.emit("xent", wide, view, b.table("loss", "loss", ints), LABEL, LOSS)
             b.emit("stw", io["loss"], LOSS, SAMPLE)
             b.emit("hst", loss_error, wide, SAMPLE, RowRange(0, 0, 1))
-    back = BackwardEmitter(b, train, placement, BATCH, SAMPLE, batch, saves, masks, {"head": MU_HEAD, "rep": MU_REP}, loss_error)
+    back = BackwardEmitter(
+        b, train, placement, BATCH, SAMPLE, batch, saves, masks, {"head": HEAD_EXPONENT, "rep": MODULE_EXPONENT}, loss_error
+    )
     back.emit()
     b.emit("halt")
     back.peak = max(plan.peak, back.peak)

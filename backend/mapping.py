@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sasimc.backend.builder import CapacityError
-from sasimc.backend.packing import Cut, Floor, Level, best_cuts, tiles_of
+from sasimc.backend.packing import Cut, Level, Shelves, best_cuts, tiles_of
 from sasimc.backend.pixel_packing import RowWindow, Run, choices, shifted
 from sasimc.backend.stripes import column_chunk, dilations
 from sasimc.ir.graph import Graph, Op
@@ -328,7 +328,7 @@ def _size(scratch: Matrix | None) -> int:
 
 def _pack(chosen: Sequence[_Choice], machine: Machine, scratch: bool) -> _Packed | LayerMatrix | None:
     """Levels of all matrices, highest first, then the scratch rows; what finds no room (None: the scratch rows)."""
-    floor = Floor(machine)
+    floor = Shelves(machine)
     taken: dict[str, list[Level]] = {}
     plan = [pair for choice in chosen for pair in choice.plan]
     for p, cut in sorted(plan, key=lambda t: (-t[1].rows, -t[1].cols, t[0].name)):
@@ -340,7 +340,7 @@ def _pack(chosen: Sequence[_Choice], machine: Machine, scratch: bool) -> _Packed
     return None if scratch and made is None else _Packed(taken, made)
 
 
-def _scratch(floor: Floor) -> Matrix | None:
+def _scratch(floor: Shelves) -> Matrix | None:
     """Scratch rows on the largest free rectangle."""
     found = floor.take_scratch()
     if found is None:

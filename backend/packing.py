@@ -16,7 +16,7 @@ import numpy as np
 from sasimc.isa.machine import Machine
 from sasimc.isa.objects import Tile
 
-__all__ = ["Cut", "Floor", "Level", "best_cuts", "tiles_of"]
+__all__ = ["Cut", "Level", "Shelves", "best_cuts", "tiles_of"]
 
 MAX_COPIES = 32
 
@@ -136,7 +136,7 @@ class _Group:
 
 
 @dataclass
-class Floor:
+class Shelves:
     """All activation groups while packing. A group holds one kind of sub-array; trainable and frozen weights never share a word line."""
 
     machine: Machine

@@ -1,7 +1,7 @@
 """The integer recipe, one change at a time: what each idea of docs/training.md is worth, on validation images.
 
     python benchmarks/ablation.py --data FOLDER [--datasets flowers17,pets] [--seeds 0,1,2] [--rows PATTERN]
-    python benchmarks/ablation.py --data FOLDER --set mu_rep=3:-2 --set compile.update=accumulate      (a row of one's own)
+    python benchmarks/ablation.py --data FOLDER --set module_exponent=3:-2 --set compile.update=accumulate      (a row of one's own)
     python benchmarks/ablation.py --show                                                    (the table from the cache)
 
 Every row trains MobileNet-V2 1.0 + Rep-Net on the device program (engine ``fused``, one thread) at a small input and differs from the
@@ -59,13 +59,13 @@ ROWS: tuple[Row, ...] = (
     _row("plain"),
     _row("classifier only", "trainable=classifier"),
     _row("errors `truncated`", "compile.backprop=truncated"),
-    _row("mu modules 3:-2", "mu_rep=3:-2"),
-    _row("mu modules 1:-3", "mu_rep=1:-3"),
-    _row("mu modules 0:-4", "mu_rep=0:-4"),
-    _row("mu classifier 4:1", "mu_head=4:1"),
-    _row("mu classifier 3:-1", "mu_head=3:-1"),
-    _row("mu cosine", "mu_head=4:0:cosine", "mu_rep=2:-2:cosine"),
-    _row("mu constant", "mu_head=2", "mu_rep=0"),
+    _row("mu modules 3:-2", "module_exponent=3:-2"),
+    _row("mu modules 1:-3", "module_exponent=1:-3"),
+    _row("mu modules 0:-4", "module_exponent=0:-4"),
+    _row("mu classifier 4:1", "head_exponent=4:1"),
+    _row("mu classifier 3:-1", "head_exponent=3:-1"),
+    _row("mu cosine", "head_exponent=4:0:cosine", "module_exponent=2:-2:cosine"),
+    _row("mu constant", "head_exponent=2", "module_exponent=0"),
     _row("16-bit accumulator", "compile.update=accumulate"),
     _row("16-bit accumulator and momentum", "compile.update=momentum"),
     _row("errors rounded stochastically", "compile.round_errors=stochastic"),
@@ -97,7 +97,14 @@ ROWS: tuple[Row, ...] = (
 
 
 PLAIN = (
-    *("mu_head=4:0", "mu_rep=2:-2", "batch=8", "compile.backprop=exact", "compile.update=direct", "compile.round_errors=nearest"),
+    *(
+        "head_exponent=4:0",
+        "module_exponent=2:-2",
+        "batch=8",
+        "compile.backprop=exact",
+        "compile.update=direct",
+        "compile.round_errors=nearest",
+    ),
     *("compile.gradient_power=0", "compile.gradient_range=batch", "compile.label_smoothing=0.1", "zoo.module_scales=tensor"),
 )
 """The first row: NITI's update with fixed exponents of activations. The shipped defaults are what the table says."""
@@ -127,7 +134,7 @@ def changed(changes: Iterable[str], recipe: Recipe) -> Change:
             section = section[name]
         if last not in section:
             raise SystemExit(f"--set {change}: a recipe has no key {key}")
-        if last in ("mu_head", "mu_rep"):
+        if last in ("head_exponent", "module_exponent"):
             section[last] = Schedule.parse(text, key).model_dump()
         else:
             section[last] = text.split("+") if last == "backprop_through" else _number(text)
@@ -217,8 +224,8 @@ def run(row: Row, name: str, seed: int, o: argparse.Namespace) -> dict[str, Any]
     for epoch in range(recipe.epochs):
         losses = []
         for images, labels, _ in loader.epoch(epoch):
-            mu = recipe.mu_head.at(step, total), recipe.mu_rep.at(step, total)
-            losses.append(device.train_step(images, labels, mu_head=mu[0], mu_rep=mu[1]).loss)
+            mu = recipe.head_exponent.at(step, total), recipe.module_exponent.at(step, total)
+            losses.append(device.train_step(images, labels, head_exponent=mu[0], module_exponent=mu[1]).loss)
             step += 1
     events, wall = dict(device.interpreter.events), time.perf_counter() - start
     top1, loss = validate(device, dataset, float(compiled.program.meta["logit_scale"]))

@@ -174,7 +174,7 @@ def measure_torch(folder: Path, o: argparse.Namespace) -> dict[str, Any]:
     try:
         import torch
 
-        from sasimc.reference.twin import Twin
+        from sasimc.reference.float_reference import Twin
     except ImportError:
         return {}
     torch.set_num_threads(o.threads)

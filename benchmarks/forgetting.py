@@ -29,7 +29,7 @@ from sasimc.datasets.loader import Loader
 from sasimc.isa.program import Program
 from sasimc.runtime.device import Interface
 from sasimc.training.image.image import DeviceImage
-from sasimc.training.image.tasks import TaskBank
+from sasimc.training.image.tasks import TaskStore
 from sasimc.training.recipe import Recipe
 from sasimc.training.trainer import TrainState, train
 from sasimc.zoo.zoo import ZooOptions, build, default_model_path, write
@@ -75,7 +75,7 @@ def program(o: argparse.Namespace, classes: int) -> Program:
         return compile_model(path, CompileOptions(batch=o.batch)).program
 
 
-def test(bank: TaskBank, name: str, dataset: Dataset, limit: int | None) -> tuple[float, str]:
+def test(bank: TaskStore, name: str, dataset: Dataset, limit: int | None) -> tuple[float, str]:
     """Accuracy on the test images (percent) and the SHA-256 of all logits."""
     device, digest, right, seen = bank.select(name), hashlib.sha256(), 0, 0
     for images, labels, _ in Loader(dataset, "test", device.preprocess, device.batch_size, limit=limit).epoch(0):
@@ -122,7 +122,7 @@ def main() -> None:
     recipe, wall = Recipe(epochs=o.epochs, limit=o.limit), time.perf_counter()
     with tempfile.TemporaryDirectory() as temporary:
         image = DeviceImage.open(Path(temporary) / "device.sas", p)
-        bank = TaskBank(image, p, "fused", o.threads)
+        bank = TaskStore(image, p, "fused", o.threads)
         if o.slots:
             del bank.slots[o.slots :]
         print(f"places in the arrays: {len(bank.slots)}")

@@ -26,7 +26,7 @@ from sasimc.datasets.dataset import Dataset, open_dataset
 from sasimc.isa.files import save_program
 from sasimc.isa.program import Program
 from sasimc.training.image.image import DeviceImage
-from sasimc.training.image.tasks import TaskBank
+from sasimc.training.image.tasks import TaskStore
 from sasimc.training.recipe import Recipe
 from sasimc.training.trainer import TrainState, train
 from sasimc.zoo.zoo import default_model_path
@@ -39,7 +39,7 @@ def life(path: Path, p: Program, dataset: Dataset, recipe: Recipe, fuse: Fuse, t
     """From the image as it stands until the task is learned (True) or the fuse blows (False)."""
     image = DeviceImage.open(path, p, FaultyMedium(path, fuse))
     try:
-        bank = TaskBank(image, p, "fused", threads)
+        bank = TaskStore(image, p, "fused", threads)
         if image.tasks and image.pending is None:
             return True
         if image.pending:

@@ -36,7 +36,7 @@ def one(path: Path, dataset: Dataset, what: str, seed: int, o: argparse.Namespac
     device = Device(compiled.program, o.engine, o.threads)
     recipe = Recipe(
         epochs=o.epochs, seed=seed, limit=o.limit,
-        mu_head=Schedule.parse(o.mu_head, "--mu-head"), mu_rep=Schedule.parse(o.mu_rep, "--mu-rep"),
+        head_exponent=Schedule.parse(o.head_exponent, "--head-exponent"), module_exponent=Schedule.parse(o.module_exponent, "--module-exponent"),
         augment=Augment(crop="middle", flip=False) if o.no_augment else Augment(),
     )  # fmt: skip
     start = time.perf_counter()
@@ -67,8 +67,8 @@ def main() -> None:
     parser.add_argument("--what", default="head,rep")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seeds", default="0")
-    parser.add_argument("--mu-head", default="4:0")
-    parser.add_argument("--mu-rep", default="2:-2")
+    parser.add_argument("--head-exponent", default="4:0")
+    parser.add_argument("--module-exponent", default="2:-2")
     parser.add_argument("--backprop", default="exact")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--engine", default="fused")

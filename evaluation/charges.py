@@ -1,4 +1,4 @@
-"""What each counted event costs: from circuit figures, a reading of them, a memory technology and a machine to joules an event.
+"""What each counted event costs: from circuit figures, an interpretation of them, a memory technology and a machine to joules an event.
 
 The cost model is linear: energy = sum over events of count x charge, plus leakage power x time. A charge says which component is paid, how
 it was computed and from what.
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sasimc.evaluation.circuit.circuit import SUBARRAY_COMPONENTS, Circuit, Reading, Reference
+from sasimc.evaluation.circuit.circuit import SUBARRAY_COMPONENTS, Circuit, Interpretation, Reference
 from sasimc.evaluation.figure import Figure, shown, weakest
 from sasimc.evaluation.quantity import Kind, Quantity, format_si
 from sasimc.evaluation.technologies.technology import Technology
@@ -85,20 +85,20 @@ def scale_warnings(machine: Machine, circuit: Circuit, technology: Technology) -
     return out
 
 
-def _array(machine: Machine, circuit: Circuit, reading: Reading, name: str) -> tuple[float, str, Quantity]:
+def _array(machine: Machine, circuit: Circuit, interpretation: Interpretation, name: str) -> tuple[float, str, Quantity]:
     """Energy of a sub-array component in one cycle, the formula, and what it is from."""
     printed, rule = circuit.components.energy(name), circuit.components.items()[name].energy_scale
     energy, how = scaled(printed, machine, circuit.reference, rule)
-    accounting = reading.subarray
+    accounting = interpretation.subarray
     instances = circuit.reference.active_subarrays if accounting.instances == "all" else 1
     how += f" / ({accounting.cycles(circuit.reference)} cycles x {instances} instances)"
     return energy / accounting.covers(circuit.reference), how, printed
 
 
-def _array_charges(machine: Machine, circuit: Circuit, reading: Reading) -> Iterator[Charge]:
+def _array_charges(machine: Machine, circuit: Circuit, interpretation: Interpretation) -> Iterator[Charge]:
     bits, array = circuit.reference.input_bits, machine.array
     for name in ("column_decoder", "row_decoder"):
-        energy, how, q = _array(machine, circuit, reading, name)
+        energy, how, q = _array(machine, circuit, interpretation, name)
         for event in ACTIVATIONS:
             yield Charge(name, event, energy * bits, f"{how} x {bits} input bits", q.source, "derived")
         cycles = machine.write.cycles_per_row
@@ -108,7 +108,7 @@ def _array_charges(machine: Machine, circuit: Circuit, reading: Reading) -> Iter
         row = f"{how} x {cycles} cycles / {array.bit_columns} bits a row"
         yield Charge(name, "array_bits_read", energy * cycles / array.bit_columns, row, q.source, "derived")
     # charged by the operation, so that columns not in use cost nothing: the reference has one unit a weight column
-    energy, how, q = _array(machine, circuit, reading, "shift_adder")
+    energy, how, q = _array(machine, circuit, interpretation, "shift_adder")
     columns = circuit.reference.bit_columns // circuit.reference.weight_bits
     yield Charge("shift_adder", "shift_adds", energy / columns, f"{how} / {columns} weight columns", q.source, "derived")
 
@@ -123,16 +123,16 @@ def _cell_charges(technology: Technology) -> Iterator[Charge]:
         )
 
 
-def _chip_charges(machine: Machine, circuit: Circuit, reading: Reading) -> Iterator[Charge]:
+def _chip_charges(machine: Machine, circuit: Circuit, interpretation: Interpretation) -> Iterator[Charge]:
     parts, reference = circuit.components, circuit.reference
     tree, buffer, relu = (parts.energy(name) for name in ("adder_tree", "buffer", "relu"))
-    cycles = reading.adder_tree.cycles(reference)
+    cycles = interpretation.adder_tree.cycles(reference)
     how = f"{shown(tree)} / ({cycles} cycles x {reference.adder_units} units)"
     yield Charge("adder_tree", "adder_tree_ops", tree.si / (cycles * reference.adder_units), how, tree.source, "derived")
     energy, how = scaled(buffer, machine, reference, parts.buffer.energy_scale)
     for event in ("buffer_bits_read", "buffer_bits_written"):
         yield Charge("buffer", event, energy, how, buffer.source, "paper" if energy == buffer.si else "derived")
-    elements = reading.relu_elements
+    elements = interpretation.relu_elements
     yield Charge("relu", "relu_ops", relu.si / elements, f"{shown(relu)} / {elements} elements", relu.source, "derived")
 
 
@@ -160,12 +160,12 @@ def _assumed_charges(circuit: Circuit) -> Iterator[Charge]:
         yield Charge("host", event, other.host.si, shown(other.host), other.host.source, other.host.kind, "host traffic")
 
 
-def charges(machine: Machine, circuit: Circuit, reading: Reading, technology: Technology) -> list[Charge]:
+def charges(machine: Machine, circuit: Circuit, interpretation: Interpretation, technology: Technology) -> list[Charge]:
     """Every charge. Events that no charge names cost nothing of their own (flips: every bit that is written is paid, changed or not)."""
     return [
         *_cell_charges(technology),
-        *_array_charges(machine, circuit, reading),
-        *_chip_charges(machine, circuit, reading),
+        *_array_charges(machine, circuit, interpretation),
+        *_chip_charges(machine, circuit, interpretation),
         *_assumed_charges(circuit),
     ]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from sasimc.evaluation.area import Area, area
 from sasimc.evaluation.charges import PRINTED, Charge, charges, leakage, scale_warnings
-from sasimc.evaluation.circuit.circuit import Circuit, Reading, load_circuit
+from sasimc.evaluation.circuit.circuit import Circuit, Interpretation, load_circuit
 from sasimc.evaluation.figure import Figure, shown
 from sasimc.evaluation.quantity import format_si, parse_unit
 from sasimc.evaluation.run import Row, Run
@@ -65,48 +65,48 @@ class Peak:
 
 @dataclass(frozen=True)
 class CostModel:
-    """Prices runs of one machine. ``reading_name`` names the reading of the circuit figures that is used."""
+    """Prices runs of one machine. ``interpretation_name`` names the interpretation of the circuit figures that is used."""
 
     machine: Machine
     technology: Technology
     circuit: Circuit
-    reading_name: str
+    interpretation_name: str
     transposable: int = 0
 
     @staticmethod
     def make(
-        machine: Machine, technology: str | Path | Technology = "sas", reading: str | None = None, circuit: str | Path | Circuit | None = None,
+        machine: Machine, technology: str | Path | Technology = "sas", interpretation: str | None = None, circuit: str | Path | Circuit | None = None,
         transposable: int = 0,
     ) -> CostModel:  # fmt: skip
-        """From names or files of technology and circuit figures and the name of a reading (None: the file's default).
+        """From names or files of technology and circuit figures and the name of an interpretation (None: the file's default).
 
         Raises:
-            SasError: a file that cannot be read or is invalid; no such reading.
+            SasError: a file that cannot be read or is invalid; no such interpretation.
         """
         figures = circuit if isinstance(circuit, Circuit) else load_circuit(circuit)
         memory = technology if isinstance(technology, Technology) else load_technology(technology)
-        name = figures.default_reading if reading is None else reading
-        figures.reading(name)
+        name = figures.default_interpretation if interpretation is None else interpretation
+        figures.interpretation(name)
         return CostModel(machine, memory, figures, name, transposable)
 
-    def with_reading(self, name: str) -> CostModel:
-        """The same with another reading of the circuit figures.
+    def with_interpretation(self, name: str) -> CostModel:
+        """The same with another interpretation of the circuit figures.
 
         Raises:
-            SasError: no such reading.
+            SasError: no such interpretation.
         """
-        self.circuit.reading(name)
-        return replace(self, reading_name=name)
+        self.circuit.interpretation(name)
+        return replace(self, interpretation_name=name)
 
     @property
-    def reading(self) -> Reading:
-        """The reading in use."""
-        return self.circuit.reading(self.reading_name)
+    def interpretation(self) -> Interpretation:
+        """The interpretation in use."""
+        return self.circuit.interpretation(self.interpretation_name)
 
     @cached_property
     def charges(self) -> list[Charge]:
         """What each event costs."""
-        return charges(self.machine, self.circuit, self.reading, self.technology)
+        return charges(self.machine, self.circuit, self.interpretation, self.technology)
 
     @cached_property
     def area(self) -> Area:
@@ -158,16 +158,16 @@ class CostModel:
         return scale_warnings(self.machine, self.circuit, self.technology)
 
     def notes(self) -> list[str]:
-        """What the figures rest on: the reading, and every assumption used."""
+        """What the figures rest on: the interpretation, and every assumption used."""
         peak, printed = self.peak().tops_per_watt(), self.circuit.reference.printed_tops_per_watt
         every = {
             name: CostModel(self.machine, self.technology, self.circuit, name).peak().tops_per_watt()
-            for name in self.circuit.readings
+            for name in self.circuit.interpretations
         }
         low, high = min(every.values()), max(every.values())
         out = [
-            f"energies of table IV are read as {self.reading_name!r} ({self.reading.title}); its peak is {peak:.3g} TOPS/W beside the "
-            f"{printed:g} of table III; nothing is scaled to fit; other readings give {low:.3g} to {high:.3g} TOPS/W"
+            f"energies of table IV are read as {self.interpretation_name!r} ({self.interpretation.title}); its peak is {peak:.3g} TOPS/W beside the "
+            f"{printed:g} of table III; nothing is scaled to fit; other interpretations give {low:.3g} to {high:.3g} TOPS/W"
         ]
         assumed = [f for f in (*self.charges, *self.leakage) if f.kind == "assumption"]
         texts = {f"{getattr(f, 'component', 'leakage')}: {f.source}": None for f in assumed}
@@ -365,7 +365,7 @@ class Cost:
         return {
             "technology": model.technology.name,
             "circuit": model.circuit.name,
-            "reading": model.reading_name,
+            "interpretation": model.interpretation_name,
             "figures": {name: f.as_dict() for name, f in self.figures.items()},
             "energy_j": {
                 "by_component": self.by_component(),

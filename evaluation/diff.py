@@ -1,4 +1,4 @@
-"""Two runs side by side: other programs, machines, technologies, circuit figures or readings of them."""
+"""Two runs side by side: other programs, machines, technologies, circuit figures or interpretations of them."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _settings(cost: Cost) -> dict[str, Any]:
     said = {k: report.get(k) for k in ("program", "program_digest", "engine", "dataset")}
     machine = _flat(model.machine.model_dump(mode="json"), "machine.")
     technology = {f"technology.{name}": str(q) for name, q in model.technology.quantities().items()}
-    figures = {"technology": model.technology.name, "circuit": model.circuit.name, "reading": model.reading_name}
+    figures = {"technology": model.technology.name, "circuit": model.circuit.name, "interpretation": model.interpretation_name}
     return {**said, **machine, **figures, **technology, "images": cost.run.images}
 
 

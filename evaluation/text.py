@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sasimc.evaluation.cost import Cost
 from sasimc.evaluation.quantity import format_si
 
-__all__ = ["Table", "cost_lines", "cost_tables", "percent", "reading_table"]
+__all__ = ["Table", "cost_lines", "cost_tables", "interpretation_table", "percent"]
 
 OTHER = "(no node)"
 
@@ -45,12 +45,12 @@ def _energies(title: str, first: str, parts: Mapping[str, float], total: float, 
     return Table(title, (first, "energy", "share"), rows)
 
 
-def reading_table(cost: Cost) -> Table:
-    """What every reading of the circuit figures gives, at the machine's peak and for this run."""
+def interpretation_table(cost: Cost) -> Table:
+    """What every interpretation of the circuit figures gives, at the machine's peak and for this run."""
     model, rows = cost.model, list[tuple[str, ...]]()
-    for name, reading in model.circuit.readings.items():
-        other = model.with_reading(name)
-        used = "*" if name == model.reading_name else ""
+    for name, interpretation in model.circuit.interpretations.items():
+        other = model.with_interpretation(name)
+        used = "*" if name == model.interpretation_name else ""
         tops, energy = other.peak().tops_per_watt(), other.cost(cost.run).energy
         rows.append(
             (
@@ -58,12 +58,12 @@ def reading_table(cost: Cost) -> Table:
                 f"{tops:.3g}",
                 f"{model.circuit.reference.printed_tops_per_watt:g}",
                 format_si(energy, "J"),
-                reading.title,
+                interpretation.title,
             )
         )
     return Table(
-        "readings of table IV (* in use): peak beside the printed one, and energy of this run",
-        ("reading", "TOPS/W", "printed", "energy", "what a printed energy is for"), rows, (0, 4),
+        "interpretations of table IV (* in use): peak beside the printed one, and energy of this run",
+        ("interpretation", "TOPS/W", "printed", "energy", "what a printed energy is for"), rows, (0, 4),
     )  # fmt: skip
 
 
@@ -106,7 +106,7 @@ def cost_tables(cost: Cost, nodes: int | None = 20) -> list[Table]:
         Table("energy and time by ONNX node", ("node", "energy", "share", "time", "share"), layers),
         _energies("energy by instruction", "instruction", cost.by_instruction(), total),
         Table("area by component", ("component", "area", "share", "how"), sizes, (0, 3)),
-        reading_table(cost),
+        interpretation_table(cost),
     ]
 
 
@@ -123,7 +123,7 @@ def cost_lines(cost: Cost) -> list[str]:
     )
     assumed = len({c.source for c in (*model.charges, *model.leakage) if c.kind == "assumption"})
     third = (
-        f"energies rest on technology {model.technology.name}, reading {model.reading_name!r} of table IV (peak "
+        f"energies rest on technology {model.technology.name}, interpretation {model.interpretation_name!r} of table IV (peak "
         f"{model.peak().tops_per_watt():.3g} TOPS/W beside the printed {model.circuit.reference.printed_tops_per_watt:g}) and {assumed} assumed "
         "figures: `sasc energy` lists them"
     )

@@ -4,7 +4,7 @@ The backbone is trained from nothing on images drawn by formula (`sasimc.dataset
 are folded, and the zoo exporter quantises it, adds untrained Rep-Net modules and a new classifier for the drawn flowers, and
 calibrates. Run it again after changing the drawing or the exporter:
 
-    python examples/pretrain_default.py -o frontend/default/mobilenetv2_repnet_035_96.onnx
+    python examples/pretrain_default.py -o zoo/default/mobilenetv2_repnet_035_96.onnx
 
 Needs torch (any CPU build); takes about five minutes on one core. The result depends on the torch version in the last bits only.
 """

@@ -45,8 +45,8 @@ recipe, step, steps = Recipe(epochs=options.epochs), 0, len(loader) * options.ep
 for epoch in range(options.epochs):
     losses, right, seen = [], 0, 0
     for images, labels, _ in loader.epoch(epoch):
-        mu_head, mu_rep = recipe.mu_head.at(step, steps), recipe.mu_rep.at(step, steps)
-        result = device.train_step(images, labels, mu_head=mu_head, mu_rep=mu_rep)
+        head_exponent, module_exponent = recipe.head_exponent.at(step, steps), recipe.module_exponent.at(step, steps)
+        result = device.train_step(images, labels, head_exponent=head_exponent, module_exponent=module_exponent)
         losses.append(result.loss)
         right, seen, step = right + result.correct, seen + len(labels), step + 1
     print(

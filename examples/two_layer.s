@@ -63,7 +63,7 @@
 
 .code
 .entry infer
-    mode forward
+    phase forward
     li r3, 0
     loop r1
       hld x, x.host, r3, all
@@ -79,7 +79,7 @@
 
 .entry train_step
 .loc "forward"
-    mode forward
+    phase forward
     li r3, 0
     li r6, 0                                        ; bits of the largest error of the batch
     loop r1
@@ -99,7 +99,7 @@
       addi r3, r3, 1
     endl
 .loc "error of layer 2"
-    mode error
+    phase error
     addi r7, r6, -7                                 ; shift so that the largest error has 7 bits
     max r7, r7, r0
     li r3, 0
@@ -127,7 +127,7 @@
       addi r3, r3, 1
     endl
 .loc "gradients"
-    mode gradient
+    phase gradient
     li r3, 0
     loop r1
       hld h, h.host, r3, all
@@ -139,7 +139,7 @@
       addi r3, r3, 1
     endl
 .loc "updates"
-    mode update
+    phase update
     drain g2, ga2, all
     li r6, 0
     range r6, g2, all
@@ -152,7 +152,7 @@
     sub r7, r6, r2
     psr d1, g1, r7, all
     wupd w1, d1, 0, all
-    mode forward
+    phase forward
     halt
 
 .tests

@@ -53,8 +53,8 @@ def train_step(
     train: TrainGraph,
     env: Mapping[str, Ints],
     labels: Sequence[int],
-    mu_head: int,
-    mu_rep: int,
+    head_exponent: int,
+    module_exponent: int,
     memory: dict[str, Ints] | None = None,
 ) -> TrainResult:
     """One backward pass; ``env``: all forward values [B, H, W, C] (:func:`sasimc.ir.interp.run`).
@@ -74,7 +74,7 @@ def train_step(
                 g = rne(g * train.constant(op, "gscale").astype(np.int64), 15)
             w = train.forward.constant(conv, "weight").astype(np.int64)
             gradients[conv.name] = g
-            mu = mu_head if op.attrs["mu"] == "head" else mu_rep
+            mu = head_exponent if op.attrs["mu"] == "head" else module_exponent
             weights[conv.name] = np.clip(w - _change(op, conv.name, g, errors[op.inputs[1]].e, mu, memory), -127, 127)
         elif op.kind == "xent":
             errors[op.output] = Error(_xent(op, env[op.inputs[0]], labels), 0)

@@ -200,7 +200,7 @@ def manual() -> str:
         "",
     ]
     lines += ["| event | meaning |", "|---|---|", *(f"| `{k}` | {v} |" for k, v in EVENTS.items()), ""]
-    lines += [f"Cycles and events are booked under the phase that `mode` set: {', '.join(PHASES)}.", ""]
+    lines += [f"Cycles and events are booked under the phase that `phase` set: {', '.join(PHASES)}.", ""]
     return "\n".join(lines)
 
 

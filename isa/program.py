@@ -44,7 +44,7 @@ class Program:
 
     ``views``, ``geometries``, ``matrices``, ``tables``: descriptor memory by name, in declaration order (the order is their index in the
     encoding). ``entries`` maps a name to the index of its first instruction. ``params`` names registers the host sets before an entry runs
-    (``batch``, ``mu_head``, ``mu_rep``); ``meta`` holds strings (input scale, labels, preprocessing, ...). ``tensors`` are the arrays of the
+    (``batch``, ``head_exponent``, ``module_exponent``); ``meta`` holds strings (input scale, labels, preprocessing, ...). ``tensors`` are the arrays of the
     weights file; ``digest`` is its SHA-256. ``inline`` names the tensors that stand in the text instead. ``lines`` gives the source line of a
     declaration by (kind, name), kind being ``view``, ``geom``, ``mat``, ``table``, ``tensor`` or ``entry``.
     """

@@ -130,7 +130,7 @@ def buffer_use(it: Interpreter) -> dict[str, Any]:
         points: list[dict[str, Any]] = []
         for i in range(first, last + 1):
             instr = program.code[i]
-            if instr.spec.mnemonic == "mode":
+            if instr.spec.mnemonic == "phase":
                 phase = str(instr.operands[0])
             point = {"cycle": round(at), "bytes": int(used[i - first]), "node": instr.origin.node, "phase": phase}
             at += spent.get(i, (0, 0))[1] / runs

@@ -103,7 +103,7 @@ class Runner:
         if cell.config == 4:
             del recipe["reference"]
         else:
-            del recipe["mu_head"], recipe["mu_rep"], recipe["zoo"]
+            del recipe["head_exponent"], recipe["module_exponent"], recipe["zoo"]
             recipe["compile"] = recipe["compile"]["label_smoothing"]
             classifier = recipe["reference"].pop("lr_classifier")
             recipe["reference"] = classifier if cell.config == 1 else recipe["reference"]
@@ -169,13 +169,13 @@ class Runner:
         watch: Watch | None,
         on_epoch: Callable[[Epoch], None] | None,
     ) -> tuple[Training, dict[str, Any]]:
+        from sasimc.reference.float_reference import FloatReference
         from sasimc.reference.training import accuracy, train_float
-        from sasimc.reference.twin import Twin
 
         rates = recipe.reference
-        twin = Twin(model, int8=cell.config == 3, batch_norm=rates.batch_norm and cell.config > 1, gain=rates.gain)
-        result = train_float(twin, data, recipe, watch, on_epoch)
-        top1 = accuracy(twin, data, self.settings.split, watch, recipe.limit)
+        network = FloatReference(model, int8=cell.config == 3, batch_norm=rates.batch_norm and cell.config > 1, gain=rates.gain)
+        result = train_float(network, data, recipe, watch, on_epoch)
+        top1 = accuracy(network, data, self.settings.split, watch, recipe.limit)
         return result, {"top1": top1, "simulated_s": None, "bits_written": None, "bits_flipped": None, "cross_checked": None}
 
     def _on_device(

@@ -1,4 +1,4 @@
-"""Training a floating-point twin on the images, order, cuts and steps that the device gets (``runtime.trainer`` for the device).
+"""Training the float reference on the images, order, cuts and steps that the device gets (``runtime.trainer`` for the device).
 
 Adam, cross-entropy with label smoothing, one cosine from the recipe's rates to zero, a step a batch. What the frozen layers in
 front of the first trainable ones compute is kept where the recipe repeats its cuts (``augment.cached``).
@@ -18,7 +18,7 @@ from torch.nn import functional as F  # pyright: ignore[reportMissingImports]
 
 from sasimc.datasets.dataset import Dataset
 from sasimc.datasets.loader import Loader
-from sasimc.reference.twin import Twin
+from sasimc.reference.float_reference import FloatReference
 from sasimc.training.recipe import Recipe
 from sasimc.training.trainer import Epoch, Progress, Training
 
@@ -45,10 +45,10 @@ def _reuse_memory() -> None:
 class _Prefix:
     """The frontier of images by key, computed once as long as memory lasts."""
 
-    def __init__(self, twin: Twin, keep: bool) -> None:
-        self._twin, self._keep, self._left = twin, keep, KEPT_BYTES
-        self._mean = torch.tensor(twin.preprocess.mean).reshape(1, 3, 1, 1)
-        self._std = torch.tensor(twin.preprocess.std).reshape(1, 3, 1, 1)
+    def __init__(self, network: FloatReference, keep: bool) -> None:
+        self._twin, self._keep, self._left = network, keep, KEPT_BYTES
+        self._mean = torch.tensor(network.preprocess.mean).reshape(1, 3, 1, 1)
+        self._std = torch.tensor(network.preprocess.std).reshape(1, 3, 1, 1)
         self._kept: dict[tuple[int, int], tuple[Tensor, ...]] = {}
 
     def __call__(self, images: npt.NDArray[np.uint8], positions: npt.NDArray[np.int64], draw: int) -> tuple[Tensor, ...]:
@@ -68,17 +68,19 @@ class _Prefix:
         return tuple(torch.cat(column) for column in zip(*rows, strict=True))
 
 
-def accuracy(twin: Twin, dataset: Dataset, split: str, watch: Watch | None = None, limit: int | None = None) -> float:
+def accuracy(
+    network: FloatReference, dataset: Dataset, split: str, watch: Watch | None = None, limit: int | None = None
+) -> float:
     """Top-1 accuracy in percent on a split."""
-    return _accuracy(twin, Loader(dataset, split, twin.preprocess, EVAL_BATCH, limit=limit), _Prefix(twin, False), watch)
+    return _accuracy(network, Loader(dataset, split, network.preprocess, EVAL_BATCH, limit=limit), _Prefix(network, False), watch)
 
 
-def _accuracy(twin: Twin, loader: Loader, prefix: _Prefix, watch: Watch | None) -> float:
-    twin.eval()
+def _accuracy(network: FloatReference, loader: Loader, prefix: _Prefix, watch: Watch | None) -> float:
+    network.eval()
     right = seen = 0
     with torch.no_grad():
         for images, labels, positions in loader.epoch(0):
-            right += int((twin.rest(prefix(images, positions, 0)).argmax(1).numpy() == labels).sum())
+            right += int((network.rest(prefix(images, positions, 0)).argmax(1).numpy() == labels).sum())
             seen += len(labels)
             if watch:
                 watch(Progress(loader.split, seen, loader.images, top1=100 * right / seen))
@@ -86,19 +88,19 @@ def _accuracy(twin: Twin, loader: Loader, prefix: _Prefix, watch: Watch | None) 
 
 
 def train_float(
-    twin: Twin,
+    network: FloatReference,
     dataset: Dataset,
     recipe: Recipe,
     watch: Watch | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
 ) -> Training:
-    """Train every parameter of the twin; it ends with the weights that the recipe keeps (``keep``)."""
+    """Train every parameter of the network; it ends with the weights that the recipe keeps (``keep``)."""
     _reuse_memory()
-    loader = Loader(dataset, "train", twin.preprocess, recipe.batch, recipe.seed, recipe.augment, limit=recipe.limit)
-    prefix = _Prefix(twin, recipe.augment.cached > 0)
-    checks = Loader(dataset, "val", twin.preprocess, EVAL_BATCH, limit=recipe.limit) if dataset.items("val") else None
-    checked = _Prefix(twin, True)
-    head, rep = twin.groups()
+    loader = Loader(dataset, "train", network.preprocess, recipe.batch, recipe.seed, recipe.augment, limit=recipe.limit)
+    prefix = _Prefix(network, recipe.augment.cached > 0)
+    checks = Loader(dataset, "val", network.preprocess, EVAL_BATCH, limit=recipe.limit) if dataset.items("val") else None
+    checked = _Prefix(network, True)
+    head, rep = network.groups()
     rates = recipe.reference
     groups = [{"params": head, "lr": rates.lr_head if rep else rates.lr_classifier}]
     if rep:
@@ -109,9 +111,9 @@ def train_float(
     best: tuple[float, dict[str, Tensor]] | None = None
     for number in range(recipe.epochs):
         start, losses, right, seen = time.perf_counter(), 0.0, 0, 0
-        twin.train()
+        network.train()
         for images, labels, positions in loader.epoch(number):
-            logits = twin.rest(prefix(images, positions, recipe.augment.draw(number)))
+            logits = network.rest(prefix(images, positions, recipe.augment.draw(number)))
             y = torch.from_numpy(labels).long()
             loss = F.cross_entropy(logits, y, label_smoothing=recipe.compile.label_smoothing)
             optimiser.zero_grad()
@@ -124,15 +126,15 @@ def train_float(
                 what = f"epoch {number + 1}/{recipe.epochs}"
                 watch(Progress(what, seen, loader.images, losses / seen, 100 * right / seen))
         result.images += seen
-        val = _accuracy(twin, checks, checked, watch) if checks is not None else float("nan")
+        val = _accuracy(network, checks, checked, watch) if checks is not None else float("nan")
         epoch = Epoch(number, losses / max(1, seen), 100 * right / max(1, seen), val, 0, time.perf_counter() - start)
         result.epochs.append(epoch)
         if on_epoch:
             on_epoch(epoch)
         if best is None or recipe.keep == "last" or not val <= best[0]:
-            best, result.best_epoch = (val, {k: v.clone() for k, v in twin.state_dict().items()}), number
+            best, result.best_epoch = (val, {k: v.clone() for k, v in network.state_dict().items()}), number
         if recipe.patience and number - result.best_epoch >= recipe.patience:
             break
     if best is not None:
-        twin.load_state_dict(best[1])
+        network.load_state_dict(best[1])
     return result

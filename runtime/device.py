@@ -203,7 +203,12 @@ class Device:
         return self._collect(n)
 
     def train_step(
-        self, images: npt.NDArray[np.generic], labels: npt.NDArray[np.integer], *, mu_head: int = 3, mu_rep: int = 2
+        self,
+        images: npt.NDArray[np.generic],
+        labels: npt.NDArray[np.integer],
+        *,
+        head_exponent: int = 3,
+        module_exponent: int = 2,
     ) -> StepResult:
         """Forward, loss, backward and update on one batch. ``mu``: the largest gradient moves its weight by about 2^mu steps."""
         if not self.trainable:
@@ -219,8 +224,8 @@ class Device:
         for b in range(n):
             self.interpreter.write_view(self.io["labels"], np.asarray(y[b], np.int32).reshape(1, 1, 1), b)
         self._set("batch", n)
-        self._set("mu_head", mu_head)
-        self._set("mu_rep", mu_rep)
+        self._set("head_exponent", head_exponent)
+        self._set("module_exponent", module_exponent)
         self._run("train_step", 1)
         classes = self._collect(n).classes
         loss = [int(self.interpreter.read_view(self.io["loss"], b).reshape(-1)[0]) for b in range(n)]

@@ -176,7 +176,7 @@ class Golden:
 
     # -- training -----------------------------------------------------------------------------------------------------------
 
-    def train_step(self, x_q: npt.NDArray, labels: npt.ArrayLike, mu_head: int, mu_rep: int) -> StepResult:
+    def train_step(self, x_q: npt.NDArray, labels: npt.ArrayLike, head_exponent: int, module_exponent: int) -> StepResult:
         """Forward, loss, backward and one update of the trainable weights."""
         logits = self.forward(x_q)
         loss = cross_entropy(logits, labels, self.graph.quants[self.graph.output].scale, self.eps)
@@ -215,7 +215,7 @@ class Golden:
                 if self.needs_error[name]:
                     waiting.setdefault(name, []).append((op.position, index, part))
         for name, g in result.gradients.items():
-            mu = mu_head if name in self.heads else mu_rep
+            mu = head_exponent if name in self.heads else module_exponent
             width = peak(g)
             if self.gradient_range == "peak":
                 e = result.stages[name].e

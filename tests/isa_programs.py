@@ -123,7 +123,7 @@ def programs(draw: st.DrawFn) -> Program:
     reg = st.integers(0, 63)
     code: list[Instr] = []
     for _ in range(draw(st.integers(0, 6))):
-        which = draw(st.sampled_from(["li", "addi", "add", "loopi", "fill", "mode"]))
+        which = draw(st.sampled_from(["li", "addi", "add", "loopi", "fill", "phase"]))
         origin = draw(origins)
         buffers = [v.name for v in views.values() if v.space == "buf" and v.dtype != "bit"]
         if which == "fill":
@@ -133,8 +133,8 @@ def programs(draw: st.DrawFn) -> Program:
             code.append(Instr(TABLE["fill"], (draw(st.sampled_from(buffers)), draw(st.integers(0, 127)), rows), origin))
         elif which == "loopi":
             code += [Instr(TABLE["loopi"], (draw(st.integers(-5, 1 << 30)),), origin), Instr(TABLE["endl"], (), origin)]
-        elif which == "mode":
-            code.append(Instr(TABLE["mode"], (draw(st.sampled_from(["forward", "error", "gradient", "update"])),), origin))
+        elif which == "phase":
+            code.append(Instr(TABLE["phase"], (draw(st.sampled_from(["forward", "error", "gradient", "update"])),), origin))
         elif which == "add":
             code.append(Instr(TABLE["add"], (draw(reg), draw(reg), draw(reg)), origin))
         else:

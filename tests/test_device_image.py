@@ -30,7 +30,7 @@ from sasimc.runtime.device import Device
 from sasimc.training.image import container
 from sasimc.training.image.image import DeviceImage
 from sasimc.training.image.rebind import at_slot, frozen_layers, identity, place_slots, trainable_matrices, with_classes
-from sasimc.training.image.tasks import TaskBank
+from sasimc.training.image.tasks import TaskStore
 from sasimc.training.recipe import Recipe
 
 RECIPE = Recipe(epochs=1, seed=1)
@@ -230,7 +230,7 @@ def test_swapping_counts_the_rows_that_change(tmp_path: Path) -> None:
     for i, name in enumerate(names):
         learn(path, p, name, dataset(draw=i), RECIPE)
     image = DeviceImage.open(path, p)
-    bank = TaskBank(image, p, threads=1)
+    bank = TaskStore(image, p, threads=1)
     out = next(t for t in bank.tasks.values() if t.slot is None)
     wear, weights = image.wear.copy(), bank.weights(out.name)
     device = bank.select(out.name)
@@ -266,7 +266,7 @@ def test_outputs_without_a_class_are_never_predicted() -> None:
 def test_names_of_tasks(tmp_path: Path, name: str) -> None:
     image = DeviceImage.open(tmp_path / "d.sas", program())
     with pytest.raises(SasError, match="no name for a task"):
-        TaskBank(image, program(), threads=1).create(name, ["a", "b"])
+        TaskStore(image, program(), threads=1).create(name, ["a", "b"])
     assert not (tmp_path / "d.sas").exists()
 
 
@@ -276,7 +276,7 @@ def test_names_of_tasks(tmp_path: Path, name: str) -> None:
 def _weights(path: Path, p: Program, name: str) -> dict[str, np.ndarray]:
     image = DeviceImage.open(path, p)
     try:
-        return TaskBank(image, p, threads=1).weights(name)
+        return TaskStore(image, p, threads=1).weights(name)
     finally:
         image.close()
 
@@ -446,7 +446,7 @@ def test_an_unfinished_training_must_go_on_as_it_began(scene: Path, tmp_path: Pa
         (tmp_path / name).write_bytes((scene / name).read_bytes())
     p = load_program(tmp_path / "prog.s")
     image = DeviceImage.open(tmp_path / "d.sas", p)
-    bank = TaskBank(image, p, threads=1)
+    bank = TaskStore(image, p, threads=1)
     bank.create("a", [str(i) for i in range(10)])
     bank.select("a")
     recipe = {"epochs": 2, "batch": 4, "seed": 3, "limit": 8}
@@ -474,7 +474,19 @@ def test_an_unfinished_training_must_go_on_as_it_began(scene: Path, tmp_path: Pa
 
 def test_early_stopping(scene: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With nothing to gain (all layers but a useless one frozen, updates of zero) the second epoch is no better and the third does not come."""
-    words = ("--limit", "8", "--epochs", "6", "--patience", "2", "--mu-head", "-30", "--mu-rep", "-30", "--no-augment")
+    words = (
+        "--limit",
+        "8",
+        "--epochs",
+        "6",
+        "--patience",
+        "2",
+        "--head-exponent",
+        "-30",
+        "--module-exponent",
+        "-30",
+        "--no-augment",
+    )
     report = scene / "patience.json"
     assert _run(scene, *TRAIN, "--task", "idle", *words, "--report", str(report), image="idle.sas") == 0
     assert "stopped: 2 epochs without a better" in capsys.readouterr().out

@@ -34,7 +34,7 @@ from sasimc.isa.spec import EVENTS
 from sasimc.profiling.profile import Meter, profile
 from sasimc.runtime.device import Device
 
-READINGS = tuple(load_circuit().readings)
+READINGS = tuple(load_circuit().interpretations)
 MODEL = CostModel.make(load_machine())
 
 
@@ -69,14 +69,14 @@ def run(report: dict[str, Any]) -> Run:
     return read_run(report)
 
 
-def cost_of(run: Run, technology: str = "sas", reading: str | None = None) -> Cost:
-    return CostModel.make(run.machine, technology, reading, transposable=run.transposable).cost(run)
+def cost_of(run: Run, technology: str = "sas", interpretation: str | None = None) -> Cost:
+    return CostModel.make(run.machine, technology, interpretation, transposable=run.transposable).cost(run)
 
 
-@pytest.mark.parametrize("reading", READINGS)
+@pytest.mark.parametrize("interpretation", READINGS)
 @pytest.mark.parametrize("technology", ["sas", "sram"])
-def test_every_split_has_the_same_sum(run: Run, technology: str, reading: str) -> None:
-    cost = cost_of(run, technology, reading)
+def test_every_split_has_the_same_sum(run: Run, technology: str, interpretation: str) -> None:
+    cost = cost_of(run, technology, interpretation)
     assert cost.energy > 0
     splits = (cost.by_node(), cost.by_component(), cost.by_phase(), cost.by_instruction())
     assert set(splits[2]) == set(PHASE_NAMES)
@@ -91,7 +91,7 @@ def test_every_split_has_the_same_sum(run: Run, technology: str, reading: str) -
 
 def test_energy_by_hand(run: Run) -> None:
     """Each component of the run once more, from the printed numbers and the run's event totals."""
-    cost, e = cost_of(run, reading="row"), dict.fromkeys(EVENTS, 0)
+    cost, e = cost_of(run, interpretation="row"), dict.fromkeys(EVENTS, 0)
     for row in run.rows:
         for event, n in row.events.items():
             e[event] += n
@@ -143,26 +143,26 @@ def test_every_event_is_priced_or_free_on_purpose() -> None:
     assert set(EVENTS) - {c.event for c in MODEL.charges} == {"bits_flipped_compute", "bits_flipped_transposable"}
 
 
-def test_readings_beside_the_headline() -> None:
-    """Peak efficiency of every reading, by hand from table IV, and 131 TOPS/W lies between the extremes."""
+def test_interpretations_beside_the_headline() -> None:
+    """Peak efficiency of every interpretation, by hand from table IV, and 131 TOPS/W lies between the extremes."""
     machine = load_machine()
     array, tree, buffer, relu = 7.9 + 3.4 + 334.17, 814.9, 0.002, 0.6
     by_hand = {"cycle": 32 * array + tree, "cycle-all": array + tree, "row": 32 * array / 8 + tree / 8, "row-all": array / 8 + tree / 8,
                "pass": (32 * array + tree) / 512, "pass-row": 32 * array / 512 + tree / 8, "operation": (array + tree) / 512}  # fmt: skip
     values = {}
-    for name, reading in load_circuit().readings.items():
-        peak = CostModel.make(machine, reading=name).peak()
-        picojoules = by_hand[name] + buffer * (32 + 8 * 4) + 4 * relu / reading.relu_elements
+    for name, interpretation in load_circuit().interpretations.items():
+        peak = CostModel.make(machine, interpretation=name).peak()
+        picojoules = by_hand[name] + buffer * (32 + 8 * 4) + 4 * relu / interpretation.relu_elements
         assert peak.printed_power == pytest.approx(picojoules * 1e-12 * 200e6, rel=1e-9)
         assert peak.operations == 3276.8e9
         values[name] = peak.tops_per_watt()
         assert values[name] == pytest.approx(3276.8e9 / peak.printed_power * 1e-12)
         assert peak.tops_per_watt(peak.power) < values[name]
     assert min(values.values()) < 131 < max(values.values())
-    assert min(values, key=lambda n: abs(math.log(values[n] / 131))) == load_circuit().default_reading
+    assert min(values, key=lambda n: abs(math.log(values[n] / 131))) == load_circuit().default_interpretation
 
 
-def test_the_documented_readings_are_the_computed_ones() -> None:
+def test_the_documented_interpretations_are_the_computed_ones() -> None:
     page = (Path(__file__).parents[1] / "docs" / "energy.md").read_text(encoding="utf-8")
     found = {}
     for line in page.splitlines():
@@ -171,16 +171,16 @@ def test_the_documented_readings_are_the_computed_ones() -> None:
             found[cells[0].split("`")[1]] = (cells[3], cells[4], cells[5])
     expected = {}
     for name in READINGS:
-        peak = MODEL.with_reading(name).peak()
+        peak = MODEL.with_interpretation(name).peak()
         tops = peak.tops_per_watt()
         mac = format_si(peak.printed_power / (peak.operations / 64), "J")
         expected[name] = (f"{float(f'{tops:.3g}'):g}", f"{tops / 131:.3g}", mac)
     assert {n: (f"{float(t):g}", r, m) for n, (t, r, m) in found.items()} == expected
 
 
-def test_notes_say_which_reading_and_that_nothing_is_scaled() -> None:
+def test_notes_say_which_interpretation_and_that_nothing_is_scaled() -> None:
     for name in READINGS:
-        model = CostModel.make(load_machine(), reading=name)
+        model = CostModel.make(load_machine(), interpretation=name)
         first, *assumed = model.notes()
         assert repr(name) in first
         assert "131" in first
@@ -313,7 +313,7 @@ def test_text(run: Run) -> None:
 def test_comparison(run: Run) -> None:
     a, b = cost_of(run), cost_of(run, "stt", "row")
     found = compare(a, b)
-    assert {"technology", "reading", "technology.write_energy"} <= set(found.settings)
+    assert {"technology", "interpretation", "technology.write_energy"} <= set(found.settings)
     assert "machine.array.rows" not in found.settings
     totals = {p.name: p for p in found.parts["totals"]}
     assert totals["energy"].a == a.energy
@@ -369,11 +369,11 @@ def test_other_files_are_refused(text: str, tmp_path: Path, capsys: pytest.Captu
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        (lambda d: d.update(default_reading="none"), "default_reading"),
+        (lambda d: d.update(default_interpretation="none"), "default_interpretation"),
         (lambda d: d["components"]["shift_adder"].pop("energy"), "shift_adder"),
         (lambda d: d["components"]["shift_adder"]["energy"].update(unit="um^2"), "energy"),
         (lambda d: d["components"]["relu"]["area"].update(value=-1), "area"),
-        (lambda d: d["readings"]["row"]["subarray"].update(interval="day"), "interval"),
+        (lambda d: d["interpretations"]["row"]["subarray"].update(interval="day"), "interval"),
         (lambda d: d["periphery"].update(mask_ops={"sqrt": 1}), "mask_ops"),
         (lambda d: d["other"].pop("host"), "host"),
         (lambda d: d.update(surplus=1), "surplus"),
@@ -390,15 +390,15 @@ def test_circuit_files_are_checked(change: Damage, word: str) -> None:
 def test_commands(report: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, out = tmp_path / "r.json", tmp_path / "o.json"
     path.write_text(json.dumps(report))
-    assert invoke(sasc.app, ["energy", str(path), "--technology", "sot", "--reading", "row-all", "--json", str(out)]) == 0
+    assert invoke(sasc.app, ["energy", str(path), "--technology", "sot", "--interpretation", "row-all", "--json", str(out)]) == 0
     made = json.loads(out.read_text())
     assert made["technology"] == "sot"
-    assert made["reading"] == "row-all"
+    assert made["interpretation"] == "row-all"
     parts = made["energy_j"]
     assert math.fsum(parts["by_node"].values()) == pytest.approx(math.fsum(parts["by_component"].values()), rel=1e-9)
     assert "note:" in capsys.readouterr().out
     assert invoke(sasc.app, ["diff", str(path), str(path), "--technology-b", "stt", "--json", str(out)]) == 0
     assert json.loads(out.read_text())["settings"]["technology"] == {"a": "sas", "b": "stt"}
-    assert invoke(sasc.app, ["energy", str(path), "--reading", "cyle"]) == 2
+    assert invoke(sasc.app, ["energy", str(path), "--interpretation", "cyle"]) == 2
     assert "cycle" in capsys.readouterr().err
     assert invoke(sasc.app, ["energy", str(tmp_path / "absent.json")]) == 2

@@ -411,7 +411,7 @@ def test_ring_rows_and_stripes() -> None:
 
 
 def test_step_engine_reports_a_wrong_declaration(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The microscope proves declared costs: one that is off by a cycle is found."""
+    """The reference engine proves declared costs: one that is off by a cycle is found."""
     m = Maker(3, small_machine())
     m.geometries["g"] = Geometry("g")
     m.view("x", "buf", "u8", (2, 2, 3))

@@ -50,7 +50,7 @@ def history(program: Program, engine: str, errors: FaultPlan) -> list[np.ndarray
         it.regs[program.params["batch"]] = 2
         for b in range(2):
             it.write_view(device.io["labels"], np.array([[[b]]]), b)
-        for name in ("mu_head", "mu_rep"):
+        for name in ("head_exponent", "module_exponent"):
             it.regs[program.params[name]] = 3
         device._run(entry, 1)
         out += [it.read_view(device.io["logits"], b) for b in range(2)]
@@ -202,7 +202,7 @@ def test_stuck_cells_keep_their_value(program: Program) -> None:
     feed(device, x)
     it = device.interpreter
     it.regs[program.params["batch"]] = 2
-    for name in ("mu_head", "mu_rep"):
+    for name in ("head_exponent", "module_exponent"):
         it.regs[program.params[name]] = 5
     for b in range(2):
         it.write_view(device.io["labels"], np.array([[[b]]]), b)
@@ -225,7 +225,7 @@ def test_written_word_lines_err_and_others_do_not(program: Program) -> None:
         feed(d, images(d))
         it = d.interpreter
         it.regs[program.params["batch"]] = 2
-        for name in ("mu_head", "mu_rep"):
+        for name in ("head_exponent", "module_exponent"):
             it.regs[program.params[name]] = 3
         for b in range(2):
             it.write_view(d.io["labels"], np.array([[[b]]]), b)
@@ -247,7 +247,7 @@ def test_cross_check_with_errors(program: Program) -> None:
     it.regs[program.params["batch"]] = 2
     for b in range(2):
         it.write_view(device.io["labels"], np.array([[[b]]]), b)
-    for name in ("mu_head", "mu_rep"):
+    for name in ("head_exponent", "module_exponent"):
         it.regs[program.params[name]] = 3
     device._run("train_step", 1)
     device._run("infer", 2)

@@ -595,7 +595,7 @@ def test_three_consumers_join_in_node_order() -> None:
     assert (backwards.v * 2.0**backwards.e != got.v * 2.0**got.e).any()
 
 
-def test_several_heads_use_mu_head() -> None:
+def test_several_heads_use_the_head_exponent() -> None:
     b = models.Builder(0, pow2=True)
     x = b.conv(b.input((2, 4, 4), low=0.0), 4, trainable=True, act="relu", name="trunk")
     y = b.add(b.conv(x, 4, trainable=True, name="left"), b.conv(x, 4, trainable=True, name="right"))

@@ -78,7 +78,7 @@ def test_bits_outside_the_fields_are_refused(mnemonic: str) -> None:
 
 def test_values_are_never_cut() -> None:
     for mnemonic, values in (
-        ("li", (64, 0)), ("li", (-1, 0)), ("li", (1, 1 << 31)), ("li", (1, -(1 << 31) - 1)), ("mode", ("sideways",)),
+        ("li", (64, 0)), ("li", (-1, 0)), ("li", (1, 1 << 31)), ("li", (1, -(1 << 31) - 1)), ("phase", ("sideways",)),
         ("fill", (1 << 14, 0, RowRange(0, 0, 1))), ("fill", (0, 0, RowRange(0, 1 << 15, 1))), ("fill", (0, 0, RowRange(0, 0, 0))),
         ("fill", (0, 0, RowRange(0, 0, 65536))), ("fill", (0, 0, RowRange(64, 0, 1))),
     ):  # fmt: skip
@@ -90,7 +90,7 @@ def test_unassigned_opcode_and_choice() -> None:
     with pytest.raises(SasError, match="opcode 0x00"):
         unpack_fields(0)
     with pytest.raises(SasError, match="choice 9 is not assigned"):
-        unpack_fields(TABLE["mode"].opcode | 9 << 8)
+        unpack_fields(TABLE["phase"].opcode | 9 << 8)
 
 
 def test_index_beyond_the_descriptors() -> None:

@@ -40,7 +40,7 @@ def read(data: np.ndarray, signed: bool) -> np.ndarray:
 
 
 def operands(rng: np.random.Generator, shape: tuple[int, ...], kind: str) -> np.ndarray:
-    """Bytes: random, or only extremes of both readings."""
+    """Bytes: random, or only extremes of both interpretations."""
     if kind == "random":
         return rng.integers(0, 256, shape, dtype=np.uint8)
     return rng.choice(np.array([0, 1, 127, 128, 255], np.uint8), shape)

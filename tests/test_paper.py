@@ -62,13 +62,13 @@ def test_headline_numbers_agree_and_another_machine_disagrees() -> None:
     )
 
 
-def test_efficiency_is_that_of_the_reading() -> None:
-    for reading in MODEL.circuit.readings:
-        model = MODEL.with_reading(reading)
+def test_efficiency_is_that_of_the_interpretation() -> None:
+    for interpretation in MODEL.circuit.interpretations:
+        model = MODEL.with_interpretation(interpretation)
         line = by_item(table_3_lines(model))["energy efficiency"]
         assert line.paper == 131
         assert line.ours == model.peak().tops_per_watt()
-        assert any(repr(reading) in text for text in line.assumptions)
+        assert any(repr(interpretation) in text for text in line.assumptions)
     assert our_row(MODEL)["performance"].startswith("3276.8")
 
 
@@ -139,7 +139,7 @@ def test_the_table_is_complete(network: Network | None) -> None:
         "table II",
         "device model",
         "table III",
-        "readings",
+        "interpretations",
         "table IV",
         "figure 10",
         "figure 11a",
@@ -186,7 +186,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     efficiency = next(x for x in made["lines"] if x["item"] == "energy efficiency")
     assert efficiency["ratio"] == pytest.approx(efficiency["ours"] / 131)
     assert "assumptions" in capsys.readouterr().out
-    assert invoke(sasc.app, ["paper", "--quick", "--reading", "weekly"]) == 2
+    assert invoke(sasc.app, ["paper", "--quick", "--interpretation", "weekly"]) == 2
     assert invoke(sasc.app, ["paper", "--quick", "--plots", str(tmp_path / "absent")]) == 2
     assert invoke(sasc.app, ["paper", "--writes", "0"]) == 2
 
@@ -196,9 +196,9 @@ def test_plots(tmp_path: Path) -> None:
     from sasimc.evaluation.paper.plots import plot_paper
 
     made = plot_paper(MODEL, NETWORK)
-    assert set(made) == {f"paper-{n}.svg" for n in ("readings", "figure-10", "figure-11a", "figure-11b")}
+    assert set(made) == {f"paper-{n}.svg" for n in ("interpretations", "figure-10", "figure-11a", "figure-11b")}
     for data in made.values():
         assert ET.fromstring(data).tag.endswith("svg")
     again = plot_paper(MODEL, None)
     assert "paper-figure-11a.svg" not in again
-    assert again["paper-readings.svg"] == made["paper-readings.svg"]  # the same picture again, byte for byte
+    assert again["paper-interpretations.svg"] == made["paper-interpretations.svg"]  # the same picture again, byte for byte

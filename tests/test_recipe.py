@@ -29,7 +29,7 @@ def test_what_is_left_out_has_the_default(tmp_path: Path) -> None:
     (tmp_path / "empty.toml").write_text("", encoding="utf-8")
     assert load_recipe(tmp_path / "empty.toml") == Recipe()
     assert load_recipe() == load_recipe("default")
-    assert load_recipe().mu_head == Recipe().mu_head
+    assert load_recipe().head_exponent == Recipe().head_exponent
 
 
 mu = st.floats(-30, 30).map(lambda v: round(v, 3))
@@ -39,7 +39,7 @@ recipes = st.builds(
     epochs=st.integers(1, 500),
     seed=st.integers(0, 2**31 - 1),
     limit=st.none() | st.integers(1, 10**6),
-    mu_head=schedules,
+    head_exponent=schedules,
     augment=st.builds(Augment, area=st.tuples(st.floats(0.01, 0.5), st.floats(0.5, 1)), cached=st.integers(0, 9)),
 )
 
@@ -59,9 +59,9 @@ def test_text_round_trip(recipe: Recipe) -> None:
     [
         ("epochs = 0", "epochs: "),
         ("epoch = 3", "epoch: "),
-        ("[mu_head]\nfirst = 99\nlast = 0", "mu_head.first: "),
-        ("[mu_head]\nlast = 0", "mu_head.first: "),
-        ('[mu_rep]\nfirst = 1\nlast = 0\nshape = "step"', "mu_rep.shape: "),
+        ("[head_exponent]\nfirst = 99\nlast = 0", "head_exponent.first: "),
+        ("[head_exponent]\nlast = 0", "head_exponent.first: "),
+        ('[module_exponent]\nfirst = 1\nlast = 0\nshape = "step"', "module_exponent.shape: "),
         ("[augment]\narea = [0.9, 0.2]", "augment: "),
         ("[augment]\ncached = -1", "augment.cached: "),
         ("[compile]\nlabel_smoothing = 1.0", "compile.label_smoothing: "),

@@ -1,4 +1,4 @@
-"""The floating-point reference and table I: the twin against onnxruntime, what is quantised, training, cells and their table."""
+"""The floating-point reference and table I: the float reference against onnxruntime, what is quantised, training, cells and their table."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from sasimc.cli.sasrun import dispatch  # noqa: E402
 from sasimc.datasets.dataset import open_dataset  # noqa: E402
 from sasimc.isa.errors import SasError  # noqa: E402
 from sasimc.reference import cells, table1  # noqa: E402
+from sasimc.reference.float_reference import FloatReference  # noqa: E402
 from sasimc.reference.training import train_float  # noqa: E402
-from sasimc.reference.twin import Twin  # noqa: E402
 from sasimc.training.recipe import Recipe, ReferenceSection  # noqa: E402
 from sasimc.zoo.zoo import RepSpec, ZooOptions, build, write  # noqa: E402
 
@@ -54,21 +54,21 @@ def run_onnx(path: Path, x: Any) -> np.ndarray[Any, Any]:
     return np.asarray(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
 
 
-def test_int8_twin_of_a_frozen_network_is_the_quantised_network(tmp_path: Path) -> None:
+def test_int8_reference_of_a_frozen_network_is_the_quantised_network(tmp_path: Path) -> None:
     """Nothing trainable: every quantisation of the file is done. Sums of products are exact in float32; what rounds to one side here
     and to the other there can move a logit by a few steps of 1/16 and no more."""
     path = zoo(tmp_path / "frozen.onnx", classes=None, modules=())
     x = pictures()
     with torch.no_grad():
-        ours, other = Twin(path, int8=True).eval()(x).numpy(), run_onnx(path, x)
-        apart = Twin(path).eval()(x).numpy()
+        ours, other = FloatReference(path, int8=True).eval()(x).numpy(), run_onnx(path, x)
+        apart = FloatReference(path).eval()(x).numpy()
     step = float(np.diff(np.unique(other)).min())
     assert np.mean(np.abs(ours - other) < 1e-4) > 0.9
     assert np.abs(ours - other).max() <= 3 * step
-    assert np.mean(np.abs(apart - other) < 1e-4) < 0.5  # the float twin is another network
+    assert np.mean(np.abs(apart - other) < 1e-4) < 0.5  # the float reference is another network
 
 
-def test_float_twin_is_the_network_without_quantisation(model: Path, tmp_path: Path) -> None:
+def test_float_reference_is_the_network_without_quantisation(model: Path, tmp_path: Path) -> None:
     """onnxruntime with the activations' QuantizeLinear and DequantizeLinear taken out."""
     import onnx
 
@@ -91,23 +91,23 @@ def test_float_twin_is_the_network_without_quantisation(model: Path, tmp_path: P
     onnx.save(m, str(tmp_path / "float.onnx"))
     x = pictures()
     with torch.no_grad():
-        assert np.allclose(Twin(model).eval()(x).numpy(), run_onnx(tmp_path / "float.onnx", x), atol=1e-4, rtol=1e-3)
+        assert np.allclose(FloatReference(model).eval()(x).numpy(), run_onnx(tmp_path / "float.onnx", x), atol=1e-4, rtol=1e-3)
 
 
 def test_only_the_frozen_part_is_quantised(model: Path) -> None:
-    from sasimc.reference.twin import _fake_quantise
+    from sasimc.reference.float_reference import _fake_quantise
 
-    steps = {s.name: s for s in Twin(model, int8=True)._steps}
+    steps = {s.name: s for s in FloatReference(model, int8=True)._steps}
     quantised = {name.removesuffix(".q") for name, s in steps.items() if s.run is _fake_quantise}
     own = {name for name in quantised if name.startswith("rep.") and not name.endswith(".sum")}
     assert not own
     assert {"rep.2.sum", "rep.7.sum", "rep.17.sum", "input", "features.18.0"} <= quantised
     assert not {"avgpool", "classifier"} & quantised
-    assert not any(s.run is _fake_quantise for s in Twin(model)._steps)
+    assert not any(s.run is _fake_quantise for s in FloatReference(model)._steps)
 
 
 def test_parameters_and_frontier(model: Path) -> None:
-    twin = Twin(model, batch_norm=True, gain=0.25)
+    twin = FloatReference(model, batch_norm=True, gain=0.25)
     head, rep = twin.groups()
     assert sum(p.numel() for p in head) == 12 * 1280 + 12
     assert sum(p.numel() for p in rep) == sum(w.numel() for n, w in twin.weights.items() if n.startswith("rep")) + sum(
@@ -126,7 +126,7 @@ def test_parameters_and_frontier(model: Path) -> None:
 
 
 def test_gradients_reach_every_module_and_agree_with_finite_differences(model: Path) -> None:
-    twin = Twin(model).double()
+    twin = FloatReference(model).double()
     twin._constants = {n: c.double() if c.is_floating_point() else c for n, c in twin._constants.items()}
     x, y = pictures().double(), torch.tensor([0, 1, 2, 3])
 
@@ -150,7 +150,7 @@ def test_gradients_reach_every_module_and_agree_with_finite_differences(model: P
 
 def test_a_last_batch_of_one_image_is_no_obstacle(model: Path) -> None:
     """On a 1 x 1 map one image has no spread; the running statistics stand in."""
-    twin = Twin(model, batch_norm=True).train()
+    twin = FloatReference(model, batch_norm=True).train()
     assert torch.isfinite(twin(pictures(1))).all()
     before = next(iter(twin.norms.values())).running_mean.clone()
     twin(pictures(4))
@@ -161,8 +161,8 @@ def test_training_repeats_and_learns(model: Path) -> None:
     data = open_dataset("drawn-shapes", size=32, per_class=(2, 0, 1))
     recipe = Recipe(epochs=4, keep="last", reference=ReferenceSection(lr_head=3e-3, gain=0.25))
 
-    def run(recipe: Recipe) -> tuple[list[float], Twin]:
-        twin = Twin(model, batch_norm=True, gain=0.25)
+    def run(recipe: Recipe) -> tuple[list[float], FloatReference]:
+        twin = FloatReference(model, batch_norm=True, gain=0.25)
         return [e.loss for e in train_float(twin, data, recipe).epochs], twin
 
     (first, a), (second, b) = run(recipe), run(recipe)
@@ -252,10 +252,10 @@ def test_a_cell_is_known_by_what_its_numbers_depend_on(tmp_path: Path) -> None:
         settings = cells.Settings(out=tmp_path, recipe=str(file), **{"size": 32, **changes})
         return cells.Runner(settings, lambda *_: pytest.fail("compiled")).path(cells.Cell(cell.dataset, config, 0))
 
-    assert path() == path() == path("seed = 3") == path("[mu_head]\nfirst = 1\nlast = 0")
+    assert path() == path() == path("seed = 3") == path("[head_exponent]\nfirst = 1\nlast = 0")
     assert path(config=4) == path("[reference]\nlr_rep = 0.5", config=4)
     different = [path(), path("epochs = 3"), path(epochs=4), path(size=64), path(split="val"), path(hold_back=0.3), path(config=4),
-                 path("[mu_head]\nfirst = 1\nlast = 0", config=4), path("[reference]\nlr_rep = 0.5")]  # fmt: skip
+                 path("[head_exponent]\nfirst = 1\nlast = 0", config=4), path("[reference]\nlr_rep = 0.5")]  # fmt: skip
     assert len(set(different)) == len(different)
 
 
@@ -299,7 +299,8 @@ def test_mu_schedules_of_a_recipe_reach_the_device(tmp_path: Path) -> None:
     for mu in (5, -6):
         recipe = tmp_path / f"{mu}.toml"
         recipe.write_text(
-            f"epochs = 1\n[mu_head]\nfirst = {mu}\nlast = {mu}\n[mu_rep]\nfirst = {mu}\nlast = {mu}\n", encoding="utf-8"
+            f"epochs = 1\n[head_exponent]\nfirst = {mu}\nlast = {mu}\n[module_exponent]\nfirst = {mu}\nlast = {mu}\n",
+            encoding="utf-8",
         )
         args = ["table1", "--datasets", "drawn-shapes", "--out", str(tmp_path / "o"), "--seeds", "1", "--size", "32", "--width", "0.25",
                 "--weights", "random", "--limit", "8", "--threads", "1", "--cross-check", "0", "--configs", "4", "--recipe", str(recipe),

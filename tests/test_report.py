@@ -108,7 +108,7 @@ def test_every_section_of_a_training_run_is_there(html: str) -> None:
     for words in (
         "Energy an image",
         "capacity 401 kB",
-        "Readings of table IV",
+        "Interpretations of table IV",
         "features.1.conv.1",
         "validation",
         "what a printed energy is for",
@@ -188,7 +188,7 @@ def test_csv_holds_every_table_at_full_precision(folder: Path, tmp_path: Path, m
                 )
 
 
-def test_technology_and_reading_change_the_report_and_nothing_else(folder: Path, tmp_path: Path) -> None:
+def test_technology_and_interpretation_change_the_report_and_nothing_else(folder: Path, tmp_path: Path) -> None:
     def energy(*args: str) -> dict[str, str]:
         out = tmp_path / "t"
         assert (
@@ -197,7 +197,7 @@ def test_technology_and_reading_change_the_report_and_nothing_else(folder: Path,
         with (out / "components.csv").open(newline="") as f:
             return {row[0]: row[1] for row in csv.reader(f)}
 
-    sas, stt, cycle = energy(), energy("--technology", "stt"), energy("--reading", "cycle")
+    sas, stt, cycle = energy(), energy("--technology", "stt"), energy("--interpretation", "cycle")
     assert float(stt["cells, writing"]) == pytest.approx(3.36 * float(sas["cells, writing"]))
     assert stt["shift adders"] == sas["shift adders"]
     assert float(cycle["shift adders"]) > 10 * float(sas["shift adders"])

@@ -24,7 +24,7 @@ from sasimc.training.image import image as image_module
 from sasimc.training.image.image import DeviceImage
 from sasimc.training.recipe import Recipe, Schedule
 
-RECIPE = Recipe(epochs=3, seed=5, mu_head=Schedule(first=3, last=0), mu_rep=Schedule(first=2, last=-1))
+RECIPE = Recipe(epochs=3, seed=5, head_exponent=Schedule(first=3, last=0), module_exponent=Schedule(first=2, last=-1))
 KILLS = 200
 
 

@@ -100,7 +100,7 @@ def test_nested_loops_and_skipped_body() -> None:
 
 
 def test_phases_keep_their_own_counts() -> None:
-    it = run(program(("sync",), ("mode", "error"), ("sync",), ("sync",), ("mode", "update")))
+    it = run(program(("sync",), ("phase", "error"), ("sync",), ("sync",), ("phase", "update")))
     assert it.phase_cycles == {"forward": 2, "error": 3, "gradient": 0, "update": 1}
     assert sum(it.phase_cycles.values()) == it.cycles
     assert set(it.events) == set(EVENTS)
@@ -615,7 +615,7 @@ def test_snapshot_restores_everything() -> None:
 
 
 def test_trap_activation_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The microscope checks every step: a schedule that drives two groups at once is stopped."""
+    """The reference engine checks every step: a schedule that drives two groups at once is stopped."""
     p, _ = two_layers()
     monkeypatch.setattr(step, "activation_schedule", lambda machine, loads: iter([(3, 40)]))
     assert trap_of(p, "step").kind == "activation limit"

@@ -70,7 +70,7 @@ def test_a_network_infers_and_learns_as_interpreted(
     for part in (images, images[:1]):
         assert np.array_equal(device.infer(part).logits, other.infer(part).logits)
     for mu in (3, 1):
-        losses = [d.train_step(images, np.arange(3), mu_head=mu).loss for d in (device, other)]
+        losses = [d.train_step(images, np.arange(3), head_exponent=mu).loss for d in (device, other)]
         assert losses[0] == losses[1]
     assert_same(device.interpreter, other.interpreter)
     built = device.interpreter._tapes

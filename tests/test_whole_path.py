@@ -31,7 +31,7 @@ def test_random_graphs_that_once_differed(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_random_tiny_graphs_on_the_microscope(seed: int) -> None:
+def test_random_tiny_graphs_on_the_reference_engine(seed: int) -> None:
     check(models.random_graph(seed + 20, size=6, ops=4), engines=ALL, batch=2, seed=seed)
 
 

@@ -20,7 +20,7 @@ from sasimc.isa.program import Program
 from sasimc.runtime.device import Device
 from sasimc.training.image.image import DeviceImage
 from sasimc.training.image.journal import Medium
-from sasimc.training.image.tasks import TaskBank
+from sasimc.training.image.tasks import TaskStore
 from sasimc.training.recipe import Recipe
 from sasimc.training.trainer import TrainState, train
 
@@ -78,7 +78,7 @@ def learn(
     """Learn a task on the image at ``path``, or go on with the one that was broken off."""
     image = DeviceImage.open(path, p, medium)
     try:
-        bank = TaskBank(image, p, engine, threads=1)
+        bank = TaskStore(image, p, engine, threads=1)
         if resume and image.pending is not None:
             device, run = bank.resume(freeze)
         else:
@@ -100,7 +100,7 @@ def logits(path: Path, p: Program, name: str, data: Dataset) -> npt.NDArray[np.i
     """Logits of a task for the test images."""
     image = DeviceImage.open(path, p)
     try:
-        device = TaskBank(image, p, threads=1).select(name)
+        device = TaskStore(image, p, threads=1).select(name)
         pictures = [data.load(i) for i in data.items("test")]
         return np.concatenate([device.infer(x[None]).logits for x in pictures])
     finally:

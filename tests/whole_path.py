@@ -175,11 +175,11 @@ def _train(
     for step in range(steps):
         n = max(1, batch - 1) if partial and step == steps - 1 else batch
         y = rng.integers(0, device.classes, n)
-        mu_head, mu_rep = MUS[step % len(MUS)]
-        expected = golden.train_step(x[:n], y, mu_head, mu_rep)
+        head_exponent, module_exponent = MUS[step % len(MUS)]
+        expected = golden.train_step(x[:n], y, head_exponent, module_exponent)
         for b in range(n):
             device.interpreter.write_view(device.io["labels"], np.asarray(y[b]).reshape(1, 1, 1), b)
-        _run(device, "train_step", batch=n, mu_head=mu_head, mu_rep=mu_rep)
+        _run(device, "train_step", batch=n, head_exponent=head_exponent, module_exponent=module_exponent)
         what = f"step {step}, {device.engine}"
         np.testing.assert_array_equal(logits_of(device, n), expected.logits, f"logits of {what}")
         assert _words(device, "loss", n) == [int(v) for v in expected.loss_q12], f"loss of {what}"

@@ -118,7 +118,7 @@ class ReferenceSection(_Section):
 class Recipe(_Section):
     """What the host decides about a training run.
 
-    ``mu_head`` and ``mu_rep``: the largest gradient of the classifier and of a module's layer moves its weight by about 2^mu
+    ``head_exponent`` and ``module_exponent``: the largest gradient of the classifier and of a module's layer moves its weight by about 2^mu
     steps; negative values make updates sparse. ``patience``: stop after this many epochs without a better validation accuracy
     (0: never). ``keep``: the weights of the epoch that is best on the validation split, or of the last. ``limit``: at most this
     many images of a split.
@@ -130,8 +130,8 @@ class Recipe(_Section):
     patience: Annotated[int, Field(ge=0, le=10_000)] = 0
     keep: Literal["best", "last"] = "best"
     limit: Annotated[int, Field(ge=1)] | None = None
-    mu_head: Schedule = Schedule(first=4, last=0)
-    mu_rep: Schedule = Schedule(first=2, last=-2)
+    head_exponent: Schedule = Schedule(first=4, last=0)
+    module_exponent: Schedule = Schedule(first=2, last=-2)
     augment: Augment = Augment()
     data: DataSection = DataSection()
     compile: CompileSection = CompileSection()

@@ -17,7 +17,7 @@ from sasimc.isa.program import Program
 from sasimc.runtime.device import Device
 from sasimc.training.image.image import DeviceImage, Task
 from sasimc.training.image.rebind import frozen_layers, with_classes, without_writes
-from sasimc.training.image.tasks import TaskBank
+from sasimc.training.image.tasks import TaskStore
 from sasimc.training.recipe import Recipe
 from sasimc.training.session_options import SessionOptions, make_recipe
 from sasimc.training.trainer import TrainState, batch_of
@@ -128,7 +128,7 @@ class SessionImage:
         self.path = o.image
         self.image = DeviceImage.open(o.image, program)
         try:
-            self.bank = TaskBank(self.image, program, o.engine, o.threads)
+            self.bank = TaskStore(self.image, program, o.engine, o.threads)
             self.begun = self._begun()
         except BaseException:
             self.image.close()
@@ -237,7 +237,7 @@ class Keeper:
         path = next(name for name in names if not name.exists())
         image = DeviceImage.open(path, self._program)
         try:
-            bank = TaskBank(image, self._program, o.engine, o.threads)
+            bank = TaskStore(image, self._program, o.engine, o.threads)
             task = bank.adopt(self._device, o.task or _task_name(self._dataset), self._dataset)
             bank.begin(_begun(task.name, o, self._dataset, self._recipe, self._device.batch_size).json())
             bank.keep(run)

@@ -193,8 +193,8 @@ def _steps(device: Device, loader: Loader, recipe: Recipe, run: TrainState, watc
     """The steps of an epoch that are left."""
     total, start, before = len(loader) * recipe.epochs, time.perf_counter(), run.wall_s
     for images, labels, _ in loader.epoch(run.epoch, run.batch):
-        mu_head, mu_rep = recipe.mu_head.at(run.step, total), recipe.mu_rep.at(run.step, total)
-        got = device.train_step(images, labels, mu_head=mu_head, mu_rep=mu_rep)
+        head_exponent, module_exponent = recipe.head_exponent.at(run.step, total), recipe.module_exponent.at(run.step, total)
+        got = device.train_step(images, labels, head_exponent=head_exponent, module_exponent=module_exponent)
         n = len(labels)
         run.loss_sum += got.loss * n
         run.right, run.seen, run.images, run.through = run.right + got.correct, run.seen + n, run.images + n, run.through + n

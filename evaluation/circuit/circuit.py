@@ -1,4 +1,4 @@
-"""Circuit figures: a TOML file with area and energy of the components, the readings under which its energies can be taken, and the assumptions
+"""Circuit figures: a TOML file with area and energy of the components, the interpretations under which its energies can be taken, and the assumptions
 where the paper is silent. Shipped: ``table4``."""
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 from sasimc.evaluation.quantity import Measured, Quantity
 from sasimc.isa.errors import SasError, near
 
-__all__ = ["SUBARRAY_COMPONENTS", "Circuit", "Component", "Reading", "Reference", "load_circuit"]
+__all__ = ["SUBARRAY_COMPONENTS", "Circuit", "Component", "Interpretation", "Reference", "load_circuit"]
 
 SUBARRAY_COMPONENTS = ("column_decoder", "row_decoder", "shift_adder")
 """Components with an energy that stand in every sub-array."""
@@ -117,7 +117,7 @@ class Accounting(Measured):
         return self.cycles(reference) * (reference.active_subarrays if self.instances == "all" else 1)
 
 
-class Reading(Measured):
+class Interpretation(Measured):
     """One way to take the energies of the table."""
 
     title: str
@@ -185,11 +185,11 @@ class Circuit(Measured):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+-]{1,64}$")]
     description: str = ""
-    default_reading: str
+    default_interpretation: str
     reference: Reference
     range: Range
     components: Components
-    readings: Annotated[dict[str, Reading], Field(min_length=1)]
+    interpretations: Annotated[dict[str, Interpretation], Field(min_length=1)]
     transposable: Transposable
     digital: Digital
     periphery: Periphery
@@ -197,22 +197,24 @@ class Circuit(Measured):
 
     @model_validator(mode="after")
     def _has_default(self) -> Circuit:
-        if self.default_reading not in self.readings:
-            raise ValueError(f"default_reading {self.default_reading!r} is none of the readings")
+        if self.default_interpretation not in self.interpretations:
+            raise ValueError(f"default_interpretation {self.default_interpretation!r} is none of the interpretations")
         return self
 
-    def reading(self, name: str | None = None) -> Reading:
-        """A reading by name (None: the default).
+    def interpretation(self, name: str | None = None) -> Interpretation:
+        """A interpretation by name (None: the default).
 
         Raises:
-            SasError: no such reading.
+            SasError: no such interpretation.
         """
         if name is None:
-            return self.readings[self.default_reading]
-        if name not in self.readings:
-            known = tuple(self.readings)
-            raise SasError(f"there is no reading {name!r}", hint=near(name, known) or f"readings: {', '.join(known)}")
-        return self.readings[name]
+            return self.interpretations[self.default_interpretation]
+        if name not in self.interpretations:
+            known = tuple(self.interpretations)
+            raise SasError(
+                f"there is no interpretation {name!r}", hint=near(name, known) or f"interpretations: {', '.join(known)}"
+            )
+        return self.interpretations[name]
 
 
 def _finding(error: Any) -> str:

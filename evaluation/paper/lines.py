@@ -15,8 +15,18 @@ from sasimc.evaluation.technologies.load import load_technology
 from sasimc.evaluation.technologies.technology import Technology
 from sasimc.isa.machine import Machine
 
-__all__ = ["NOT_HERE", "chip_lines", "figure_10_lines", "figure_11a_lines", "figure_11b_lines", "network_lines", "reading_lines", "table_2_lines",
-           "table_3_lines", "table_4_lines"]  # fmt: skip
+__all__ = [
+    "NOT_HERE",
+    "chip_lines",
+    "figure_10_lines",
+    "figure_11a_lines",
+    "figure_11b_lines",
+    "interpretation_lines",
+    "network_lines",
+    "table_2_lines",
+    "table_3_lines",
+    "table_4_lines",
+]  # fmt: skip
 
 _WORKED_WITH = "taken as data, to be worked with"
 
@@ -113,8 +123,8 @@ def table_3_lines(model: CostModel) -> Iterator[Line]:
     yield _line(group, "performance", p["chip.peak_1b"], peak.operations * 1e-9, peak.how)
     watts = peak.printed_power
     how = f"{format_si(peak.operations, 'OPS')} / {format_si(watts, 'W')} of the components of table IV"
-    reading = f"reading {model.reading_name!r} of table IV: {model.reading.title}"
-    yield _line(group, "energy efficiency", p["chip.efficiency_1b"], peak.tops_per_watt(), how, (reading,))
+    interpretation = f"interpretation {model.interpretation_name!r} of table IV: {model.interpretation.title}"
+    yield _line(group, "energy efficiency", p["chip.efficiency_1b"], peak.tops_per_watt(), how, (interpretation,))
     every = list(peak.power)
     how = f"as above, with cells, accumulators, requantisation and leakage: {format_si(sum(peak.power.values()), 'W')}"
     assumed = tuple(
@@ -128,18 +138,18 @@ def table_3_lines(model: CostModel) -> Iterator[Line]:
         p["chip.efficiency_1b"],
         peak.tops_per_watt(every),
         how,
-        (reading, *assumed),
+        (interpretation, *assumed),
     )
 
 
-def reading_lines(model: CostModel) -> Iterator[Line]:
-    """The efficiency that every documented reading of table IV gives."""
-    p, group = printed(), "readings of table IV"
-    for name in model.circuit.readings:
-        other = model.with_reading(name)
+def interpretation_lines(model: CostModel) -> Iterator[Line]:
+    """The efficiency that every documented interpretation of table IV gives."""
+    p, group = printed(), "interpretations of table IV"
+    for name in model.circuit.interpretations:
+        other = model.with_interpretation(name)
         peak = other.peak()
         per_mac = peak.printed_power / (peak.operations / 64)
-        how = f"{other.reading.title}; {format_si(per_mac, 'J')} for an 8-bit MAC"
+        how = f"{other.interpretation.title}; {format_si(per_mac, 'J')} for an 8-bit MAC"
         yield _line(group, f"efficiency under {name!r}", p["chip.efficiency_1b"], peak.tops_per_watt(), how)
     q, gops = p["chip.efficiency_1b"], p["chip.peak_1b"]
     implied = gops.si / q.to("OPS/W")
@@ -147,7 +157,7 @@ def reading_lines(model: CostModel) -> Iterator[Line]:
     cycle = implied / model.machine.clock_hz
     yield Line(group, "energy of a cycle that the headline leaves for the chip", cycle * 1e12, tree.to("pJ"), "pJ",
                f"paper: {gops} / {q} / {format_si(model.machine.clock_hz, 'Hz')}; ours: the adder tree alone, if its figure were for a cycle",
-               "tables III and IV", reason="the two tables do not agree if every energy is for one cycle; hence the readings")  # fmt: skip
+               "tables III and IV", reason="the two tables do not agree if every energy is for one cycle; hence the interpretations")  # fmt: skip
 
 
 def table_4_lines(model: CostModel) -> Iterator[Line]:

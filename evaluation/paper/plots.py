@@ -36,18 +36,18 @@ def _figure(width: float, draw: Callable[[Any], None], panels: int = 1) -> bytes
     return file.getvalue()
 
 
-def _readings(model: CostModel) -> Callable[[Any], None]:
+def _interpretations(model: CostModel) -> Callable[[Any], None]:
     def draw(axes: Any) -> None:
-        ax, names = axes[0], list(model.circuit.readings)
-        values = [model.with_reading(n).peak().tops_per_watt() for n in names]
-        bars = ax.barh(names, values, color=["#2e8b57" if n == model.reading_name else "#9fb8c8" for n in names])
+        ax, names = axes[0], list(model.circuit.interpretations)
+        values = [model.with_interpretation(n).peak().tops_per_watt() for n in names]
+        bars = ax.barh(names, values, color=["#2e8b57" if n == model.interpretation_name else "#9fb8c8" for n in names])
         ax.bar_label(bars, [f" {v:.3g}" for v in values])
         ax.axvline(printed()["chip.efficiency_1b"].value, color="#c0392b", linestyle="--", label="table III: 131 TOPS/W")
         ax.set_xscale("log")
         ax.set_xlim(right=max(values) * 4)
         ax.invert_yaxis()
         ax.set_xlabel("peak efficiency, one-bit TOPS/W")
-        ax.set_title("readings of table IV")
+        ax.set_title("interpretations of table IV")
         ax.legend(loc="upper right", fontsize=8)
 
     return draw
@@ -106,7 +106,7 @@ def plot_paper(model: CostModel, network: Network | None) -> dict[str, bytes]:
     """
     counts = (0,) if network is None else (0, network.transposable)
     out = {
-        "paper-readings.svg": _figure(7.0, _readings(model)),
+        "paper-interpretations.svg": _figure(7.0, _interpretations(model)),
         "paper-figure-10.svg": _figure(5.0 * len(counts), _areas(model, counts), len(counts)),
         "paper-figure-11b.svg": _figure(9.0, _cells, 2),
     }

@@ -12,8 +12,8 @@ from sasimc.evaluation.paper.lines import (
     figure_10_lines,
     figure_11a_lines,
     figure_11b_lines,
+    interpretation_lines,
     network_lines,
-    reading_lines,
     table_2_lines,
     table_3_lines,
     table_4_lines,
@@ -54,7 +54,7 @@ def paper_lines(model: CostModel, network: Network | None, device: Iterable[Line
         *table_2_lines(model.technology),
         *device,
         *table_3_lines(model),
-        *reading_lines(model),
+        *interpretation_lines(model),
         *table_4_lines(model),
         *figure_10_lines(model, network),
         *figure_11a_lines(network, model.machine),
@@ -110,6 +110,6 @@ def peer_table(model: CostModel) -> Table:
     rows = [our_row(model), *peers()]
     columns = tuple(rows[0])
     units = {"performance": "GOPS", "efficiency": "TOPS/W"}
-    title = f"table III: our row computed (reading {model.reading_name!r}), the others as printed in the paper"
+    title = f"table III: our row computed (interpretation {model.interpretation_name!r}), the others as printed in the paper"
     heads = tuple(units[c] if c in units else c.replace("_", " ") for c in columns)
     return Table(title, heads, [tuple(r[c] for c in columns) for r in rows], tuple(range(len(columns))))

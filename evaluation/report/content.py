@@ -47,7 +47,7 @@ def tables(cost: Cost) -> dict[str, Table]:
     """All tables by key, in the order of the page."""
     made = [
         _summary(cost), _layers(cost), _layer_components(cost), _components(cost), _units(cost), _phases(cost), _instructions(cost), _floor_plan(cost),
-        _matrices(cost), *_buffer(cost), _epochs(cost), _area(cost), _wear(cost), _readings(cost), _machine(cost), _technology(cost),
+        _matrices(cost), *_buffer(cost), _epochs(cost), _area(cost), _wear(cost), _interpretations(cost), _machine(cost), _technology(cost),
         _charges(cost), _leakage(cost), _notes(cost),
     ]  # fmt: skip
     return {t.key: t for t in made if t.rows}
@@ -225,28 +225,34 @@ def _wear(cost: Cost) -> Table:
     return Table("wear", "Wear by sub-array", columns, rows)
 
 
-def _readings(cost: Cost) -> Table:
+def _interpretations(cost: Cost) -> Table:
     model, rows = cost.model, list[list[Cell]]()
     printed = model.circuit.reference.printed_tops_per_watt
-    for name, reading in model.circuit.readings.items():
-        other = model.with_reading(name)
+    for name, interpretation in model.circuit.interpretations.items():
+        other = model.with_interpretation(name)
         tops = other.peak().tops_per_watt()
         rows.append(
             [
                 name,
-                "in use" if name == model.reading_name else "",
+                "in use" if name == model.interpretation_name else "",
                 tops,
                 printed,
                 tops / printed,
                 other.cost(cost.run).energy,
-                reading.title,
+                interpretation.title,
             ]
         )
     columns = (
-        Column("reading"), Column("use"), Column("peak, TOPS/W", "1"), Column("printed, TOPS/W", "1"), Column("ratio", "1"),
+        Column("interpretation"), Column("use"), Column("peak, TOPS/W", "1"), Column("printed, TOPS/W", "1"), Column("ratio", "1"),
         Column("energy of this run", "J"), Column("what a printed energy is for"),
     )  # fmt: skip
-    return Table("readings", "Readings of table IV", columns, rows, "The paper prints energies without the interval they cover.")
+    return Table(
+        "interpretations",
+        "Interpretations of table IV",
+        columns,
+        rows,
+        "The paper prints energies without the interval they cover.",
+    )
 
 
 def _machine(cost: Cost) -> Table:

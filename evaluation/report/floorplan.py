@@ -111,7 +111,7 @@ def floor_plan(cost: Cost) -> str:
 <div class="controls"><div class="switch" role="radiogroup" aria-label="Colours show">{switches}</div>
 <label class="pick">Highlight <select id="fp-layer"><option value="">all layers</option>{options}</select></label></div>
 <div class="fp-body"><div><svg class="chip" viewBox="-3 -3 {width + 6:g} {height + 6:g}" tabindex="0" role="img" aria-describedby="fp-detail"
-aria-label="Floor plan: {bank_rows} by {bank_cols} banks of {mat_rows} by {mat_cols} sub-arrays; {len(subarrays)} of {machine.subarrays} sub-arrays hold weights. Arrow keys move the selection.">
+aria-label="Shelves plan: {bank_rows} by {bank_cols} banks of {mat_rows} by {mat_cols} sub-arrays; {len(subarrays)} of {machine.subarrays} sub-arrays hold weights. Arrow keys move the selection.">
 {"".join(shapes)}<rect class="pointer" width="10" height="10" hidden/></svg>{legends}
 <p class="fp-legend always"><i class="ramp free"></i><span>free</span><i class="ramp square"></i><span>compute sub-array</span>{'<i class="ramp round"></i><span>transposable</span>' if "transposable" in kinds else ""}</p></div>
 <div class="panel" id="fp-detail" aria-live="polite"><h3>Sub-arrays</h3><dl>{listed}</dl><p class="hint">Point at a sub-array, tap it, or use the arrow keys.</p></div></div>

@@ -38,7 +38,7 @@ def page(cost: Cost, made: Mapping[str, Table]) -> str:
     sections = [
         ("layers", "Layers", _layers(cost, made, colours)),
         ("energy", "Energy and time", _energy(cost, made, colours)),
-        ("floor-plan", "Floor plan", floor_plan(cost)),
+        ("floor-plan", "Shelves plan", floor_plan(cost)),
         ("buffer", "Buffer", _buffer(cost)),
         ("training", "Training", _training(cost, made)),
         ("area", "Area and wear", _area(made)),
@@ -80,7 +80,7 @@ def _facts(cost: Cost) -> str:
     facts = [
         ("machine", f"{machine.name}, {machine.subarrays} sub-arrays, {si(machine.clock_hz, 'Hz')}"),
         ("technology", cost.model.technology.name),
-        ("circuit figures", f"{cost.model.circuit.name}, read {cost.model.reading_name}"),
+        ("circuit figures", f"{cost.model.circuit.name}, read {cost.model.interpretation_name}"),
         (
             "data",
             str(report["dataset"]) + (" (drawn by formula)" if report.get("synthetic") else "") if report.get("dataset") else "",
@@ -379,7 +379,11 @@ def _assumptions(cost: Cost, made: Mapping[str, Table]) -> str:
     summary = _plain(made["summary"], ("value", "unit"))
     notes = "".join(f"<li>{escape(str(text))}</li>" for kind, text in made["notes"].rows if kind == "note")
     blocks = [
-        ("readings", _plain(made["readings"]) + f'<p class="note">{escape(made["readings"].note)}</p>', True),
+        (
+            "interpretations",
+            _plain(made["interpretations"]) + f'<p class="note">{escape(made["interpretations"].note)}</p>',
+            True,
+        ),
         ("summary", summary, False),
         ("area", _plain(made["area"]), False),
         *(

@@ -1,4 +1,4 @@
-"""Control: halt, hardware loops, scalar registers, phase mode, synchronisation."""
+"""Control: halt, hardware loops, scalar registers, phase, synchronisation."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ class Min(_ThreeRegisters):
 
 class Overlap(_Control):
     """Begin a region in which the units (arrays, adder tree, periphery, buffer, host interface) work concurrently, up to the next ``sync``,
-    ``mode`` or ``halt``: it takes as long as its busiest unit (field ``controller.overlap``). Values do not depend on it: the
+    ``phase`` or ``halt``: it takes as long as its busiest unit (field ``controller.overlap``). Values do not depend on it: the
     controller keeps the order of dependent instructions."""
 
     opcode = 0x0D
@@ -180,11 +180,11 @@ class Overlap(_Control):
         m.overlap()
 
 
-class Mode(_Control):
+class Phase(_Control):
     """Set the phase that cycles and events are booked under."""
 
     opcode = 0x0C
-    mnemonic = "mode"
+    mnemonic = "phase"
     phase = Choice(*PHASES, doc="phase of the counters")
 
     @staticmethod

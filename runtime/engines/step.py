@@ -1,4 +1,4 @@
-"""The microscope: every row activation and every input bit for itself, on the cells where they stand.
+"""Reference engine: simulates each word-line activation and each input bit on the cells where they stand.
 
 Each product follows `sasimc.isa.machine.activation_schedule` step by step, checks the activation limit in every step,
 counts cycles and events as it
@@ -30,7 +30,7 @@ _ONE = Geometry("<one element>")
 
 
 class DeclarationError(AssertionError):
-    """An instruction's declared cost differs from what the microscope counted: a defect of the declaration or of an
+    """An instruction's declared cost differs from what the reference engine counted: a defect of the declaration or of an
     engine."""
 
 

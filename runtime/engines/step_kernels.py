@@ -1,4 +1,4 @@
-"""The microscope's inner loops: word lines and bit columns driven step by step, bit by bit, counting as they go.
+"""The reference engine's inner loops: word lines and bit columns driven step by step, bit by bit, counting as they go.
 
 ``entries`` int64 [A, 8]: for a word line (sub-array, word line, first weight column, columns, k, n, copy, tile); for
 a weight column (sub-array, first

@@ -101,7 +101,7 @@ def unroll(program: Program, code: list[Bound], match: Mapping[int, int], start:
                 pc = stack[-1][0]
             else:
                 stack.pop()
-        elif name in ("mode", "halt"):
+        elif name in ("phase", "halt"):
             raise NotLowered(name)
         elif name in _SCALARS:
             _, rd, ra, rb, immediate = scalar(name, o)

@@ -251,7 +251,7 @@ def accumulate(acc, view, values, r0, c0):  # type: ignore[no-untyped-def]
     return wrapped < 0
 
 
-# -------------------------------------------------------------------------------------------------------- the microscope
+# -------------------------------------------------------------------------------------------------------- the reference engine
 
 
 @njit(cache=True, nogil=True)

@@ -128,7 +128,7 @@ def dw_band(engine, buf, xv, signed, w, geom, pad, r0, r1, acc, av, o0, o1):  # 
     times = outs // chans
     wide = _widen(w)
     taps, line = wide.shape
-    # whole blocks are read where they stand; others (and those of the microscope) are copied first
+    # whole blocks are read where they stand; others (and those of the reference engine) are copied first
     in_place = times == 1 and outs == line and engine != 2
     origin = buf.ctypes.data
     scratch = np.zeros((taps, line), np.uint8)

@@ -53,11 +53,11 @@
     endl
     halt
 .entry phases
-    mode error
+    phase error
     li r1, 1
-    mode update
+    phase update
     li r2, 2
-    mode forward
+    phase forward
     halt
 .entry endless
     sync

@@ -94,7 +94,7 @@
 .expect h [0, 0, 0, 0, 5, 6, 7, 8, 9, 10, 11, 12] sample=1
 .expect_event host_bits_out 64
 
-.test "transposed reading is a choice of strides"
+.test "transposed interpretation is a choice of strides"
 .init x [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]
 .run transpose
 .expect t [1, 2, 5, 6, 9, 10, 3, 4, 7, 8, 11, 12]

@@ -20,7 +20,7 @@
     ovl
     hld x, h, r0, all
     clip y, z, -2, 2, all
-    mode error
+    phase error
     halt
 .entry until_halt
     ovl

@@ -34,7 +34,7 @@ from sasimc.training.image.rebind import (
 from sasimc.training.trainer import Epoch, TrainState
 from sasimc.training.writes import program_writes
 
-__all__ = ["TaskBank"]
+__all__ = ["TaskStore"]
 
 Weights = dict[str, npt.NDArray[np.int8]]
 
@@ -47,7 +47,7 @@ def _first_matrices(program: Program) -> dict[str, str]:
     return out
 
 
-class TaskBank:
+class TaskStore:
     """The tasks of an image, on the program it belongs to. ``engine`` and ``threads`` as for :class:`Device`."""
 
     def __init__(self, image: DeviceImage, program: Program, engine: str = "fused", threads: int | None = None) -> None:
@@ -190,7 +190,7 @@ class TaskBank:
     def device(self) -> Device:
         """The device of the selected task. Raises SasError when none is selected."""
         if self._device is None:
-            raise SasError("no task is selected", hint="TaskBank.select(name)")
+            raise SasError("no task is selected", hint="TaskStore.select(name)")
         return self._device
 
     def begin(self, setup: dict[str, Any]) -> None:

@@ -22,26 +22,26 @@ __all__ = ["PriceList", "cost_of", "cost_of_report", "joules_of", "price_list"]
 
 @dataclass(frozen=True)
 class PriceList:
-    """A memory technology, circuit figures, and the name of a reading of them."""
+    """A memory technology, circuit figures, and the name of an interpretation of them."""
 
     technology: Technology
     circuit: Circuit
-    reading: str
+    interpretation: str
 
     def model(self, machine: Machine, transposable: int = 0) -> CostModel:
         """The cost model of a machine with so many transposable sub-arrays."""
-        return CostModel(machine, self.technology, self.circuit, self.reading, transposable)
+        return CostModel(machine, self.technology, self.circuit, self.interpretation, transposable)
 
 
-def price_list(technology: str | Path, reading: str | None = None, circuit: Path | None = None) -> PriceList:
+def price_list(technology: str | Path, interpretation: str | None = None, circuit: Path | None = None) -> PriceList:
     """Read the files.
 
     Raises:
-        SasError: one that cannot be read or is invalid, no such reading.
+        SasError: one that cannot be read or is invalid, no such interpretation.
     """
     figures = load_circuit(circuit)
-    name = figures.default_reading if reading is None else reading
-    figures.reading(name)
+    name = figures.default_interpretation if interpretation is None else interpretation
+    figures.interpretation(name)
     return PriceList(load_technology(technology), figures, name)
 
 
@@ -67,13 +67,15 @@ def joules_of(program: Program, prices: PriceList) -> Callable[[Mapping[str, int
     return prices.model(program.machine, run.transposable).energy
 
 
-def cost_of_report(path: Path, technology: str | None = None, reading: str | None = None, circuit: Path | None = None) -> Cost:
-    """The cost of a run report; technology and reading are the run's own where they are not given.
+def cost_of_report(
+    path: Path, technology: str | None = None, interpretation: str | None = None, circuit: Path | None = None
+) -> Cost:
+    """The cost of a run report; technology and interpretation are the run's own where they are not given.
 
     Raises:
-        SasError: a file that cannot be read or is invalid, no such reading.
+        SasError: a file that cannot be read or is invalid, no such interpretation.
     """
     run = load_run(path)
     memory = technology or str(run.report.get("technology", "sas"))
-    taken = reading or (run.report.get("reading") if circuit is None else None)
+    taken = interpretation or (run.report.get("interpretation") if circuit is None else None)
     return _priced(run, price_list(memory, taken, circuit))

@@ -18,7 +18,7 @@ __all__ = ["print_tables", "register"]
 _PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
 
 _TECHNOLOGY = "Memory technology: sas, sot, stt, sram, or a .toml file; default: the run's"
-_READING = "Reading of the circuit figures (`sasc energy` lists them); default: the run's"
+_INTERPRETATION = "Interpretation of the circuit figures (`sasc energy` lists them); default: the run's"
 _CIRCUIT = "Circuit figures (TOML); default: table IV of the paper"
 
 
@@ -32,7 +32,7 @@ def print_tables(tables: Iterable[Table]) -> None:
 def energy(
     report: Annotated[Path, typer.Argument(help="Report of a run (sasrun --report)")],
     technology: Annotated[str | None, typer.Option(help=_TECHNOLOGY)] = None,
-    reading: Annotated[str | None, typer.Option(help=_READING)] = None,
+    interpretation: Annotated[str | None, typer.Option(help=_INTERPRETATION)] = None,
     circuit: Annotated[Path | None, typer.Option(help=_CIRCUIT)] = None,
     nodes: Annotated[int, typer.Option(help="ONNX nodes listed; 0: all")] = 20,
     json: Annotated[Path | None, typer.Option("--json", help="Write everything as JSON (docs/reports.md)")] = None,
@@ -42,7 +42,7 @@ def energy(
     from sasimc.evaluation.text import cost_tables
 
     require_writable(json)
-    cost = cost_of_report(report, technology, reading, circuit)
+    cost = cost_of_report(report, technology, interpretation, circuit)
     print_tables(cost_tables(cost, nodes or None))
     console.print()
     for text in cost.model.warnings():
@@ -55,11 +55,11 @@ def energy(
 
 def diff(
     a: Annotated[Path, typer.Argument(help="Report of a run (sasrun --report)")],
-    b: Annotated[Path, typer.Argument(help="Report of another run, or the same one with another technology or reading")],
+    b: Annotated[Path, typer.Argument(help="Report of another run, or the same one with another technology or interpretation")],
     technology: Annotated[str | None, typer.Option(help=f"{_TECHNOLOGY}; for both")] = None,
     technology_b: Annotated[str | None, typer.Option(help="Memory technology of the second; default: as the first")] = None,
-    reading: Annotated[str | None, typer.Option(help=f"{_READING}; for both")] = None,
-    reading_b: Annotated[str | None, typer.Option(help="Reading for the second; default: as the first")] = None,
+    interpretation: Annotated[str | None, typer.Option(help=f"{_INTERPRETATION}; for both")] = None,
+    interpretation_b: Annotated[str | None, typer.Option(help="Interpretation for the second; default: as the first")] = None,
     circuit: Annotated[Path | None, typer.Option(help=_CIRCUIT)] = None,
     circuit_b: Annotated[Path | None, typer.Option(help="Circuit figures of the second; default: as the first")] = None,
     rows: Annotated[int, typer.Option(help="Rows a table; 0: all")] = 20,
@@ -70,8 +70,8 @@ def diff(
     from sasimc.evaluation.diff import compare
 
     require_writable(json)
-    first = cost_of_report(a, technology, reading, circuit)
-    second = cost_of_report(b, technology_b or technology, reading_b or reading, circuit_b or circuit)
+    first = cost_of_report(a, technology, interpretation, circuit)
+    second = cost_of_report(b, technology_b or technology, interpretation_b or interpretation, circuit_b or circuit)
     found = compare(first, second, (str(a), str(b)))
     console.print(f"a: {a} ({first.model.technology.name})", **_PLAIN)
     console.print(f"b: {b} ({second.model.technology.name})", **_PLAIN)

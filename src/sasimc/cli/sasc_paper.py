@@ -51,7 +51,7 @@ def compiled_network(machine: Machine, say: Callable[[str], None] = lambda _: No
 
 def paper(
     machine: Annotated[Path | None, typer.Option(help="Machine description (TOML); default: the paper's")] = None,
-    reading: Annotated[str | None, typer.Option(help="Reading of the circuit figures; default: the file's")] = None,
+    interpretation: Annotated[str | None, typer.Option(help="Interpretation of the circuit figures; default: the file's")] = None,
     circuit: Annotated[Path | None, typer.Option(help="Circuit figures (TOML); default: table IV of the paper")] = None,
     writes: Annotated[int, typer.Option(help="Writes of each method that the device model simulates")] = 2000,
     quick: Annotated[
@@ -73,7 +73,7 @@ def paper(
     require_writable(json)
     if plots is not None and not plots.is_dir():
         raise SasError(f"{plots} is no folder")
-    model = price_list("sas", reading, circuit).model(load_machine(machine))
+    model = price_list("sas", interpretation, circuit).model(load_machine(machine))
     with console.status("the paper, line by line") as status:
 
         def say(what: str) -> None:
@@ -105,7 +105,7 @@ def paper(
             json,
             {
                 "machine": model.machine.name,
-                "reading": model.reading_name,
+                "interpretation": model.interpretation_name,
                 "lines": [x.as_dict() for x in lines],
                 "table_3": table_3,
             },

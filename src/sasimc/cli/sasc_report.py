@@ -23,8 +23,8 @@ def report(
     technology: Annotated[
         str | None, typer.Option(help="sas, sot, stt, sram, a .toml or an NVSim .cell file; default: the run's")
     ] = None,
-    reading: Annotated[
-        str | None, typer.Option(help="Reading of the circuit figures (docs/energy.md); default: the run's")
+    interpretation: Annotated[
+        str | None, typer.Option(help="Interpretation of the circuit figures (docs/energy.md); default: the run's")
     ] = None,
     circuit: Annotated[Path | None, typer.Option(help="Circuit figures (TOML); default: table IV")] = None,
     csv: Annotated[Path | None, typer.Option(help="Folder to write every table to, as CSV")] = None,
@@ -39,7 +39,7 @@ def report(
         raise SasError(f"{target} would overwrite the run's report", hint="give another name with -o")
     require_writable(target, csv / "x" if csv is not None and csv.exists() else csv)
     with console.status("making the report"):
-        cost = cost_of_report(run, technology, reading, circuit)
+        cost = cost_of_report(run, technology, interpretation, circuit)
         made = tables(cost)
         data = page(cost, made).encode()
     write_atomically(target, data)

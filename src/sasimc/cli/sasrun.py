@@ -52,8 +52,12 @@ def run(
     patience: Annotated[
         int | None, typer.Option(help="Stop after this many epochs without a better validation accuracy (0: never)")
     ] = None,
-    mu_head: Annotated[str | None, typer.Option(help="Update magnitude of the classifier, FIRST:LAST[:cosine] (4:0)")] = None,
-    mu_rep: Annotated[str | None, typer.Option(help="Update magnitude of the modules, FIRST:LAST[:cosine] (2:-2)")] = None,
+    head_exponent: Annotated[
+        str | None, typer.Option(help="Update magnitude of the classifier, FIRST:LAST[:cosine] (4:0)")
+    ] = None,
+    module_exponent: Annotated[
+        str | None, typer.Option(help="Update magnitude of the modules, FIRST:LAST[:cosine] (2:-2)")
+    ] = None,
     augment: Annotated[
         bool | None, typer.Option("--augment/--no-augment", help="Random crops and flips in training (as the recipe says)")
     ] = None,
@@ -93,7 +97,7 @@ def run(
     technology: Annotated[
         str, typer.Option(help="Memory technology of the energies: sas, sot, stt, sram, or a .toml file")
     ] = "sas",
-    reading: Annotated[str | None, typer.Option(help="Reading of the circuit figures (docs/energy.md)")] = None,
+    interpretation: Annotated[str | None, typer.Option(help="Interpretation of the circuit figures (docs/energy.md)")] = None,
 ) -> None:
     """Run a compiled program: classify (--input), train (--train), evaluate (--eval). Without a task it trains on `flowers`.
 
@@ -114,7 +118,7 @@ def run(
         runnable, what = _embedded(), "the embedded MobileNet-V2 + Rep-Net"
     given = {"epochs": epochs, "batch": batch, "seed": seed, "patience": patience, "limit": limit}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    for name, text in (("mu_head", mu_head), ("mu_rep", mu_rep)):
+    for name, text in (("head_exponent", head_exponent), ("module_exponent", module_exponent)):
         if text is not None:
             changes[name] = Schedule.parse(text, f"--{name.replace('_', '-')}")
     if augment is not None:
@@ -128,7 +132,7 @@ def run(
         raise SasError(f"cannot tell the program's format from {save.name!r}", hint="end the name in .s or .bin")
     require_writable(save, report, trace, device)
     bit_errors = parse_bit_errors(bit_error_rate or (), fault_seed)
-    prices = price_list(technology, reading)
+    prices = price_list(technology, interpretation)
     with closing(Session(options, console)) as session:
         session.device.inject(bit_errors, fresh=session.image is None)
         if bit_errors.active:
@@ -153,7 +157,7 @@ def run(
             {
                 **made,
                 "technology": technology,
-                "reading": prices.reading,
+                "interpretation": prices.interpretation,
                 "cost": cost.summary(),
                 **profile(session.device.interpreter, rows),
             },
@@ -174,7 +178,7 @@ def _traced(device: Any, path: Path | None, limit: int, lanes: str, prices: Any)
     try:
         yield
     finally:
-        tracer.write(path, {"technology": prices.technology.name, "reading of the circuit figures": prices.reading})
+        tracer.write(path, {"technology": prices.technology.name, "interpretation of the circuit figures": prices.interpretation})
         cut = f"; the limit of {limit} was reached after {tracer.end:.0f} cycles, the rest is not in it" if tracer.full else ""
         console.print(f"wrote {path}: {tracer.events} events{cut}", **_PLAIN)
 

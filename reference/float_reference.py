@@ -1,4 +1,4 @@
-"""The floating-point twin of a quantised (QDQ) ONNX network in PyTorch.
+"""The floating-point counterpart of a quantised (QDQ) ONNX network in PyTorch.
 
 Weights are the dequantised ones; trainable are those that the file's ``sasimc.trainable`` names (and a trainable layer's bias).
 Activations of the frozen part stay float (``int8=False``) or are quantised and dequantised exactly where the file says so
@@ -26,7 +26,7 @@ from torch.nn import functional as F  # pyright: ignore[reportMissingImports]
 from sasimc.datasets.images import Preprocess
 from sasimc.isa.errors import SasError
 
-__all__ = ["Twin"]
+__all__ = ["FloatReference"]
 
 Values = dict[str, Tensor]
 Operation = Callable[..., Tensor]
@@ -47,7 +47,7 @@ class Step:
     attributes: Mapping[str, Any]
 
 
-class Twin(torch.nn.Module):
+class FloatReference(torch.nn.Module):
     """The network as a module.
 
     Args:
