@@ -36,8 +36,9 @@ Real = npt.NDArray[np.float32]
 
 
 def session(model: onnx.ModelProto | Path, threads: int, optimised: bool) -> ort.InferenceSession:
-    """onnxruntime on the CPU, with its default graph optimisations or with none."""
+    """onnxruntime on the CPU, with its default graph optimisations or with none; exact integer sums also without VNNI."""
     options = ort.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", "1")
     options.intra_op_num_threads = threads
     if not optimised:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL

@@ -18,6 +18,7 @@ from sasimc.frontend import check_model, import_model, load_model
 from sasimc.ir import interp
 from sasimc.ir.graph import Graph
 from sasimc.isa.errors import DiagnosticsError, SasError
+from sasimc.verify.qdq_form import qdq_form
 
 QUANTIZE = ("QuantizeLinear", "DequantizeLinear")
 
@@ -72,11 +73,13 @@ class Net:
 
 
 def run_ort(model: onnx.ModelProto, x: np.ndarray) -> list[np.ndarray]:
+    """All outputs, in float (QDQ form, no optimisations): integer kernels saturate on processors without VNNI."""
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"]).run(None, {"x": x})
+    source = qdq_form(model).SerializeToString()
+    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"]).run(None, {"x": x})
 
 
 def compare(model: onnx.ModelProto, x: np.ndarray, *, last: bool = True, rate: float = 0.02) -> Graph:

@@ -1,5 +1,5 @@
 """The layers point one way: isa is the ground floor. Compiler: ir, passes, frontend, zoo; backend on ir. Execution: datasets, runtime,
-profiling, training. evaluation stands on isa; reference (PyTorch) on the zoo and training."""
+profiling, training. verify sees both halves. evaluation stands on isa; reference (PyTorch) on the zoo and training."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "profiling": {"profiling", "runtime", "isa"},
     "training": {"training", "profiling", "runtime", "datasets", "isa"},
     "evaluation": {"evaluation", "isa"},
+    "verify": {"verify", "frontend", "backend", "passes", "runtime", "ir", "isa"},
     "reference": {"reference", "training", "runtime", "datasets", "zoo", "frontend", "isa"},
 }
 """Folder -> folders of ours it may import."""
@@ -33,8 +34,8 @@ ISA_FOR_IR = {"sasimc.isa.errors"}
 """What ir, passes and frontend know of the instruction set: the errors users see."""
 
 HEAVY = {
-    "onnx": {"frontend", "zoo", "reference"},
-    "onnxruntime": {"frontend", "zoo"},
+    "onnx": {"frontend", "zoo", "reference", "verify"},
+    "onnxruntime": {"frontend", "zoo", "verify"},
     "torchvision": {"zoo"},
     "torch": {"reference"},
     "matplotlib": {"evaluation", "reference"},
