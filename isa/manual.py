@@ -1,4 +1,4 @@
-"""The ISA manual, generated from the declarations: ``python -m sasimc.isa.manual`` writes ``docs/isa.md``, ``--check`` says whether it is current."""
+"""The ISA manual, generated from the declarations: ``python -m sasimc.isa.manual`` writes ``docs/reference/isa.md``, ``--check`` says whether it is current."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def _instruction(spec: type[Instruction]) -> Iterator[str]:
 INTRODUCTION = """# The SAS instruction set
 
 This manual is generated from the declarations in `isa/instructions/` by `python -m sasimc.isa.manual`; a test fails when it is stale.
-`docs/assembly.md` teaches the language by example, `docs/numerics.md` states the arithmetic.
+[Writing programs](../tutorials/assembly.md) teaches the language by example, [Arithmetic](numerics.md) states the formulas.
 
 ## Machine model
 
@@ -208,7 +208,9 @@ def main(args: list[str] | None = None) -> int:
     """Write or check the manual; 0 when it is current or was written, 1 when stale."""
     parser = argparse.ArgumentParser(prog="python -m sasimc.isa.manual", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 when the file is stale")
-    parser.add_argument("path", nargs="?", type=Path, default=Path(__file__).resolve().parent.parent / "docs" / "isa.md")
+    parser.add_argument(
+        "path", nargs="?", type=Path, default=Path(__file__).resolve().parent.parent / "docs" / "reference" / "isa.md"
+    )
     options = parser.parse_args(args)
     text = manual()
     if options.check:

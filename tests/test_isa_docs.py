@@ -1,4 +1,4 @@
-"""The manual is current; every example of docs/assembly.md and examples/ runs; the two-layer example equals a reference in plain integers."""
+"""The manual is current; every example of docs/tutorials/assembly.md and examples/ runs; the two-layer example equals a reference in plain integers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ from sasimc.runtime.interpreter import Interpreter
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCKS = [
-    b for b in re.findall(r"^```\n(.*?)^```", (ROOT / "docs" / "assembly.md").read_text(), re.M | re.S) if b.startswith("; runs")
+    b
+    for b in re.findall(r"^```\n(.*?)^```", (ROOT / "docs" / "tutorials" / "assembly.md").read_text(), re.M | re.S)
+    if b.startswith("; runs")
 ]
 
 
@@ -44,7 +46,7 @@ def test_manual_has_everything() -> None:
 
 @pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
 def test_examples_of_the_tutorial(block: str) -> None:
-    assembly = assemble_source(block, "docs/assembly.md")
+    assembly = assemble_source(block, "docs/tutorials/assembly.md")
     for test in assembly.tests:
         assert failures(assembly, test) == []
     initialised = {i.name for t in assembly.tests for i in t.initials}
