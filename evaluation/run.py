@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
+from sasimc.isa.described import damage
 from sasimc.isa.errors import SasError
 from sasimc.isa.machine import Machine
 from sasimc.isa.spec import EVENTS, PHASES
@@ -92,7 +93,7 @@ def read_run(report: Mapping[str, Any], where: str = "run report") -> Run:
         wear = run.report.get("wear") or {"worst": 0, "mean": 0.0, "rows": 0, "total": 0, "worst_row": [0, 0]}
         _ = run.epochs(), run.transposable, [float(wear[k]) for k in ("worst", "mean", "rows", "total")], wear["worst_row"][1]
     except (ValidationError, KeyError, TypeError, ValueError, AttributeError) as exc:
-        raise SasError(f"the report is damaged: {exc!r:.200}", where=where, hint=_HINT) from None
+        raise SasError(f"the report is damaged: {damage(exc):.200}", where=where, hint=_HINT) from None
     return run
 
 

@@ -7,122 +7,51 @@ Sub-arrays are numbered so that those that may work in one cycle under the ``row
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterator, Mapping
 from functools import cached_property, lru_cache
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from sasimc.isa.errors import SasError
+from sasimc.isa.described import Source, parse_toml, place_of, read_source, validate
+from sasimc.isa.errors import SasError, near
+from sasimc.isa.machine_sections import (
+    About,
+    AccumulatorSection,
+    ActivationSection,
+    AdderTreeSection,
+    ArraySection,
+    BitSerialSection,
+    BufferSection,
+    ControllerSection,
+    GradientSection,
+    HostSection,
+    PeripherySection,
+    Section,
+    TransposedSection,
+    WriteSection,
+)
 
-__all__ = ["Machine", "activation_cycles", "activation_schedule", "activation_steps", "load_machine"]
+__all__ = ["PAPER", "Machine", "activation_cycles", "activation_schedule", "activation_steps", "load_machine", "shipped_machines"]
+
+PAPER: Final = "sas28"
+"""The paper's machine: what a program is compiled for when nothing else is said."""
 
 MAX_SUBARRAYS = 1 << 18
 MAX_CAPACITY_BITS = 1 << 35  # 4 GiB of cells
 
-Positive = Annotated[int, Field(gt=0, le=1 << 40)]
-Pair = tuple[Annotated[int, Field(gt=0, le=4096)], Annotated[int, Field(gt=0, le=4096)]]
 
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
-
-
-class ArraySection(_Section):
-    """Hierarchy and sub-array geometry."""
-
-    banks: Pair
-    mats: Pair
-    rows: Annotated[int, Field(ge=4, le=4096)]
-    bit_columns: Annotated[int, Field(ge=8, le=8192)]
-    weight_bits: Literal[8]
-
-
-class ActivationSection(_Section):
-    """Which sub-arrays may be active in one cycle."""
-
-    rule: Literal["row", "free"]
-    banks: Pair
-    mats: Pair
-
-
-class BitSerialSection(_Section):
-    """Treatment of zero input bits."""
-
-    zero_skip: Literal["energy", "cycles"]
-
-
-class TransposedSection(_Section):
-    """Transposable sub-arrays (paper section IV-D, figure 5)."""
-
-    bit_columns_per_cycle: Annotated[int, Field(gt=0, le=8192)]
-    subarrays: Positive | Literal["auto"]
-
-
-class GradientSection(_Section):
-    """Gradient product a e^T."""
-
-    scratch_subarrays: Positive
-
-
-class BufferSection(_Section):
-    """Global activation buffer."""
-
-    bytes: Positive
-    bytes_per_cycle: Positive
-
-
-class AccumulatorSection(_Section):
-    """Local buffers that collect 32-bit partial sums."""
-
-    entries: Positive
-    bits: Literal[32]
-
-
-class AdderTreeSection(_Section):
-    """Adder tree, and which sub-arrays' partial sums it can add to each other."""
-
-    units: Positive
-    reach: Literal["bank", "group", "machine"] = "machine"
-
-
-class PeripherySection(_Section):
-    """Element-wise units."""
-
-    lanes: Positive
-
-
-class WriteSection(_Section):
-    """SAS write and row read, cycles a row."""
-
-    cycles_per_row: Positive
-    read_cycles_per_row: Positive
-
-
-class HostSection(_Section):
-    """I/O interface and host memory."""
-
-    bytes_per_cycle: Positive
-    memory_bytes: Positive
-
-
-class ControllerSection(_Section):
-    """Registers, loops, issue and overlap of units."""
-
-    registers: Annotated[int, Field(ge=8, le=64)]
-    loop_depth: Annotated[int, Field(ge=4, le=16)]
-    issue_cycles: Annotated[int, Field(ge=0, le=64)]
-    overlap: bool
-
-
-class Machine(_Section):
+class Machine(Section):
     """A validated machine description. All sizes in the units their names say; clock in hertz."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
-    clock_hz: Annotated[float, Field(gt=0, le=1e12)]
+    name: Annotated[
+        str,
+        Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$", json_schema_extra={"wanted": "a name of 1 to 64 letters, digits, _ . -"}),
+        About("goes into programs and reports"),
+    ]
+    clock_hz: Annotated[float, Field(gt=0, le=1e12), About("clock; turns cycles into seconds", "Hz", paper="table III")]
     array: ArraySection
     activation: ActivationSection
     bit_serial: BitSerialSection
@@ -215,28 +144,61 @@ class Machine(_Section):
         return hash(self.key)
 
 
-def load_machine(path: str | Path | None = None) -> Machine:
-    """Read and validate a machine file; ``None`` gives the paper's machine.
+def shipped_machines() -> tuple[str, ...]:
+    """Names of the machines that come with the package."""
+    files = resources.files("sasimc.isa").iterdir()
+    return tuple(sorted(f.name.removesuffix(".toml") for f in files if f.name.endswith(".toml")))
+
+
+def load_machine(source: str | Path | None = None) -> Machine:
+    """Read and validate a machine: a shipped name, a TOML file, or None for the paper's machine.
+
+    A file with ``extends = NAME or FILE`` (relative to itself) gives only what differs; its name is the file's unless it gives one.
 
     Raises:
-        SasError: unreadable file, TOML syntax, unknown or out-of-range field (all of them are listed).
+        SasError: unknown name, unreadable file, TOML syntax, a circle of ``extends``, unknown, missing or out-of-range fields (all are listed).
     """
-    try:
-        if path is None:
-            text, name = resources.files("sasimc.isa").joinpath("sas28.toml").read_text(encoding="utf-8"), "sas28.toml"
+    chain = _chain(PAPER if source is None else source)
+    data: dict[str, Any] = {}
+    for _, found in reversed(chain):
+        data = _merged(data, found)
+    return validate(Machine, data, [s for s, _ in chain], "machine description", f'extends = "{PAPER}" gives what is left out')
+
+
+def _chain(source: str | Path) -> list[tuple[Source, dict[str, Any]]]:
+    """The description, and those it extends, the most basic last."""
+    chain: list[tuple[Source, dict[str, Any]]] = []
+    passed: list[Path] = []
+    name, folder, span = str(source), Path(), None
+    while True:
+        if name in shipped_machines():
+            text = Source(f"{name}.toml", resources.files("sasimc.isa").joinpath(f"{name}.toml").read_text(encoding="utf-8"))
         else:
-            text, name = Path(path).read_text(encoding="utf-8"), str(path)
-    except (OSError, UnicodeDecodeError) as exc:
-        raise SasError(f"cannot read the machine description: {exc}", where=str(path)) from None
-    try:
-        return Machine.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as exc:
-        raise SasError(f"not valid TOML: {exc}", where=name) from None
-    except ValidationError as exc:
-        lines = "; ".join(
-            f"{'.'.join(map(str, e['loc'])) or 'machine'}: {e['msg']} (got {e['input']!r:.60})" for e in exc.errors()
-        )
-        raise SasError(f"invalid machine description: {lines}", where=name, hint="compare with the shipped sas28.toml") from None
+            path = folder / name
+            if not path.suffix and not path.exists():
+                known = shipped_machines()
+                hint = near(name, known) or f"shipped: {', '.join(known)}; or give a .toml file"
+                raise SasError(f"no machine is called {name!r}", span=span, hint=hint)
+            if path.resolve() in passed:
+                circle = " -> ".join(map(str, [*passed[passed.index(path.resolve()) :], path.resolve()]))
+                raise SasError(f"extends leads back to where it began: {circle}", span=span)
+            passed.append(path.resolve())
+            text, folder = read_source(path, "machine description"), path.parent
+        data = parse_toml(text)
+        base = data.pop("extends", None)
+        chain.append((text, data))
+        if base is None:
+            return chain
+        if not isinstance(base, str):
+            raise SasError("extends: not the name of a machine or of a file", where=text.name, hint=f'extends = "{PAPER}"')
+        data.setdefault("name", Path(text.name).stem)
+        name, span = base, place_of(("extends",), [text])
+
+
+def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with what ``over`` gives, section by section."""
+    inner = {k: _merged(base[k], v) for k, v in over.items() if isinstance(v, dict) and isinstance(base.get(k), dict)}
+    return {**base, **over, **inner}
 
 
 def activation_schedule(machine: Machine, loads: Mapping[int, int]) -> Iterator[tuple[int, ...]]:

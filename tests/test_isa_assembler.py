@@ -169,7 +169,7 @@ BAD: list[tuple[str, str, str, str, tuple[int, int]]] = [
     ("list of another size", "-5, -6]", "-5]", "tensor 'w' has 6 elements, the list 5", (15, 20)),
     ("value does not fit", "-5, -6]", "-5, -600]", "a value of tensor 'w' is outside -128..127", (15, 20)),
     ("unknown machine field", '.machine "sas28"', ".set array.bank=[4, 4]", "the machine has no field 'array.bank'", (2, 6)),
-    ("bad machine value", '.machine "sas28"', ".set array.rows=-1", "array.rows: Input should be greater than or equal to 4", (2, 6)),
+    ("bad machine value", '.machine "sas28"', ".set array.rows=-1", "array.rows: -1 is not a whole number from 4 to 4096", (2, 6)),
     ("inconsistent machine", '.machine "sas28"', ".set array.banks=[3, 5]", "does not divide", (2, 6)),
     ("version", ".sas 1", ".sas 7", "this is SAS assembly 7; this toolchain reads version 1", (1, 6)),
     ("loop without end", "    endl\n", "", "this loop has no endl", (20, 5)),

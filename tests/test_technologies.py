@@ -163,5 +163,5 @@ def test_unknown_names(tmp_path: Path) -> None:
     with pytest.raises(SasError, match="cannot read"):
         load_technology(tmp_path / "none.toml")
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
-    with pytest.raises(SasError, match="cannot read"):
+    with pytest.raises(SasError, match="not a text file"):
         load_technology(tmp_path / "bytes.toml")

@@ -7,7 +7,6 @@ left out has the default of its section. Unknown keys and values out of range ar
 from __future__ import annotations
 
 import math
-import tomllib
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sasimc.datasets.dataset import Dataset
 from sasimc.datasets.images import Augment
+from sasimc.isa.described import Source, parse_toml, read_source, validate
 from sasimc.isa.errors import SasError, near
 from sasimc.isa.files import write_atomically
 
@@ -153,23 +153,14 @@ def load_recipe(name_or_path: str | Path = "default") -> Recipe:
     """
     name, path = str(name_or_path), Path(name_or_path)
     shipped = shipped_recipes()
-    try:
-        if name in shipped:
-            where = f"{name}.toml"
-            text = resources.files("sasimc.training").joinpath("recipes", where).read_text(encoding="utf-8")
-        elif path.is_file():
-            where, text = str(path), path.read_text(encoding="utf-8")
-        else:
-            raise SasError(f"no recipe {name!r}", hint=near(name, shipped) or f"a TOML file, or one of: {', '.join(shipped)}")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise SasError(f"cannot read the recipe: {exc}", where=str(path)) from None
-    try:
-        return Recipe.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as exc:
-        raise SasError(f"not valid TOML: {exc}", where=where) from None
-    except ValidationError as exc:
-        lines = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r:.60})" for e in exc.errors())
-        raise SasError(f"invalid recipe: {lines}", where=where, hint="compare with the shipped default.toml") from None
+    if name in shipped:
+        folder = resources.files("sasimc.training").joinpath("recipes")
+        source = Source(f"{name}.toml", folder.joinpath(f"{name}.toml").read_text(encoding="utf-8"))
+    elif path.is_file():
+        source = read_source(path, "recipe")
+    else:
+        raise SasError(f"no recipe {name!r}", hint=near(name, shipped) or f"a TOML file, or one of: {', '.join(shipped)}")
+    return validate(Recipe, parse_toml(source), [source], "recipe")
 
 
 def recipe_for(dataset: Dataset) -> str:

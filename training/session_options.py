@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from sasimc.isa.described import findings
 from sasimc.isa.errors import SasError, near
 from sasimc.isa.program import Program
 from sasimc.runtime.interpreter import ENGINES
@@ -70,10 +71,9 @@ def make_recipe(o: SessionOptions, begun: Recipe | None = None) -> Recipe:
         SasError: no such recipe, a value out of range.
     """
     recipe = load_recipe(o.recipe) if o.recipe else begun or Recipe()
+    data = {**recipe.model_dump(exclude_unset=True), **o.changes}
     try:
-        return Recipe.model_validate({**recipe.model_dump(exclude_unset=True), **o.changes})
+        return Recipe.model_validate(data)
     except ValidationError as exc:
-        first = exc.errors()[0]
-        option, limits = "--" + "-".join(map(str, first["loc"][:1])).replace("_", "-"), first.get("ctx", {})
-        problem = f"at least {limits['ge']} is needed" if "ge" in limits else f"{first['msg'][:1].lower()}{first['msg'][1:]}"
-        raise SasError(f"{option} {first['input']}: {problem}") from None
+        first = findings(exc, Recipe, data)[0]
+        raise SasError(f"--{first.path[0].replace('_', '-')}: {first.message}", hint=first.hint) from None

@@ -3,14 +3,14 @@ where the paper is silent. Shipped: ``table4``."""
 
 from __future__ import annotations
 
-import tomllib
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from sasimc.evaluation.quantity import Measured, Quantity
+from sasimc.isa.described import Source, parse_toml, read_source, validate
 from sasimc.isa.errors import SasError, near
 
 __all__ = ["SUBARRAY_COMPONENTS", "Circuit", "Component", "Interpretation", "Reference", "load_circuit"]
@@ -217,29 +217,16 @@ class Circuit(Measured):
         return self.interpretations[name]
 
 
-def _finding(error: Any) -> str:
-    place = ".".join(str(part) for part in error["loc"])
-    message = error["msg"].removeprefix("Value error, ")
-    return f"{place}: {message}" if place else message
-
-
 def load_circuit(path: str | Path | None = None) -> Circuit:
     """Read and validate a circuit file (None: the shipped ``table4.toml``).
 
     Raises:
         SasError: unreadable file, TOML syntax, unknown, missing or impossible fields (all of them are listed).
     """
-    name = "table4.toml" if path is None else str(path)
-    try:
-        if path is None:
-            text = resources.files("sasimc.evaluation.circuit").joinpath(name).read_text(encoding="utf-8")
-        else:
-            text = Path(path).read_text(encoding="utf-8")
-        return Circuit.model_validate(tomllib.loads(text))
-    except (OSError, UnicodeDecodeError) as exc:
-        raise SasError(f"cannot read the circuit file: {getattr(exc, 'strerror', None) or exc}", where=name) from None
-    except tomllib.TOMLDecodeError as exc:
-        raise SasError(f"not valid TOML: {exc}", where=name) from None
-    except ValidationError as exc:
-        findings = "; ".join(_finding(e) for e in exc.errors())
-        raise SasError(f"invalid circuit file: {findings}", where=name, hint="compare with the shipped table4.toml") from None
+    if path is None:
+        source = Source(
+            "table4.toml", resources.files("sasimc.evaluation.circuit").joinpath("table4.toml").read_text(encoding="utf-8")
+        )
+    else:
+        source = read_source(path, "circuit file")
+    return validate(Circuit, parse_toml(source), [source], "circuit file", "the shipped table4.toml has every field")

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from sasimc.evaluation.nvsim.reader import Document, Setting, read
 from sasimc.evaluation.quantity import Quantity, format_si
 from sasimc.evaluation.technologies.technology import Technology, read_technology
+from sasimc.isa.described import findings
 from sasimc.isa.errors import DiagnosticsError, SasError, near
 
 __all__ = ["CellImport", "import_cell", "load_cell"]
@@ -90,9 +91,7 @@ def import_cell(cell: Document, cfg: Document | None = None, pim: Document | Non
     try:
         return CellImport(Technology.model_validate(fields), c.used)
     except ValidationError as exc:
-        found = "; ".join(
-            f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}".lstrip(": ") for e in exc.errors()
-        )
+        found = "; ".join(map(str, findings(exc, Technology, fields)))
         raise SasError(f"the cell does not make a technology: {found}", where=str(cell.path)) from None
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sasimc.evaluation.machine_notes import toml_value
 from sasimc.evaluation.nvsim.cells import CellImport, import_cell
 from sasimc.evaluation.nvsim.organisation import Organisation, organise, validated
 from sasimc.evaluation.nvsim.reader import SUFFIXES, Document, Setting, read
@@ -120,16 +121,6 @@ def _named_cell(cfg: Document, findings: list[Diagnostic]) -> Document | None:
     return read(path)
 
 
-def _value(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float) and value.is_integer():
-        return f"{int(value):_}"
-    if isinstance(value, int):
-        return f"{value:_}" if value >= 10_000 else str(value)
-    return json.dumps(value)
-
-
 def _heading(made: Imported, what: str) -> list[str]:
     names = ", ".join(d.path.name for d in made.documents)
     return [
@@ -162,7 +153,7 @@ def machine_toml(made: Imported) -> str:
         if head != section:
             lines += ["", f"[{head}]"]
             section = head
-        text = f"{leaf} = {_value(value)}"
+        text = f"{leaf} = {toml_value(value)}"
         lines.append(f"{text.ljust(38)} # {source}" if source else text)
     return "\n".join(lines + _tail(made, ".cfg", ".pim")) + "\n"
 
@@ -183,5 +174,5 @@ def technology_toml(made: Imported) -> str:
                 f"source = {json.dumps(value.source, ensure_ascii=False)}}}"
             )
         elif value is not None:
-            lines.append(f"{name} = {_value(value)}")
+            lines.append(f"{name} = {toml_value(value)}")
     return "\n".join(lines + _tail(made, ".cell")) + "\n"

@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from sasimc.evaluation.nvsim.reader import Document, Setting
+from sasimc.isa.described import findings
 from sasimc.isa.errors import Diagnostic, SasError
 from sasimc.isa.machine import Machine
 
@@ -194,13 +195,6 @@ def validated(out: Organisation, where: str) -> Machine:
     try:
         return Machine.model_validate(nested)
     except ValidationError as exc:
-        lines = "; ".join(
-            f"{'.'.join(map(str, e['loc'])) or 'machine'} = {e['input']!r:.60}: {e['msg'].removeprefix('Value error, ')}"
-            + (
-                f" ({out.fields[path][1]})"
-                if (path := ".".join(str(p) for p in e["loc"] if isinstance(p, str))) in out.fields
-                else ""
-            )
-            for e in exc.errors()
-        )
+        found = [(f, out.fields.get(".".join(f.path))) for f in findings(exc, Machine, nested)]
+        lines = "; ".join(f"{f} ({field[1]})" if field else str(f) for f, field in found)
         raise SasError(f"the memory does not fit a machine description: {lines}", where=where) from None

@@ -5,15 +5,15 @@ Shipped: ``sas`` (the paper's), ``sot``, ``stt``, ``sram``. Another technology i
 
 from __future__ import annotations
 
-import tomllib
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from sasimc.evaluation.device.stack import Stack
 from sasimc.evaluation.quantity import Measured, Quantity, format_si
+from sasimc.isa.described import Source, parse_toml, read_source, validate
 from sasimc.isa.errors import SasError, near
 
 __all__ = ["SHIPPED", "Technology", "read_technology"]
@@ -98,27 +98,18 @@ class Technology(Measured):
         return chosen, stack
 
 
-def _read(source: str | Path) -> tuple[str, str]:
+def _read(source: str | Path) -> Source:
     name = str(source)
     if name in SHIPPED:
         file = resources.files("sasimc.evaluation.technologies").joinpath(f"{name}.toml")
-        return file.read_text(encoding="utf-8"), f"{name}.toml"
+        return Source(f"{name}.toml", file.read_text(encoding="utf-8"))
     path = Path(source)
     if not path.suffix and not path.exists():
         raise SasError(
             f"no technology is called {name!r}",
             hint=near(name, SHIPPED) or f"shipped: {', '.join(SHIPPED)}; or give a .toml file",
         )
-    try:
-        return path.read_text(encoding="utf-8"), name
-    except (OSError, UnicodeDecodeError) as exc:
-        raise SasError(f"cannot read the technology file: {getattr(exc, 'strerror', None) or exc}", where=name) from None
-
-
-def _finding(error: Any) -> str:
-    place = ".".join(str(part) for part in error["loc"])
-    message = error["msg"].removeprefix("Value error, ")
-    return f"{place}: {message}" if place else message
+    return read_source(path, "technology file")
 
 
 def read_technology(source: str | Path) -> Technology:
@@ -127,13 +118,5 @@ def read_technology(source: str | Path) -> Technology:
     Raises:
         SasError: unknown name, unreadable file, TOML syntax, unknown, missing or impossible fields (all of them are listed).
     """
-    text, name = _read(source)
-    try:
-        return Technology.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as exc:
-        raise SasError(f"not valid TOML: {exc}", where=name) from None
-    except ValidationError as exc:
-        findings = "; ".join(_finding(e) for e in exc.errors())
-        raise SasError(
-            f"invalid technology: {findings}", where=name, hint="compare with a shipped file, for instance sas.toml"
-        ) from None
+    text = _read(source)
+    return validate(Technology, parse_toml(text), [text], "technology", "a shipped file, for instance sas.toml, has every field")

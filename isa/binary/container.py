@@ -11,16 +11,17 @@ text is an index into the string table.
 
 from __future__ import annotations
 
+import json
 import struct
 import zlib
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 
 from sasimc.isa.analysis.check import check_program
 from sasimc.isa.binary.encoding import Names, decode_word, encode_word
+from sasimc.isa.described import Source, validate
 from sasimc.isa.errors import DiagnosticsError, SasError
 from sasimc.isa.machine import Machine
 from sasimc.isa.objects import Geometry, Matrix, Table, Tile, View
@@ -414,9 +415,10 @@ def decode_program(data: bytes, source: str = "<bytes>", weights_loader: Weights
     sections = _sections(data, source)
     strings = _strings(sections["STRS"], source)
     try:
-        machine = Machine.model_validate_json(sections["MACH"])
-    except ValidationError as exc:
-        raise SasError(f"the machine description is invalid: {exc.errors()[0]['msg']}", where=source) from None
+        description = json.loads(sections["MACH"])
+    except (ValueError, RecursionError):
+        raise SasError("the machine description is not JSON", where=source) from None
+    machine = validate(Machine, description, [Source(source, "")], "machine description")
 
     def read(tag: str, function: Any, *args: Any) -> Any:
         r = _Reader(tag, sections[tag], strings, source)

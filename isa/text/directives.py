@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from sasimc.isa.analysis.check import check_geometry, check_view
+from sasimc.isa.described import findings
 from sasimc.isa.errors import SasError, near
 from sasimc.isa.machine import Machine, load_machine
 from sasimc.isa.objects import Geometry, Matrix, Table, Tile, View
@@ -122,10 +123,10 @@ def build_machine(state: State) -> Machine:
     try:
         machine = Machine.model_validate(data)
     except ValidationError as exc:
-        error = exc.errors()[0]
-        path = ".".join(str(p) for p in error["loc"][:2])
+        found = findings(exc, Machine, data)[0]
+        path = ".".join(found.path)
         _, line, column = state.changes.get(path, (None, *next(iter(state.changes.values()))[1:]))
-        raise Problem(f"{path or 'machine'}: {error['msg']}", line=line, column=column, width=len(path)) from None
+        raise Problem(str(found), line=line, column=column, width=len(path), hint=found.hint) from None
     expected = machine_digest(machine)
     if state.machine_digest is not None and state.machine_digest.text.strip('"') != expected:
         raise Problem(

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from sasimc.isa.described import damage
 from sasimc.isa.errors import SasError
 from sasimc.isa.machine import Machine
 from sasimc.isa.program import Program
@@ -188,8 +189,7 @@ class DeviceImage:
             for step in frames[1:]:
                 image._play(step)
         except (ValidationError, ValueError, KeyError, IndexError, TypeError) as exc:
-            text = str(exc).splitlines()[0]
-            raise SasError(f"the device image is damaged: {text}", where=where, hint="take a copy of it") from None
+            raise SasError(f"the device image is damaged: {damage(exc)}", where=where, hint="take a copy of it") from None
         image._end, image._snapshot, image._frames = frames[-1].end, frames[0].end, len(frames)
         image.rolled_back = frames[-1].end < len(data)
         return image

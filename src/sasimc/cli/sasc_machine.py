@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import tomllib
-from importlib import resources
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from sasimc.cli.common import console, require_writable
+from sasimc.isa.described import parse_toml, read_source
 from sasimc.isa.errors import SasError, near
 from sasimc.isa.files import write_together
-from sasimc.isa.machine import Machine, load_machine
+from sasimc.isa.machine import Machine, load_machine, shipped_machines
 
 __all__ = ["app", "register"]
 
@@ -88,61 +88,47 @@ def show_command(
     """Print a machine (hierarchy, capacity, peak rate) or a technology, every field with its source."""
     path = Path(what)
     if path.suffix in (".cfg", ".cell", ".pim"):
-        from sasimc.evaluation.nvsim.importer import import_files, machine_toml
+        from sasimc.evaluation.nvsim.importer import import_files
 
         made = import_files([path])
-        if made.machine is not None:
-            _show_machine(made.machine, machine_toml(made))
+        if made.machine is not None and made.organisation is not None:
+            _show_machine(made.machine, {path: source for path, (_, source) in made.organisation.fields.items()})
         if made.technology is not None:
             _show_technology(made.technology)
         return
     if path.suffix in (".s", ".bin"):
         from sasimc.isa.files import load_program
 
-        _show_machine(load_program(path).machine, None)
+        _show_machine(load_program(path).machine)
         return
     _show_toml(what)
-
-
-def _machines() -> list[str]:
-    return sorted(f.name.removesuffix(".toml") for f in resources.files("sasimc.isa").iterdir() if f.name.endswith(".toml"))
 
 
 def _show_toml(what: str) -> None:
     from sasimc.evaluation.technologies.load import load_technology
     from sasimc.evaluation.technologies.technology import SHIPPED
 
-    path = Path(what)
+    machines = shipped_machines()
     if what in SHIPPED:
         _show_technology(load_technology(what))
-        return
-    if what in _machines():
-        text = resources.files("sasimc.isa").joinpath(f"{what}.toml").read_text(encoding="utf-8")
-        _show_machine(Machine.model_validate(tomllib.loads(text)), text)
-        return
-    known = [*_machines(), *SHIPPED]
-    if not path.exists() and not path.suffix:
+    elif what in machines:
+        _show_machine(load_machine(what))
+    elif not Path(what).exists() and not Path(what).suffix:
+        known = [*machines, *SHIPPED]
         raise SasError(f"no machine or technology is called {what!r}", hint=near(what, known) or f"shipped: {', '.join(known)}")
-    try:
-        text = path.read_text(encoding="utf-8")
-        found = tomllib.loads(text)
-    except (OSError, UnicodeDecodeError) as exc:
-        raise SasError(f"cannot read {what}: {getattr(exc, 'strerror', None) or exc}") from None
-    except tomllib.TOMLDecodeError as exc:
-        raise SasError(f"not valid TOML: {exc}", where=what) from None
-    if "write_energy" in found:
-        _show_technology(load_technology(path))
+    elif "write_energy" in parse_toml(read_source(what, "machine or technology")):
+        _show_technology(load_technology(what))
     else:
-        _show_machine(load_machine(path), text)
+        _show_machine(load_machine(what))
 
 
 def _heading(text: str) -> None:
     console.print(f"\n{text}", style="bold", **_PLAIN)
 
 
-def _show_machine(m: Machine, text: str | None) -> None:
-    """``text``: the description with its comments; None: sources of the paper's machine where the values agree."""
-    from sasimc.evaluation.machine_notes import flat_fields, machine_notes, notes_of, value_text
+def _show_machine(m: Machine, given: Mapping[str, str] | None = None) -> None:
+    """``given``: sources of fields that an import knows."""
+    from sasimc.evaluation.machine_notes import flat_fields, notes_of, value_text
     from sasimc.evaluation.quantity import format_si
 
     a, act = m.array, m.activation
@@ -178,7 +164,7 @@ def _show_machine(m: Machine, text: str | None) -> None:
         ("host", f"{format_si(m.host.bytes_per_cycle * m.clock_hz, 'B')}/s, memory {format_si(m.host.memory_bytes, 'B')}"),
     ):
         console.print(f"  {name.ljust(14)}{value}", **_PLAIN)
-    notes = notes_of(m) if text is None else machine_notes(text)
+    notes = notes_of(m, given)
     _heading("fields")
     rows = [("field", "value", "kind", "source")]
     for path, value in flat_fields(m).items():
