@@ -18,7 +18,17 @@ from sasimc.isa.described import schema_at, wanted
 from sasimc.isa.machine import PAPER, Machine, load_machine
 from sasimc.isa.machine_sections import About
 
-__all__ = ["FieldNote", "Note", "flat_fields", "machine_file", "machine_notes", "notes_of", "toml_value", "value_text"]
+__all__ = [
+    "FieldNote",
+    "Note",
+    "flat_fields",
+    "machine_file",
+    "machine_notes",
+    "machine_table",
+    "notes_of",
+    "toml_value",
+    "value_text",
+]
 
 
 @dataclass(frozen=True)
@@ -71,7 +81,13 @@ def value_text(value: Any) -> str:
     """A field's value for readers: 16 x 16, true, 64."""
     if isinstance(value, tuple):
         return " x ".join(map(str, value))
-    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+    return (
+        str(value).lower()
+        if isinstance(value, bool)
+        else str(int(value))
+        if isinstance(value, float) and value.is_integer()
+        else str(value)
+    )
 
 
 def toml_value(value: Any) -> str:
@@ -134,3 +150,13 @@ def machine_file(machine: Machine, name: str) -> str:
 def _comment(text: str) -> list[str]:
     how: dict[str, Any] = {"initial_indent": "# ", "subsequent_indent": "# ", "break_on_hyphens": False}
     return textwrap.wrap(" ".join(text.split()), 120, **how)
+
+
+def machine_table() -> str:
+    """The fields as a Markdown table, for the documentation."""
+    lines = ["| field | paper's machine | source | meaning |", "|---|---|---|---|"]
+    for path, note in machine_notes().items():
+        unit = f" [{note.about.unit}]" if note.about.unit else ""
+        source = "" if path == "name" else _origin(note.about)
+        lines.append(f"| `{path}` | {value_text(note.paper)} | {source} | {note.about.meaning}{unit}; {note.wanted} |")
+    return "\n".join(lines) + "\n"

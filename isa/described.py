@@ -11,6 +11,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -127,7 +128,7 @@ def refusal(found: Sequence[Finding], sources: Sequence[Source], what: str) -> D
 
 def findings(exc: ValidationError, model: type[BaseModel], data: Any, missing: str = "") -> list[Finding]:
     """What is wrong with ``data``, each field once (a union reports each of its members)."""
-    schema = model.model_json_schema()
+    schema = _schema(model)
     out: dict[tuple[str, ...], Finding] = {}
     last: Finding | None = None
     for error in exc.errors():
@@ -135,7 +136,7 @@ def findings(exc: ValidationError, model: type[BaseModel], data: Any, missing: s
         if error["type"] == "extra_forbidden":
             finding = _unknown(schema, path)
         elif error["type"] == "value_error":
-            finding = Finding(path, str(error["ctx"]["error"]))
+            finding = Finding(path, str(error.get("ctx", {}).get("error", "")))
         elif error["type"] == "missing" and len(path) == len(error["loc"]):
             finding = Finding(path, f"missing; {wanted(at)} belongs here")
             last = finding
@@ -148,6 +149,11 @@ def findings(exc: ValidationError, model: type[BaseModel], data: Any, missing: s
     if last is not None:
         out[last.path] = replace(last, hint=missing)
     return list(out.values())
+
+
+@lru_cache(maxsize=16)
+def _schema(model: type[BaseModel]) -> dict[str, Any]:
+    return model.model_json_schema()
 
 
 def damage(exc: Exception) -> str:
@@ -184,13 +190,11 @@ def schema_at(schema: dict[str, Any], location: Sequence[str | int]) -> tuple[tu
 
 
 def _unknown(schema: dict[str, Any], path: tuple[str, ...]) -> Finding:
-    """An unknown key: near ones beside it, else the same key elsewhere."""
+    """An unknown key: the same key elsewhere, else near ones beside it."""
     _, at = schema_at(schema, path[:-1])
     known = tuple(at.get("properties", ()))
-    hint = near(path[-1], known)
-    if not hint:
-        paths = [".".join(p) for p in _leaves(schema)]
-        hint = near(".".join(path), [p for p in paths if p.split(".")[-1] == path[-1]])
+    elsewhere = [repr(".".join(p)) for p in _leaves(schema) if p[-1:] == path[-1:]]
+    hint = f"did you mean {', '.join(elsewhere[:3])}?" if elsewhere else near(path[-1], known)
     return Finding(path, "there is no such field", hint or f"fields: {', '.join(known)}")
 
 

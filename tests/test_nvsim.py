@@ -212,7 +212,7 @@ def test_sizes_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SasError, match=r"a\.cfg:2:1: error: Capacity of 8000 bits is no multiple of"):
         import_files([path])
     path.write_text(bank.replace("3x4", "1x4").replace("4x4", "9999x4"))
-    with pytest.raises(SasError, match=r"array\.banks\.0 = 9999.*a\.cfg:1 ForceBank"):
+    with pytest.raises(SasError, match=r"array\.banks: \[9999, 4\] is not.*a\.cfg:1 ForceBank"):
         import_files([path])
 
 

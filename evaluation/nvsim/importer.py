@@ -10,7 +10,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sasimc.evaluation.machine_notes import toml_value
 from sasimc.evaluation.nvsim.cells import CellImport, import_cell

@@ -30,7 +30,7 @@ class CompileOptions:
     ``direct``, ``accumulate`` or ``momentum`` (default); ``round_errors``: ``nearest``, ``stochastic`` or ``carried`` (default); ``gradient_power``: gradients are divided
     by this power (0, 1, 2) of their channel's weight scale; ``gradient_range``: ``batch`` or ``peak`` (docs/numerics.md)."""
 
-    machine: Path | Machine | None = None
+    machine: str | Path | Machine | None = None
     batch: int = 8
     backprop: str = "exact"
     trainable: str | None = None

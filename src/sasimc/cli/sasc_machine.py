@@ -1,7 +1,8 @@
-"""``sasc machine``: import NVSim / PIMA-SIM files, show machines and technologies with the source of every number."""
+"""``sasc machine``: write a commented description, import NVSim / PIMA-SIM files, show machines and technologies with the source of every number."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,13 +13,36 @@ from sasimc.cli.common import console, require_writable
 from sasimc.isa.described import parse_toml, read_source
 from sasimc.isa.errors import SasError, near
 from sasimc.isa.files import write_together
-from sasimc.isa.machine import Machine, load_machine, shipped_machines
+from sasimc.isa.machine import PAPER, Machine, load_machine, shipped_machines
 
 __all__ = ["app", "register"]
 
 _PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+@app.command("init")
+def init_command(
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="File to write (TOML); default: print it", show_default=False)
+    ] = None,
+    base: Annotated[str, typer.Option(help="Machine whose values it begins with: a shipped name or a file")] = PAPER,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file")] = False,
+) -> None:
+    """Write a commented machine description to change: every field with its meaning, unit, range, and the paper's value with its source."""
+    from sasimc.evaluation.machine_notes import machine_file
+
+    machine = load_machine(base)
+    if output is None:
+        console.print(machine_file(machine, machine.name), end="", **_PLAIN)
+        return
+    require_writable(output)
+    if output.exists() and not force:
+        raise SasError(f"{output} exists", hint="--force overwrites it")
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "_", output.stem)[:64] or machine.name
+    write_together({output: machine_file(machine, name).encode()})
+    console.print(f"wrote {output}: {_in_short(machine)}; change it, then: sasc compile MODEL --machine {output}", **_PLAIN)
 
 
 @app.command("import")
@@ -30,7 +54,7 @@ def import_command(
         Path | None, typer.Option("-o", "--output", help="Machine description to write (TOML)", show_default=False)
     ] = None,
     technology_out: Annotated[Path | None, typer.Option(help="Technology to write (TOML), from the .cell file")] = None,
-    base: Annotated[Path | None, typer.Option(help="Machine that gives what the files do not say; default: the paper's")] = None,
+    base: Annotated[str, typer.Option(help="Machine that gives what the files do not say: a shipped name or a file")] = PAPER,
     quiet: Annotated[bool, typer.Option("--quiet", help="Do not list which settings were used and which were not")] = False,
 ) -> None:
     """Read NVSim / PIMA-SIM files. The cell file that the .cfg names is looked for beside it.
@@ -193,4 +217,4 @@ def _table(rows: list[tuple[str, str, str, str]]) -> None:
 
 def register(parent: typer.Typer) -> None:
     """Add ``machine`` to ``sasc``."""
-    parent.add_typer(app, name="machine", help="Import NVSim / PIMA-SIM files; show machines and technologies.")
+    parent.add_typer(app, name="machine", help="Write, import and show machines and technologies.")
