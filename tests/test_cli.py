@@ -170,8 +170,8 @@ def test_data(cli: Cli, tmp_path: Path) -> None:
     "words, message",
     [
         (("--engine", "fussed"), "did you mean 'fused'"),
-        (("--limit", "0"), "at least 1 is needed"),
-        (("--epochs", "0"), "at least 1 is needed"),
+        (("--limit", "0"), "0 is not a whole number from 1"),
+        (("--epochs", "0"), "0 is not a whole number from 1"),
         (("--threads", "0"), "at least 1 is needed"),
         (("--top", "0"), "at least 1 is needed"),
         (("--cross-check", "-1"), "--cross-check -1"),
