@@ -1,4 +1,4 @@
-"""The manual is current; every example of docs/tutorials/assembly.md and examples/ runs; the two-layer example equals a reference in plain integers."""
+"""The manual is current; every example of the tutorials and examples/ runs; the two-layer example equals a reference in plain integers."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from two_layer_reference import TwoLayer
 
 from sasimc.isa import manual
 from sasimc.isa.analysis.lint import lint
+from sasimc.isa.errors import SasError
 from sasimc.isa.files import load_assembly
 from sasimc.isa.spec import EVENTS, TABLE
 from sasimc.isa.text.assembler import assemble, assemble_source
@@ -19,11 +20,15 @@ from sasimc.runtime.asmtest import failures
 from sasimc.runtime.interpreter import Interpreter
 
 ROOT = Path(__file__).resolve().parent.parent
-BLOCKS = [
-    b
-    for b in re.findall(r"^```\n(.*?)^```", (ROOT / "docs" / "tutorials" / "assembly.md").read_text(), re.M | re.S)
-    if b.startswith("; runs")
-]
+TUTORIALS = ROOT / "docs" / "tutorials"
+
+
+def blocks(name: str) -> list[str]:
+    """The whole files that a page shows."""
+    return [b for b in re.findall(r"^```\n(.*?)^```", (TUTORIALS / name).read_text(), re.M | re.S) if b.startswith("; runs")]
+
+
+BLOCKS = [*blocks("assembly.md"), *blocks("first-program.md")]
 
 
 def test_manual_is_current(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -46,7 +51,7 @@ def test_manual_has_everything() -> None:
 
 @pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
 def test_examples_of_the_tutorial(block: str) -> None:
-    assembly = assemble_source(block, "docs/tutorials/assembly.md")
+    assembly = assemble_source(block, "tutorial.s")
     for test in assembly.tests:
         assert failures(assembly, test) == []
     initialised = {i.name for t in assembly.tests for i in t.initials}
@@ -55,7 +60,26 @@ def test_examples_of_the_tutorial(block: str) -> None:
 
 
 def test_tutorial_has_its_examples() -> None:
-    assert len(BLOCKS) == 7
+    assert len(BLOCKS) == 8
+
+
+def test_faults_of_the_first_program() -> None:
+    """Broken as the tutorial breaks it, the program fails with the messages that the tutorial shows."""
+    page = (TUTORIALS / "first-program.md").read_text()
+    source = blocks("first-program.md")[0]
+    broken = source.replace("[-2]", "[-3]", 1)
+    assembly = assemble_source(broken, "test_dot.s")
+    assert failures(assembly, assembly.tests[0])[0].split("test_dot.s:")[-1] in page
+    with pytest.raises(SasError) as caught:
+        assemble_source(source.replace("vmm sums, a,", "vmm sums, b,"), "test_dot.s")
+    assert str(caught.value).strip() in page
+    broken = re.sub(r"^ +drain.*\n", "", source, flags=re.M)
+    program = assemble_source(broken, "test_dot.s").program
+    found = [d for d in lint(program, broken, {"a.host"}) if d.severity in ("error", "warning")]
+    assert len(found) == 2
+    assert all(d.message in page for d in found)
+    assembly = assemble_source(source.replace("li r2, 0 ", "li r2, -1"), "test_dot.s")
+    assert failures(assembly, assembly.tests[0])[0].removesuffix(" [step]").split(": ", 1)[1] in page
 
 
 def test_two_layer_example_and_its_tests() -> None:

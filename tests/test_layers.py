@@ -4,6 +4,7 @@ profiling, training. verify sees both halves. evaluation stands on isa; referenc
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -164,3 +165,14 @@ def test_the_checker_sees_what_it_looks_for() -> None:
     assert ("isa", 0) in {(n, level) for _, n, level in imports_of(source)}
     assert "sasimc.backend.compile" in {n for _, n, _ in imports_of(source)}
     assert any(level for _, _, level in imports_of(source))
+
+
+def test_architecture_page_shows_these_layers() -> None:
+    """The table of docs/explanation/architecture.md is MAY_IMPORT, and in its picture every folder stands above what it imports."""
+    page = (ROOT / "docs" / "explanation" / "architecture.md").read_text(encoding="utf-8")
+    table = re.findall(r"^\| `(\w+)` \|.*\|([^|]*)\|$", page.split("## Layers")[1].split("## ")[0], flags=re.M)
+    assert {folder: {folder, *re.findall(r"`(\w+)`", allowed)} for folder, allowed in table} == MAY_IMPORT
+    rows = re.findall(r"^  (\d) +(.*)$", page, flags=re.M)
+    height = {name: int(row) for row, names in rows for name in re.findall(r"\w+", names)}
+    for folder, allowed in MAY_IMPORT.items():
+        assert all(height[other] < height[folder] for other in allowed - {folder}), folder
