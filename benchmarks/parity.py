@@ -49,6 +49,7 @@ def session(model: onnx.ModelProto | Path, threads: int, optimised: bool) -> ort
 def real_input(device: Device, images: npt.NDArray[np.uint8]) -> Real:
     """Float NCHW input as the model's preprocessing defines it."""
     p = device.preprocess
+    assert p is not None
     real = (images.astype(np.float32) / 255 - np.asarray(p.mean, np.float32)) / np.asarray(p.std, np.float32)
     return np.ascontiguousarray(real.astype(np.float32).transpose(0, 3, 1, 2))
 
@@ -170,7 +171,7 @@ def main() -> None:
         f"\n{len(layers)} operations, {outputs} outputs, {different} different: {equal:.5f} % equal, largest difference {worst}"
     )
 
-    q = device.quantise(few[:1])
+    q = device.input.integers(few[:1])
     reference = run(graph, {graph.inputs[0]: q})[graph.outputs[0]].reshape(-1)
     identical = bool((device.infer(few[:1]).logits[0] == reference).all())
     print(f"device and reference operations give the same logits: {identical}")

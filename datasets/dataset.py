@@ -1,7 +1,7 @@
 """Data sets by name or path: where they are, what is in them, how their images are read.
 
 ``open_dataset("flowers")`` looks for a folder whose name starts with ``flowers-102`` under the data folder; a path
-opens any folder or archive with ``labels.csv``, one sub-folder a class, or an official layout. Where ``flowers`` is
+opens any folder or archive with ``labels.csv``, one sub-folder a class, or an official layout, a table of labels itself, or an ``.npz``. Where ``flowers`` is
 not found, flowers drawn by formula take its place, and ``Dataset.note`` says so for the first line of a run and for
 its report.
 
@@ -13,23 +13,27 @@ of validation images.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from sasimc.datasets import procedural
+from sasimc.datasets.array_sets import read_array_set
+from sasimc.datasets.arrays import ArrayFile, parse_npy
 from sasimc.datasets.catalog import CATALOGUE, KnownSet
-from sasimc.datasets.images import decode
-from sasimc.datasets.labels_csv import Entry, Table
+from sasimc.datasets.images import decode, probe
+from sasimc.datasets.labels_csv import Entry, Table, read_labels
 from sasimc.datasets.layouts import read_layout
-from sasimc.datasets.store import Tree, is_archive, open_tree
+from sasimc.datasets.store import FolderTree, Tree, is_archive, open_tree
 from sasimc.isa.errors import SasError, near
 
 __all__ = [
     "SPLITS",
+    "Damaged",
     "Dataset",
     "DatasetRow",
     "Item",
@@ -54,12 +58,33 @@ class Item:
     class_id: int
 
 
+class Damaged:
+    """Files that could not be read, with the reason, in the order in which they were found. Safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def note(self, key: str, error: SasError, strict: bool = False) -> None:
+        """One more. Raises the error instead when ``strict``."""
+        if strict:
+            raise error
+        with self._lock:
+            self._files.setdefault(key, error.diagnostic.message)
+
+    @property
+    def files(self) -> dict[str, str]:
+        with self._lock:
+            return dict(self._files)
+
+
 @dataclass(frozen=True)
 class Dataset:
     """An opened data set. ``load`` is safe to call from several threads.
 
-    ``source``: where the images come from; ``synthetic``: drawn by formula; ``note``: one plain sentence on what this
-    is, for the first line of a run and its report.
+    ``named``: the classes have names of their own (else ``class 0``, ...); ``source``: where the images come from; ``synthetic``: drawn by formula;
+    ``note``: one plain sentence on what this is, for the first line of a run and its report; ``left_out``: files and folders that are no images;
+    ``damaged``: files that turned out so.
     """
 
     name: str
@@ -68,7 +93,10 @@ class Dataset:
     source: str
     synthetic: bool
     note: str
-    _tree: Tree | None = field(default=None, repr=False)
+    named: bool = True
+    left_out: tuple[str, ...] = ()
+    damaged: Damaged = field(default_factory=Damaged, compare=False, repr=False)
+    _source: Tree | ArrayFile | None = field(default=None, repr=False)
     _drawn: tuple[str, int] = ("", 0)
 
     def items(self, split: str) -> tuple[Item, ...]:
@@ -77,12 +105,24 @@ class Dataset:
             raise SasError(f"no split {split!r}", hint=near(split, SPLITS) or f"one of {', '.join(SPLITS)}")
         return self.splits[split]
 
-    def load(self, item: Item) -> npt.NDArray[np.uint8]:
-        """The image, uint8 [H, W, 3] RGB. Raises SasError naming the file when it cannot be read."""
-        if self._tree is None:
+    def load(self, item: Item) -> npt.NDArray[Any]:
+        """The image, uint8 [H, W, 3] RGB; or the array as it is stored. Raises SasError naming the file when it cannot be read."""
+        if self._source is None:
             kind, size = self._drawn
             return procedural.draw(kind, item.class_id, int(item.key), size)
-        return decode(self._tree.read(item.key), f"{self._tree.where}/{item.key}")
+        if isinstance(self._source, ArrayFile):
+            name, _, number = item.key.rpartition("/")
+            return self._source[name][int(number)]
+        data, where = self._source.read(item.key), f"{self._source.where}/{item.key}"
+        return parse_npy(data, where) if item.key.lower().endswith(".npy") else decode(data, where)
+
+    def probe(self, item: Item) -> None:
+        """Read what tells whether ``item`` can be loaded: an image's header, an array. Raises SasError as ``load`` does."""
+        if self._source is None or isinstance(self._source, ArrayFile) or item.key.lower().endswith(".npy"):
+            self.load(item)
+            return
+        with self._source.open(item.key) as f:
+            probe(f, f"{self._source.where}/{item.key}")
 
     def counts(self) -> dict[str, int]:
         """Images a split."""
@@ -146,14 +186,38 @@ def _split(table: Table, seed: int) -> tuple[dict[str, list[Entry]], str]:
     return parts, words
 
 
-def _from_tree(name: str, path: Path, seed: int) -> Dataset:
-    table = read_layout(open_tree(path))
+def _from_path(name: str, path: Path, seed: int) -> Dataset:
+    suffix = path.suffix.lower()
+    if path.is_file() and suffix in (".npz", ".npy"):
+        source: Tree | ArrayFile = ArrayFile(path)
+        classes, named, entries, left = read_array_set(source)
+        table = Table(classes, entries, FolderTree(path.parent), "arrays", f"not used: {left}" if left else "", named)
+    else:
+        is_table = path.is_file() and suffix in (".csv", ".tsv")
+        table = read_labels(FolderTree(path.parent), [(path.name, "")]) if is_table else read_layout(open_tree(path))
+        source = table.tree
     parts, drawn = _split(table, seed)
     splits = {s: tuple(Item(e.key, e.class_id) for e in parts[s]) for s in SPLITS}
     counts = " / ".join(str(len(splits[s])) for s in SPLITS)
-    note = f"{name}: {len(table.classes)} classes, {counts} images (train / val / test) from {path} ({table.layout})"
-    note = "; ".join(part for part in (note, table.note, drawn) if part)
-    return Dataset(name, table.classes, splits, str(path), False, note, table.tree)
+    what = "arrays" if isinstance(source, ArrayFile) else "images"
+    note = f"{name}: {len(table.classes)} classes, {counts} {what} (train / val / test) from {path} ({table.layout})"
+    left_out = (*table.left, *sorted(table.tree.system))
+    note = "; ".join(
+        part for part in (note, table.note, drawn, _shown(table.left, "left out: {}"), _system(table.tree.system)) if part
+    )
+    return Dataset(name, table.classes, splits, str(path), False, note, table.named, left_out, _source=source)
+
+
+def _shown(names: Sequence[str], words: str) -> str:
+    """Count and first names."""
+    if not names:
+        return ""
+    more = f", ... ({len(names)} in all)" if len(names) > 3 else ""
+    return words.format(", ".join(names[:3]) + more)
+
+
+def _system(names: set[str]) -> str:
+    return _shown(sorted(names), "system files ignored: {}")
 
 
 def _drawn(name: str, kind: str, size: int, per_class: tuple[int, int, int], note: str) -> Dataset:
@@ -162,7 +226,7 @@ def _drawn(name: str, kind: str, size: int, per_class: tuple[int, int, int], not
         s: tuple(Item(str(_DRAWN_FIRST_SEED[s] + i), c) for i in range(n) for c in range(len(classes)))
         for s, n in zip(SPLITS, per_class, strict=True)
     }
-    return Dataset(name, classes, splits, "drawn by formula", True, note, None, (kind, size))
+    return Dataset(name, classes, splits, "drawn by formula", True, note, _drawn=(kind, size))
 
 
 def open_dataset(
@@ -188,14 +252,14 @@ def open_dataset(
     if known is None:
         path = Path(name_or_path)
         if path.exists():
-            return _from_tree(path.name or name, path, seed)
+            return _from_path(path.name or name, path, seed)
         names = [*CATALOGUE, *DRAWN]
         hint = near(name, names) or f"a path, or one of: {', '.join(names)}"
         raise SasError(f"no data set {name!r}: neither a known name nor a folder or archive", hint=hint)
     base = data_folder(data_dir)
     found = _find(known, base)
     if found is not None:
-        return _from_tree(name, found, seed)
+        return _from_path(name, found, seed)
     looked = str(base) if base is not None else "any folder (neither --data nor SASIMC_DATA is set)"
     if name == "flowers":
         note = f"procedurally drawn flowers: the real {known.title} were not found in {looked}"

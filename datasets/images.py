@@ -8,23 +8,24 @@ mirrored half of the time (``Augment`` changes both); the draw depends on (seed,
 from __future__ import annotations
 
 import io
-import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, BinaryIO, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from sasimc.datasets.preprocess import INTERPOLATIONS, Preprocess
 from sasimc.datasets.procedural import Stream
-from sasimc.isa.errors import SasError, near
+from sasimc.isa.errors import SasError
 
-__all__ = ["MAX_PIXELS", "Augment", "Preprocess", "decode", "eval_crop", "quantise", "quantise_table", "read_image", "train_crop"]
+__all__ = ["MAX_PIXELS", "Augment", "decode", "eval_crop", "grey", "is_image", "probe", "read_image", "train_crop"]  # fmt: skip
 
 U8 = npt.NDArray[np.uint8]
 
@@ -32,97 +33,20 @@ MAX_PIXELS = 64_000_000
 """Largest image decoded (192 MB as RGB). More is taken for a decompression bomb."""
 MAX_FILE_BYTES = 256 << 20
 
-_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "PPM", "TIFF")
-_FILTERS = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-    "box": Image.Resampling.BOX,
-}
+_FILTERS = {name: Image.Resampling[name.upper()] for name in INTERPOLATIONS}
+_NOT_READ = frozenset({"EPS", "BUFR", "GRIB", "HDF5", "WMF", "MPEG", "FPX", "MIC"})
+"""What Pillow lists but does not read by itself: it would start another program, or needs one that is not there."""
+warnings.filterwarnings(
+    "ignore", category=UserWarning, module=r"PIL\."
+)  # damaged EXIF data and the like: the pixels are what counts
 
 
-def _triple(value: Any, key: str) -> tuple[float, float, float]:
-    numbers = [value] * 3 if isinstance(value, int | float) else value
-    if not isinstance(numbers, list | tuple) or len(numbers) != 3:
-        raise SasError(f"preprocessing: {key!r} is {value!r}", hint="give one number, or three: red, green, blue")
-    if any(isinstance(n, bool) or not isinstance(n, int | float) or not math.isfinite(n) for n in numbers):
-        raise SasError(f"preprocessing: {key!r} is {value!r}", hint="finite numbers are needed")
-    return float(numbers[0]), float(numbers[1]), float(numbers[2])
-
-
-@dataclass(frozen=True)
-class Preprocess:
-    """How images become network input: x_real = (x / 255 - mean) / std a channel (RGB), geometry as in the module's text.
-
-    ``mean`` and ``std`` in units of 0..1; ``size`` and ``resize`` in pixels, ``resize >= size``; ``interpolation`` is one of
-    nearest, bilinear, bicubic, lanczos, box. The defaults are those of the TensorFlow MobileNet-V2 weights: x / 127.5 - 1.
-    Raises SasError for values outside these.
-    """
-
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    size: int = 224
-    resize: int = 256
-    interpolation: str = "bilinear"
-
-    def __post_init__(self) -> None:
-        for key in ("mean", "std"):
-            object.__setattr__(self, key, _triple(getattr(self, key), key))
-        if not all(-1 <= v <= 2 for v in self.mean) or max(self.std) > 8:
-            raise SasError(
-                f"preprocessing: mean {self.mean} or std {self.std} is not in units of 0..1",
-                hint="divide values meant for bytes by 255",
-            )
-        if min(self.std) <= 0:
-            raise SasError(f"preprocessing: 'std' is {self.std}", hint="every standard deviation must be above 0")
-        for key in ("size", "resize"):
-            value = getattr(self, key)
-            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 8192:
-                raise SasError(f"preprocessing: {key!r} is {value!r}", hint="a whole number of pixels, 1..8192")
-        if self.resize < self.size:
-            raise SasError(
-                f"preprocessing: short side {self.resize} is smaller than the crop {self.size}",
-                hint="'resize' must be at least 'size'",
-            )
-        if self.interpolation not in _FILTERS:
-            raise SasError(
-                f"preprocessing: no interpolation {self.interpolation!r}",
-                hint=near(str(self.interpolation), list(_FILTERS)) or f"known: {', '.join(_FILTERS)}",
-            )
-
-    @staticmethod
-    def from_json(source: str | Mapping[str, Any]) -> Preprocess:
-        """From JSON text or a parsed object. Missing keys take the defaults (``resize`` 8/7 of ``size``); unknown: refused."""
-        if isinstance(source, str):
-            try:
-                source = json.loads(source)
-            except ValueError as e:
-                raise SasError(f"preprocessing: not JSON ({e})") from e
-        if not isinstance(source, Mapping):
-            raise SasError(
-                "preprocessing: a JSON object is needed", hint='for example {"mean": 0.5, "std": 0.5, "size": 224, "resize": 256}'
-            )
-        known = list(Preprocess.__dataclass_fields__)
-        for key in source:
-            if key not in known:
-                raise SasError(f"preprocessing: unknown key {key!r}", hint=near(key, known) or f"known: {', '.join(known)}")
-        values = dict(source)
-        size = values.get("size")
-        if "resize" not in values and isinstance(size, int) and not isinstance(size, bool):
-            values["resize"] = size * 8 // 7
-        return Preprocess(**values)
-
-    def to_json(self) -> str:
-        """JSON text, ``from_json(p.to_json()) == p``."""
-        fields: dict[str, Any] = {
-            "mean": list(self.mean),
-            "std": list(self.std),
-            "size": self.size,
-            "resize": self.resize,
-            "interpolation": self.interpolation,
-        }
-        return json.dumps(fields)
+@lru_cache(maxsize=1)
+def _formats() -> tuple[str, ...]:
+    """Names of the formats that Pillow reads, the usual ones first."""
+    Image.init()
+    usual = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "PPM", "TIFF")
+    return (*usual, *(name for name in Image.OPEN if name not in usual and name not in _NOT_READ))
 
 
 class Augment(BaseModel):
@@ -147,32 +71,63 @@ class Augment(BaseModel):
         return epoch % self.cached if self.cached else epoch
 
 
-def decode(data: bytes, name: str) -> U8:
-    """Image bytes to uint8 [H, W, 3] RGB, turned upright as its EXIF orientation says; the first frame, alpha dropped.
+def probe(file: BinaryIO, name: str) -> None:
+    """Read an image's header. Raises SasError, with ``name``, where ``decode`` would by the header alone."""
+    with _opened(file, name):
+        pass
 
-    ``name`` stands in the messages. Raises SasError for anything that is not a whole image of at most ``MAX_PIXELS`` pixels.
-    """
+
+def is_image(file: BinaryIO) -> bool:
+    """Whether this is an image of a format that ``decode`` reads (by its first bytes; damaged or not)."""
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        with Image.open(file, formats=_formats()):
+            return True
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return True
+    except Exception:  # as in decode
+        return False
+
+
+@contextmanager
+def _opened(file: BinaryIO, name: str) -> Iterator[Image.Image]:
+    """An image of at most ``MAX_PIXELS`` pixels; whatever Pillow raises within becomes a SasError that names the file."""
+    try:
+        with Image.open(file, formats=_formats()) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise SasError(f"{name}: image of {width} x {height} pixels", hint=f"at most {MAX_PIXELS:,} pixels are decoded")
-            image.load()
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion would clip at 255
-                wide = np.clip(np.asarray(upright).astype(np.int64), 0, 65535)
-                grey = ((wide + 128) // 257).astype(np.uint8)
-                return np.ascontiguousarray(np.repeat(grey[:, :, None], 3, axis=2))
-            return np.array(upright.convert("RGB"), np.uint8)
+            yield image
     except SasError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
         raise SasError(f"{name}: the image is too large ({e})", hint=f"at most {MAX_PIXELS:,} pixels are decoded") from e
     except Image.UnidentifiedImageError as e:
-        what = "the file is empty" if not data else "not an image that can be read"
-        raise SasError(f"{name}: {what}", hint=f"formats: {', '.join(_FORMATS)}") from e
+        file.seek(0)
+        what = "not an image that can be read" if file.read(1) else "the file is empty"
+        raise SasError(f"{name}: {what}", hint=f"formats: {', '.join(_formats())}") from e
     except Exception as e:  # Pillow's decoders raise what they meet: OSError, SyntaxError, struct.error, ...
         raise SasError(f"{name}: damaged or truncated image ({e})") from e
+
+
+def decode(data: bytes, name: str) -> U8:
+    """Image bytes to uint8 [H, W, 3] RGB, turned upright as its EXIF orientation says; the first frame, alpha dropped.
+
+    ``name`` stands in the messages. Raises SasError for anything that is not a whole image of at most ``MAX_PIXELS`` pixels.
+    """
+    with _opened(io.BytesIO(data), name) as image:
+        image.load()
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion would clip at 255
+            wide = np.clip(np.asarray(upright).astype(np.int64), 0, 65535)
+            return _grey((wide + 128) // 257)
+        if upright.mode == "F":
+            real = np.nan_to_num(np.asarray(upright, np.float64))
+            return _grey(np.clip(np.rint(real * 255 if real.max() <= 1 else real), 0, 255))
+        return np.array(upright.convert("RGB"), np.uint8)
+
+
+def _grey(values: npt.NDArray[Any]) -> U8:
+    return np.ascontiguousarray(np.repeat(values.astype(np.uint8)[:, :, None], 3, axis=2))
 
 
 def read_image(path: str | Path) -> U8:
@@ -195,23 +150,31 @@ def _resized(image: U8, width: int, height: int, interpolation: str, box: tuple[
 
 
 def eval_crop(image: U8, preprocess: Preprocess) -> U8:
-    """[H, W, 3] to [size, size, 3]: short side to ``resize``, middle cut out (long side truncated, offset rounded)."""
+    """[H, W, 3] to [height, width, 3] of ``size``: short side to ``resize``, middle cut out (long side truncated, offset rounded). Where
+    ``size`` is no square, the image is scaled to just cover ``size`` times ``resize`` over its short side."""
     height, width = image.shape[:2]
-    short, size = min(height, width), preprocess.size
-    if short == 0:
+    if min(height, width) == 0:
         raise SasError("an image without pixels")
-    new_w, new_h = preprocess.resize * width // short, preprocess.resize * height // short
-    if max(new_w, new_h) * preprocess.resize > MAX_PIXELS:
+    wanted_h, wanted_w = preprocess.height, preprocess.width
+    if preprocess.crop == "none":
+        return _resized(image, wanted_w, wanted_h, preprocess.interpolation)
+    short = min(wanted_h, wanted_w)
+    new_h, new_w = preprocess.resize * wanted_h // short, preprocess.resize * wanted_w // short
+    if new_h * width >= new_w * height:
+        new_w = new_h * width // height
+    else:
+        new_h = new_w * height // width
+    if new_w * new_h > MAX_PIXELS:
         raise SasError(
             f"an image of {width} x {height} pixels is too narrow to be resized to a short side of {preprocess.resize}"
         )
     out = _resized(image, new_w, new_h, preprocess.interpolation)
-    top, left = round((new_h - size) / 2), round((new_w - size) / 2)
-    return np.ascontiguousarray(out[top : top + size, left : left + size])
+    top, left = round((new_h - wanted_h) / 2), round((new_w - wanted_w) / 2)
+    return np.ascontiguousarray(out[top : top + wanted_h, left : left + wanted_w])
 
 
 def train_crop(image: U8, preprocess: Preprocess, seed: int, epoch: int, index: int, augment: Augment | None = None) -> U8:
-    """[H, W, 3] to [size, size, 3] as ``augment`` says (None: its defaults). Random: share ``area`` of the image and log-uniform
+    """[H, W, 3] to [height, width, 3] as ``augment`` says (None: its defaults). Random: share ``area`` of the image and log-uniform
     ratio 3/4..4/3, ten tries, else the middle. A pure function of its arguments."""
     how = augment or Augment()
     draw = how.draw(epoch)
@@ -239,43 +202,10 @@ def _random_crop(image: U8, preprocess: Preprocess, area: tuple[float, float], r
         w, h = min(width, height * 4 // 3), min(height, width * 4 // 3)
         left, top = (width - w) // 2, (height - h) // 2
         box = (left, top, left + max(w, 1), top + max(h, 1))
-    return _resized(image, preprocess.size, preprocess.size, preprocess.interpolation, box)
+    return _resized(image, preprocess.width, preprocess.height, preprocess.interpolation, box)
 
 
-@lru_cache(maxsize=16)
-def quantise_table(
-    preprocess: Preprocess, scale: float, zero: int, dtype: Literal["int8", "uint8"]
-) -> npt.NDArray[np.int8 | np.uint8]:
-    """The 256 quantised values a channel, [3, 256]: q = clamp(rne(((x / 255 - mean) / std) / s) + z), each step in float32
-    as an ONNX QuantizeLinear on normalised input computes it."""
-    if dtype not in ("int8", "uint8"):
-        raise SasError(f"images cannot be quantised to {dtype!r}", hint="int8 or uint8")
-    info = np.iinfo(dtype)
-    if not (math.isfinite(scale) and scale > 0 and np.float32(scale) > 0) or not info.min <= zero <= info.max:
-        raise SasError(
-            f"input quantisation: scale {scale!r}, zero point {zero!r}", hint=f"a scale above 0 and a zero point of {dtype}"
-        )
-    mean, std = np.asarray(preprocess.mean, np.float32)[:, None], np.asarray(preprocess.std, np.float32)[:, None]
-    x = np.arange(256, dtype=np.float32)[None, :] / np.float32(255)
-    real = (x - mean) / std
-    # Clip before adding z, wide enough not to matter: a tiny scale would overflow float32's exact integers.
-    steps = np.clip(np.rint(real / np.float32(scale)), -1024, 1024).astype(np.int32)
-    table = np.clip(steps + zero, info.min, info.max).astype(dtype)
-    table.setflags(write=False)
-    return table
-
-
-def quantise(
-    image: U8, preprocess: Preprocess, scale: float, zero: int, dtype: str | np.dtype[Any] | type[Any] = "int8"
-) -> npt.NDArray[np.int8 | np.uint8]:
-    """uint8 [..., H, W, 3] to the network's input integers of the same shape, by ``quantise_table``."""
-    name = np.dtype(dtype).name
-    if name not in ("int8", "uint8"):
-        raise SasError(f"images cannot be quantised to {name!r}", hint="int8 or uint8")
-    if image.dtype != np.uint8 or image.ndim < 3 or image.shape[-1] != 3:
-        raise SasError(f"an RGB image of bytes is needed, not {image.dtype} {list(image.shape)}")
-    table = quantise_table(preprocess, float(scale), int(zero), "int8" if name == "int8" else "uint8")
-    out = np.empty(image.shape, table.dtype)
-    for channel in range(3):
-        np.take(table[channel], image[..., channel], out=out[..., channel])
-    return out
+def grey(image: U8) -> U8:
+    """RGB [..., H, W, 3] to grey [..., H, W, 1] by ITU-R BT.601 (0.299 R + 0.587 G + 0.114 B, rounded), as Pillow's mode L; grey stays what it is."""
+    weights = np.array([19595, 38470, 7471], np.int32)  # of 65536
+    return ((image.astype(np.int32) @ weights + 32768) >> 16).astype(np.uint8)[..., None]

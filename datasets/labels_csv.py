@@ -1,27 +1,33 @@
-"""``labels.csv``: the plain description of a data set.
+"""Tables of labels: a line an image, as ``labels.csv`` or under the names and in the dialects that spreadsheets and other tools write.
 
-One line an image: ``file``, ``class_id`` and/or ``class_name``, and optionally ``split``. Ids count from 0 (a column named
-``class_id_1based`` counts from 1). ``class_names.txt`` beside it may name the classes: a name a line, or ``number,name``.
+Comma, semicolon, tab or bar; UTF-8 with or without a mark, UTF-16 with one; with a header (columns below) or without (file, class, perhaps split). Ids
+count from 0 (a column named ``class_id_1based`` counts from 1). ``class_names.txt`` beside it may name the classes: a name a line, or ``number,name``.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import re
+import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sasimc.datasets.store import Tree, clean_name
 from sasimc.isa.errors import SasError, Span
 
-__all__ = ["SPLIT_NAMES", "Entry", "Table", "read_labels_csv", "text_lines"]
+__all__ = ["SPLIT_NAMES", "Entry", "Table", "is_labels_csv", "read_labels", "text_lines"]
 
-FILE_COLUMNS = ("file", "filename", "image", "path")
-ID_COLUMNS = ("class_id", "class_id_0based", "class_id_1based", "class_index", "label")
-NAME_COLUMNS = ("class_name", "name", "class", "breed", "synset")
+FILE_COLUMNS = ("file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "image_name", "img", "path")
+ID_COLUMNS = ("class_id", "class_id_0based", "class_id_1based", "class_index")
+NAME_COLUMNS = ("class_name", "label_name", "name", "breed", "synset")
+EITHER_COLUMNS = ("label", "class", "category", "target")
+"""Ids where all are whole numbers, else names."""
+SPLIT_COLUMNS = ("split", "subset", "set", "usage")
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "trn", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
-    **dict.fromkeys(("test", "tst", "testing"), "test"),
+    **dict.fromkeys(("test", "tst", "testing", "eval", "evaluation"), "test"),
 }
 MAX_CLASSES = 65536
 
@@ -37,21 +43,29 @@ class Entry:
 
 @dataclass(frozen=True)
 class Table:
-    """What a layout reader found: class names in class order, the images, where to read them, and a remark for the report."""
+    """What a layout reader found: class names in class order (not ``named``: made up, by number), the images, where to read them, a remark for the
+    report, and what was ``left`` out."""
 
     classes: tuple[str, ...]
     entries: tuple[Entry, ...]
     tree: Tree
     layout: str
     note: str = ""
+    named: bool = True
+    left: tuple[str, ...] = ()
 
 
 def text_lines(tree: Tree, name: str) -> list[str]:
-    """Lines of a UTF-8 text file. Raises SasError when it is missing or not text."""
+    """Lines of a text file, UTF-8, or UTF-16 with its mark. Raises SasError when it is missing or not text."""
+    data = tree.read(name)
+    encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
     try:
-        return tree.read(name).decode("utf-8-sig").splitlines()
+        return re.split(r"\r\n|\r|\n", data.decode(encoding).rstrip("\r\n"))
     except UnicodeDecodeError as e:
-        raise SasError(f"{tree.where}/{name}: not UTF-8 text ({e.reason} at byte {e.start})") from e
+        raise SasError(
+            f"{tree.where}/{name}: not {encoding.removesuffix('-sig').upper()} text ({e.reason} at byte {e.start})",
+            hint="save it as UTF-8",
+        ) from e
 
 
 def _declared_names(tree: Tree) -> list[str] | None:
@@ -61,102 +75,191 @@ def _declared_names(tree: Tree) -> list[str] | None:
     for line in text_lines(tree, "class_names.txt"):
         number, comma, name = line.partition(",")
         if line.strip():
-            names.append(name.strip() if comma and number.strip().isdigit() else line.strip())
+            names.append(_nfc(name.strip() if comma and number.strip().isdigit() else line.strip()))
     return names
 
 
-def _column(header: list[str], known: tuple[str, ...]) -> str | None:
-    return next((c for c in known if c in header), None)
+def _nfc(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
 
 
 class _Images:
-    """Finds the files that the lines name: as written, or in ``images/`` or ``jpg/``. Listings are read once a folder."""
+    """Finds the files that the lines name: as written, or in ``images/`` or ``jpg/``, in whatever form of Unicode. Listings are read once a folder."""
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
-        self._folders: dict[str, frozenset[str]] = {}
+        self._folders: dict[str, dict[str, str]] = {}
+
+    def _in(self, parent: str, names: Sequence[str]) -> str | None:
+        """The name in the tree of a path below ``parent``, folder by folder."""
+        for i, part in enumerate(names):
+            last = i == len(names) - 1
+            if (key := f"{last}{parent}") not in self._folders:
+                listed = self._tree.names(parent) if last else self._tree.folders(parent)
+                self._folders[key] = {_nfc(n.rpartition("/")[2]): n for n in listed}
+            found = self._folders[key].get(part)
+            if found is None:
+                return None
+            parent = found
+        return parent
 
     def find(self, name: str) -> str | None:
-        for prefix in ("", "images/", "jpg/"):
-            full = prefix + name
-            folder = full.rpartition("/")[0]
-            if folder not in self._folders:
-                self._folders[folder] = frozenset(self._tree.names(folder))
-            if full in self._folders[folder]:
-                return full
-        return None
+        parts = _nfc(name).split("/")
+        return next((full for folder in ("", "images", "jpg") if (full := self._in(folder, parts)) is not None), None)
 
 
-def read_labels_csv(tree: Tree, name: str = "labels.csv") -> Table:
-    """The table of ``name`` in ``tree``.
+@dataclass(frozen=True)
+class _Row:
+    line: int
+    file: str
+    id: str
+    name: str
+    split: str
+
+
+class _File:
+    """A table read: its rows, with the places of their values for messages."""
+
+    def __init__(self, tree: Tree, name: str, images: _Images) -> None:
+        self.where = f"{tree.where}/{name}"
+        self.lines = text_lines(tree, name)
+        first = next((line for line in self.lines if line.strip()), "")
+        bare = re.sub(r'"[^"]*"', "", first)
+        delimiter = max(",;\t|", key=bare.count)
+        reader = csv.reader(io.StringIO("\n".join(self.lines)), delimiter=delimiter, skipinitialspace=True, strict=True)
+        try:
+            rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(row)]
+        except csv.Error as e:
+            raise self.bad(f"not a valid CSV line ({e})", max(reader.line_num, 1)) from e
+        header = [h.lower() for h in rows[0][1]] if rows else []
+        if rows and not set(header) & set(FILE_COLUMNS) and (guessed := _headerless(rows[0][1], images)):
+            header = guessed
+        else:
+            rows = rows[1:]
+        for number, row in rows:
+            if len(row) != len(header):
+                raise self.bad(f"{len(header)} fields are needed", number)
+        file, split, ids, names, either = (
+            next((header.index(c) for c in known if c in header), -1)
+            for known in (FILE_COLUMNS, SPLIT_COLUMNS, ID_COLUMNS, NAME_COLUMNS, EITHER_COLUMNS)
+        )
+        self.base = 1 if ids >= 0 and header[ids] == "class_id_1based" else 0
+        if either >= 0:
+            numbers = all(re.fullmatch(r"[+-]?\d+", row[either], re.ASCII) for _, row in rows)
+            ids, names = (either if numbers and ids < 0 else ids), (either if not numbers and names < 0 else names)
+        if file < 0 or (ids < 0 and names < 0):
+            missing = "'file'" if file < 0 else "'class_id' or 'class_name'"
+            raise self.bad(f"column {missing} is missing", 1, hint="the first line is: file,class_id,class_name,split")
+        self.with_ids = ids >= 0
+
+        def cell(row: list[str], column: int) -> str:
+            return row[column] if column >= 0 else ""
+
+        self.rows = [_Row(n, row[file], cell(row, ids), _nfc(cell(row, names)), cell(row, split)) for n, row in rows]
+
+    def bad(self, message: str, number: int, value: str = "", hint: str = "") -> SasError:
+        text = self.lines[number - 1] if 0 < number <= len(self.lines) else ""
+        column = max(text.find(value), 0) + 1 if value else 1
+        return SasError(message, span=Span(self.where, number, column, text, max(len(value), 1)), hint=hint)
+
+
+def _headerless(row: list[str], images: _Images) -> list[str]:
+    """Columns of a table that begins with its first image; empty: it does not."""
+    names = []
+    for cell in row:
+        try:
+            names.append(images.find(clean_name(cell, "")) is not None)
+        except SasError:
+            names.append(False)
+    if sum(names) != 1 or not 2 <= len(row) <= 3:
+        return []
+    rest = [i for i in range(len(row)) if not names[i]]
+    splits = [i for i in rest if row[i].lower() in SPLIT_NAMES]
+    if len(rest) - len(splits[:1]) != 1:
+        return []
+    return ["file" if names[i] else "split" if i in splits[:1] else "label" for i in range(len(row))]
+
+
+def is_labels_csv(tree: Tree, name: str) -> bool:
+    """Whether a table names images and their classes."""
+    try:
+        return bool(_File(tree, name, _Images(tree)).rows)
+    except SasError:
+        return False
+
+
+def read_labels(tree: Tree, files: Sequence[tuple[str, str]]) -> Table:
+    """The table of one or several files (name, split that all its images are in or an empty string).
 
     Raises SasError, with file, line and column where there is one, for: no lines, missing columns, a label that is not a whole
     number or out of range, a class with two names, an unknown split, a file named twice, files that leave the folder or do not
     exist.
     """
-    where = f"{tree.where}/{name}"
-    lines = text_lines(tree, name)
-
-    def bad(message: str, number: int, value: str = "", hint: str = "") -> SasError:
-        text = lines[number - 1] if 0 < number <= len(lines) else ""
-        column = max(text.find(value), 0) + 1 if value else 1
-        return SasError(message, span=Span(where, number, column, text, max(len(value), 1)), hint=hint)
-
-    reader = csv.DictReader(io.StringIO("\n".join(lines)), skipinitialspace=True, strict=True)
-    try:
-        header = [(h or "").strip().lower() for h in reader.fieldnames or []]
-        reader.fieldnames = header
-        rows = [(reader.line_num, row) for row in reader]
-    except csv.Error as e:
-        raise bad(f"not a valid CSV line ({e})", max(reader.line_num, 1)) from e
-    file_column, id_column, name_column = (_column(header, c) for c in (FILE_COLUMNS, ID_COLUMNS, NAME_COLUMNS))
-    if file_column is None or (id_column is None and name_column is None):
-        missing = "'file'" if file_column is None else "'class_id' or 'class_name'"
-        raise bad(f"column {missing} is missing", 1, hint="the first line is: file,class_id,class_name,split")
-    if not rows:
-        raise SasError(f"{where}: names no images")
+    images, read = _Images(tree), list[tuple[_File, str]]()
+    for name, split in files:
+        read.append((_File(tree, name, images), split))
+        if not read[-1][0].rows:
+            raise SasError(f"{read[-1][0].where}: names no images")
+    with_ids = all(f.with_ids for f, _ in read)
     declared = _declared_names(tree)
-    if id_column is None and declared is None:
-        declared = sorted({(r[name_column or ""] or "").strip() for _, r in rows}, key=lambda n: (n.lower(), n))
-    numbers = {n: i for i, n in enumerate(declared or [])}
-    limit = len(declared) if declared else MAX_CLASSES
-    base = 1 if id_column == "class_id_1based" else 0
-    images, named, entries, seen = _Images(tree), dict[int, str](), list[Entry](), dict[str, int]()
-    absent: list[tuple[int, str]] = []
-    for number, row in rows:
-        if None in row or None in row.values():
-            raise bad(f"{len(header)} fields are needed", number)
-        file = row[file_column].strip()
-        label_name = row[name_column].strip() if name_column else ""
-        if id_column is None:
-            if label_name not in numbers:
-                raise bad(f"class {label_name!r} is not in class_names.txt", number, label_name)
-            class_id = numbers[label_name]
-        else:
-            text = row[id_column].strip()
-            class_id = int(text) - base if text.isascii() and text.lstrip("-").isdigit() and len(text) < 12 else -1
-            if not 0 <= class_id < limit:
-                raise bad(f"label {text!r} is out of range", number, text, f"whole numbers {base}..{limit - 1 + base}")
-            if label_name and named.setdefault(class_id, label_name) != label_name:
-                raise bad(f"class {text} is called {named[class_id]!r} elsewhere", number, label_name)
-        split = row.get("split", "").strip().lower()
-        if split and split not in SPLIT_NAMES:
-            raise bad(f"unknown split {split!r}", number, row["split"].strip(), "train, val or test")
-        try:
-            key = clean_name(file, where)
-        except SasError as e:
-            raise bad(f"file {file!r} leads out of the data set", number, file, e.diagnostic.hint) from e
-        if key in seen:
-            raise bad(f"file {file!r} is named twice", number, file, f"first in line {seen[key]}")
-        seen[key] = number
-        found = images.find(key)
-        if found is None:
-            absent.append((number, file))
-        else:
-            entries.append(Entry(found, class_id, SPLIT_NAMES.get(split, "")))
+    if not with_ids and declared is None:
+        declared = sorted({row.name for f, _ in read for row in f.rows})
+    classes, entries, seen = _Classes(declared), list[Entry](), dict[str, tuple[_File, int]]()
+    absent: list[tuple[_File, int, str]] = []
+    for f, given in read:
+        for row in f.rows:
+            class_id = classes.by_id(f, row) if with_ids else classes.by_name(f, row)
+            split = row.split.lower()
+            if split and split not in SPLIT_NAMES:
+                raise f.bad(f"unknown split {split!r}", row.line, row.split, "train, val or test")
+            try:
+                key = clean_name(row.file, f.where)
+            except SasError as e:
+                raise f.bad(f"file {row.file!r} leads out of the data set", row.line, row.file, e.diagnostic.hint) from e
+            if key in seen:
+                other, line = seen[key]
+                place = f"line {line}" if other is f else f"{other.where}, line {line}"
+                raise f.bad(f"file {row.file!r} is named twice", row.line, row.file, f"first in {place}")
+            seen[key] = f, row.line
+            found = images.find(key)
+            if found is None:
+                absent.append((f, row.line, row.file))
+            else:
+                entries.append(Entry(found, class_id, SPLIT_NAMES.get(split, given)))
     if absent:
-        count = f" ({len(absent)} files of {len(rows)} are missing)" if len(absent) > 1 else ""
-        raise bad(f"file {absent[0][1]!r} does not exist{count}", absent[0][0], absent[0][1], "looked also in images/ and jpg/")
-    total = max(e.class_id for e in entries) + 1
-    classes = declared or [named.get(i, f"class {i}") for i in range(total)]
-    return Table(tuple(classes), tuple(entries), tree, "labels.csv")
+        f, line, file = absent[0]
+        count = f" ({len(absent)} files of {len(seen)} are missing)" if len(absent) > 1 else ""
+        raise f.bad(f"file {file!r} does not exist{count}", line, file, "looked also in images/ and jpg/")
+    names, named = classes.names(entries)
+    return Table(names, tuple(entries), tree, " and ".join(name for name, _ in files), named=named)
+
+
+class _Classes:
+    """Class ids of rows, and the names that go with them."""
+
+    def __init__(self, declared: list[str] | None) -> None:
+        self._declared = declared
+        self._numbers = {n: i for i, n in enumerate(declared or [])}
+        self._named: dict[int, str] = {}
+
+    def by_name(self, f: _File, row: _Row) -> int:
+        if row.name not in self._numbers:
+            raise f.bad(f"class {row.name!r} is not in class_names.txt", row.line, row.name)
+        return self._numbers[row.name]
+
+    def by_id(self, f: _File, row: _Row) -> int:
+        limit = len(self._declared) if self._declared else MAX_CLASSES
+        text = row.id
+        class_id = int(text) - f.base if re.fullmatch(r"-?\d{1,10}", text, re.ASCII) else -1
+        if not 0 <= class_id < limit:
+            raise f.bad(f"label {text!r} is out of range", row.line, text, f"whole numbers {f.base}..{limit - 1 + f.base}")
+        if row.name and self._named.setdefault(class_id, row.name) != row.name:
+            raise f.bad(f"class {text} is called {self._named[class_id]!r} elsewhere", row.line, row.name)
+        return class_id
+
+    def names(self, entries: Sequence[Entry]) -> tuple[tuple[str, ...], bool]:
+        """Names in class order, and whether they are the data's own."""
+        if self._declared:
+            return tuple(self._declared), True
+        total = max(e.class_id for e in entries) + 1
+        return tuple(self._named.get(i, f"class {i}") for i in range(total)), len(self._named) == total

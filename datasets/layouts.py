@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
-from sasimc.datasets.labels_csv import SPLIT_NAMES, Entry, Table, read_labels_csv, text_lines
+from sasimc.datasets.class_folders import read_class_folders, split_of
+from sasimc.datasets.labels_csv import Entry, Table, is_labels_csv, read_labels, text_lines
 from sasimc.datasets.names import FLOWERS17_NAMES, FLOWERS102_NAMES
 from sasimc.datasets.store import FolderTree, SubTree, Tree, is_archive, open_tree
 from sasimc.isa.errors import SasError
 
-__all__ = ["IMAGE_SUFFIXES", "read_layout"]
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
+__all__ = ["read_layout"]
 
 
 def _mat(tree: Tree, name: str, keys: Iterable[str]) -> dict[str, Any]:
@@ -188,38 +187,21 @@ def _cars(tree: Tree) -> Table:
     return Table(names, _checked(entries, tree, f"{tree.where}/devkit", len(names)), tree, "stanford-cars", remark)
 
 
-def _pictures(tree: Tree, folder: str) -> list[str]:
-    """Images in a folder and its folders, at most 4 deep."""
-    found, level = [], [folder]
-    for _ in range(4):
-        found += [n for f in level for n in tree.names(f) if n.lower().endswith(IMAGE_SUFFIXES)]
-        level = [sub for f in level for sub in tree.folders(f)]
-    return found
-
-
-def _class_folders(tree: Tree) -> Table | None:
-    """One folder a class, or ``train`` and ``test`` (and ``val``) with a folder a class each; None when there are none."""
-    parts = {f: SPLIT_NAMES[f.lower()] for f in tree.folders() if f.lower() in SPLIT_NAMES}
-    splits: Mapping[str, str] = parts if "train" in parts.values() else {"": ""}
-    groups = []
-    for folder, split in splits.items():
-        groups += [
-            (sub.rpartition("/")[2], split, pictures) for sub in tree.folders(folder) if (pictures := _pictures(tree, sub))
-        ]
-    names = sorted({g[0] for g in groups}, key=lambda n: (n.lower(), n))
-    if len(names) < 2:
-        return None
-    ids = {n: i for i, n in enumerate(names)}
-    entries = tuple(Entry(p, ids[name], split) for name, split, pictures in groups for p in pictures)
-    return Table(tuple(names), entries, tree, "class folders")
-
-
 def _is_flowers17(tree: Tree) -> bool:
     return tree.has("datasplits.mat") or any(tree.has(f"{f}image_1360.jpg") for f in ("jpg/", "images/", ""))
 
 
+def labels_files(tree: Tree) -> list[tuple[str, str]]:
+    """(name, split) of the files that describe the images: ``labels.csv``; else ``train.csv``, ``val.csv``, ...; else the only one that does."""
+    if tree.has("labels.csv"):
+        return [("labels.csv", "")]
+    described = [n for n in tree.names() if n.lower().endswith((".csv", ".tsv")) and is_labels_csv(tree, n)]
+    splits = [(n, split) for n in described if (split := split_of(n.rpartition(".")[0]))]
+    return splits or ([(described[0], "")] if len(described) == 1 else [])
+
+
 _LAYOUTS: tuple[tuple[Callable[[Tree], bool], Callable[[Tree], Table]], ...] = (
-    (lambda t: t.has("labels.csv"), read_labels_csv),
+    (lambda t: bool(labels_files(t)), lambda t: read_labels(t, labels_files(t))),
     (lambda t: t.has("imagelabels.mat") or t.has("setid.mat"), _flowers102),
     (_is_flowers17, _flowers17),
     (lambda t: t.has("images.txt") and t.has("image_class_labels.txt"), _cub),
@@ -244,9 +226,7 @@ def read_layout(tree: Tree) -> Table:
                     return read(candidate)
         # Folders of classes are many, wrappers of an archive few: only the latter are worth a look inside.
         level = [SubTree(t, f) for t in level for f in t.folders()] if all(len(t.folders()) <= 12 for t in level) else []
-    table = _class_folders(tree)
-    for folder in tree.folders() if table is None else ():
-        table = table or _class_folders(SubTree(tree, folder))
+    table = read_class_folders(tree)
     if table is not None:
         return table
     if any(re.fullmatch(r"(jpg/|images/)?image_00001\.jpg", n) for f in ("", "jpg", "images") for n in tree.names(f)):

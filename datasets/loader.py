@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from sasimc.datasets.arrays import as_picture
 from sasimc.datasets.dataset import Dataset
-from sasimc.datasets.images import Augment, Preprocess, eval_crop, train_crop
+from sasimc.datasets.images import Augment, eval_crop, train_crop
+from sasimc.datasets.preprocess import Preprocess
 from sasimc.datasets.procedural import shuffled
 from sasimc.isa.errors import SasError
 
 __all__ = ["Batch", "Loader"]
 
-Batch = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32], npt.NDArray[np.int64]]
-"""Images [B, S, S, 3], labels [B], positions in the split's list [B]."""
+Batch = tuple[npt.NDArray[Any], npt.NDArray[np.int32], npt.NDArray[np.int64]]
+"""Images [B, S, S, 3] of bytes (or arrays as they are stored, [B, ...]), labels [B], positions in the split's list [B]."""
 
 KEPT_BYTES = 1 << 30
 """Cached draws of an ``Augment`` are kept in memory up to this size, else cut anew each time (with the same result)."""
@@ -30,15 +33,16 @@ class Loader:
     ``train``) draws the order anew each epoch. Order and cuts depend on (seed, epoch, position) alone, not on
     ``threads``, which decode up to ``ahead`` batches in advance while the caller computes. The last batch may be
     smaller; ``drop_last`` leaves it out. ``limit`` takes that many images of the (fixed, seeded) order of the split.
-    Raises SasError for an unknown or empty split; a damaged image raises SasError, naming the file, when its batch is
-    due.
+    Arrays that are no bytes of pictures are passed on as they are, as everything is without ``preprocess``. A damaged
+    image is left out of its batch (a batch with none left is skipped) and noted in the data set's ``damaged``; ``due``
+    is the number of the batch that comes next. Raises SasError for an unknown or empty split, arrays of several shapes.
     """
 
     def __init__(
         self,
         dataset: Dataset,
         split: str,
-        preprocess: Preprocess,
+        preprocess: Preprocess | None,
         batch: int,
         seed: int = 0,
         augment: Augment | None = None,
@@ -68,9 +72,11 @@ class Loader:
         if limit is not None and limit < total:
             self._chosen = np.sort(shuffled(total, seed, 0x11)[:limit])
         self._epoch = 0
+        self.due = 0
         self._kept: dict[tuple[int, int], npt.NDArray[np.uint8]] = {}
-        draws = augment.cached if augment is not None else 0
-        self._keep = 0 < draws * len(self._chosen) * 3 * preprocess.size**2 <= KEPT_BYTES
+        draws = augment.cached if augment is not None and preprocess is not None else 0
+        pixels = preprocess.height * preprocess.width if preprocess is not None else 0
+        self._keep = 0 < draws * len(self._chosen) * 3 * pixels <= KEPT_BYTES
 
     @property
     def images(self) -> int:
@@ -94,19 +100,33 @@ class Loader:
             order = order[shuffled(len(order), self.seed, epoch, 0x12)]
         return order[: self.images]
 
-    def _image(self, position: int, epoch: int) -> npt.NDArray[np.uint8]:
-        if self.augment is None:
-            return eval_crop(self._read(position), self.preprocess)
+    def _image(self, position: int, epoch: int) -> npt.NDArray[Any]:
+        if self.augment is None or self.preprocess is None:
+            return self._read(position)
         key = position, self.augment.draw(epoch)
         cut = self._kept.get(key)
         if cut is None:
-            cut = train_crop(self._read(position), self.preprocess, self.seed, epoch, position, self.augment)
+            cut = self._read(position, epoch)
             if self._keep:
                 self._kept[key] = cut
         return cut
 
-    def _read(self, position: int) -> npt.NDArray[np.uint8]:
-        return self.dataset.load(self.dataset.items(self.split)[position])
+    def _read(self, position: int, epoch: int = 0) -> npt.NDArray[Any]:
+        image = self.dataset.load(self.dataset.items(self.split)[position])
+        picture = as_picture(image) if self.preprocess is not None else None
+        if picture is None or self.preprocess is None:
+            return image
+        if self.augment is None:
+            return eval_crop(picture, self.preprocess)
+        return train_crop(picture, self.preprocess, self.seed, epoch, position, self.augment)
+
+    def _whole(self, image: Future[npt.NDArray[Any]], position: int) -> npt.NDArray[Any] | None:
+        """The image, or None where it is damaged."""
+        try:
+            return image.result()
+        except SasError as e:
+            self.dataset.damaged.note(self.dataset.items(self.split)[position].key, e)
+            return None
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """The batches of one epoch from number ``first`` on; the same numbers give the same batches. Leaving the loop early stops the threads."""
@@ -115,7 +135,7 @@ class Loader:
         labels = np.asarray([items[i].class_id for i in order], np.int32)
         starts = range(first * self.batch, len(order), self.batch)
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="decode")
-        queue: deque[list[Future[npt.NDArray[np.uint8]]]] = deque()
+        queue: deque[list[Future[npt.NDArray[Any]]]] = deque()
         try:
             submitted = 0
             for start in starts:
@@ -123,7 +143,16 @@ class Loader:
                     part = order[starts[submitted] : starts[submitted] + self.batch]
                     queue.append([pool.submit(self._image, int(i), epoch) for i in part])
                     submitted += 1
-                pictures = np.stack([f.result() for f in queue.popleft()])
-                yield pictures, labels[start : start + self.batch], order[start : start + self.batch]
+                self.due = start // self.batch + 1
+                positions = order[start : start + self.batch]
+                read = [self._whole(f, int(p)) for f, p in zip(queue.popleft(), positions, strict=True)]
+                kept = [i for i, image in enumerate(read) if image is not None]
+                pictures = [image for image in read if image is not None]
+                if len({p.shape for p in pictures}) > 1:
+                    raise SasError(
+                        f"{self.dataset.name}: arrays of several shapes, {', '.join(sorted({str(p.shape) for p in pictures}))}"
+                    )
+                if pictures:
+                    yield np.stack(pictures), labels[start : start + self.batch][kept], positions[kept]
         finally:
             pool.shutdown(wait=True, cancel_futures=True)

@@ -1,33 +1,61 @@
 """Where a data set's files are: a folder, a zip or a tar, all read by relative name and never unpacked to disk.
 
-A *tree* maps clean relative names (``a/b.jpg``) to bytes. Names that leave the tree (absolute, drive letter, ``..``)
-are refused, in archives when they are opened, elsewhere when they are asked for; a compressed tar is expanded once
-into an anonymous temporary file.
+A *tree* maps clean relative names (``a/b.jpg``) to bytes; what systems leave (``is_system``) is not in it, only counted.
+Archives are not trusted: names that leave the tree (absolute, drive letter, ``..``), symbolic links and devices, encrypted
+files, and what expands beyond the limits below are refused when they are opened. A compressed tar is expanded once into an
+anonymous temporary file.
 """
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import io
+import lzma
 import os
+import stat
 import tarfile
 import tempfile
 import threading
 import weakref
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import IO, Any, BinaryIO, Final, Protocol
 
+from sasimc.datasets.system_files import is_system
 from sasimc.isa.errors import SasError
 
-__all__ = ["ARCHIVE_SUFFIXES", "MAX_MEMBER_BYTES", "FolderTree", "SubTree", "Tree", "clean_name", "is_archive", "open_tree"]
+__all__ = [
+    "ARCHIVE_SUFFIXES", "MAX_MEMBER_BYTES", "FolderTree", "SubTree", "Tree", "clean_name", "expanded_limit", "is_archive", "open_tree",
+]  # fmt: skip
 
 MAX_MEMBER_BYTES = 256 << 20
 """Largest file read into memory."""
 MAX_MEMBERS = 4_000_000
 MAX_EXPANDED_BYTES = 64 << 30
+EXPANSION = 100
+"""An archive may expand to 1 GiB and this many times its own size, at most to MAX_EXPANDED_BYTES."""
 
-ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".tar.gz")
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".tar.gz", ".tbz2", ".tar.bz2", ".txz", ".tar.xz")
+
+_DAMAGE = (
+    OSError,
+    EOFError,
+    ValueError,
+    RuntimeError,
+    NotImplementedError,
+    zlib.error,
+    lzma.LZMAError,
+    zipfile.BadZipFile,
+    tarfile.TarError,
+)
+
+
+def expanded_limit(archive_bytes: int) -> int:
+    """Bytes that an archive of this size may expand to."""
+    return min(MAX_EXPANDED_BYTES, (1 << 30) + EXPANSION * archive_bytes)
 
 
 def clean_name(name: str, where: str) -> str:
@@ -48,6 +76,11 @@ class Tree(Protocol):
     @property
     def where(self) -> str: ...
 
+    @property
+    def system(self) -> set[str]:
+        """Files and folders seen so far that a system left there."""
+        ...
+
     def names(self, folder: str = "") -> list[str]:
         """Full names of the files directly in ``folder`` (root: empty string), sorted; empty if there is no such folder."""
         ...
@@ -62,6 +95,10 @@ class Tree(Protocol):
         """The file's bytes. Raises SasError when it is missing, unreadable or larger than ``MAX_MEMBER_BYTES``."""
         ...
 
+    def open(self, name: str) -> BinaryIO:
+        """The file to read from; of a folder only what is read comes from the disk. Raises SasError as ``read`` does."""
+        ...
+
 
 def _too_large(where: str, name: str, size: int) -> SasError:
     return SasError(f"{where}/{name}: {size:,} bytes", hint=f"files in data sets may have at most {MAX_MEMBER_BYTES:,} bytes")
@@ -73,6 +110,7 @@ class FolderTree:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._listed: dict[str, tuple[list[str], list[str]]] = {}
+        self.system: set[str] = set()
 
     @property
     def path(self) -> Path:
@@ -89,7 +127,9 @@ class FolderTree:
             try:
                 with os.scandir(self._root / folder) as entries:
                     for entry in entries:
-                        if not entry.name.startswith("."):
+                        if is_system(entry.name):
+                            self.system.add(prefix + entry.name)
+                        else:
                             (folders if entry.is_dir() else files).append(prefix + entry.name)
             except (FileNotFoundError, NotADirectoryError):
                 pass
@@ -108,12 +148,21 @@ class FolderTree:
         return (self._root / clean_name(name, self.where)).is_file()
 
     def read(self, name: str) -> bytes:
+        with self.open(name) as f:
+            try:
+                return f.read()
+            except OSError as e:
+                raise SasError(f"{self._root / name}: cannot be read ({e.strerror or e})") from e
+
+    def open(self, name: str) -> BinaryIO:
         path = self._root / clean_name(name, self.where)
         try:
-            size = path.stat().st_size
-            if size > MAX_MEMBER_BYTES:
-                raise _too_large(self.where, name, size)
-            return path.read_bytes()
+            about = path.stat()
+            if not stat.S_ISREG(about.st_mode):
+                raise SasError(f"{path}: not a file")
+            if about.st_size > MAX_MEMBER_BYTES:
+                raise _too_large(self.where, name, about.st_size)
+            return path.open("rb")
         except OSError as e:
             raise SasError(f"{path}: cannot be read ({e.strerror or e})") from e
 
@@ -127,6 +176,7 @@ class _ArchiveTree:
         self._folders: dict[str, set[str]] = {}
         self._known: set[str] = set()
         self._lock = threading.Lock()
+        self.system: set[str] = set()
 
     @property
     def where(self) -> str:
@@ -136,6 +186,10 @@ class _ArchiveTree:
         for name in names:
             if len(self._known) >= MAX_MEMBERS:
                 raise SasError(f"{self._path}: more than {MAX_MEMBERS:,} files")
+            parts = name.split("/")
+            if (left := next((i for i, part in enumerate(parts) if is_system(part)), None)) is not None:
+                self.system.add("/".join(parts[: left + 1]))
+                continue
             self._known.add(name)
             folder = name.rpartition("/")[0]
             self._files.setdefault(folder, []).append(name)
@@ -159,16 +213,43 @@ class _ArchiveTree:
     def _absent(self, name: str) -> SasError:
         return SasError(f"{self._path}: has no file {name!r}")
 
+    def read(self, name: str) -> bytes:
+        raise NotImplementedError
+
+    def open(self, name: str) -> BinaryIO:
+        return io.BytesIO(self.read(name))
+
+    def _refuse(self, name: str, what: str) -> SasError:
+        return SasError(
+            f"{self._path}: {name!r} is {what}",
+            hint="pack the files themselves (tar -h, zip without -y), without links or passwords",
+        )
+
+    def _bounded(self, sizes: Iterable[int]) -> None:
+        limit = expanded_limit(self._path.stat().st_size)
+        if sum(sizes) > limit:
+            raise SasError(f"{self._path}: expands to more than {limit:,} bytes", hint="unpack it, and give the folder")
+
 
 class _ZipTree(_ArchiveTree):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         try:
             self._zip = zipfile.ZipFile(path)
-        except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as e:
+        except _DAMAGE as e:
             raise SasError(f"{path}: damaged zip archive ({e})") from e
         weakref.finalize(self, self._zip.close)
-        self._members = {clean_name(i.filename, self.where): i for i in self._zip.infolist() if not i.is_dir()}
+        self._members: dict[str, zipfile.ZipInfo] = {}
+        for info in self._zip.infolist():
+            if info.is_dir():
+                continue
+            kind = stat.S_IFMT(info.external_attr >> 16) if info.create_system == 3 else 0
+            if kind not in (0, stat.S_IFREG):
+                raise self._refuse(info.filename, "a symbolic link" if kind == stat.S_IFLNK else "no plain file")
+            if info.flag_bits & 1:
+                raise self._refuse(info.filename, "encrypted")
+            self._members[clean_name(info.filename, self.where)] = info
+        self._bounded(i.file_size for i in self._members.values())
         self._index(self._members)
 
     def read(self, name: str) -> bytes:
@@ -179,9 +260,35 @@ class _ZipTree(_ArchiveTree):
             raise _too_large(self.where, name, info.file_size)
         try:
             with self._lock, self._zip.open(info) as f:
-                return f.read(MAX_MEMBER_BYTES)
-        except (OSError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as e:
+                data = f.read(info.file_size)
+        except _DAMAGE as e:
             raise SasError(f"{self._path}/{name}: damaged in the archive ({e})") from e
+        if len(data) != info.file_size:
+            raise SasError(f"{self._path}/{name}: damaged in the archive ({len(data):,} of {info.file_size:,} bytes)")
+        return data
+
+
+_COMPRESSED: Final = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\0", lzma.open))
+
+
+def _decompressed(path: Path) -> Any:
+    """The content of a compressed tar, opened; of any other file the file itself."""
+    with path.open("rb") as f:
+        head = f.read(6)
+    return next((opened(path, "rb") for magic, opened in _COMPRESSED if head.startswith(magic)), None) or path.open("rb")
+
+
+class _Wary:
+    """A file whose headers may lie about their length: no more than a member's limit is read at a time."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        if size > MAX_MEMBER_BYTES:
+            raise tarfile.ReadError(f"a part of {size:,} bytes")
+        return self._file.read(size)
 
 
 class _TarTree(_ArchiveTree):
@@ -191,43 +298,51 @@ class _TarTree(_ArchiveTree):
         super().__init__(path)
         self._places: dict[str, tuple[int, int]] = {}
         try:
-            with tarfile.open(path, "r:*") as tar:
-                if path.suffix == ".tar":
-                    for member in self._regular(tar):
-                        self._places[clean_name(member.name, self.where)] = (member.offset_data, member.size)
-                    self._data: BinaryIO = open(path, "rb")  # noqa: SIM115  kept for the life of the tree
-                    weakref.finalize(self, self._data.close)
-                else:
-                    self._data = self._expand(tar)
-        except (OSError, EOFError, zlib.error, tarfile.TarError) as e:
+            with _decompressed(path) as data, tarfile.open(fileobj=_Wary(data), mode="r:") as tar:
+                plain = isinstance(data, io.BufferedReader)
+                self._data: IO[bytes] = path.open("rb") if plain else tempfile.TemporaryFile()  # noqa: SIM115  kept for the tree's life
+                weakref.finalize(self, self._data.close)
+                for member, name in self._regular(tar):
+                    self._places[name] = (member.offset_data, member.size) if plain else self._spooled(tar, member)
+                self._data.flush()
+        except _DAMAGE as e:
             raise SasError(f"{path}: damaged tar archive, or no room to expand it ({e})") from e
         self._index(self._places)
 
-    def _regular(self, tar: tarfile.TarFile) -> Iterable[tarfile.TarInfo]:
-        total = 0
-        for member in tar:
-            if member.name.strip("./"):
-                clean_name(member.name, self.where)
+    def _regular(self, tar: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, str]]:
+        """Plain files with their clean names. A hard link is another name of a file before it."""
+        total, limit = 0, expanded_limit(self._path.stat().st_size)
+        for count, member in enumerate(tar):
+            if member.isdir():
+                if member.name.strip("./"):
+                    clean_name(member.name, self.where)
+                continue
+            name = clean_name(member.name, self.where)
+            if any(is_system(part) for part in name.split("/")):
+                self._places[name] = (0, 0)
+                continue
+            if member.islnk() and (first := self._places.get(clean_name(member.linkname, self.where))):
+                self._places[name] = first
+                continue
             if not member.isfile() or member.issparse():
-                continue  # links and devices are not images
+                raise self._refuse(member.name, "a symbolic link" if member.issym() else "no plain file")
             total += member.size
-            if total > MAX_EXPANDED_BYTES:
-                raise SasError(f"{self._path}: expands to more than {MAX_EXPANDED_BYTES:,} bytes")
-            yield member
+            if total > limit or count >= MAX_MEMBERS:
+                raise SasError(
+                    f"{self._path}: expands to more than {limit:,} bytes or {MAX_MEMBERS:,} files",
+                    hint="unpack it, and give the folder",
+                )
+            yield member, name
 
-    def _expand(self, tar: tarfile.TarFile) -> BinaryIO:
-        spool = tempfile.TemporaryFile()  # noqa: SIM115  kept for the life of the tree
-        weakref.finalize(self, spool.close)
-        for member in self._regular(tar):
-            if member.size > MAX_MEMBER_BYTES:
-                raise _too_large(self.where, member.name, member.size)
-            source = tar.extractfile(member)
-            if source is not None:
-                data = source.read()
-                self._places[clean_name(member.name, self.where)] = (spool.tell(), len(data))
-                spool.write(data)
-        spool.flush()
-        return spool
+    def _spooled(self, tar: tarfile.TarFile, member: tarfile.TarInfo) -> tuple[int, int]:
+        if member.size > MAX_MEMBER_BYTES:
+            raise _too_large(self.where, member.name, member.size)
+        source = tar.extractfile(member)
+        assert source is not None
+        data = source.read()
+        place = self._data.tell(), len(data)
+        self._data.write(data)
+        return place
 
     def read(self, name: str) -> bytes:
         place = self._places.get(clean_name(name, self.where))
@@ -254,6 +369,10 @@ class SubTree:
     def where(self) -> str:
         return f"{self._tree.where}/{self._prefix[:-1]}"
 
+    @property
+    def system(self) -> set[str]:
+        return self._tree.system
+
     def _full(self, folder: str) -> str:
         return (self._prefix + folder).rstrip("/")
 
@@ -269,20 +388,37 @@ class SubTree:
     def read(self, name: str) -> bytes:
         return self._tree.read(self._prefix + clean_name(name, self.where))
 
+    def open(self, name: str) -> BinaryIO:
+        return self._tree.open(self._prefix + clean_name(name, self.where))
+
 
 def is_archive(name: str) -> bool:
     """Whether the name ends like an archive that ``open_tree`` reads."""
     return name.lower().endswith(ARCHIVE_SUFFIXES)
 
 
+def _kind(path: Path) -> str:
+    """``zip`` or ``tar`` by content where that is plain, else by suffix; empty: neither."""
+    try:
+        with path.open("rb") as f:
+            head = f.read(512)
+    except OSError as e:
+        raise SasError(f"{path}: cannot be read ({e.strerror or e})") from e
+    if head.startswith((b"PK\3\4", b"PK\5\6")):
+        return "zip"
+    if head[257:262] == b"ustar":
+        return "tar"
+    lower = path.name.lower()
+    return "zip" if lower.endswith(".zip") else "tar" if is_archive(lower) else ""
+
+
 def open_tree(path: Path) -> Tree:
-    """The tree at ``path``: a folder, .zip, .tar, .tgz or .tar.gz. Raises SasError when it is none of these or damaged."""
+    """The tree at ``path``: a folder, a zip or a tar. Raises SasError when it is none of these, damaged, or not to be trusted."""
     if path.is_dir():
         return FolderTree(path)
     if not path.is_file():
         raise SasError(f"{path}: no such folder or archive")
-    if path.name.lower().endswith(".zip"):
-        return _ZipTree(path)
-    if is_archive(path.name):
-        return _TarTree(path)
-    raise SasError(f"{path}: not a data set", hint=f"a folder, or an archive ending in {', '.join(ARCHIVE_SUFFIXES)}")
+    kind = _kind(path)
+    if not kind:
+        raise SasError(f"{path}: not a data set", hint=f"a folder, or an archive ending in {', '.join(ARCHIVE_SUFFIXES)}")
+    return _ZipTree(path) if kind == "zip" else _TarTree(path)

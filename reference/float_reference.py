@@ -23,7 +23,7 @@ from onnx import helper, numpy_helper
 from torch import Tensor  # pyright: ignore[reportMissingImports]
 from torch.nn import functional as F  # pyright: ignore[reportMissingImports]
 
-from sasimc.datasets.images import Preprocess
+from sasimc.datasets.preprocess import Preprocess
 from sasimc.isa.errors import SasError
 
 __all__ = ["FloatReference"]

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from sasimc.datasets.images import Preprocess, eval_crop, quantise
+from sasimc.datasets.network_input import NetworkInput
+from sasimc.datasets.preprocess import Preprocess
 from sasimc.isa.errors import SasError
 from sasimc.isa.files import load_program
 from sasimc.isa.program import Program
@@ -24,8 +25,6 @@ from sasimc.runtime.state import RowWrites
 __all__ = ["LOSS_TO_NATS", "Device", "Inference", "Interface", "StepResult"]
 
 LOSS_TO_NATS = math.log(2.0) / 4096.0
-
-Images = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -48,17 +47,13 @@ class StepResult:
 @dataclass(frozen=True)
 class Interface:
     """What a compiled program says about itself: ``io``, the views that images, labels and results stand in; the largest batch; outputs of the
-    classifier and their names; the input's shape, type, scale and zero point; what the host does to images."""
+    classifier and their names; the input and what the host does to images."""
 
     io: Mapping[str, str]
     batch_size: int
     classes: int
     labels: tuple[str, ...]
-    input_shape: tuple[int, int, int]
-    dtype: str
-    scale: float
-    zero: int
-    preprocess: Preprocess
+    input: NetworkInput
 
     @staticmethod
     def of(program: Program) -> Interface:
@@ -78,17 +73,13 @@ class Interface:
             io: Mapping[str, str] = json.loads(meta["io"])
             labels = json.loads(meta.get("note.sasimc.labels", "null") or "null")
             view = program.views[io["input"]]
-            note, size = meta.get("note.sasimc.preprocess", ""), view.height
+            dtype = {"u8": "uint8", "i8": "int8"}[view.dtype]
             return Interface(
                 io,
                 int(meta["batch"]),
                 int(meta["classes"]),
                 tuple(map(str, labels)) if isinstance(labels, list) else (),
-                view.shape,
-                {"u8": "uint8", "i8": "int8"}[view.dtype],
-                float(meta["input_scale"]),
-                int(meta["input_zero"]),
-                Preprocess.from_json(note) if note else Preprocess(size=size, resize=round(size * 256 / 224)),
+                NetworkInput.of(view.shape, dtype, float(meta["input_scale"]), int(meta["input_zero"]), meta),
             )
         except (ValueError, KeyError, TypeError) as exc:
             raise SasError(f"the program's meta data are damaged: {exc!r}", where=program.source) from None
@@ -110,8 +101,7 @@ class Device:
         self.program = program if isinstance(program, Program) else load_program(Path(program))
         about = Interface.of(self.program)
         self.io, self.batch_size, self.classes, self.labels = about.io, about.batch_size, about.classes, about.labels
-        self.input_shape, self.preprocess = about.input_shape, about.preprocess
-        self._dtype, self._scale, self._zero = about.dtype, about.scale, about.zero
+        self.input = about.input
         self.interpreter = Interpreter(self.program, engine, threads)
         self.engine = engine
         self.programmed = RowWrites()
@@ -120,6 +110,16 @@ class Device:
         self._other: Interpreter | None = None
         self.faults: Faults | None = None
         self._execute: Callable[[str], None] = self.interpreter.run
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """[H, W, C]."""
+        return self.input.shape
+
+    @property
+    def preprocess(self) -> Preprocess | None:
+        """What the host does to pictures; None: the network takes none."""
+        return self.input.preprocess
 
     @property
     def trainable(self) -> bool:
@@ -161,25 +161,10 @@ class Device:
             else:
                 self._execute(entry)
 
-    def quantise(self, images: Images) -> npt.NDArray[np.int8 | np.uint8]:
-        """uint8 RGB [B, S, S, 3] to the input's integers; the host does this, and no other arithmetic."""
-        return quantise(images, self.preprocess, self._scale, self._zero, self._dtype)
-
     def _feed(self, images: npt.NDArray[np.generic]) -> int:
-        x = np.asarray(images)
-        if x.ndim == 3:
-            x = x[None]
-        if x.shape[1:] != self.input_shape:
-            if x.dtype == np.uint8 and x.ndim == 4 and len(x) and x.shape[3] == 3 == self.input_shape[2]:
-                x = np.stack([eval_crop(image, self.preprocess) for image in x])
-            else:
-                raise SasError(f"images are {x.shape}, the network takes [batch, {', '.join(map(str, self.input_shape))}]")
+        x = self.input.integers(np.asarray(images))
         if not 1 <= len(x) <= self.batch_size:
             raise SasError(f"{len(x)} images, the program was compiled for 1 to {self.batch_size}", hint="sasc compile --batch N")
-        if x.dtype != np.uint8 and x.dtype != np.int8:
-            raise SasError(f"images are {x.dtype}; RGB bytes (uint8) are needed")
-        if x.dtype == np.uint8 and self.input_shape[2] == 3:
-            x = self.quantise(x.astype(np.uint8, copy=False))
         for b in range(len(x)):
             self.interpreter.write_view(self.io["input"], x[b], b)
         return len(x)
@@ -194,8 +179,8 @@ class Device:
         """Classify 1 to ``batch_size`` images.
 
         Args:
-            images: uint8 RGB [H, W, 3] or [B, H, W, 3] of any size (resized and cropped as the model asks), or already quantised
-                integers of the input's shape when the input has not 3 channels.
+            images: one or several: bytes of pictures [..., H, W, 3] of any size (resized and cropped as the model asks, grey where it is), or
+                arrays of the input's shape, channels first or last: real values, or the input's own integers.
         """
         n = self._feed(images)
         self._set("batch", n)

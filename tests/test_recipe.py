@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sasimc.datasets.dataset import hold_back, open_dataset
-from sasimc.datasets.images import Augment, Preprocess, eval_crop, train_crop
+from sasimc.datasets.images import Augment, eval_crop, train_crop
 from sasimc.datasets.loader import Loader
+from sasimc.datasets.preprocess import Preprocess
 from sasimc.isa.errors import SasError
 from sasimc.training.recipe import Recipe, Schedule, load_recipe, save_recipe, shipped_recipes
 

@@ -165,7 +165,7 @@ class Session:
 
     def _default_data(self) -> Dataset:
         """What a run without a task trains on: ``flowers``, drawn when the network has too few outputs for the real ones."""
-        size = self.about.input_shape[0]
+        size = self.about.input.shape[0]
         found = open_dataset("flowers", self._data, size=size)
         if len(found.classes) > self.about.classes:
             drawn = open_dataset("drawn-flowers", size=size)
@@ -177,7 +177,7 @@ class Session:
     def _open(self, name: str | None) -> Dataset | None:
         if name is None:
             return None
-        size = self.about.input_shape[0]
+        size = self.about.input.shape[0]
         found = open_dataset(name, self._data, size=size)
         if len(found.classes) > self.about.classes and (relative := self._relative(name, size)) is not None:
             self.console.print(
