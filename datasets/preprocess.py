@@ -122,7 +122,12 @@ class Preprocess:
     def __str__(self) -> str:
         """In a few words, as the first line of a run says it."""
         means, stds = ({round(v, 4) for v in values} for values in (self.mean, self.std))
-        plain = {(0.5, 0.5): "x/127.5 - 1", (0.0, 1.0): "x/255", (0.0, 0.0039): "x", (0.502, 0.0039): "x - 128"}
+        plain: dict[tuple[float, ...], str] = {
+            (0.5, 0.5): "x/127.5 - 1",
+            (0.0, 1.0): "x/255",
+            (0.0, 0.0039): "x",
+            (0.502, 0.0039): "x - 128",
+        }
         one = len(means) == len(stds) == 1
         arithmetic = plain.get((*means, *stds), "") if one else ""
         if not arithmetic:

@@ -278,17 +278,18 @@ def _decompressed(path: Path) -> Any:
     return next((opened(path, "rb") for magic, opened in _COMPRESSED if head.startswith(magic)), None) or path.open("rb")
 
 
-class _Wary:
-    """A file whose headers may lie about their length: no more than a member's limit is read at a time."""
+def _wary(file: Any) -> Any:
+    """The file, of which no more than a member's limit is read at a time: headers may lie about their length."""
 
-    def __init__(self, file: Any) -> None:
-        self._file = file
-        self.seek, self.tell = file.seek, file.tell
+    class Wary:
+        seek, tell = file.seek, file.tell
 
-    def read(self, size: int) -> bytes:
-        if size > MAX_MEMBER_BYTES:
-            raise tarfile.ReadError(f"a part of {size:,} bytes")
-        return self._file.read(size)
+        def read(self, size: int) -> bytes:
+            if size > MAX_MEMBER_BYTES:
+                raise tarfile.ReadError(f"a part of {size:,} bytes")
+            return file.read(size)
+
+    return Wary()
 
 
 class _TarTree(_ArchiveTree):
@@ -298,7 +299,7 @@ class _TarTree(_ArchiveTree):
         super().__init__(path)
         self._places: dict[str, tuple[int, int]] = {}
         try:
-            with _decompressed(path) as data, tarfile.open(fileobj=_Wary(data), mode="r:") as tar:
+            with _decompressed(path) as data, tarfile.open(fileobj=_wary(data), mode="r:") as tar:
                 plain = isinstance(data, io.BufferedReader)
                 self._data: IO[bytes] = path.open("rb") if plain else tempfile.TemporaryFile()  # noqa: SIM115  kept for the tree's life
                 weakref.finalize(self, self._data.close)
