@@ -64,6 +64,8 @@ def test_every_page_is_in_the_navigation() -> None:
     named = re.findall(r"[\w/-]+\.md", page("mkdocs.yml").split("\nnav:\n")[1])
     written = [path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")]
     assert sorted(named) == sorted([*written, *GENERATED])
+    home = page("docs/index.md")
+    assert [name for name in named if name != "index.md" and f"({name})" not in home] == []
 
 
 def test_reference_of_the_commands() -> None:
