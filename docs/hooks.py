@@ -16,6 +16,7 @@ TABLES = {"<!-- machine fields -->": machine_table}
 
 _TABLE = re.compile(r"(?:^\|.*\n)+", re.MULTILINE)
 _NUMBER = re.compile(r"[-+±~x<]?\s*\d[\d,. ]*([eE][-+]?\d+)?( ± [\d.]+)?( \(\d\))?( [%GMkx])?|-|")
+_ROLE = re.compile(r":(?:class|meth|func|mod|attr):<code>~?")
 _LONG_CODE = re.compile(r"<code>(?=[^<]{45})")
 
 
@@ -34,8 +35,8 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
 
 
 def on_page_content(html: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Long pieces of code may be broken in a table; names may not (site.css)."""
-    return _LONG_CODE.sub('<code class="long">', html)
+    """Long pieces of code may be broken in a table, names may not (site.css); roles of docstrings become plain code."""
+    return _LONG_CODE.sub('<code class="long">', _ROLE.sub("<code>", html))
 
 
 def _align(table: str) -> str:

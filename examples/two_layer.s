@@ -1,5 +1,5 @@
 ; A training step of a two-layer network, written by hand: 4 inputs -> 6 hidden (ReLU) -> 3 classes.
-; docs/assembly.md explains it line by line, docs/numerics.md states the arithmetic. The tests at the end
+; The tutorial "Writing programs" explains its parts. The tests at the end
 ; run under pytest from a copy named test_two_layer.s.
 .sas 1
 .machine "sas28"
