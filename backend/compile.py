@@ -24,7 +24,7 @@ __all__ = ["Compiled", "compile_graph"]
 BATCH, HEAD_EXPONENT, MODULE_EXPONENT, SAMPLE, LABEL, LOSS, PREDICTION = 1, 2, 3, 4, 5, 6, 7
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Compiled:
     """A program and what the compiler knows about it: ``infer`` prices one inference, ``train_step`` one step of ``batch`` samples."""
 
@@ -36,6 +36,10 @@ class Compiled:
     train_step: Estimate | None
     batch: int
     graph: Graph
+
+    def __repr__(self) -> str:
+        used, step = self.placement.used, f", {self.train_step.cycles} a training step of {self.batch}" if self.train_step else ""
+        return f"<Compiled {self.program!r}; {used} sub-arrays; {self.infer.cycles} cycles an image{step}>"
 
 
 def compile_graph(
@@ -90,6 +94,7 @@ def compile_graph(
         emitter.emit()
         _results(b, emitter, io, logits)
     b.emit("halt")
+    tensors = _tensors(graph, emitter)
     kept: list[str] = []
     if train is not None:
         progress("emit train_step")
@@ -103,6 +108,7 @@ def compile_graph(
     meta = {
         "batch": str(batch), "name": graph.name, "input_scale": repr(t_in.scale), "input_zero": str(t_in.zero), "classes": str(t_out.shape[2]),
         "logit_scale": repr(t_out.scale), "logit_zero": str(t_out.zero), "io": json.dumps(io, sort_keys=True),
+        "tensors": json.dumps(tensors),
         **{f"note.{k}": v for k, v in graph.notes.items()},
     }  # fmt: skip
     if train is not None:
@@ -123,6 +129,18 @@ def _unbatched(b: Builder, name: str) -> str:
     """A host view that is the same for every sample (a spilled tensor is dead when the next sample starts)."""
     v = b.views[name]
     return b.view(name, v.space, v.dtype, v.shape, v.addr, strides=(v.row, v.pix, v.chan), batch=0)
+
+
+def _tensors(graph: Graph, emitter: ForwardEmitter) -> list[list[object]]:
+    """What ``Device.activations`` reads: every tensor's ONNX name, node, shape, scale and zero point, and the view it is written through by the
+    instructions of its node; for a reshape, no view but the tensor whose values it has."""
+    out: list[list[object]] = []
+    for op in graph.ops:
+        t, source = graph.type(op.output), emitter.plan.roots.get(op.output, "")
+        if op.output in emitter.results or source:
+            view = emitter.results.get(op.output, "")
+            out.append([op.output, op.origin or op.name, list(t.shape), t.scale, t.zero, view, "" if view else source])
+    return out
 
 
 def _hosted(plan: ForwardPlan) -> list[str]:

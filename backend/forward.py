@@ -62,6 +62,8 @@ class ForwardEmitter:
     host: Mapping[str, str]
     saves: Mapping[str, str] = field(default_factory=dict)
     masks: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    results: dict[str, str] = field(default_factory=dict)
+    """Value -> the view that its operation writes it through (filled by :meth:`emit`)."""
 
     def emit(self) -> None:
         """All segments in order."""
@@ -122,6 +124,7 @@ class ForwardEmitter:
                 out_view = self._temp(k, "out", op.output, t_out.shape[0] if op.kind == "pad" else r_out)
             else:
                 out_view = self.full_view(op.output)
+            self.results[op.output] = out_view
             stages += self._compute(op, x_view, others, out_view, (r_in, d_in), (r_out, d_out), acc_base, plan.sums[k])
             stages += self._after(k, op, out_view, r_out, d_out, chain)
             x_view = out_view

@@ -107,6 +107,9 @@ class Placement:
     limit: float
     twins: dict[str, Matrix] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        return f"<Placement of {self.weights} weights in {self.used} sub-arrays, {len(self.layers)} layers>"
+
     @property
     def used(self) -> int:
         """Sub-arrays that hold weights or scratch rows."""

@@ -80,6 +80,9 @@ class ForwardPlan:
     regions: list[int]
     sums: list[int]
 
+    def __repr__(self) -> str:
+        return f"<ForwardPlan of {len(self.chains)} segments, {self.peak} bytes of buffer>"
+
 
 def root_values(graph: Graph) -> dict[str, str]:
     """Reshapes are another view of the same bytes: every value's underlying value."""

@@ -21,7 +21,7 @@ from typing import Any
 
 from common import add_common, finish, table
 
-from sasimc.cli.costs import cost_of_report
+from sasimc.costs import cost_of_report
 from sasimc.evaluation.report.content import tables
 from sasimc.evaluation.report.page import page
 

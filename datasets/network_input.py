@@ -87,6 +87,17 @@ class NetworkInput:
         Raises:
             SasError: what is neither.
         """
+        if (
+            x.dtype == np.uint8 != self.dtype
+            and self.preprocess
+            and x.ndim in (3, 4)
+            and x.shape[-1] not in (1, 3)
+            and x.shape[-3] in (1, 3)
+        ):
+            order = "0, 2, 3, 1" if x.ndim == 4 else "1, 2, 0"
+            raise SasError(
+                f"pictures {list(x.shape)} have their channels first", hint=f"channels last: images.transpose({order})"
+            )
         if self.preprocess is None or x.dtype != np.uint8 or x.ndim not in (3, 4) or x.shape[-1] not in (1, 3):
             return as_input(x, self.shape, self.dtype, self.scale, self.zero)
         images = x[None] if x.ndim == 3 else x

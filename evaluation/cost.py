@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -208,7 +208,10 @@ class Cost:
 
     model: CostModel
     run: Run
-    terms: list[Term] = field(repr=False)
+    terms: list[Term]
+
+    def __repr__(self) -> str:
+        return f"<Cost of {self.run.name}: {format_si(self.energy, 'J')} in {format_si(self.run.seconds, 's')}, {self.run.images} images>"
 
     @cached_property
     def energy(self) -> float:

@@ -115,6 +115,10 @@ class Graph:
     outputs: tuple[str, ...]
     notes: Mapping[str, str] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        """Short; ``ir.text`` prints everything."""
+        return f"<Graph {self.name}: {len(self.ops)} operations, {', '.join(self.inputs)} -> {', '.join(self.outputs)}>"
+
     @cached_property
     def _producers(self) -> dict[str, Op]:
         return {op.output: op for op in self.ops if op.output}
@@ -196,6 +200,9 @@ class TrainGraph:
     constants: Mapping[str, Array]
     saved: frozenset[str]
     policy: str = "exact"
+
+    def __repr__(self) -> str:
+        return f"<TrainGraph of {self.forward.name}: {len(self.ops)} operations, {self.policy}>"
 
     @cached_property
     def _producers(self) -> dict[str, Op]:

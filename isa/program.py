@@ -65,6 +65,10 @@ class Program:
     inline: frozenset[str] = frozenset()
     lines: Mapping[tuple[str, str], int] = field(default_factory=dict, compare=False)
 
+    def __repr__(self) -> str:
+        entries = ", ".join(self.entries) or "no entries"
+        return f"<Program {self.meta.get('name') or self.source}: {entries}; {len(self.code)} instructions; machine {self.machine.name}>"
+
     def resolve(self, instr: Instr) -> SimpleNamespace:
         """Operands by field name, with names replaced by their descriptors.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from sasimc.datasets.preprocess import Preprocess
 from sasimc.isa.errors import SasError
 from sasimc.isa.files import load_program
 from sasimc.isa.program import Program
+from sasimc.runtime.activations import Activation, Recorder, join
 from sasimc.runtime.crosscheck import cross_check
 from sasimc.runtime.faults import FaultPlan, Faults
 from sasimc.runtime.interpreter import Interpreter
@@ -94,10 +95,18 @@ class Device:
         threads: worker threads of the engine (default: all cores).
 
     ``programmed``: what the host wrote to the arrays (:meth:`program_state`); ``seen``: images classified and steps done, ``replayed``: how many of
-    them ran on another engine as well (:meth:`cross_check`); ``faults``: the bit errors of its arrays (:meth:`inject`; None: none).
+    them ran on another engine as well (:meth:`cross_check`); ``images``: images that were classified or learned from; ``faults``: the bit errors
+    of its arrays (:meth:`inject`; None: none).
     """
 
     def __init__(self, program: Program | str | Path, engine: str = "bitserial", threads: int | None = None) -> None:
+        if not isinstance(program, Program | str | Path):
+            hint = (
+                "compile_model(...).program"
+                if hasattr(program, "program")
+                else "sasimc.compile(...), or the path of a .s or .bin file"
+            )
+            raise SasError(f"a device runs a Program, not a {type(program).__name__}", hint=hint)
         self.program = program if isinstance(program, Program) else load_program(Path(program))
         about = Interface.of(self.program)
         self.io, self.batch_size, self.classes, self.labels = about.io, about.batch_size, about.classes, about.labels
@@ -105,11 +114,14 @@ class Device:
         self.interpreter = Interpreter(self.program, engine, threads)
         self.engine = engine
         self.programmed = RowWrites()
-        self.replayed = self.seen = 0
+        self.replayed = self.seen = self.images = 0
         self._every = 0
         self._other: Interpreter | None = None
         self.faults: Faults | None = None
         self._execute: Callable[[str], None] = self.interpreter.run
+
+    def __repr__(self) -> str:
+        return f"Device({self.program!r}, engine={self.engine!r}, {self.interpreter.cycles} cycles)"
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -161,12 +173,17 @@ class Device:
             else:
                 self._execute(entry)
 
-    def _feed(self, images: npt.NDArray[np.generic]) -> int:
+    def _prepare(self, images: npt.ArrayLike) -> npt.NDArray[np.int8 | np.uint8]:
         x = self.input.integers(np.asarray(images))
         if not 1 <= len(x) <= self.batch_size:
             raise SasError(f"{len(x)} images, the program was compiled for 1 to {self.batch_size}", hint="sasc compile --batch N")
+        return x
+
+    def _feed(self, images: npt.ArrayLike) -> int:
+        x = self._prepare(images)
         for b in range(len(x)):
             self.interpreter.write_view(self.io["input"], x[b], b)
+        self.images += len(x)
         return len(x)
 
     def _collect(self, n: int) -> Inference:
@@ -175,7 +192,7 @@ class Device:
         classes = np.asarray([int(it.read_view(self.io["prediction"], b).reshape(-1)[0]) for b in range(n)], dtype=np.int64)
         return Inference(logits, classes)
 
-    def infer(self, images: npt.NDArray[np.generic]) -> Inference:
+    def infer(self, images: npt.ArrayLike) -> Inference:
         """Classify 1 to ``batch_size`` images.
 
         Args:
@@ -187,10 +204,34 @@ class Device:
         self._run("infer", n)
         return self._collect(n)
 
+    def activations(self, images: npt.ArrayLike, nodes: Iterable[str] | None = None) -> dict[str, Activation]:
+        """Every layer's result for 1 to ``batch_size`` images, with the weights as they are now: by ONNX node, in the order of the program.
+
+        The images run on a copy of the device, instruction by instruction: cycles, events and wear of the device do not change (nor do read
+        errors of :meth:`inject` occur).
+
+        Args:
+            images: as for :meth:`infer`.
+            nodes: ONNX names of nodes or of quantised tensors; None: all layers. An activation function that is computed together with its
+                convolution has the same result.
+
+        Raises:
+            SasError: wrong images, or a name the program does not know.
+        """
+        recorder, parts = Recorder(self.program, nodes), list[dict[str, Activation]]()
+        x = self._prepare(images)
+        copy = Interpreter(self.program, self.engine, self.interpreter.threads)
+        copy.restore(self.interpreter.snapshot())
+        copy.regs[self.program.params["batch"]] = 1
+        for sample in x:
+            copy.write_view(self.io["input"], sample)
+            parts.append(recorder.run(copy))
+        return join(parts)
+
     def train_step(
         self,
-        images: npt.NDArray[np.generic],
-        labels: npt.NDArray[np.integer],
+        images: npt.ArrayLike,
+        labels: npt.ArrayLike,
         *,
         head_exponent: int = 3,
         module_exponent: int = 2,
@@ -201,10 +242,12 @@ class Device:
                 "the program has no train_step", where=self.program.source, hint="compile a model with trainable layers"
             )
         y = np.asarray(labels).reshape(-1)
+        if y.dtype.kind not in "iu":
+            raise SasError(f"labels are {y.dtype}; numbers of classes (integers) are needed")
         n = self._feed(images)
         if len(y) != n:
             raise SasError(f"{n} images and {len(y)} labels")
-        if n and (y.min() < 0 or y.max() >= self.classes):
+        if y.min() < 0 or y.max() >= self.classes:
             raise SasError(f"labels reach {int(y.min())}..{int(y.max())}, the classifier has classes 0..{self.classes - 1}")
         for b in range(n):
             self.interpreter.write_view(self.io["labels"], np.asarray(y[b], np.int32).reshape(1, 1, 1), b)

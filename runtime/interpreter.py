@@ -314,10 +314,10 @@ class Interpreter:
         """
         view, phys = self._view(name, index)
         values = np.asarray(array)
-        if values.size != np.prod(view.shape):
-            raise SasError(f"{name} is {view.shape}; the array is {values.shape}")
         if values.dtype.kind not in "iub":
             raise SasError(f"{name} holds integers; the array is {values.dtype}")
+        if values.size != np.prod(view.shape):
+            raise SasError(f"{name} is {view.shape}; the array is {values.shape}")
         low, high = view.limits
         if values.min() < low or values.max() > high:
             raise SasError(f"{name} is {view.dtype} ({low}..{high}); the array has values {values.min()}..{values.max()}")

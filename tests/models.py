@@ -28,6 +28,7 @@ __all__ = [
     "mlp",
     "mobilenet_like",
     "ort_run",
+    "ort_session",
     "plain_cnn",
     "random_graph",
     "residual_net",
@@ -56,7 +57,8 @@ class Value:
         return self.data.shape[1:]
 
 
-def _session(model: onnx.ModelProto) -> ort.InferenceSession:
+def ort_session(model: onnx.ModelProto) -> ort.InferenceSession:
+    """A session without graph optimisations, on one thread."""
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
@@ -66,7 +68,7 @@ def _session(model: onnx.ModelProto) -> ort.InferenceSession:
 
 def ort_run(model: onnx.ModelProto, x: F32) -> dict[str, npt.NDArray]:
     """All graph outputs of ``model`` for the float input ``x``, by onnxruntime without graph optimisations."""
-    session = _session(model)
+    session = ort_session(model)
     names = [o.name for o in session.get_outputs()]
     return dict(zip(names, session.run(names, {input_name(model): x}), strict=True))
 
@@ -151,7 +153,7 @@ class Builder:
             self.inits,
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=8)
-        return _session(model).run([result], values)[0]
+        return ort_session(model).run([result], values)[0]
 
     def _range(self, data: F32, dtype: str | None, pow2: bool) -> tuple[float, int, str]:
         """Scale, zero point and type that cover ``data``; one type in two by chance when ``dtype`` is None."""

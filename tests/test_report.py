@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from sasimc.cli import sasc, sasrun
 from sasimc.cli.common import invoke
-from sasimc.cli.costs import cost_of_report
+from sasimc.costs import cost_of_report
 from sasimc.evaluation.cost import Cost
 from sasimc.evaluation.report.charts import ticks
 from sasimc.evaluation.report.content import tables

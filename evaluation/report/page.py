@@ -38,7 +38,7 @@ def page(cost: Cost, made: Mapping[str, Table]) -> str:
     sections = [
         ("layers", "Layers", _layers(cost, made, colours)),
         ("energy", "Energy and time", _energy(cost, made, colours)),
-        ("floor-plan", "Shelves plan", floor_plan(cost)),
+        ("floor-plan", "Floor plan", floor_plan(cost)),
         ("buffer", "Buffer", _buffer(cost)),
         ("training", "Training", _training(cost, made)),
         ("area", "Area and wear", _area(made)),

@@ -2,7 +2,7 @@
 
 program = sasimc.compile("model.onnx")
 device = sasimc.Device(program)
-device.infer(images); device.train_step(images, labels); device.state()
+device.infer(images); device.train_step(images, labels); device.activations(images); device.state()
 """
 
 from __future__ import annotations
@@ -10,15 +10,50 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sasimc.api import compile
+    from sasimc.api import CompileOptions, compile, compile_model
+    from sasimc.backend.compile import Compiled
+    from sasimc.costs import cost, report
+    from sasimc.datasets.dataset import open_dataset
+    from sasimc.isa.errors import SasError, Trap
+    from sasimc.isa.files import load_program, save_program
+    from sasimc.isa.machine import Machine, load_machine
     from sasimc.isa.program import Program
-    from sasimc.runtime.device import Device
-
-__all__ = ["Device", "Program", "__version__", "compile"]
+    from sasimc.isa.text.assembler import assemble
+    from sasimc.runtime.activations import Activation
+    from sasimc.runtime.device import Device, Inference, StepResult
+    from sasimc.training.recipe import Recipe, load_recipe
+    from sasimc.training.trainer import evaluate, train
 
 __version__ = "0.2.0"
 
-_LAZY = {"compile": "sasimc.api", "Device": "sasimc.runtime.device", "Program": "sasimc.isa.program"}
+_LAZY = {
+    "Activation": "sasimc.runtime.activations",
+    "CompileOptions": "sasimc.api",
+    "Compiled": "sasimc.backend.compile",
+    "Device": "sasimc.runtime.device",
+    "Inference": "sasimc.runtime.device",
+    "Machine": "sasimc.isa.machine",
+    "Program": "sasimc.isa.program",
+    "Recipe": "sasimc.training.recipe",
+    "SasError": "sasimc.isa.errors",
+    "StepResult": "sasimc.runtime.device",
+    "Trap": "sasimc.isa.errors",
+    "assemble": "sasimc.isa.text.assembler",
+    "compile": "sasimc.api",
+    "compile_model": "sasimc.api",
+    "cost": "sasimc.costs",
+    "evaluate": "sasimc.training.trainer",
+    "load_machine": "sasimc.isa.machine",
+    "load_program": "sasimc.isa.files",
+    "load_recipe": "sasimc.training.recipe",
+    "open_dataset": "sasimc.datasets.dataset",
+    "report": "sasimc.costs",
+    "save_program": "sasimc.isa.files",
+    "train": "sasimc.training.trainer",
+}
+"""Name -> module that it is imported from on first use."""
+
+__all__ = [*_LAZY, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
@@ -27,4 +62,9 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'sasimc' has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(_LAZY[name]), name)
+    value = globals()[name] = getattr(importlib.import_module(_LAZY[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__} - {"Any", "TYPE_CHECKING", "annotations"})

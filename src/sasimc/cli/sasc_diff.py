@@ -38,7 +38,7 @@ def energy(
     json: Annotated[Path | None, typer.Option("--json", help="Write everything as JSON (docs/reports.md)")] = None,
 ) -> None:
     """Energy, latency and area of a run, by phase, component, ONNX node and instruction, and what each figure rests on."""
-    from sasimc.cli.costs import cost_of_report
+    from sasimc.costs import cost_of_report
     from sasimc.evaluation.text import cost_tables
 
     require_writable(json)
@@ -66,7 +66,7 @@ def diff(
     json: Annotated[Path | None, typer.Option("--json", help="Write the comparison as JSON (docs/reports.md)")] = None,
 ) -> None:
     """Two runs side by side: what differs in program, machine and technology, and what that does to energy, time and area."""
-    from sasimc.cli.costs import cost_of_report
+    from sasimc.costs import cost_of_report
     from sasimc.evaluation.diff import compare
 
     require_writable(json)

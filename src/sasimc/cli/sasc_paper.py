@@ -64,7 +64,7 @@ def paper(
 
     Tables II to IV, peak throughput, capacity, figure 8b, figure 10, figures 11a and 11b. What cannot be reproduced is in the table with the reason.
     """
-    from sasimc.cli.costs import price_list
+    from sasimc.costs import price_list
     from sasimc.evaluation.paper.table import device_lines, our_row, paper_lines, paper_tables, peer_table
     from sasimc.isa.machine import load_machine
 

@@ -30,7 +30,7 @@ def report(
     csv: Annotated[Path | None, typer.Option(help="Folder to write every table to, as CSV")] = None,
 ) -> None:
     """Energy, time, area, floor plan, buffer and training of a run on one page that needs no network (docs/report.md)."""
-    from sasimc.cli.costs import cost_of_report
+    from sasimc.costs import cost_of_report
     from sasimc.evaluation.report.content import tables
     from sasimc.evaluation.report.page import page
 

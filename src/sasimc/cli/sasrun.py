@@ -103,7 +103,7 @@ def run(
 
     `sasrun data` lists the data sets, says where each is looked for, and fetches them. `sasrun tasks` lists the tasks of a device image.
     """
-    from sasimc.cli.costs import cost_of, price_list
+    from sasimc.costs import cost_of, price_list
     from sasimc.datasets.images import Augment
     from sasimc.evaluation.text import cost_lines
     from sasimc.profiling.profile import profile, profile_rows
@@ -170,7 +170,7 @@ def _traced(device: Any, path: Path | None, limit: int, lanes: str, prices: Any)
     if path is None:
         yield
         return
-    from sasimc.cli.costs import joules_of
+    from sasimc.costs import joules_of
     from sasimc.profiling.trace import Tracer
 
     tracer = Tracer(device.interpreter, limit, joules_of(device.program, prices), lanes)

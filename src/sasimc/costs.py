@@ -12,12 +12,16 @@ from sasimc.evaluation.cost import Cost, CostModel
 from sasimc.evaluation.run import Row, Run, load_run
 from sasimc.evaluation.technologies.load import load_technology
 from sasimc.evaluation.technologies.technology import Technology
+from sasimc.isa.errors import SasError
+from sasimc.isa.files import write_atomically
 from sasimc.isa.machine import Machine
 from sasimc.isa.program import Program
-from sasimc.profiling.profile import ProfileRow, wear
+from sasimc.profiling.profile import ProfileRow, profile, profile_rows, wear
+from sasimc.runtime.device import Device
 from sasimc.runtime.interpreter import Interpreter
+from sasimc.training.writes import writes
 
-__all__ = ["PriceList", "cost_of", "cost_of_report", "joules_of", "price_list"]
+__all__ = ["PriceList", "cost", "cost_of", "cost_of_report", "joules_of", "price_list", "report"]
 
 
 @dataclass(frozen=True)
@@ -79,3 +83,53 @@ def cost_of_report(
     memory = technology or str(run.report.get("technology", "sas"))
     taken = interpretation or (run.report.get("interpretation") if circuit is None else None)
     return _priced(run, price_list(memory, taken, circuit))
+
+
+def cost(
+    device: Device, technology: str | Path = "sas", *, interpretation: str | None = None, circuit: Path | None = None
+) -> Cost:
+    """What a device has spent since its counters were reset: ``.energy`` (J), ``.figures``, ``.by_node()``, ``.by_component()``, ``.as_dict()``.
+
+    Args:
+        technology: ``sas``, ``sot``, ``stt``, ``sram``, a TOML or an NVSim ``.cell`` file.
+        interpretation: of the circuit figures (None: their default); ``circuit``: a file with circuit figures (None: table IV of the paper).
+
+    Raises:
+        SasError: the device has done nothing yet; a file that cannot be read or is invalid; no such technology or interpretation.
+    """
+    it = device.interpreter
+    if not it.cycles:
+        raise SasError("the device has done nothing yet: there is nothing to price", hint="device.infer(images) first")
+    rows = profile_rows(it)
+    made = {
+        "program": device.program.meta.get("name") or device.program.source,
+        "engine": device.engine,
+        "images": device.images,
+        "cycles": it.cycles,
+        "phase_cycles": dict(it.phase_cycles),
+        "writes": writes(device),
+        **profile(it, rows),
+    }
+    run = Run(it.machine, tuple(Row(**row.as_dict()) for row in rows), it.cycles, device.images, made)
+    return _priced(run, price_list(technology, interpretation, circuit))
+
+
+def report(
+    device: Device,
+    path: str | Path,
+    technology: str | Path = "sas",
+    *,
+    interpretation: str | None = None,
+    circuit: Path | None = None,
+) -> Cost:
+    """Write the page of ``sasc report`` (HTML) on what a device has done since its counters were reset; returns the cost.
+
+    Raises:
+        SasError: as :func:`cost`; the file cannot be written.
+    """
+    from sasimc.evaluation.report.content import tables
+    from sasimc.evaluation.report.page import page
+
+    spent = cost(device, technology, interpretation=interpretation, circuit=circuit)
+    write_atomically(Path(path), page(spent, tables(spent)).encode())
+    return spent
