@@ -124,33 +124,49 @@ def measure(name: str, folder: Path, o: argparse.Namespace) -> dict[str, Any]:
 
 
 def measure_limit(folder: Path, o: argparse.Namespace) -> dict[str, Any]:
-    """1-bit operations (AND, count, add) a second of all threads on 32 KiB of packed words each."""
+    """1-bit operations and multiply-adds a second of all threads: the innermost kernels on operands that stay in the cache."""
     import numba
 
-    from sasimc.runtime.kernels.simd import LANES, bit_block_unsigned
+    from sasimc.runtime.kernels.dense import pack_weights, prepare_fused
+    from sasimc.runtime.kernels.forms import FORM, form
+    from sasimc.runtime.kernels.products import bit_block_unsigned, dot_tile, tables_unsigned
 
-    words, times = 64, 20_000
+    k, times, columns = 512, 20_000, 16 * FORM.blocks
     rng = np.random.default_rng(0)
-    bits = rng.integers(0, 1 << 32, words * 8, dtype=np.uint32)
-    planes = rng.integers(0, 1 << 32, words * 8 * LANES, dtype=np.uint32)
+    w = rng.integers(-128, 128, (k, columns)).astype(np.int8)
+    x = rng.integers(0, 256, (FORM.pixels, 2 * k), dtype=np.uint8)  # a form that multiplies pairs reads two bytes an element
+    tables, planes, prepared = np.zeros(8 * k, np.uint8), pack_weights(w), prepare_fused(w)
+    vectors, pixels = k // (2 * FORM.lanes), FORM.pixels
 
     @numba.njit(nogil=True)
-    def count(bits, planes, words, first, last):  # type: ignore[no-untyped-def]
-        out = np.empty(16, np.int32)
-        total = 0
-        for _ in range(first, last):
-            bit_block_unsigned(bits, 0, planes, 0, words, out, 0)
-            total |= out[0]
-        return total
+    def count(tables, planes, times):  # type: ignore[no-untyped-def]
+        sums, wrapped = np.zeros(16, np.int32), 0
+        for _ in range(times):
+            wrapped |= bit_block_unsigned(tables.ctypes.data, planes.ctypes.data, vectors, sums.ctypes.data)
+        return wrapped
 
-    count(bits, planes, words, 0, 1)
+    @numba.njit(nogil=True)
+    def multiply(x, w, times):  # type: ignore[no-untyped-def]
+        sums, where, wrapped, zero = np.zeros((pixels, columns), np.int32), np.zeros(pixels, np.int64), 0, np.int64(0)
+        for pixel in range(pixels):
+            where[pixel] = sums.ctypes.data + 4 * columns * pixel
+        for _ in range(times):
+            wrapped |= dot_tile(x.ctypes.data, x.shape[1], k // 4, w.ctypes.data, zero, where.ctypes.data, zero, np.int64(pixels))
+        return wrapped
+
+    @numba.njit
+    def tabulate(x, tables):  # type: ignore[no-untyped-def]
+        tables_unsigned(x.ctypes.data, vectors, tables.ctypes.data)
+
+    tabulate(x, tables)
     with ThreadPoolExecutor(o.threads) as pool:
 
-        def everywhere() -> None:
-            list(pool.map(lambda _: count(bits, planes, words, 0, times), range(o.threads)))
+        def everywhere(kernel: Any, *operands: Any) -> float:
+            return best(lambda: list(pool.map(lambda _: kernel(*operands, times), range(o.threads))), max(o.repeat, 15))
 
-        seconds = best(everywhere, max(o.repeat, 15))
-    return {"bit_operations_per_s": o.threads * times * words * 64 * 32 * LANES / seconds}
+        bits = o.threads * times * k * 64 * 16 / everywhere(count, tables, planes)
+        products = o.threads * times * k * pixels * columns / everywhere(multiply, x, prepared)
+    return {"form": form(), "bit_operations_per_s": bits, "products_per_s": products}
 
 
 def measure_onnxruntime(folder: Path, o: argparse.Namespace) -> dict[str, Any]:
@@ -174,7 +190,7 @@ def measure_torch(folder: Path, o: argparse.Namespace) -> dict[str, Any]:
     try:
         import torch
 
-        from sasimc.reference.float_reference import Twin
+        from sasimc.reference.float_reference import FloatReference
     except ImportError:
         return {}
     torch.set_num_threads(o.threads)
@@ -182,7 +198,7 @@ def measure_torch(folder: Path, o: argparse.Namespace) -> dict[str, Any]:
     y = torch.arange(BATCH)
     times = {}
     for layout in (torch.channels_last, torch.contiguous_format):
-        twin = Twin(folder / "model.onnx", layout=layout)
+        twin = FloatReference(folder / "model.onnx", layout=layout)
         weights = list(twin.parameters())
 
         def step(twin: Any = twin, weights: Any = weights) -> None:
@@ -388,6 +404,7 @@ def report(rows: dict[str, dict[str, Any]]) -> str:
         ("G 1-bit operations/s", "bit_operations_per_s", 1e-9),
         ("the same, dense kernels alone", "dense_bit_operations_per_s", 1e-9),
         ("dense kernels, % of the limit", "dense_share_of_limit", 100),
+        ("G multiply-adds/s", "products_per_s", 1e-9),
         ("k instructions/s", "instructions_per_s", 1e-3),
         ("outside of compiled code, % of an image", "overhead", 100),
         ("outside of compiled code, % of a step", "train_overhead", 100),

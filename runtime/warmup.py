@@ -1,8 +1,4 @@
-"""Compile every kernel once, or load it from numba's cache, before the first image, so that the wait can be announced.
-
-numba's cache watches only the file that a kernel stands in: after editing simd.py or a kernel that another file calls,
-remove the cached files (__pycache__/*.nbi, *.nbc), or old code runs.
-"""
+"""Compile every kernel once, or load it from numba's cache, before the first image, so that the wait can be announced."""
 
 from __future__ import annotations
 

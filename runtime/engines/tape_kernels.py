@@ -30,6 +30,7 @@ from sasimc.runtime.engines.cells import count_writes, scatter_block
 from sasimc.runtime.engines.helpers import pool_rows
 from sasimc.runtime.kernels.dense import accumulate, bitserial_range, fill_fused, fill_planes, fused_range
 from sasimc.runtime.kernels.depthwise import dw_band, dw_t_band
+from sasimc.runtime.kernels.forms import FORM
 from sasimc.runtime.kernels.patches import gather_pixels, ones, scatter_patches
 from sasimc.runtime.kernels.periphery import (
     add_q,
@@ -85,7 +86,7 @@ NEXT, DONE, FAILED, CONTROL = 0, 8, 16, 24
 """Places in the words that threads share, a cache line each: shares taken, shares done, 1 + number of the step that failed; their number."""
 
 _PATIENCE = 2000  # rounds of waiting (some 20 us) before the processor is offered to others
-_PIXELS = 8  # of one integer kernel
+_PIXELS = FORM.pixels  # rows of a tile of the integer kernel
 _HANDLERS: dict[int, Callable[..., Any]] = {}
 
 

@@ -5,6 +5,7 @@ Conventions (views, geometries, engines) are told in `kernels.dense` and `kernel
 
 from __future__ import annotations
 
+from sasimc.runtime.kernels.cache import sources  # first of all: it watches what follows
 from sasimc.runtime.kernels.dense import (
     View,
     accumulate,
@@ -19,7 +20,15 @@ from sasimc.runtime.kernels.dense import (
     prepare_fused,
     tile_step,
 )
-from sasimc.runtime.kernels.depthwise import ENGINES, Geom, dw_row_step, dw_scatter, dw_scatter_t, make_geom
+from sasimc.runtime.kernels.depthwise import (
+    ENGINES,
+    Geom,
+    dw_row_step,
+    dw_scatter,
+    dw_scatter_t,
+    make_geom,
+)
+from sasimc.runtime.kernels.forms import form
 from sasimc.runtime.kernels.patches import gather_patches, popcount_sum, scatter_patches
 from sasimc.runtime.kernels.periphery import (
     add_q,
@@ -83,6 +92,7 @@ __all__ = [
     "dw_scatter_t",
     "escale",
     "flipped_bits",
+    "form",
     "g_bits",
     "gather_patches",
     "log2q12",
@@ -102,6 +112,7 @@ __all__ = [
     "scatter_patches",
     "shift8",
     "shift8_carried",
+    "sources",
     "tile_step",
     "update",
     "upsample_linear",

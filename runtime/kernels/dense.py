@@ -15,14 +15,17 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from sasimc.runtime.kernels.simd import (
-    LANES,
+from sasimc.runtime.kernels.forms import FORM
+from sasimc.runtime.kernels.products import (
     bit_block_signed,
     bit_block_unsigned,
-    dot_block_1x2,
-    dot_block_8x2,
-    plane_words,
+    dot_row,
+    dot_tile,
+    dot_tile_narrow,
+    tables_signed,
+    tables_unsigned,
 )
+from sasimc.runtime.kernels.simd import LANES
 
 __all__ = [
     "View",
@@ -46,7 +49,11 @@ __all__ = [
 View = tuple[int, int, int, int, int, int]
 """(base, row_stride, pixel_stride, ring, cols, chans), in elements of the flat array."""
 
-_PIXELS = 8  # pixels of one fused micro-kernel
+_PIXELS = FORM.pixels  # rows of a tile
+_BLOCKS = FORM.blocks
+_PAIRS = not FORM.dot  # the integer kernel takes pairs of 16-bit values, not fours of bytes
+_LINES = 2 * FORM.lanes  # word lines of a vector of the bit-serial kernel
+_SIGNED = FORM.dot == "sdot"  # and its bytes have a sign
 
 
 def make_view(base: int, cols: int, chans: int, ring: int, row_stride: int = 0, pixel_stride: int = 0) -> View:
@@ -62,19 +69,23 @@ def make_view(base: int, cols: int, chans: int, ring: int, row_stride: int = 0, 
 def fill_planes(w: npt.NDArray[np.int8], planes: npt.NDArray[np.uint32]) -> None:
     """The work of `pack_weights`, into planes of zeros."""
     k_count, n_count = w.shape
-    for k in range(k_count):
-        word, shift = k >> 5, np.uint32(k & 31)
-        for block in range(planes.shape[0]):
-            first = block * LANES
+    flat = planes.view(np.uint8)
+    for block in range(planes.shape[0]):
+        first = block * LANES
+        for k in range(k_count):
             row = w[k, first : min(first + LANES, n_count)]
+            at, shift = (k >> 3 & 3) * LANES, np.uint8(k & 7)
             for bit in range(8):
-                plane, at = planes[block, word, bit], np.uint32(bit)
+                plane, of = flat[block, k >> 5, bit, at : at + LANES], np.uint8(bit)
                 for lane in range(row.shape[0]):
-                    plane[lane] |= ((np.uint32(np.uint8(row[lane])) >> at) & np.uint32(1)) << shift
+                    plane[lane] |= ((np.uint8(row[lane]) >> of) & np.uint8(1)) << shift
 
 
 def pack_weights(w: npt.NDArray[np.int8]) -> npt.NDArray[np.uint32]:
-    """Bit planes of int8 W [K, N]: uint32 [ceil(N/16), ceil(K/32), 8, 16]; bit k of a word is word line k, two's complement."""
+    """Bit planes of int8 W [K, N]: uint32 [ceil(N/16), ceil(K/32), 8, 16], two's complement.
+
+    As bytes the last axis is [4, 16]: 16 columns of 8 word lines each, word line k in bit k % 8.
+    """
     k, n = w.shape
     planes = np.zeros((-(-n // LANES), -(-k // 32), 8, LANES), np.uint32)
     fill_planes(np.ascontiguousarray(w).view(np.int8), planes)
@@ -86,20 +97,23 @@ def fill_fused(w: npt.NDArray[np.int8], out: npt.NDArray[np.int8], begin: npt.ND
     """The work of `prepare_fused`, into zeros; begin: out as int32, first of every four."""
     k_count, n_count = w.shape
     last = out.shape[1] - 1
+    offset = np.int32(128 if _SIGNED else -128)
     for block in range(out.shape[0]):
         first = block * LANES
         for k in range(k_count):
-            row, four = w[k, first : min(first + LANES, n_count)], out[block, k >> 2]
+            row, group = w[k, first : min(first + LANES, n_count)], out[block, k >> 2].reshape(-1)
+            at, step = ((k & 2) * LANES + (k & 1), 2) if _PAIRS else (k & 3, 4)
             for lane in range(row.shape[0]):
-                four[lane, k & 3] = row[lane]
-                begin[block, last, lane] -= 128 * np.int32(row[lane])
+                group[at + step * lane] = row[lane]
+                begin[block, last, lane] += offset * np.int32(row[lane])
 
 
 def prepare_fused(w: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
     """W [K, N] for `dense_fused`: int8 [even number of blocks of 16 columns, ceil(K/4) + 1, 16, 4], fours of k together.
 
-    The last group of a block is -128 times the sum of each column (int32): signed inputs are multiplied as x + 128, a byte without
-    a sign.
+    The 64 bytes of a four are one group of 16 columns by 4, or, in forms that multiply pairs, two of 16 columns by 2. The last group of a
+    block is -128 times the sum of each column (int32): signed inputs are multiplied as x + 128, a byte without a sign. (A form whose bytes
+    are signed has 128 times the sum: it multiplies unsigned inputs as x - 128.)
     """
     k, n = w.shape
     out = np.zeros((2 * (-(-n // (2 * LANES))), -(-k // 4) + 1, LANES, 4), np.int8)
@@ -127,69 +141,105 @@ def add_row(acc, at, values, n):  # type: ignore[no-untyped-def]
 def bitserial_range(x, planes, signed_x, acc, view, r0, c0, n, p0):  # type: ignore[no-untyped-def]
     """x [P, K] are pixels p0 .. p0 + P of the rows from r0 on; else as `dense_bitserial_acc`."""
     base, row_stride, pixel_stride, ring, cols, _ = view
-    k = x.shape[1]
-    blocks, words = planes.shape[0], planes.shape[1]
-    flat_x, flat_planes = x.reshape(-1), planes.reshape(-1)
-    xbits = np.empty(words * 8, np.uint32)
-    tail = np.zeros(32, np.uint8)
-    row = np.empty(blocks * LANES, np.int32)
-    whole = k >> 5
+    pixels, k = x.shape
+    lines = _LINES
+    vectors, whole = np.int64((k + lines - 1) // lines), n // LANES
+    flat_x = x.reshape(-1)
+    tables, tail = np.empty(vectors * lines * 8, np.uint8), np.zeros(vectors * lines, np.uint8)
+    rest = np.zeros(LANES, np.int32)
+    x_at, w_at, acc_at, rest_at = flat_x.ctypes.data, planes.ctypes.data, acc.ctypes.data, rest.ctypes.data
+    tables_at, block_bytes = tables.ctypes.data, planes.shape[1] * 32 * LANES
     wrapped = np.int32(0)
-    for i in range(x.shape[0]):
+    for i in range(pixels):
         p = p0 + i
-        for word in range(whole):
-            plane_words(flat_x, i * k + word * 32, xbits, word * 8)
-        if whole < words and i * k + words * 32 <= flat_x.shape[0]:
-            plane_words(flat_x, i * k + whole * 32, xbits, whole * 8)  # bits beyond K meet weights of 0
-        elif whole < words:
-            for j in range(k & 31):
-                tail[j] = flat_x[i * k + whole * 32 + j]
-            plane_words(tail, 0, xbits, whole * 8)
-        for block in range(blocks):
-            if signed_x:
-                bit_block_signed(xbits, 0, flat_planes, block * words * 8 * LANES, words, row, block * LANES)
-            else:
-                bit_block_unsigned(xbits, 0, flat_planes, block * words * 8 * LANES, words, row, block * LANES)
+        source = x_at + i * k
+        if i * k + vectors * lines > flat_x.shape[0]:  # else word lines beyond K, which meet weights of 0, may be read
+            tail[:k] = flat_x[i * k : (i + 1) * k]
+            source = tail.ctypes.data
+        if signed_x:
+            tables_signed(source, vectors, tables_at)
+        else:
+            tables_unsigned(source, vectors, tables_at)
         at = base + ((r0 + p // cols) % ring) * row_stride + (p % cols) * pixel_stride + c0
-        wrapped |= add_row(acc, at, row, n)
+        for block in range((n + LANES - 1) // LANES):
+            target = acc_at + 4 * (at + block * LANES) if block < whole else rest_at
+            if signed_x:
+                wrapped |= bit_block_signed(tables_at, w_at + block * block_bytes, vectors, target)
+            else:
+                wrapped |= bit_block_unsigned(tables_at, w_at + block * block_bytes, vectors, target)
+        if whole * LANES < n:
+            wrapped |= add_row(acc, at + whole * LANES, rest, n - whole * LANES)
+            rest[:] = 0
     return wrapped < 0
+
+
+@njit(cache=True, nogil=True)
+def _prepare_row(given, k, signed_x, bytes_, halves, at):  # type: ignore[no-untyped-def]
+    """A row of x as the integer kernel takes it, from element `at` on: bytes of the sign it wants, or 16-bit values."""
+    if _PAIRS:
+        line, flip = halves[at : at + k], np.int16(128 if signed_x else 0)
+        for j in range(k):
+            line[j] = (np.int16(given[j]) ^ flip) - flip
+    else:
+        some, turn = bytes_[at : at + k], np.uint8(128 if signed_x != _SIGNED else 0)
+        for j in range(k):
+            some[j] = given[j] ^ turn
 
 
 @njit(cache=True, nogil=True)
 def fused_range(x, w, signed_x, acc, view, r0, c0, n, p0):  # type: ignore[no-untyped-def]
     """As `bitserial_range`, for weights of `prepare_fused`."""
     base, row_stride, pixel_stride, ring, cols, _ = view
-    k = x.shape[1]
-    blocks, quads = w.shape[0], w.shape[1] - 1
-    flat_x, flat_w = x.reshape(-1), w.reshape(-1)
-    pixels = x.shape[0]
-    few = pixels <= 2  # one or two pixels: single rows, instead of eight of which most are empty
-    step = 1 if few else _PIXELS
+    pixels, k = x.shape
+    quads, blocks, whole = np.int64(w.shape[1] - 1), (n + LANES - 1) // LANES, n // LANES
+    flat_x = x.reshape(-1)
     width = 4 * quads
-    xs = np.zeros(step * width, np.uint8)
-    flip, start = (np.uint8(128), 1) if signed_x else (np.uint8(0), 0)
-    rows = np.empty((step, blocks * LANES), np.int32)
-    flat_rows = rows.reshape(-1)
-    wrapped = np.int32(0)
-    for first in range(0, pixels, step):
-        count = min(step, pixels - first)
-        source, at = flat_x, first * k
-        if signed_x or k != width or count < step:  # not to be read where they stand
-            source, at = xs, 0
+    row_bytes = 2 * width if _PAIRS else width
+    bytes_ = np.zeros(_PIXELS * (0 if _PAIRS else width), np.uint8)
+    halves = np.zeros(_PIXELS * (width if _PAIRS else 0), np.int16)
+    prepared = halves.ctypes.data if _PAIRS else bytes_.ctypes.data
+    as_it_is = not _PAIRS and signed_x == _SIGNED and k == width  # rows are read where they stand
+    start = np.int64(signed_x != _SIGNED)
+    targets, rests, rest = np.empty(_PIXELS, np.int64), np.empty(_PIXELS, np.int64), np.zeros((_PIXELS, LANES), np.int32)
+    for i in range(_PIXELS):
+        rests[i] = rest.ctypes.data + 4 * LANES * i
+    x_at, w_at, acc_at = flat_x.ctypes.data, w.ctypes.data, acc.ctypes.data
+    targets_at, rests_at = targets.ctypes.data, rests.ctypes.data
+    block_bytes = (quads + 1) * 4 * LANES
+    wrapped, zero = np.int32(0), np.int64(0)
+    first = np.int64(0)
+    while first < pixels:
+        count = np.int64(min(_PIXELS, pixels - first))
+        few = count <= _PIXELS // 4  # row by row, instead of a tile of which most is empty
+        count = np.int64(1) if few else count
+        source = x_at + first * k
+        # nothing may be read behind the rows
+        if not as_it_is or (count < _PIXELS and not (few and n % (2 * LANES) == 0)):
+            source = prepared
             for i in range(count):
-                line, given = xs[i * width : i * width + k], flat_x[(first + i) * k : (first + i + 1) * k]
-                for j in range(k):
-                    line[j] = given[j] ^ flip
-        for block in range(0, blocks, 2):
-            w_at = block * (quads + 1) * 4 * LANES
-            if few:
-                dot_block_1x2(source, at, width, quads, flat_w, w_at, start, flat_rows, block * LANES, blocks * LANES)
-            else:
-                dot_block_8x2(source, at, width, quads, flat_w, w_at, start, flat_rows, block * LANES, blocks * LANES)
+                _prepare_row(flat_x[(first + i) * k : (first + i + 1) * k], k, signed_x, bytes_, halves, i * width)
         for i in range(count):
             p = p0 + first + i
-            to = base + ((r0 + p // cols) % ring) * row_stride + (p % cols) * pixel_stride + c0
-            wrapped |= add_row(acc, to, rows[i], n)
+            targets[i] = acc_at + 4 * (base + ((r0 + p // cols) % ring) * row_stride + (p % cols) * pixel_stride + c0)
+        block = 0
+        while block < whole:
+            at, offset = w_at + block * block_bytes, np.int64(4 * LANES * block)
+            if few and block + 2 <= whole:
+                wrapped |= dot_row(source, row_bytes, quads, at, start, targets_at, offset, count)
+                block += 2
+            elif block + _BLOCKS <= whole:
+                wrapped |= dot_tile(source, row_bytes, quads, at, start, targets_at, offset, count)
+                block += _BLOCKS
+            else:
+                wrapped |= dot_tile_narrow(source, row_bytes, quads, at, start, targets_at, offset, count)
+                block += 1
+        if whole < blocks:
+            dot_tile_narrow(source, row_bytes, quads, w_at + whole * block_bytes, start, rests_at, zero, count)
+            for i in range(count):
+                at = (targets[i] - acc_at) // 4 + whole * LANES
+                wrapped |= add_row(acc, at, rest[i], n - whole * LANES)
+                rest[i] = 0
+        first += count
     return wrapped < 0
 
 

@@ -1,27 +1,19 @@
-"""Small LLVM building blocks for the kernels: population counts, bit masks and vector micro-kernels as numba intrinsics.
+"""Small LLVM building blocks for the kernels as numba intrinsics: population counts, bit masks, copies of 16 bytes.
 
-Everything is generic LLVM vector code of 16 lanes of 32 bits, which the code generator splits or joins to what the
-processor has (AVX-512 with VPOPCNTDQ, AVX2, SSE2, NEON); only `dot_block` asks for one x86 instruction by name
-(vpdpbusd), and has a generic form for processors without it. None of these functions checks a bound.
+Generic LLVM vector code, which the code generator splits or joins to what the processor has. None of these functions checks a bound.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic as _intrinsic
 
 __all__ = [
     "LANES",
-    "bit_block_signed",
-    "bit_block_unsigned",
     "copy16",
-    "dot_block_1x2",
-    "dot_block_8x2",
     "load_u64",
     "plane_words",
     "popcount",
@@ -35,19 +27,6 @@ LANES = 16
 intrinsic: Any = _intrinsic  # the typing context is numba's argument, not the caller's: keep type checkers out
 _I16, _I32, _I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
 _V32 = ir.VectorType(_I32, LANES)
-_V8 = ir.VectorType(ir.IntType(8), 4 * LANES)
-
-
-def _has_vnni() -> bool:
-    """True if the code is generated for a processor with 512-bit vpdpbusd (numba compiles for the host)."""
-    from numba.core import config as numba_config
-
-    config: Any = numba_config
-    if config.CPU_FEATURES is not None:
-        return "+avx512vnni" in config.CPU_FEATURES.split(",")
-    if config.CPU_NAME not in (None, "", "host"):
-        return False
-    return bool(llvm.get_host_cpu_features().get("avx512vnni", False))
 
 
 def _data(context: Any, builder: Any, typ: Any, value: Any, element: ir.Type, offset: Any) -> Any:
@@ -114,12 +93,11 @@ def plane_words(typingctx: Any, source: Any, src_offset: Any, target: Any, dst_o
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         byte = ir.VectorType(ir.IntType(8), 32)
         values = _load(builder, _data(context, builder, signature.args[0], args[0], byte, args[1]))
-        zero = _vector_constant(0, byte)
-        for bit in range(8):
-            chosen = builder.and_(values, _vector_constant(1 << bit, byte))
-            word = builder.bitcast(builder.icmp_unsigned("!=", chosen, zero), _I32)
+        for bit in range(7, -1, -1):  # every bit in turn becomes the sign, whose mask processors form in one instruction
+            word = builder.bitcast(builder.icmp_signed("<", values, _vector_constant(0, byte)), _I32)
             at = builder.add(args[3], ir.Constant(_I64, bit))
             builder.store(word, _data(context, builder, signature.args[2], args[2], _I32, at))
+            values = builder.add(values, values)
         return context.get_dummy_value()
 
     return types.void(source, types.intp, target, types.intp), codegen
@@ -149,131 +127,6 @@ def _loop(builder: Any, count: Any, initial: list[Any], body: Any) -> list[Any]:
     builder.branch(head)
     builder.position_at_end(after)
     return state
-
-
-def _bit_block(signed_x: bool) -> Any:
-    @intrinsic
-    def bit_block(typingctx: Any, x: Any, x_at: Any, planes: Any, planes_at: Any, words: Any, out: Any, out_at: Any) -> Any:
-        """Bit-serial dot product of one pixel with 16 weight columns.
-
-        x: uint32 [words, 8] input bit planes; planes: uint32 [words, 8, 16] weight bit planes; out: int32 [16].
-        For every input bit i and weight bit j: sense = x_i AND w_j, counted over the word lines and shifted by i + j;
-        pairs with exactly one sign bit are subtracted (two's complement, paper fig. 4).
-        """
-
-        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            types_ = signature.args
-            x_ptr = _data(context, builder, types_[0], args[0], _I32, args[1])
-            p_ptr = _data(context, builder, types_[2], args[2], _V32, args[3])
-            ctpop = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_V32, [_V32]), f"llvm.ctpop.v{LANES}i32")
-
-            def body(word: Any, state: list[Any]) -> list[Any]:
-                sums = list(state)
-                first = builder.shl(word, ir.Constant(_I64, 3))
-                weights = [_load(builder, builder.gep(p_ptr, [builder.add(first, ir.Constant(_I64, j))])) for j in range(8)]
-                for i in range(8):
-                    bits = _splat(builder, _load(builder, builder.gep(x_ptr, [builder.add(first, ir.Constant(_I64, i))])), _V32)
-                    for j in range(8):
-                        ones = builder.call(ctpop, [builder.and_(weights[j], bits)])
-                        negative = (j == 7) != (signed_x and i == 7)
-                        sums[i + j] = (builder.sub if negative else builder.add)(sums[i + j], ones)
-                return sums
-
-            sums = _loop(builder, args[4], [_vector_constant(0, _V32)] * 15, body)
-            total = sums[0]
-            for weight in range(1, 15):
-                total = builder.add(total, builder.shl(sums[weight], _vector_constant(weight, _V32)))
-            builder.store(total, _data(context, builder, types_[5], args[5], _V32, args[6])).align = 4
-            return context.get_dummy_value()
-
-        return types.void(x, types.intp, planes, types.intp, types.intp, out, types.intp), codegen
-
-    return bit_block
-
-
-bit_block_unsigned = _bit_block(False)
-bit_block_signed = _bit_block(True)
-
-
-def _dot4(builder: Any, total: Any, x: Any, w: Any) -> Any:
-    """total (16 int32 lanes) + the products of 4 neighbouring pairs uint8 x int8 a lane."""
-    if _has_vnni():
-        operand = _V8 if llvm.llvm_version_info[0] >= 22 else _V32  # LLVM 22 changed the types of this instruction
-        kind = ir.FunctionType(_V32, [_V32, operand, operand])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.avx512.vpdpbusd.512")
-        return builder.call(function, [total, builder.bitcast(x, operand), builder.bitcast(w, operand)])
-    wide = ir.VectorType(_I16, 4 * LANES)  # a product is at most 255 * 128
-    products = builder.mul(builder.zext(builder.bitcast(x, _V8), wide), builder.sext(w, wide))
-    none = ir.Constant(wide, ir.Undefined)
-    for place in range(4):
-        pick = ir.Constant(_V32, [4 * lane + place for lane in range(LANES)])
-        total = builder.add(total, builder.sext(builder.shuffle_vector(products, none, pick), _V32))
-    return total
-
-
-def _dot_block(pixels: int, blocks: int) -> Any:
-    @intrinsic
-    def dot_block(
-        typingctx: Any,
-        x: Any,
-        x_at: Any,
-        x_row: Any,
-        quads: Any,
-        w: Any,
-        w_at: Any,
-        start: Any,
-        out: Any,
-        out_at: Any,
-        out_row: Any,
-    ) -> Any:
-        """Integer dot products of `pixels` rows of x with `blocks` times 16 weight columns.
-
-        x: uint8, row p at x_at + p * x_row, 4 * quads elements; w: int8 [blocks, quads + 1, 16, 4], the last group of a block is 16
-        int32, with which the sums begin if start is 1 (0: they begin with 0); out: int32, row p at out_at + p * out_row.
-        """
-
-        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            types_ = signature.args
-            _, x_at_, x_row_, quads_, _, w_at_, start_, _, out_at_, out_row_ = args
-            x_ptr = _data(context, builder, types_[0], args[0], ir.IntType(8), x_at_)
-            w_ptr = _data(context, builder, types_[4], args[4], _V8, w_at_)
-            groups = builder.add(quads_, ir.Constant(_I64, 1))
-            first = _splat(builder, builder.trunc(builder.neg(start_), _I32), _V32)
-
-            def weights(block: int, k: Any) -> Any:
-                at = builder.add(builder.mul(groups, ir.Constant(_I64, block)), k)
-                return _load(builder, builder.gep(w_ptr, [at]))
-
-            def body(k: Any, state: list[Any]) -> list[Any]:
-                held = [weights(block, k) for block in range(blocks)]
-                sums = list(state)
-                for pixel in range(pixels):
-                    at = builder.add(builder.mul(x_row_, ir.Constant(_I64, pixel)), builder.shl(k, ir.Constant(_I64, 2)))
-                    four = _load(builder, builder.bitcast(builder.gep(x_ptr, [at]), _I32.as_pointer()))
-                    splat = _splat(builder, four, _V32)
-                    for block in range(blocks):
-                        at_sum = pixel * blocks + block
-                        sums[at_sum] = _dot4(builder, sums[at_sum], splat, held[block])
-                return sums
-
-            begin = [builder.and_(builder.bitcast(weights(block, quads_), _V32), first) for block in range(blocks)]
-            sums = _loop(builder, quads_, begin * pixels, body)
-            for pixel in range(pixels):
-                for block in range(blocks):
-                    row = builder.add(out_at_, builder.mul(out_row_, ir.Constant(_I64, pixel)))
-                    at = builder.add(row, ir.Constant(_I64, block * LANES))
-                    pointer = _data(context, builder, types_[7], args[7], _V32, at)
-                    builder.store(sums[pixel * blocks + block], pointer).align = 4
-            return context.get_dummy_value()
-
-        n = types.intp
-        return types.void(x, n, n, n, w, n, n, out, n, n), codegen
-
-    return dot_block
-
-
-dot_block_8x2 = _dot_block(8, 2)
-dot_block_1x2 = _dot_block(1, 2)
 
 
 def _taps(bitserial: bool) -> Any:

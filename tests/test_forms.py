@@ -1,0 +1,146 @@
+"""Forms of the hot kernels: chosen by features, bit-identical on every processor that this one can act, and written for others."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import llvmlite.binding as llvm
+import pytest
+from llvmlite import ir
+from numba.core import codegen
+
+from sasimc.runtime.kernels import form, sources
+from sasimc.runtime.kernels import products as P
+from sasimc.runtime.kernels.forms import FORM, Form, choose
+
+X86, ARM = "x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu"
+AVX2 = ["sse3", "ssse3", "sse4.1", "sse4.2", "popcnt", "avx", "avx2", "bmi", "bmi2", "fma", "f16c", "lzcnt", "movbe"]
+AVX512 = [*AVX2, "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd"]
+EMULATED = {
+    "AVX-VNNI, 256 bit": ("haswell", [*AVX512, "avx512vnni", "prefer-256-bit"]),
+    "AVX-512, 512 bit": ("skylake-avx512", AVX512),
+    "AVX2, 256 bit": ("haswell", AVX2),
+    "SSSE3, 128 bit": ("core2", ["sse3", "ssse3"]),
+    "SSE2, 128 bit": ("x86-64", ["sse2"]),
+}
+"""Form -> name and features that make numba generate its code; AVX-VNNI in the encoding of AVX-512, which has the same instruction."""
+
+PROGRAM = """
+import numpy as np
+from sasimc.runtime import kernels as K
+rng = np.random.default_rng(5)
+for pixels, k, n in ((1, 5, 17), (13, 40, 48), (9, 300, 33), (7, 1100, 16)):
+    for signed in (False, True):
+        x = rng.integers(0, 256, (pixels, k), dtype=np.uint8)
+        w = rng.integers(-128, 128, (k, n)).astype(np.int8)
+        if k == 300:
+            x[:], w[:] = 255 if not signed else 128, -128
+        x = x.view(np.int8) if signed else x
+        expected = x.astype(np.int64) @ w.astype(np.int64)
+        assert np.array_equal(K.dense_bitserial(x, K.pack_weights(w), n, signed), expected), ("bitserial", pixels, k, n, signed)
+        assert np.array_equal(K.dense_fused(x, K.prepare_fused(w), n, signed), expected), ("fused", pixels, k, n, signed)
+for chans, stride, signed in ((16, 1, False), (24, 2, True), (48, 1, True)):
+    geom, side = K.make_geom(3, 3, stride, stride, 1, 1, 1, 1, 9, 9, -(-9 // stride), -(-9 // stride)), -(-9 // stride)
+    x = rng.integers(0, 256, (9, 9, chans), dtype=np.uint8)
+    w = rng.integers(-128, 128, (3, 3, chans)).astype(np.int8)
+    values = np.pad((x.view(np.int8) if signed else x).astype(np.int64), ((1, 1), (1, 1), (0, 0)), constant_values=7)
+    expected = np.zeros((side, side, chans), np.int64)
+    for ky in range(3):
+        for kx in range(3):
+            expected += values[ky : ky + 9 : stride, kx : kx + 9 : stride][:side, :side] * w[ky, kx].astype(np.int64)
+    for engine in ("fused", "bitserial"):
+        acc = np.zeros(side * side * chans, np.int32)
+        for r0, r1 in ((-1, 4), (4, 5), (5, 10)):
+            K.dw_scatter(engine, x.reshape(-1), K.make_view(0, 9, chans, 9), signed, w, geom, 7, r0, r1, acc,
+                         K.make_view(0, side, chans, side))
+        assert np.array_equal(acc.reshape(side, side, chans), expected), (engine, chans, stride, signed)
+print(K.form())
+"""
+
+
+@pytest.mark.skipif("x86_64" not in llvm.get_process_triple(), reason="acts other x86 processors")
+@pytest.mark.parametrize(
+    "name", [name if "AVX2" in name else pytest.param(name, marks=pytest.mark.slow) for name in EMULATED if name != str(FORM)]
+)
+def test_every_form_gives_the_exact_products(name: str, tmp_path: Path) -> None:
+    cpu, features = EMULATED[name]
+    host = llvm.get_host_cpu_features()
+    if not all(host.get(feature, False) for feature in features if feature not in ("prefer-256-bit", "sse2")):
+        pytest.skip("this processor has not all of its instructions")
+    words = ",".join(f"+{feature}" for feature in features)
+    env = {**os.environ, "NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": words, "NUMBA_CACHE_DIR": str(tmp_path), "NUMBA_OPT": "1"}
+    done = subprocess.run([sys.executable, "-c", PROGRAM], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n")[0] == name
+
+
+def test_the_form_follows_the_features() -> None:
+    assert form() == str(FORM) == str(choose(llvm.get_process_triple(), host_features()))
+    for name, (_, features) in EMULATED.items():
+        assert str(choose(X86, frozenset(features))) == name
+    assert choose(X86, frozenset([*AVX512, "avx512vnni"])).name == "AVX-512 VNNI"
+    assert choose(X86, frozenset([*AVX2, "avxvnni"])).name == "AVX-VNNI"
+    assert (
+        choose(ARM, frozenset({"neon", "dotprod"})).name == choose("arm64-apple-darwin24", frozenset()).name == "Arm dot product"
+    )
+    assert choose(ARM, frozenset({"neon"})).name == "Arm NEON"
+    assert choose("riscv64-unknown-linux-gnu", frozenset()).name == "generic"
+
+
+def host_features() -> frozenset[str]:
+    return frozenset(word[1:] for word in codegen.get_host_cpu_features().split(",") if word.startswith("+"))
+
+
+def written(form: Form, triple: str, cpu: str, name: str) -> str:
+    """Assembly of a kernel in a form, for a processor."""
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    module = ir.Module()
+    kernel, count = {
+        "dot tile": (lambda b, a: P.write_dot_tile(b, form, form.pixels, form.blocks, a), 8),
+        "bit block": (lambda b, a: P.write_bit_block(b, form, True, a), 4),
+    }[name]
+    function = ir.Function(module, ir.FunctionType(ir.IntType(32), [ir.IntType(64)] * count), "kernel")
+    builder = ir.IRBuilder(function.append_basic_block())
+    builder.ret(kernel(builder, list(function.args)))
+    parsed = llvm.parse_assembly(str(module))
+    parsed.triple = triple
+    machine = llvm.Target.from_triple(triple).create_target_machine(cpu=cpu, opt=3)
+    passes = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=3))
+    passes.getModulePassManager().run(parsed, passes)
+    return machine.emit_assembly(parsed)
+
+
+@pytest.mark.parametrize(
+    ("triple", "features", "cpu", "product", "look_up"),
+    [
+        (X86, [*AVX512, "avx512vnni"], "icelake-server", r"vpdpbusd", "vpshufb"),
+        (X86, [*AVX2, "avxvnni"], "alderlake", r"{vex}", "vpshufb"),
+        (X86, AVX2, "haswell", "vpmaddwd", "vpshufb"),
+        (X86, ["ssse3"], "core2", "pmaddwd", "pshufb"),
+        (ARM, ["dotprod"], "cortex-a76", "sdot", "tbl"),
+        (ARM, ["neon"], "cortex-a72", "smull", "tbl"),
+    ],
+)
+def test_code_for_a_processor_has_its_instructions(
+    triple: str, features: list[str], cpu: str, product: str, look_up: str
+) -> None:
+    chosen = choose(triple, frozenset(features))
+    assert product in written(chosen, triple, cpu, "dot tile")
+    assert look_up in written(chosen, triple, cpu, "bit block")
+
+
+def test_compiled_code_is_kept_by_what_it_imports() -> None:
+    """The handlers of the engines hold the code of the dense kernels: an edit of `products` makes them stale."""
+    import sasimc.runtime.kernels.dense as dense
+    from sasimc.runtime.kernels.cache import _mark
+
+    file = Path(dense.__file__).resolve()
+    names = {path.name for path in sources(file)}
+    assert {"dense.py", "products.py", "forms.py", "vector.py", "simd.py"} <= names
+    assert "train.py" not in names
+    kernel = dense.fused_range
+    assert kernel._cache._cache_file._source_stamp[1] == _mark(file)
