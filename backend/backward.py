@@ -93,7 +93,7 @@ class BackwardEmitter:
                         self._quantise(op, None)
                 else:
                     getattr(self, f"_{op.kind}")(op)
-            for v in set(op.inputs):
+            for v in dict.fromkeys(op.inputs):
                 if last_use[v] == i and v in self.exponents:
                     self._drop(v)
         b.emit("phase", "forward")

@@ -384,7 +384,7 @@ def _result(
         ordered = tuple(sorted(tiles[p.name], key=lambda t: (t.copy, t.k, t.n)))
         return Matrix(p.name, p.kind, p.array, k, n, tensor, p.trainable, ordered)
 
-    names = {p.name for members in layers.values() for p in members}
+    names = [p.name for members in layers.values() for p in members]
     twins = {name: name + TWIN for name in names if name + TWIN in stored}
     tensors = {twin: name for name, twin in twins.items()}
     made = {p.name: matrix(p, f"{tensors.get(p.name, p.name)}.weight") for p in parts}
