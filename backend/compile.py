@@ -55,8 +55,6 @@ def compile_graph(
     Raises:
         CapacityError: arrays, buffer, accumulators, registers or host memory are too small (with the numbers).
     """
-    if not 1 <= batch <= 4096:
-        raise CapacityError(f"a batch of {batch} is not between 1 and 4096", hint="--batch 8")
     progress("map")
     transposed = {op.str_attr("forward") for op in train.ops if op.kind == "conv_t"} if train else set[str]()
     graph = split_depthwise(graph, machine, transposed)
@@ -112,8 +110,7 @@ def compile_graph(
         **{f"note.{k}": v for k, v in graph.notes.items()},
     }  # fmt: skip
     if train is not None:
-        meta["backprop"] = train.policy
-        meta["update"] = next((str(op.attrs["scheme"]) for op in train.ops if "scheme" in op.attrs), "direct")
+        meta |= train.options
         meta["training_state"] = json.dumps(kept)
     program = Program(
         machine, tuple(b.code), b.views, b.geometries, b.matrices, b.tables, b.entries, params, meta,

@@ -22,7 +22,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ ROWS: tuple[Row, ...] = (
     _row("momentum, errors rounded stochastically", "compile.update=momentum", "compile.round_errors=stochastic"),
     _row("mu from the largest gradient so far", "compile.gradient_range=peak"),
     _row("mu from the largest so far, accumulator", "compile.gradient_range=peak", "compile.update=accumulate"),
-    _row("... label smoothing 0", "compile.gradient_range=peak", "compile.update=accumulate", "compile.label_smoothing=0"),
+    _row("... label smoothing 0", "compile.gradient_range=peak", "compile.update=accumulate", "compile.eps=0"),
     _row("weight scales per channel", "zoo.module_scales=channel"),
     _row("... gradients over scales", "zoo.module_scales=channel", "compile.gradient_power=1"),
     _row("... gradients over squared scales", "zoo.module_scales=channel", "compile.gradient_power=2"),
@@ -80,8 +80,8 @@ ROWS: tuple[Row, ...] = (
     _row("batch 4", "batch=4"),
     _row("batch 16", "batch=16"),
     _row("batch 32", "batch=32"),
-    _row("label smoothing 0", "compile.label_smoothing=0"),
-    _row("label smoothing 0.2", "compile.label_smoothing=0.2"),
+    _row("label smoothing 0", "compile.eps=0"),
+    _row("label smoothing 0.2", "compile.eps=0.2"),
     _row("gain of the modules 1/16", "zoo.rep_gain=0.0625"),
     _row("gain of the modules 1/4", "zoo.rep_gain=0.25"),
     _row("conv2 starts at zero", "zoo.rep_gain=0"),
@@ -105,7 +105,7 @@ PLAIN = (
         "compile.update=direct",
         "compile.round_errors=nearest",
     ),
-    *("compile.gradient_power=0", "compile.gradient_range=batch", "compile.label_smoothing=0.1", "zoo.module_scales=tensor"),
+    *("compile.gradient_power=0", "compile.gradient_range=batch", "compile.eps=0.1", "zoo.module_scales=tensor"),
 )
 """The first row: NITI's update with fixed exponents of activations. The shipped defaults are what the table says."""
 
@@ -202,13 +202,8 @@ def run(row: Row, name: str, seed: int, o: argparse.Namespace) -> dict[str, Any]
         seed=seed,
         **recipe.zoo.model_dump(),
     )
-    values = recipe.compile.model_dump()
     options = CompileOptions(
-        machine=roomy(load_machine(None)),
-        batch=recipe.batch,
-        trainable=change.trainable,
-        eps=values.pop("label_smoothing"),
-        **values,
+        machine=roomy(load_machine(None)), batch=recipe.batch, trainable=change.trainable, **asdict(recipe.compile)
     )
     pictures = None
     if change.calibrate == "task":

@@ -34,10 +34,10 @@ from sasimc.isa.errors import Diagnostic, DiagnosticsError, SasError, near
 from sasimc.passes.canonicalise import canonicalise
 from sasimc.passes.eliminate_dead import EliminateDead
 from sasimc.passes.fold_constants import FoldConstants
-from sasimc.passes.manager import Sink, run_passes
+from sasimc.passes.manager import run_passes
 from sasimc.passes.pipeline import forward_passes
 
-__all__ = ["FloatImport", "import_float", "import_model", "obstacles"]
+__all__ = ["FloatImport", "import_float", "import_graph", "import_model", "obstacles"]
 
 _REWRITES = {
     "Sigmoid": "replace it by a piecewise-linear activation (Clip), or use a network with ReLU/ReLU6",
@@ -75,19 +75,22 @@ class FloatImport:
     operators: Mapping[str, str] = field(default_factory=dict)  # ONNX node name -> operator
 
 
-def import_model(
-    path: str | Path | ModelProto, trainable: str | None = None, *, print_ir_after: str = "", sink: Sink | None = None
-) -> Graph:
+def import_model(path: str | Path | ModelProto, trainable: str | None = None) -> Graph:
     """The integer forward graph of an ONNX file.
 
     ``trainable``: patterns (glob or regular expression, comma separated) over node and initialiser names; None takes the file's
     own ``sasimc.trainable`` list; '' none. Raises SasError (a :class:`DiagnosticsError` listing everything unsupported).
     """
+    return run_passes(import_graph(path), forward_passes(trainable))
+
+
+def import_graph(path: str | Path | ModelProto) -> Graph:
+    """The float-level graph of an ONNX file. Raises as :func:`import_model`."""
     model = path if isinstance(path, ModelProto) else load_model(path)
     found = import_float(model)
     if found.findings or found.graph is None:
         raise DiagnosticsError([Diagnostic(f"{f.op}: {f.reason}", where=f.node, hint=f.rewrite) for f in obstacles(found)])
-    return run_passes(found.graph, forward_passes(trainable), print_ir_after=print_ir_after, sink=sink)
+    return found.graph
 
 
 def obstacles(found: FloatImport) -> tuple[Finding, ...]:

@@ -191,7 +191,7 @@ class TrainGraph:
     """Loss, errors and updates of one forward graph (``passes/backward.py``).
 
     ``values`` and ``constants`` are those of the error side; ``saved`` are the forward values it reads (inputs of trainable
-    layers, clipped outputs, max-pool inputs), in no order. Names of error values start with ``e:``.
+    layers, clipped outputs, max-pool inputs), in no order. Names of error values start with ``e:``. ``options``: what it was derived with.
     """
 
     forward: Graph
@@ -199,7 +199,7 @@ class TrainGraph:
     values: Mapping[str, TensorType]
     constants: Mapping[str, Array]
     saved: frozenset[str]
-    policy: str = "exact"
+    options: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"<TrainGraph of {self.forward.name}: {len(self.ops)} operations, {self.policy}>"

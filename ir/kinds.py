@@ -8,17 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import get_args
 
 from sasimc.ir.graph import Graph, Op, Shape, TensorType, TrainGraph, type_range
+from sasimc.ir.words import Range, Rounding, Update
 
 __all__ = ["KINDS", "RANGES", "ROUNDINGS", "UPDATES", "Kind", "conv_output", "resize_index", "window_output"]
 
-UPDATES = ("direct", "accumulate", "momentum")
-"""What an ``update`` does with a gradient; absent: the first (docs/numerics.md, "Gradient and update")."""
-RANGES = ("batch", "peak")
-"""What an ``update`` compares a gradient with: the largest of this batch, or of the batches so far; absent: the first."""
-ROUNDINGS = ("nearest", "stochastic", "carried")
-"""How a ``stage`` rounds errors to int8; absent: the first. ``carried``: what a channel lost goes to the next one, so that sums are kept."""
+UPDATES, RANGES, ROUNDINGS = get_args(Update), get_args(Range), get_args(Rounding)
 
 Rule = Callable[["Graph | TrainGraph", Op], str | None]
 
@@ -265,7 +262,7 @@ def _stage(g: Graph | TrainGraph, op: Op) -> str | None:
     for role in ("kpool", "kscale"):
         if role in op.consts and g.constant(op, role).shape != (x.shape[2],):
             return f"{role} must have {x.shape[2]} elements"
-    if (rounding := op.attrs.get("rounding", "nearest")) not in ROUNDINGS:
+    if (rounding := op.attrs.get("rounding", ROUNDINGS[0])) not in ROUNDINGS:
         return f"rounding must be one of {', '.join(ROUNDINGS)}, not {rounding!r}"
     return _same_shape(x, out)
 
@@ -294,9 +291,9 @@ def _update(g: Graph | TrainGraph, op: Op) -> str | None:
     channels = g.forward.constant(conv, "weight").shape[3]
     if "gscale" in op.consts and g.constant(op, "gscale").shape != (channels,):
         return f"gscale must have {channels} elements"
-    if (scheme := op.attrs.get("scheme", "direct")) not in UPDATES:
+    if (scheme := op.attrs.get("scheme", UPDATES[0])) not in UPDATES:
         return f"scheme must be one of {', '.join(UPDATES)}, not {scheme!r}"
-    if (span := op.attrs.get("range", "batch")) not in RANGES:
+    if (span := op.attrs.get("range", RANGES[0])) not in RANGES:
         return f"range must be one of {', '.join(RANGES)}, not {span!r}"
     return None if op.attrs["mu"] in ("head", "rep") else f"mu must be 'head' or 'rep', not {op.attrs['mu']!r}"
 

@@ -102,7 +102,8 @@ def print_graph(graph: Graph) -> str:
 
 def print_train(train: TrainGraph) -> str:
     """The backward half in the same syntax (for reading; it is derived, never parsed)."""
-    lines = [f"train {_name(train.forward.name)} policy {train.policy}"]
+    lines = [f"train {_name(train.forward.name)}"]
+    lines += [f"option {_name(k)} {json.dumps(v)}" for k, v in train.options.items()]
     lines += [f"saved {_name(v)}" for v in sorted(train.saved)]
     lines += [_const_line(k, a) for k, a in train.constants.items()]
     lines += [_value_line(k, t) for k, t in train.values.items()]

@@ -16,21 +16,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from sasimc.ir.graph import Attr, Graph, Op, TensorType, TrainGraph
-from sasimc.ir.kinds import RANGES, ROUNDINGS, UPDATES
-from sasimc.ir.verify import verify_train
-from sasimc.isa.errors import SasError, near
+from sasimc.ir.kinds import RANGES, UPDATES
+from sasimc.isa.errors import SasError
+from sasimc.isa.options import check_options, options_of, texts_of
 from sasimc.passes.mark_trainable import matching_layers
+from sasimc.passes.options import BackwardOptions
 
-__all__ = ["POLICIES", "channel_factors", "derive_backward", "error_path", "gradient_factors", "logits_of", "pool_factor"]
+__all__ = ["Backward", "channel_factors", "error_path", "gradient_factors", "logits_of", "pool_factor"]
 
-POLICIES = ("exact", "truncated")
-GRADIENT_POWERS = (0, 1, 2)
 ONE = 32768
 Factors = npt.NDArray[np.int32]
 
@@ -84,10 +83,8 @@ def error_path(graph: Graph, policy: str, through: Sequence[str] = ()) -> frozen
     ``through``: patterns over names of layers that errors pass besides (then ``policy`` is not looked at).
 
     Raises:
-        SasError: unknown policy, or a pattern that matches no layer with weights.
+        SasError: a pattern that matches no layer with weights.
     """
-    if policy not in POLICIES:
-        raise SasError(f"unknown backprop policy {policy!r}", hint=f"one of {', '.join(POLICIES)}")
     if policy == "exact" and not through:
         return frozenset(op.name for op in graph.ops if op.kind != "argmax")
     named = matching_layers([op for op in graph.ops if op.kind == "conv"], through, "--backprop-through")
@@ -115,50 +112,44 @@ def _cheapest(graph: Graph, value: str, cost: dict[str, int], step: dict[str, Op
                 cost[value], step[value] = through, reader
 
 
-def derive_backward(
-    graph: Graph, policy: str = "exact", eps: float = 0.1, *, through: Sequence[str] = (), update: str = UPDATES[0],
-    rounding: str = ROUNDINGS[0], gradient_power: int = 0, gradient_range: str = RANGES[0],
-) -> TrainGraph:  # fmt: skip
-    """Loss, errors, gradients and updates for the trainable layers of ``graph``.
+@dataclass(frozen=True, kw_only=True)
+class Backward(BackwardOptions):
+    """Loss, errors, gradients and updates for the trainable layers of a graph; one without any stays as it is."""
 
-    ``policy``: ``exact`` or ``truncated``; ``through``: patterns of frozen layers that errors pass (see :func:`error_path`);
-    ``eps``: label smoothing in [0, 1); ``update``: one of ``UPDATES``; ``rounding`` of errors: one of ``ROUNDINGS``;
-    ``gradient_power``: gradients are divided by this power of their channel's weight scale; ``gradient_range``: one of ``RANGES``. SasError when nothing is trainable,
-    when a trainable layer does not reach the loss, or when the output is not a vector of logits.
-    """
-    trainable = [op.name for op in graph.ops if op.flag("trainable")]
-    if not trainable:
-        raise SasError(
-            "no layer is trainable", hint="mark layers with --trainable PATTERN, or in the file's metadata (sasimc.trainable)"
-        )
-    if not 0 <= eps < 1:
-        raise SasError(f"label smoothing {eps} is outside [0, 1)")
-    for what, value, known in (
-        ("update scheme", update, UPDATES), ("rounding of errors", rounding, ROUNDINGS), ("gradient power", gradient_power, GRADIENT_POWERS), ("gradient range", gradient_range, RANGES),
-    ):  # fmt: skip
-        if value not in known:
+    name: ClassVar[str] = "backward"
+
+    @classmethod
+    def of(cls, options: BackwardOptions) -> Backward:
+        """The pass with these options, which may be among others."""
+        return cls(**{o.name: getattr(options, o.name) for o in options_of(BackwardOptions)})
+
+    def run(self, graph: Graph) -> Graph | TrainGraph:
+        return self.derive(graph) if any(op.flag("trainable") for op in graph.ops) else graph
+
+    def derive(self, graph: Graph) -> TrainGraph:
+        """The training graph.
+
+        Raises:
+            SasError: an option that is not allowed, nothing trainable, a trainable layer that does not reach the loss, or an output that is no
+                vector of logits.
+        """
+        check_options(self)
+        trainable = [op.name for op in graph.ops if op.flag("trainable")]
+        if not trainable:
             raise SasError(
-                f"unknown {what} {value!r}",
-                hint=near(str(value), [str(k) for k in known]) or f"one of {', '.join(map(str, known))}",
+                "no layer is trainable", hint="mark layers with --trainable PATTERN, or in the file's metadata (sasimc.trainable)"
             )
-    state = _Backward(graph, error_path(graph, policy, through), update, rounding, gradient_power, gradient_range)
-    state.loss(logits_of(graph), eps)
-    for op in reversed(graph.ops):
-        state.step(op)
-    if missing := [name for name in trainable if name not in state.updated]:
-        raise SasError(
-            f"trainable layers do not reach the loss: {', '.join(missing[:5])}", hint="unmark them, or connect them to the output"
-        )
-    train = TrainGraph(
-        graph, tuple(state.ops), state.values, state.constants, frozenset(state.saved), policy_name(policy, through)
-    )
-    verify_train(train)
-    return train
-
-
-def policy_name(policy: str, through: Sequence[str]) -> str:
-    """How a report calls where errors go."""
-    return f"through {','.join(through)}" if through else policy
+        state = _Derivation(graph, self, error_path(graph, self.backprop, self.backprop_through))
+        state.loss(logits_of(graph))
+        for op in reversed(graph.ops):
+            state.step(op)
+        if missing := [name for name in trainable if name not in state.updated]:
+            raise SasError(
+                f"trainable layers do not reach the loss: {', '.join(missing[:5])}",
+                hint="unmark them, or connect them to the output",
+            )
+        options = texts_of(self, BackwardOptions)
+        return TrainGraph(graph, tuple(state.ops), state.values, state.constants, frozenset(state.saved), options)
 
 
 def gradient_factors(scales: npt.NDArray[np.float64], power: int) -> Factors | None:
@@ -193,13 +184,12 @@ class Work:
 
 
 @dataclass(eq=False)
-class _Backward:
+class _Derivation:
+    """The training graph while it is built; ``passes``: names of the operations that errors may pass."""
+
     graph: Graph
+    options: BackwardOptions
     passes: frozenset[str]
-    update: str = UPDATES[0]
-    rounding: str = ROUNDINGS[0]
-    gradient_power: int = 0
-    gradient_range: str = RANGES[0]
     of_loss: str = ""
     ops: list[Op] = field(default_factory=list)
     values: dict[str, TensorType] = field(default_factory=dict)
@@ -263,8 +253,9 @@ class _Backward:
             attrs |= {"mask_of": mask.output, **{k: mask.attrs[k] for k in ("lo", "hi", "mask_lo", "mask_hi")}}
             self.saved.add(mask.output)
         # only the errors of the loss have a sum to keep: all its classes are pushed the same way otherwise
-        if self.rounding == "stochastic" or (self.rounding == "carried" and part.value == self.of_loss):
-            attrs["rounding"] = self.rounding
+        rounding = self.options.round_errors
+        if rounding == "stochastic" or (rounding == "carried" and part.value == self.of_loss):
+            attrs["rounding"] = rounding
         consts = {
             role: self.constant(f"k:{tensor}", values)
             for role, values in (("kpool", pool), ("kscale", work.scale))
@@ -285,10 +276,10 @@ class _Backward:
 
     # -- the operations -----------------------------------------------------------------------------------------------
 
-    def loss(self, logits: str, eps: float) -> None:
+    def loss(self, logits: str) -> None:
         t = self.graph.type(logits)
         classes = t.shape[2]
-        eps_q15 = round(eps * ONE)
+        eps_q15 = round(self.options.eps * ONE)
         other = eps_q15 // classes
         mult = max(1, round(t.scale * math.log2(math.e) * 4096))
         if mult >= 1 << 31:
@@ -334,11 +325,11 @@ class _Backward:
         if op.flag("trainable"):
             self.saved.add(op.inputs[0])
             attrs: dict[str, Attr] = {"mu": "head" if op.flag("head") else "rep"}
-            if self.update != UPDATES[0]:
-                attrs["scheme"] = self.update
-            if self.gradient_range != RANGES[0]:
-                attrs["range"] = self.gradient_range
-            factors = gradient_factors(self.graph.constant(op, "wscale"), self.gradient_power)
+            if self.options.update != UPDATES[0]:
+                attrs["scheme"] = self.options.update
+            if self.options.gradient_range != RANGES[0]:
+                attrs["range"] = self.options.gradient_range
+            factors = gradient_factors(self.graph.constant(op, "wscale"), self.options.gradient_power)
             consts = {} if factors is None else {"gscale": self.constant(f"kg:{op.name}", factors)}
             self.emit("update", f"update:{op.name}", (op.inputs[0], error), "", "", "", op, attrs, consts)
             self.updated.add(op.name)

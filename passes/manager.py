@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, overload
 
-from sasimc.ir.graph import Graph, IrError
-from sasimc.ir.text import print_graph
-from sasimc.ir.verify import verify
+from sasimc.ir.graph import Graph, IrError, TrainGraph
+from sasimc.ir.text import print_graph, print_train
+from sasimc.ir.verify import verify, verify_train
 from sasimc.isa.errors import SasError, near
 
-__all__ = ["Pass", "Sink", "run_passes"]
+__all__ = ["Derivation", "Pass", "Sink", "run_passes"]
 
 Sink = Callable[[str], None]
 
@@ -23,7 +23,23 @@ class Pass(Protocol):
     def run(self, graph: Graph) -> Graph: ...
 
 
-def run_passes(graph: Graph, passes: Sequence[Pass], *, print_ir_after: str = "", sink: Sink | None = None) -> Graph:
+class Derivation(Protocol):
+    """The last pass of a pipeline that ends in a training graph."""
+
+    name: ClassVar[str]
+
+    def run(self, graph: Graph) -> Graph | TrainGraph: ...
+
+
+@overload
+def run_passes(graph: Graph, passes: Sequence[Pass], *, print_ir_after: str = "", sink: Sink | None = None) -> Graph: ...
+@overload
+def run_passes(
+    graph: Graph, passes: Sequence[Pass | Derivation], *, print_ir_after: str = "", sink: Sink | None = None
+) -> Graph | TrainGraph: ...
+def run_passes(
+    graph: Graph, passes: Sequence[Pass | Derivation], *, print_ir_after: str = "", sink: Sink | None = None
+) -> Graph | TrainGraph:
     """Run ``passes`` in order.
 
     ``print_ir_after``: comma-separated pass names, ``import`` for the graph as it comes in, ``all`` for every step; the text goes
@@ -36,21 +52,27 @@ def run_passes(graph: Graph, passes: Sequence[Pass], *, print_ir_after: str = ""
             raise SasError(f"--print-ir-after: no pass is called {w!r}", hint=near(w, names) or f"passes: {', '.join(names)}")
     emit = sink if sink is not None else print
 
-    def show(step: str, g: Graph) -> None:
+    def show(step: str, g: Graph | TrainGraph) -> None:
         if "all" in wanted or step in wanted:
-            emit(f"// after {step}\n{print_graph(g)}")
+            emit(f"// after {step}\n{print_train(g) if isinstance(g, TrainGraph) else print_graph(g)}")
 
-    _verify(graph, "the imported graph")
-    show("import", graph)
+    result: Graph | TrainGraph = graph
+    _verify(result, "the imported graph")
+    show("import", result)
     for p in passes:
-        graph = p.run(graph)
-        _verify(graph, f"pass {p.name!r} left a graph that")
-        show(p.name, graph)
-    return graph
+        if isinstance(result, TrainGraph):
+            raise AssertionError(f"pass {p.name!r} stands behind the one that made a training graph")
+        result = p.run(result)
+        _verify(result, f"pass {p.name!r} left a graph that")
+        show(p.name, result)
+    return result
 
 
-def _verify(graph: Graph, who: str) -> None:
+def _verify(graph: Graph | TrainGraph, who: str) -> None:
     try:
-        verify(graph)
+        if isinstance(graph, TrainGraph):
+            verify_train(graph)
+        else:
+            verify(graph)
     except IrError as e:
         raise IrError(f"{who} is not valid: {e.diagnostic.message}", where=e.diagnostic.where) from e

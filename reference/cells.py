@@ -104,7 +104,7 @@ class Runner:
             del recipe["reference"]
         else:
             del recipe["head_exponent"], recipe["module_exponent"], recipe["zoo"]
-            recipe["compile"] = recipe["compile"]["label_smoothing"]
+            recipe["compile"] = recipe["compile"]["eps"]
             classifier = recipe["reference"].pop("lr_classifier")
             recipe["reference"] = classifier if cell.config == 1 else recipe["reference"]
         what = [cell.config, cell.seed, data.name, data.counts(), s.size, s.width, s.weights, s.split, recipe]

@@ -115,7 +115,7 @@ def train_float(
         for images, labels, positions in loader.epoch(number):
             logits = network.rest(prefix(images, positions, recipe.augment.draw(number)))
             y = torch.from_numpy(labels).long()
-            loss = F.cross_entropy(logits, y, label_smoothing=recipe.compile.label_smoothing)
+            loss = F.cross_entropy(logits, y, label_smoothing=recipe.compile.eps)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import golden
 import golden_numbers
@@ -17,7 +18,7 @@ from sasimc.ir import interp
 from sasimc.ir.graph import Graph, TrainGraph
 from sasimc.ir.interp_train import TrainResult, train_step
 from sasimc.isa.errors import SasError
-from sasimc.passes.backward import channel_factors, derive_backward, error_path, pool_factor
+from sasimc.passes.backward import Backward, channel_factors, error_path, pool_factor
 
 NETS: dict[str, Callable[[], onnx.ModelProto]] = {
     "mlp": models.mlp,
@@ -32,10 +33,15 @@ NETS: dict[str, Callable[[], onnx.ModelProto]] = {
 PRODUCTS = {"xent", "conv_t", "avgpool_t", "maxpool_t", "resize_t", "merge"}
 
 
+def plain(**options: Any) -> Backward:
+    """The rules of docs/numerics.md without their variants."""
+    return Backward(update="direct", round_errors="nearest", **options)
+
+
 def step(model: onnx.ModelProto, policy: str) -> tuple[Graph, TrainGraph, TrainResult, golden.StepResult]:
     """One training step of the derived graph and of the golden model on the same batch."""
     graph = import_model(model)
-    train = derive_backward(graph, policy)
+    train = plain(backprop=policy).derive(graph)
     t = graph.type(graph.inputs[0])
     rng = np.random.default_rng(3)
     x = interp.quantize_input(graph, rng.uniform(-1, 1, (5, *t.shape)).astype(np.float32))
@@ -72,7 +78,7 @@ def test_gradients_and_weights_equal_the_golden_model(net: str, policy: str) -> 
 @pytest.mark.parametrize("net", [n for n in NETS if "random" not in n])
 def test_every_product_is_staged_exactly_once_and_everything_is_used(net: str) -> None:
     for policy in ("exact", "truncated"):
-        train = derive_backward(import_model(NETS[net]()), policy)
+        train = Backward(backprop=policy).derive(import_model(NETS[net]()))
         for op in train.ops:
             readers = train.consumers(op.output) if op.output else ()
             if op.kind in PRODUCTS:
@@ -87,7 +93,7 @@ def test_every_product_is_staged_exactly_once_and_everything_is_used(net: str) -
 
 
 def test_updates_come_after_the_transposed_product_of_their_layer() -> None:
-    train = derive_backward(import_model(models.mlp()))
+    train = Backward().derive(import_model(models.mlp()))
     order = [op.name for op in train.ops if op.kind in ("conv_t", "update")]
     assert order == ["conv_t:fc3", "update:fc3", "conv_t:fc2", "update:fc2", "update:fc1"]
     assert {op.name: op.attrs["mu"] for op in train.ops if op.kind == "update"} == {
@@ -97,7 +103,7 @@ def test_updates_come_after_the_transposed_product_of_their_layer() -> None:
 
 def test_policies_differ_as_documented() -> None:
     graph = import_model(models.mobilenet_like())
-    exact, truncated = derive_backward(graph, "exact"), derive_backward(graph, "truncated")
+    exact, truncated = Backward(backprop="exact").derive(graph), Backward(backprop="truncated").derive(graph)
     frozen = {op.name for op in graph.ops if op.kind == "conv" and not op.flag("trainable")}
     passed = set(truncated.transposed()) & frozen
     assert "tail" in passed  # no module can do without it
@@ -109,7 +115,7 @@ def test_policies_differ_as_documented() -> None:
 
 
 def test_head_only_needs_no_transposed_product() -> None:
-    train = derive_backward(import_model(models.residual_net(train="head")))
+    train = Backward().derive(import_model(models.residual_net(train="head")))
     assert [op.kind for op in train.ops] == ["xent", "stage", "update"]
     assert train.saved == {train.ops[-1].inputs[0]}
 
@@ -117,7 +123,7 @@ def test_head_only_needs_no_transposed_product() -> None:
 def test_any_subset_by_pattern() -> None:
     model = models.residual_net(train="all", blocks=3)
     for pattern in ("block0_conv1", "block*_conv2,head", "stem"):
-        train = derive_backward(import_model(model, trainable=pattern))
+        train = Backward().derive(import_model(model, trainable=pattern))
         updated = {op.str_attr("forward") for op in train.ops if op.kind == "update"}
         assert updated == {op.name for op in train.forward.ops if op.flag("trainable")}
     assert updated == {"stem"}
@@ -126,12 +132,12 @@ def test_any_subset_by_pattern() -> None:
 
 def test_cross_entropy_constants() -> None:
     graph = import_model(models.mlp())
-    xent = derive_backward(graph, eps=0.1).ops[0]
+    xent = Backward(eps=0.1).derive(graph).ops[0]
     scale = graph.type(graph.outputs[0]).scale
     assert xent.attrs == {
         "logit_mult": max(1, round(scale * np.log2(np.e) * 4096)), "eps_q15": 3277, "t_other": 655, "t_label": 32768 - 4 * 655,
     }  # fmt: skip
-    assert derive_backward(graph, eps=0.0).ops[0].attrs["t_other"] == 0
+    assert Backward(eps=0.0).derive(graph).ops[0].attrs["t_other"] == 0
 
 
 def test_factors_equal_the_golden_ones() -> None:
@@ -164,18 +170,18 @@ def test_negative_constants_turn_the_error_around() -> None:
 def test_errors_that_users_can_make() -> None:
     graph = import_model(models.mlp(train="none"))
     with pytest.raises(SasError, match=r"no layer is trainable[\s\S]*--trainable PATTERN"):
-        derive_backward(graph)
+        Backward().derive(graph)
     trained = import_model(models.mlp())
-    with pytest.raises(SasError, match=r"unknown backprop policy 'exakt'[\s\S]*exact, truncated"):
-        derive_backward(trained, "exakt")
-    with pytest.raises(SasError, match=r"label smoothing 1\.5"):
-        derive_backward(trained, eps=1.5)
+    with pytest.raises(SasError, match=r"--backprop 'exakt' is unknown[\s\S]*exact"):
+        Backward(backprop="exakt").derive(trained)
+    with pytest.raises(SasError, match=r"--eps 1\.5 is not in \[0, 1\)"):
+        Backward(eps=1.5).derive(trained)
     with pytest.raises(SasError, match="training needs one output"):
-        derive_backward(trained.with_changes(outputs=(trained.ops[0].output, *trained.outputs)))
+        Backward().derive(trained.with_changes(outputs=(trained.ops[0].output, *trained.outputs)))
     cut = trained.with_changes(outputs=(trained.ops[0].output,))
     with pytest.raises(SasError, match=r"do not reach the loss: fc2, fc3"):
-        derive_backward(cut)
+        Backward().derive(cut)
     image = import_model(models.residual_net(train="all"), trainable="stem")
     plane = image.with_changes(outputs=(image.op("stem").output,))
     with pytest.raises(SasError, match="vector of at least two logits"):
-        derive_backward(plane)
+        Backward().derive(plane)

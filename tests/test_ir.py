@@ -18,7 +18,7 @@ from sasimc.ir.kinds import KINDS
 from sasimc.ir.text import INLINE, parse_graph, print_graph, print_train
 from sasimc.ir.verify import is_integer, verify, verify_train
 from sasimc.isa.errors import SasError
-from sasimc.passes.backward import derive_backward
+from sasimc.passes.backward import Backward
 
 CLAMP = {"lo": -128, "hi": 127, "mask_lo": False, "mask_hi": False}
 
@@ -197,7 +197,7 @@ def test_every_kind_is_documented_and_levels_are_known() -> None:
 
 
 def test_training_graphs_verify_print_and_break() -> None:
-    train = derive_backward(import_model(models.mobilenet_like()))
+    train = Backward().derive(import_model(models.mobilenet_like()))
     verify_train(train)
     text = print_train(train)
     assert text.count("\nop ") == len(train.ops)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tomllib
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,9 @@ from sasimc.datasets.images import Augment, eval_crop, train_crop
 from sasimc.datasets.loader import Loader
 from sasimc.datasets.preprocess import Preprocess
 from sasimc.isa.errors import SasError
+from sasimc.passes.options import BackwardOptions
 from sasimc.training.recipe import Recipe, Schedule, load_recipe, save_recipe, shipped_recipes
+from sasimc.training.session_options import SessionOptions, make_recipe
 
 SMALL = Preprocess(size=16, resize=18)
 
@@ -27,10 +31,23 @@ def test_shipped_recipes_load_and_survive_saving(name: str, tmp_path: Path) -> N
 
 
 def test_what_is_left_out_has_the_default(tmp_path: Path) -> None:
+    """There is one default recipe, ``default.toml``, and whatever makes a recipe begins with it."""
     (tmp_path / "empty.toml").write_text("", encoding="utf-8")
-    assert load_recipe(tmp_path / "empty.toml") == Recipe()
-    assert load_recipe() == load_recipe("default")
-    assert load_recipe().head_exponent == Recipe().head_exponent
+    written = tomllib.loads(
+        Path(str(resources.files("sasimc.training") / "recipes" / "default.toml")).read_text(encoding="utf-8")
+    )
+    for recipe in (
+        Recipe(),
+        load_recipe(),
+        load_recipe("default"),
+        load_recipe(tmp_path / "empty.toml"),
+        make_recipe(SessionOptions(tmp_path)),
+    ):
+        assert recipe == Recipe()
+        assert recipe.module_exponent == Schedule(**written["module_exponent"])
+        assert recipe.head_exponent == Schedule(**written["head_exponent"])
+        assert (recipe.epochs, recipe.keep) == (written["epochs"], written["keep"])
+        assert recipe.compile == BackwardOptions()
 
 
 mu = st.floats(-30, 30).map(lambda v: round(v, 3))
@@ -48,8 +65,6 @@ recipes = st.builds(
 @given(recipes)
 @settings(max_examples=40)
 def test_text_round_trip(recipe: Recipe) -> None:
-    import tomllib
-
     from sasimc.training.recipe import recipe_text
 
     assert Recipe.model_validate(tomllib.loads(recipe_text(recipe))) == recipe
@@ -65,7 +80,9 @@ def test_text_round_trip(recipe: Recipe) -> None:
         ('[module_exponent]\nfirst = 1\nlast = 0\nshape = "step"', "module_exponent.shape: "),
         ("[augment]\narea = [0.9, 0.2]", "augment: "),
         ("[augment]\ncached = -1", "augment.cached: "),
-        ("[compile]\nlabel_smoothing = 1.0", "compile.label_smoothing: "),
+        ("[compile]\neps = 1.0", "compile.eps: "),
+        ("[compile]\nupdate = 'adam'", "compile.update: "),
+        ("[compile]\nupdat = 'direct'", "compile.updat: "),
         ("[zoo]\nwidth = 1.0", "zoo.width: "),
         ("[data]\nhold_back = 0.9", "data.hold_back: "),
         ("[reference]\nlr_head = 0", "reference.lr_head: "),

@@ -18,10 +18,10 @@ from sasimc.datasets.dataset import open_dataset
 from sasimc.frontend.onnx_import import import_model
 from sasimc.ir.interp_train import STEP_LIMIT
 from sasimc.isa.errors import SasError
-from sasimc.passes.backward import derive_backward
+from sasimc.passes.backward import Backward
 from sasimc.runtime import kernels
 from sasimc.runtime.device import Device
-from sasimc.training.recipe import Recipe
+from sasimc.training.recipe import Recipe, Schedule
 from sasimc.training.trainer import train
 from sasimc.zoo.zoo import DEFAULT_MODULES, ZooOptions, build, write
 
@@ -155,26 +155,26 @@ def test_errors_pass_what_is_named(engine: str) -> None:
     model = models.mobilenet_like()
     graph = import_model(model)
     frozen = [op.name for op in graph.ops if op.kind == "conv" and not op.flag("trainable")]
-    truncated = set(derive_backward(graph, "truncated").transposed())
-    exact = set(derive_backward(graph, "exact").transposed())
+    truncated = set(Backward(backprop="truncated").derive(graph).transposed())
+    exact = set(Backward(backprop="exact").derive(graph).transposed())
     wanted = sorted((exact - truncated) & set(frozen))
     for names in (wanted[:1], wanted[:3]):
-        train = derive_backward(graph, "exact", through=names)
+        train = Backward(backprop="exact", backprop_through=tuple(names)).derive(graph)
         assert truncated <= set(train.transposed()) <= truncated | set(names)
         check(model, engines=(engine,), through=names)
-    assert set(derive_backward(graph, through=["*"]).transposed()) == exact
+    assert set(Backward(backprop_through=("*",)).derive(graph).transposed()) == exact
 
 
 def test_patterns_and_schemes_that_do_not_exist() -> None:
     graph = import_model(models.mobilenet_like())
     with pytest.raises(SasError, match=r"--backprop-through: no layer with weights matches 'tial'[\s\S]*tail"):
-        derive_backward(graph, through=["tial"])
-    with pytest.raises(SasError, match=r"unknown update scheme 'acumulate'[\s\S]*accumulate"):
-        derive_backward(graph, update="acumulate")
-    with pytest.raises(SasError, match="unknown rounding of errors 'random'"):
-        derive_backward(graph, rounding="random")
-    with pytest.raises(SasError, match="unknown gradient power 3"):
-        derive_backward(graph, gradient_power=3)
+        Backward(backprop_through=("tial",)).derive(graph)
+    with pytest.raises(SasError, match=r"--update 'acumulate' is unknown[\s\S]*accumulate"):
+        Backward(update="acumulate").derive(graph)
+    with pytest.raises(SasError, match="--round-errors 'random' is unknown"):
+        Backward(round_errors="random").derive(graph)
+    with pytest.raises(SasError, match="--gradient-power 3 is unknown"):
+        Backward(gradient_power=3).derive(graph)
 
 
 def test_a_whole_epoch_ends_with_the_same_weights_on_both_engines(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_a_whole_epoch_ends_with_the_same_weights_on_both_engines(tmp_path: Path
     for engine in ("fused", "bitserial"):
         device = Device(program, engine, 1)
         before = device.state()
-        result = train(device, dataset, Recipe(epochs=1, seed=3, keep="last"))
+        result = train(device, dataset, Recipe(epochs=1, seed=3, keep="last", module_exponent=Schedule(first=2, last=-2)))
         ends[engine] = device.state(), device.interpreter.cycles, device.interpreter.events, result.epochs[0].loss
         assert all((w != before[name]).any() for name, w in device.state().items()), "every layer has learned"
     (a, *counts), (b, *others) = ends.values()

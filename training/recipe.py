@@ -1,7 +1,8 @@
 """The recipe of a training run: one TOML file holds everything that is tuned, the same file for every data set that uses it.
 
-``load_recipe("flowers17")`` reads a recipe shipped in ``runtime/recipes``, ``load_recipe("mine.toml")`` a file. A key that is
-left out has the default of its section. Unknown keys and values out of range are errors that name file and key.
+``load_recipe("flowers17")`` reads a recipe shipped in ``training/recipes``, ``load_recipe("mine.toml")`` a file. A key that is
+left out has the value of ``default.toml`` or, where that has none, the default of its section. Unknown keys and values out of range are
+errors that name file and key.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from sasimc.datasets.images import Augment
 from sasimc.isa.described import Source, parse_toml, read_source, validate
 from sasimc.isa.errors import SasError, near
 from sasimc.isa.files import write_atomically
+from sasimc.passes.options import BackwardOptions
 
 __all__ = [
-    "CompileSection",
     "DataSection",
     "Recipe",
     "ReferenceSection",
@@ -78,19 +79,6 @@ class DataSection(_Section):
     hold_back: Annotated[float, Field(ge=0, le=0.5)] = 0.0
 
 
-class CompileSection(_Section):
-    """Compile options the run depends on (``sasc compile``, docs/training.md): where errors go, the update scheme, rounding of errors, the
-    power of the weight scale that gradients are divided by, what mu counts from, and label smoothing of the loss."""
-
-    backprop: Literal["exact", "truncated"] = "exact"
-    backprop_through: tuple[str, ...] = ()
-    update: Literal["direct", "accumulate", "momentum"] = "momentum"
-    round_errors: Literal["nearest", "stochastic", "carried"] = "carried"
-    gradient_power: Literal[0, 1, 2] = 0
-    gradient_range: Literal["batch", "peak"] = "batch"
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
-
-
 class ZooSection(_Section):
     """How the zoo builds the model (``sasc zoo``): initialisation and calibration; meaning and limits as there."""
 
@@ -115,26 +103,33 @@ class ReferenceSection(_Section):
     gain: Annotated[float, Field(ge=0, le=16)] = 1.0
 
 
+def _shipped(name: str) -> str:
+    return resources.files("sasimc.training").joinpath("recipes", f"{name}.toml").read_text(encoding="utf-8")
+
+
+_DEFAULT = tomllib.loads(_shipped("default"))
+
+
 class Recipe(_Section):
-    """What the host decides about a training run.
+    """What the host decides about a training run, by default that of ``recipes/default.toml``.
 
     ``head_exponent`` and ``module_exponent``: the largest gradient of the classifier and of a module's layer moves its weight by about 2^mu
     steps; negative values make updates sparse. ``patience``: stop after this many epochs without a better validation accuracy
-    (0: never). ``keep``: the weights of the epoch that is best on the validation split, or of the last. ``limit``: at most this
+    (0: never). ``compile``: options of ``sasc compile`` that the run depends on. ``keep``: the weights of the epoch that is best on the validation split, or of the last. ``limit``: at most this
     many images of a split.
     """
 
-    epochs: Annotated[int, Field(ge=1, le=10_000)] = 10
-    batch: Annotated[int, Field(ge=1, le=1024)] = 8
-    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
-    patience: Annotated[int, Field(ge=0, le=10_000)] = 0
-    keep: Literal["best", "last"] = "best"
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = _DEFAULT["epochs"]
+    batch: Annotated[int, Field(ge=1, le=1024)] = _DEFAULT["batch"]
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = _DEFAULT["seed"]
+    patience: Annotated[int, Field(ge=0, le=10_000)] = _DEFAULT["patience"]
+    keep: Literal["best", "last"] = _DEFAULT["keep"]
     limit: Annotated[int, Field(ge=1)] | None = None
-    head_exponent: Schedule = Schedule(first=4, last=0)
-    module_exponent: Schedule = Schedule(first=2, last=-2)
+    head_exponent: Schedule = Schedule(**_DEFAULT["head_exponent"])
+    module_exponent: Schedule = Schedule(**_DEFAULT["module_exponent"])
     augment: Augment = Augment()
     data: DataSection = DataSection()
-    compile: CompileSection = CompileSection()
+    compile: BackwardOptions = BackwardOptions()
     zoo: ZooSection = ZooSection()
     reference: ReferenceSection = ReferenceSection()
 
@@ -154,8 +149,7 @@ def load_recipe(name_or_path: str | Path = "default") -> Recipe:
     name, path = str(name_or_path), Path(name_or_path)
     shipped = shipped_recipes()
     if name in shipped:
-        folder = resources.files("sasimc.training").joinpath("recipes")
-        source = Source(f"{name}.toml", folder.joinpath(f"{name}.toml").read_text(encoding="utf-8"))
+        source = Source(f"{name}.toml", _shipped(name))
     elif path.is_file():
         source = read_source(path, "recipe")
     else:

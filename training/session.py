@@ -21,7 +21,9 @@ from sasimc.datasets.dataset import Dataset, hold_back, open_dataset
 from sasimc.datasets.images import read_image
 from sasimc.isa.errors import SasError
 from sasimc.isa.files import load_program, save_program
+from sasimc.isa.options import options_of, texts_of
 from sasimc.isa.program import Program
+from sasimc.passes.options import BackwardOptions
 from sasimc.runtime.device import Device, Interface
 from sasimc.runtime.warmup import cold, warm_up
 from sasimc.training.image.image import Task
@@ -71,13 +73,12 @@ class Session:
         if not (o.inputs or self._training or self._evaluation):
             self._training = self._evaluation = self._default_data()
         if self._training:
+            self._check_recipe()
             self._training = hold_back(self._training, self.recipe.data.hold_back)
         elif o.freeze:
             raise SasError("--freeze holds for a training", hint="--train DATASET")
         self.device = self._make_device()
         self._say_what_runs()
-        if o.recipe and self._training:
-            self._say_what_the_recipe_wants()
         self._load_kernels()
         self.device.cross_check(o.cross_check)
 
@@ -117,13 +118,17 @@ class Session:
             "notes": notes,
         }
 
-    def _say_what_the_recipe_wants(self) -> None:
-        """Compile options of the recipe that the program was not compiled with."""
-        wanted = self.recipe.compile.model_dump()
-        for key in wanted.keys() & {"backprop", "update"}:
-            made = self.program.meta.get(key, wanted[key])
-            if wanted[key] != made:
-                self._line(f"the recipe is for a program compiled with --{key} {wanted[key]}; this one was compiled with {made}")
+    def _check_recipe(self) -> None:
+        """Refuse a recipe whose compile options are not those of the program."""
+        if not self.options.recipe or "compile" not in self.recipe.model_fields_set:
+            return
+        wanted = texts_of(self.recipe.compile, BackwardOptions)
+        for o in options_of(BackwardOptions):
+            if (made := self.program.meta.get(o.name, "")) != wanted[o.name]:
+                raise SasError(
+                    f"the recipe is for a program compiled with {o.flag} {wanted[o.name] or 'left out'}; this one was compiled with {made!r}",
+                    hint=f"compile it with {o.flag} {wanted[o.name]}, or take a recipe without [compile]",
+                )
 
     def _load_kernels(self) -> None:
         """Compile the kernels, or load them from the cache, before anything is timed."""

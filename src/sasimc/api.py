@@ -3,45 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from sasimc.backend.bound import bound_cycles
 from sasimc.backend.compile import Compiled, compile_graph
 from sasimc.backend.explain import explain, explain_training
-from sasimc.frontend.onnx_import import import_model
-from sasimc.ir.graph import Graph
+from sasimc.frontend.onnx_import import import_graph
+from sasimc.ir.graph import TrainGraph
 from sasimc.isa.binary.container import encode_program
-from sasimc.isa.errors import SasError
 from sasimc.isa.machine import Machine, load_machine
+from sasimc.isa.options import check_options, options_of
 from sasimc.isa.program import Program
-from sasimc.passes.backward import POLICIES, derive_backward
+from sasimc.options import CompileOptions
+from sasimc.passes.backward import Backward
+from sasimc.passes.manager import run_passes
+from sasimc.passes.options import BackwardOptions
+from sasimc.passes.pipeline import forward_passes
 
 __all__ = ["CompileOptions", "compile", "compile_model", "compile_report"]
-
-
-@dataclass(frozen=True)
-class CompileOptions:
-    """``machine``: a description file or None for the paper's; ``batch``: largest batch; ``backprop``: ``exact`` or ``truncated``; ``trainable``:
-    pattern over node and initialiser names, None: what the file's metadata say; ``eps``: label smoothing.
-
-    ``backprop_through``: patterns of frozen layers that errors pass besides the indispensable ones, in place of ``backprop``; ``update``:
-    ``direct``, ``accumulate`` or ``momentum`` (default); ``round_errors``: ``nearest``, ``stochastic`` or ``carried`` (default); ``gradient_power``: gradients are divided
-    by this power (0, 1, 2) of their channel's weight scale; ``gradient_range``: ``batch`` or ``peak`` (docs/numerics.md)."""
-
-    machine: str | Path | Machine | None = None
-    batch: int = 8
-    backprop: str = "exact"
-    trainable: str | None = None
-    eps: float = 0.1
-    backprop_through: tuple[str, ...] = ()
-    update: str = "momentum"
-    round_errors: str = "carried"
-    gradient_power: int = 0
-    gradient_range: str = "batch"
-    inference_only: bool = False
-    print_ir_after: str = ""
 
 
 def compile_model(
@@ -50,26 +31,14 @@ def compile_model(
 ) -> Compiled:  # fmt: skip
     """Compile an ONNX file; entries ``infer`` and, when the model has trainable layers, ``train_step``."""
     opt = options or CompileOptions()
-    if opt.backprop not in POLICIES:
-        raise SasError(f"--backprop {opt.backprop!r} is unknown", hint=" or ".join(POLICIES))
-    if not 0 <= opt.eps < 1:
-        raise SasError(f"label smoothing {opt.eps} is not in [0, 1)")
+    check_options(opt)
     machine = opt.machine if isinstance(opt.machine, Machine) else load_machine(opt.machine)
     progress("import")
     trainable = "" if opt.inference_only else opt.trainable  # an empty pattern: nothing is trained, nothing need be transposable
-    graph = import_model(model, trainable, print_ir_after=opt.print_ir_after, sink=sink)
-    train = None
-    if _has_trainable(graph):
-        progress("backward")
-        train = derive_backward(
-            graph, opt.backprop, opt.eps, through=opt.backprop_through, update=opt.update, rounding=opt.round_errors,
-            gradient_power=opt.gradient_power, gradient_range=opt.gradient_range,
-        )  # fmt: skip
+    passes = (*forward_passes(trainable), Backward.of(opt))
+    result = run_passes(import_graph(model), passes, print_ir_after=opt.print_ir_after, sink=sink)
+    graph, train = (result.forward, result) if isinstance(result, TrainGraph) else (result, None)
     return compile_graph(graph, machine, train, batch=opt.batch, progress=progress)
-
-
-def _has_trainable(graph: Graph) -> bool:
-    return any(op.kind == "conv" and op.flag("trainable") for op in graph.ops)
 
 
 def compile(model: str | Path, **options: Any) -> Program:
@@ -105,6 +74,5 @@ def compile_report(compiled: Compiled, wall_s: float) -> dict[str, Any]:
         report["cycles"]["train_step"] = compiled.train_step.cycles
         report["phases"]["train_step"] = compiled.train_step.phases
         report["training"] = [asdict(row) for row in explain_training(compiled)]
-        report["backprop"] = p.meta["backprop"]
-        report["update"] = p.meta["update"]
+        report |= {o.name: p.meta[o.name] for o in options_of(BackwardOptions)}
     return report

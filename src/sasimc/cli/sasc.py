@@ -83,7 +83,8 @@ def check(
     console.print(str(report), markup=False, highlight=False)
     if not report.ok:
         raise typer.Exit(2)
-    compiled = compile_model(model, CompileOptions(machine=machine, batch=batch, backprop=backprop, trainable=trainable))
+    given: dict[str, Any] = {"machine": machine, "batch": batch, "backprop": backprop, "trainable": trainable}
+    compiled = compile_model(model, CompileOptions(**given))
     rows = [("layer", "kind", "array", "weights", "tiles", "copies", "sub-arrays", "groups")]
     m = compiled.program.machine
     twins = compiled.placement.twins
@@ -182,13 +183,14 @@ def compile_command(
     require_writable(output, report)
     path = model if model is not None else default_model_path()
     scheme: dict[str, Any] = {
+        "backprop": backprop,
         "update": update,
         "round_errors": round_errors,
         "gradient_power": gradient_power,
         "gradient_range": gradient_range,
     }
     options = CompileOptions(
-        machine=machine, batch=batch, backprop=backprop, trainable=trainable, eps=eps, backprop_through=tuple(backprop_through or ()),
+        machine=machine, batch=batch, trainable=trainable, eps=eps, backprop_through=tuple(backprop_through or ()),
         inference_only=inference_only, print_ir_after=print_ir_after, **{k: v for k, v in scheme.items() if v is not None},
     )  # fmt: skip
     with console.status("compiling") as status:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,8 +39,7 @@ def compiler(engine: str, threads: int | None) -> Any:
     from sasimc.training.recipe import Recipe
 
     def compiled(model: Path, recipe: Recipe) -> Device:
-        values = recipe.compile.model_dump()
-        options = CompileOptions(batch=recipe.batch, eps=values.pop("label_smoothing"), **values)
+        options = CompileOptions(batch=recipe.batch, **asdict(recipe.compile))
         return Device(compile_model(model, options).program, engine, threads)
 
     return compiled

@@ -1,0 +1,12 @@
+"""The words that operations of a training graph may carry. Formulas: docs/numerics.md."""
+
+from typing import Literal
+
+__all__ = ["Range", "Rounding", "Update"]
+
+Update = Literal["direct", "accumulate", "momentum"]
+"""What an ``update`` does with a gradient; absent: the first (docs/numerics.md, "Gradient and update")."""
+Range = Literal["batch", "peak"]
+"""What an ``update`` compares a gradient with: the largest of this batch, or of the batches so far; absent: the first."""
+Rounding = Literal["nearest", "stochastic", "carried"]
+"""How a ``stage`` rounds errors to int8; absent: the first. ``carried``: what a channel lost goes to the next one, so that sums are kept."""

@@ -1,0 +1,41 @@
+"""The options of the passes that users set (:mod:`sasimc.isa.options`)."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from annotated_types import Interval
+
+from sasimc.ir.words import Range, Rounding, Update
+from sasimc.isa.options import option
+
+__all__ = ["BackwardOptions"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackwardOptions:
+    """How the backward half of a training step is derived (docs/training.md, docs/numerics.md)."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012  a recipe holds these options and refuses any others
+
+    backprop: Literal["exact", "truncated"] = option(
+        "exact", "exact: errors pass every layer; truncated: they stop at frozen layers with weights where they can"
+    )
+    backprop_through: tuple[str, ...] = option(
+        (),
+        "Pattern (glob or regular expression) over node names: of the frozen layers with weights, errors pass these and those that no "
+        "trainable layer can do without; replaces --backprop; may be given more than once",
+    )
+    update: Update = option(
+        "momentum",
+        "direct: 8-bit weights; accumulate: 16-bit weights, the low byte outside the arrays; momentum: accumulate, with momentum 0.875",
+    )
+    round_errors: Rounding = option(
+        "carried",
+        "Rounding of errors to 8 bits. nearest; stochastic: by their low bits; carried: nearest, and the rounding remainder of the loss error "
+        "is carried to the next class",
+    )
+    gradient_power: Literal[0, 1, 2] = option(0, "Divide gradients by this power of their output channel's weight scale")
+    gradient_range: Range = option(
+        "batch", "What a gradient is compared with. batch: the largest of this batch; peak: the largest of the batches so far"
+    )
+    eps: Annotated[float, Interval(ge=0, lt=1)] = option(0.1, "Label smoothing of the loss")
