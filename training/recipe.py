@@ -8,6 +8,7 @@ errors that name file and key.
 from __future__ import annotations
 
 import math
+import tomllib
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
