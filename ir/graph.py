@@ -202,7 +202,7 @@ class TrainGraph:
     options: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        return f"<TrainGraph of {self.forward.name}: {len(self.ops)} operations, {self.policy}>"
+        return f"<TrainGraph of {self.forward.name}: {len(self.ops)} operations, {self.options.get('backprop', 'no options')}>"
 
     @cached_property
     def _producers(self) -> dict[str, Op]:

@@ -226,7 +226,7 @@ class _Derivation:
         )
         origin = forward.origin if forward is not None else ""
         full = f"{name}:{output}" if kind in ("stage", "merge") else name
-        self.ops.append(Op(full, kind, inputs, output, {**known, **(attrs or {})}, consts or {}, origin, "derive_backward"))
+        self.ops.append(Op(full, kind, inputs, output, {**known, **(attrs or {})}, consts or {}, origin, Backward.name))
         return output
 
     def constant(self, name: str, values: Factors) -> str:
