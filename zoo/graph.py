@@ -19,10 +19,10 @@ from onnx import TensorProto, helper, numpy_helper
 from sasimc.zoo.arch import Architecture, ConvSpec, RepModule, same_pads
 from sasimc.zoo.weights import Backbone, QuantWeights, Scale
 
-__all__ = ["Emitter", "Network", "emit"]
+__all__ = ["IR_VERSION", "OPSET", "Emitter", "Network", "emit", "emit_module"]
 
 OPSET = 17
-_IR_VERSION = 8
+IR_VERSION = 8
 _INT_TYPES = {"int8": np.int8, "uint8": np.uint8}
 
 
@@ -138,7 +138,7 @@ def emit(net: Network, scales: Mapping[str, Scale], name: str) -> tuple[onnx.Mod
             x = e.site(f"{block.name}.add", e.node("Add", f"{block.name}.add", [entry, x]))
         module = modules.get(block.index)
         if module is not None:
-            correction = _module(e, net, module, image if module.image else entry)
+            correction = emit_module(e, module, net.rep_weights, image if module.image else entry)
             x = e.site(f"{module.name}.sum", e.node("Add", f"{module.name}.sum", [x, correction]))
     x = e.site("avgpool", e.node("GlobalAveragePool", "avgpool", [x]))
     x = e.keep_scale(x, e.node("Flatten", "flatten", [x], axis=1))
@@ -161,11 +161,11 @@ def emit(net: Network, scales: Mapping[str, Scale], name: str) -> tuple[onnx.Mod
         list(e.initializers.values()),
     )
     opset = helper.make_opsetid("", OPSET)
-    model = helper.make_model(graph, opset_imports=[opset], ir_version=_IR_VERSION, producer_name="sas-imc")
+    model = helper.make_model(graph, opset_imports=[opset], ir_version=IR_VERSION, producer_name="sas-imc")
     return model, e.candidates
 
 
-def _module(e: Emitter, net: Network, m: RepModule, x: str) -> str:
+def emit_module(e: Emitter, m: RepModule, weights: Mapping[str, QuantWeights], x: str) -> str:
     """One Rep-Net module: (image pool) - average pool - conv1 - ReLU - conv2 - resize; every stage a site (training.md)."""
     if m.image_pool > 1:
         k = m.image_pool
@@ -175,9 +175,9 @@ def _module(e: Emitter, net: Network, m: RepModule, x: str) -> str:
         x = e.node("AveragePool", f"{m.name}.pool", [x], kernel_shape=[2, 2], strides=[2, 2])
     x = e.site(f"{m.name}.pool", x)
     pad = m.kernel // 2
-    x = e.conv(replace(m.conv1, relu6=False), x, net.rep_weights[m.conv1.name], (pad, pad))
+    x = e.conv(replace(m.conv1, relu6=False), x, weights[m.conv1.name], (pad, pad))
     x = e.site(m.conv1.name, e.node("Relu", f"{m.conv1.name}.relu", [x]))
-    x = e.site(m.conv2.name, e.conv(m.conv2, x, net.rep_weights[m.conv2.name], (0, 0)))
+    x = e.site(m.conv2.name, e.conv(m.conv2, x, weights[m.conv2.name], (0, 0)))
     if m.size_out == m.pooled:
         return x
     if m.size_out == 2 * m.pooled:

@@ -1,0 +1,167 @@
+"""What is trained on a backbone: Rep-Net modules and a new classifier, their first weights and the scales of their activations.
+
+Numbers of the trainable part (``docs/reference/numerics.md``; the paper leaves them open): see :mod:`sasimc.zoo.zoo`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sasimc.isa.errors import SasError
+from sasimc.zoo.arch import RepModule
+from sasimc.zoo.calibrate import Stats, affine_scale, power_of_two
+from sasimc.zoo.weights import QuantWeights, Scale
+
+__all__ = ["LearnerOptions", "calibrate_modules", "check_limits", "learner_scale", "new_classifier", "rep_weights"]
+
+_OFF = 2.0**-20
+"""Factor that all but switches a module off, exactly."""
+
+
+@dataclass(frozen=True)
+class LearnerOptions:
+    """Weights and ranges of what is trained.
+
+    ``percentile``, ``headroom``: ranges of trainable activations. ``rep_gain``: size of a module's output beside the block's (RMS).
+    ``rep_weight_max``: largest first weight of a module. ``module_scales``: one power of two a ``tensor`` or a ``channel``. ``logit_exponent``: a logit's
+    step is 2 to this power. ``head_weight_exponent`` None: from the features' number. ``head_init``: ``random`` or ``zero``. ``seed``: of all weights.
+    """
+
+    seed: int = 0
+    percentile: float = 99.99
+    headroom: float = 3.0
+    rep_gain: float = 0.125
+    rep_weight_max: int = 48
+    module_scales: str = "tensor"
+    logit_exponent: int = -4
+    head_weight_exponent: int | None = None
+    head_init: str = "random"
+
+    def check(self) -> None:
+        """Raise :class:`SasError` for the first option that makes no sense."""
+        limits = (
+            ("percentile", 50, 100),
+            ("headroom", 0.1, 64),
+            ("rep_gain", 0, 16),
+            ("rep_weight_max", 1, 127),
+            ("logit_exponent", -12, 8),
+        )
+        check_limits(self, limits)
+        if self.head_init not in ("random", "zero"):
+            raise SasError(f"head_init '{self.head_init}' is unknown", hint="random or zero")
+        if self.module_scales not in ("tensor", "channel"):
+            raise SasError(f"module_scales '{self.module_scales}' is unknown", hint="tensor or channel")
+
+
+def check_limits(options: Any, limits: Sequence[tuple[str, float, float]]) -> None:
+    """Raise :class:`SasError` for the first field outside its limits (name, lowest, highest)."""
+    for name, lo, hi in limits:
+        if not lo <= getattr(options, name) <= hi:
+            raise SasError(f"{name} is {getattr(options, name)}, allowed is {lo:g} to {hi:g}")
+
+
+def new_classifier(features: int, classes: int, options: LearnerOptions) -> QuantWeights:
+    """Weights of a new classifier: uniform within 1 / sqrt(features), which is about 16 steps."""
+    bound = 1 / math.sqrt(features)
+    exponent = options.head_weight_exponent if options.head_weight_exponent is not None else round(math.log2(bound / 16))
+    scale = 2.0**exponent
+    real = np.zeros((classes, features))
+    if options.head_init == "random":
+        real = np.random.default_rng([options.seed, 2]).uniform(-bound, bound, (classes, features))
+    weight = np.clip(np.rint(real / scale), -127, 127).astype(np.int8)
+    return QuantWeights(weight, np.array([scale], np.float32), np.zeros(classes))
+
+
+def rep_weights(rng: np.random.Generator, module: RepModule, options: LearnerOptions) -> dict[str, QuantWeights]:
+    """Random int8 weights of one module, at He's scale rounded to a power of two (conv2's is corrected by calibration)."""
+    result = {}
+    deviation = options.rep_weight_max / 3
+    for conv, gain in ((module.conv1, 2.0), (module.conv2, 1.0)):
+        fan_in = math.prod(conv.weight_shape[1:])
+        drawn = np.rint(rng.normal(0, deviation, conv.weight_shape))
+        weight = np.clip(drawn, -options.rep_weight_max, options.rep_weight_max).astype(np.int8)
+        exponent = round(math.log2(math.sqrt(gain / fan_in) / deviation))
+        result[conv.name] = QuantWeights(weight, np.array([2.0**exponent], np.float32))
+    return result
+
+
+def calibrate_modules(
+    modules: Sequence[RepModule], weights: Mapping[str, QuantWeights], scales: dict[str, Scale], block_site: Callable[[RepModule], str],
+    look: Callable[[Mapping[str, QuantWeights]], dict[str, Stats]], options: LearnerOptions,
+) -> dict[str, QuantWeights]:  # fmt: skip
+    """Choose the exponents of the modules' second convolutions and the scales of their outputs and sums (added to ``scales``).
+
+    ``look`` runs the network with these weights on the calibration images. Here it does so with the modules all but switched off, for the sizes of the
+    blocks' and the modules' outputs; a second pass with the modules on is for everything behind them. ``block_site``: the block's output.
+    """
+    rep = dict(weights)
+    quiet = {m.conv2.name: replace(rep[m.conv2.name], scale=rep[m.conv2.name].scale * np.float32(_OFF)) for m in modules}
+    if options.module_scales == "channel":
+        stats = look({**rep, **quiet})
+        for m in modules:
+            rms = stats[m.conv1.name].channel_rms
+            factor = _balance(np.full(rms.shape, stats[m.conv1.name].rms), rms)
+            rep[m.conv1.name] = replace(rep[m.conv1.name], scale=rep[m.conv1.name].scale * factor)
+    stats = look({**rep, **quiet})
+    for m in modules:
+        rep[m.conv2.name], correction = _module_scale(m, block_site(m), rep[m.conv2.name], stats, options)
+        scales[m.conv2.name] = correction
+        if m.pooled != m.size_out:
+            scales[f"{m.name}.up"] = correction
+        if options.rep_gain == 0:
+            rep[m.conv2.name] = replace(rep[m.conv2.name], weight=np.zeros_like(rep[m.conv2.name].weight))
+        lo, hi = _block_bounds(block_site(m), scales, stats)
+        grown = rep[m.conv2.name].scale.astype(np.float64) / weights[m.conv2.name].scale / _OFF
+        room = _peak(stats[_out_site(m)], grown, options) * options.headroom
+        scales[f"{m.name}.sum"] = affine_scale(lo - room, hi + room)
+    return rep
+
+
+def _out_site(module: RepModule) -> str:
+    return module.conv2.name if module.pooled == module.size_out else f"{module.name}.up"
+
+
+def _block_bounds(site: str, scales: Mapping[str, Scale], stats: Mapping[str, Stats]) -> tuple[float, float]:
+    return scales[site].bounds if site in scales else (stats[site].lo, stats[site].hi)
+
+
+def _module_scale(
+    m: RepModule, block_site: str, w: QuantWeights, stats: Mapping[str, Stats], options: LearnerOptions
+) -> tuple[QuantWeights, Scale]:
+    """conv2 with the exponent that gives the module its gain, and the scale of the module's output."""
+    module = stats[_out_site(m)]
+    # where the scale is the file's: the sum with the modules off is the block's output
+    block = stats[block_site] if block_site in stats else stats[f"{m.name}.sum"]
+    gain = options.rep_gain if options.rep_gain > 0 else LearnerOptions.rep_gain
+    own = module.rms / _OFF
+    exponent = round(math.log2(gain * block.rms / own)) if own > 0 and block.rms > 0 else 0
+    factor = np.array([2.0**exponent], np.float32)
+    if options.module_scales == "channel":
+        factor = _balance(gain * block.channel_rms, module.channel_rms / _OFF, exponent)
+    peak = _peak(stats[m.conv2.name], factor.astype(np.float64) / _OFF, options)
+    return replace(w, scale=w.scale * factor), power_of_two(peak, unsigned=False, headroom=options.headroom)
+
+
+def _balance(wanted: npt.NDArray[np.float64], have: npt.NDArray[np.float64], middle: int = 0) -> npt.NDArray[np.float32]:
+    """Powers of two that bring ``have`` nearest to ``wanted``, at most 2^3 from 2^``middle``; that one where a channel is dead."""
+    alive = (wanted > 0) & (have > 0)
+    exponents = np.rint(np.log2(np.where(alive, wanted, 1) / np.where(alive, have, 1)))
+    return np.exp2(np.where(alive, np.clip(exponents, middle - 3, middle + 3), middle)).astype(np.float32)
+
+
+def _peak(stat: Stats, factor: npt.NDArray[np.float64], options: LearnerOptions) -> float:
+    """Largest value when channels grow by ``factor``: by the percentile if all grow alike, else the largest seen."""
+    if factor.size == 1:
+        return stat.magnitude(options.percentile) * float(factor[0])
+    return float((stat.channel_peak * factor).max())
+
+
+def learner_scale(stat: Stats, options: LearnerOptions, *, grows: bool) -> Scale:
+    """Scale of an activation that is trained, or that a trained layer reads; ``grows``: with head-room for training."""
+    return power_of_two(stat.magnitude(options.percentile), unsigned=stat.lo >= 0, headroom=options.headroom if grows else 1.0)
