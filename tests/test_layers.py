@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "frontend": {"frontend", "passes", "ir", "isa"},
     "backend": {"backend", "ir", "isa"},
     "zoo": {"zoo", "frontend", "isa"},
+    "attach": {"attach", "zoo", "frontend", "isa"},
     "datasets": {"datasets", "isa"},
     "quantise": {"quantise", "frontend", "datasets", "isa"},
     "runtime": {"runtime", "datasets", "isa"},
@@ -36,7 +37,7 @@ ISA_FOR_IR = {"sasimc.isa.errors", "sasimc.isa.options"}
 """What ir, passes and frontend know of the instruction set: the errors users see, and how options are declared."""
 
 HEAVY = {
-    "onnx": {"frontend", "zoo", "quantise", "reference", "verify"},
+    "onnx": {"frontend", "zoo", "attach", "quantise", "reference", "verify"},
     "onnxruntime": {"frontend", "zoo", "quantise", "verify"},
     "torchvision": {"zoo"},
     "torch": {"reference", "quantise"},

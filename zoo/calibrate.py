@@ -93,8 +93,10 @@ def affine_scale(lo: float, hi: float) -> Scale:
     return Scale(scale, int(np.clip(np.rint(-128 - lo / scale), -128, 127)))
 
 
-def observe(model: onnx.ModelProto, candidates: Mapping[str, str], images: Iterable[Batch]) -> dict[str, Stats]:
-    """Run ``model`` on float NCHW batches; statistics of each candidate (site -> tensor name, an output of the model).
+def observe(
+    model: onnx.ModelProto, candidates: Mapping[str, str], images: Iterable[Batch], source: str = "input"
+) -> dict[str, Stats]:
+    """Run ``model`` on float NCHW batches of its input ``source``; statistics of each candidate (site -> tensor name, an output of the model).
 
     Raises :class:`SasError` when there is no image at all or a tensor becomes NaN or infinite.
     """
@@ -105,12 +107,12 @@ def observe(model: onnx.ModelProto, candidates: Mapping[str, str], images: Itera
     options.log_severity_level = 3
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     stats = {site: Stats() for site in candidates}
-    wanted = [t for t in dict.fromkeys(candidates.values()) if t != "input"]
+    wanted = [t for t in dict.fromkeys(candidates.values()) if t != source]
     seen = False
     for batch in images:
         seen = True
-        values = dict(zip(wanted, session.run(wanted, {"input": batch}), strict=True)) if wanted else {}
-        values["input"] = batch
+        values = dict(zip(wanted, session.run(wanted, {source: batch}), strict=True)) if wanted else {}
+        values[source] = batch
         for site, tensor in candidates.items():
             value = np.asarray(values[tensor])
             if not np.isfinite(value).all():
