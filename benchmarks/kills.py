@@ -88,7 +88,7 @@ def sasrun(folder: Path, image: str, words: list[str]) -> subprocess.Popen[bytes
         "-m",
         "sasimc.cli.sasrun",
         "prog.s",
-        "--device",
+        "--image",
         image,
         *words,
         "--engine",

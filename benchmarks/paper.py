@@ -20,7 +20,7 @@ import numpy as np
 from common import add_common, environment, finish, table
 
 from sasimc.api import CompileOptions, compile_model
-from sasimc.cli.sasc_paper import compiled_network
+from sasimc.cli.paper import compiled_network
 from sasimc.costs import cost_of, price_list
 from sasimc.evaluation.paper.table import device_lines, paper_lines, paper_tables, peer_table
 from sasimc.evaluation.text import cost_lines

@@ -35,7 +35,7 @@ def trained(folder: Path, classes: int, images: int, epochs: int, threads: int) 
         ["sasimc.cli.sasc", "zoo", "mobilenetv2-repnet", "-o", str(model), "--classes", str(classes)],
         ["sasimc.cli.sasc", "compile", str(model), "-o", str(program)],
         ["sasimc.cli.sasrun", str(program), "--train", "drawn-flowers", "--limit", str(images), "--epochs", str(epochs), "--engine", "fused",
-         "--threads", str(threads), "--report", str(run), "--trace", str(trace)],
+         "--threads", str(threads), "--json", str(run), "--trace", str(trace)],
     ):  # fmt: skip
         print("python -m", *words, file=sys.stderr)
         subprocess.run([sys.executable, "-m", *words], check=True, stdout=sys.stderr)

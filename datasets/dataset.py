@@ -264,7 +264,7 @@ def open_dataset(
     if name == "flowers":
         note = f"procedurally drawn flowers: the real {known.title} were not found in {looked}"
         return _drawn(name, "flowers", size, per_class, note)
-    fetch = f"`sasrun data --fetch {name}` fetches it" if known.files else "it has no official address to fetch it from"
+    fetch = f"`sasc data fetch {name}` fetches it" if known.files else "it has no official address to fetch it from"
     raise SasError(
         f"data set {name!r} ({known.title}) was not found in {looked}",
         hint=f"looked for a folder whose name starts with {' or '.join(known.prefixes)}; {fetch}",
@@ -287,7 +287,7 @@ def hold_back(dataset: Dataset, share: float, seed: int = 0) -> Dataset:
 
 @dataclass(frozen=True)
 class DatasetRow:
-    """A line of ``sasrun data``. ``found`` is the path or an empty string; ``address`` the official ones or an empty tuple."""
+    """A line of ``sasc data list``. ``found`` is the path or an empty string; ``address`` the official ones or an empty tuple."""
 
     name: str
     title: str

@@ -8,7 +8,8 @@ from typing import Any
 
 from sasimc.evaluation.cost import Cost
 from sasimc.evaluation.quantity import format_si
-from sasimc.evaluation.text import OTHER, Table
+from sasimc.evaluation.table import Table
+from sasimc.evaluation.text import OTHER
 
 __all__ = ["Difference", "Pair", "compare"]
 

@@ -1,4 +1,4 @@
-"""What the evaluation knows of a run: the part of ``sasrun --report`` that docs/reports.md calls the profile."""
+"""What the evaluation knows of a run: the part of ``sasrun --json`` that docs/reports.md calls the profile."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sasimc.isa.spec import EVENTS, PHASES
 __all__ = ["Row", "Run", "load_run", "read_run"]
 
 SCHEMA: Final = 1
-_HINT = "write one with `sasrun PROGRAM --report FILE.json`"
+_HINT = "write one with `sasrun PROGRAM --json FILE`"
 
 
 @dataclass(frozen=True)

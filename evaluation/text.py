@@ -3,32 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from sasimc.evaluation.cost import Cost
 from sasimc.evaluation.quantity import format_si
+from sasimc.evaluation.table import Table
 
-__all__ = ["Table", "cost_lines", "cost_tables", "interpretation_table", "percent"]
+__all__ = ["cost_lines", "cost_tables", "interpretation_table", "percent"]
 
 OTHER = "(no node)"
-
-
-@dataclass(frozen=True)
-class Table:
-    """A heading, column names and rows of cells. ``left``: columns with text; the others hold numbers."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: list[tuple[str, ...]]
-    left: tuple[int, ...] = (0,)
-
-    def lines(self) -> list[str]:
-        """The table as lines, columns as wide as their widest cell."""
-        cells = [self.columns, *self.rows]
-        widths = [max(len(row[i]) for row in cells) for i in range(len(self.columns))]
-        align = [str.ljust if i in self.left else str.rjust for i in range(len(widths))]
-        out = ["  ".join(f(c, w) for f, c, w in zip(align, row, widths, strict=True)).rstrip() for row in cells]
-        return [self.title, *(f"  {line}" for line in out)]
 
 
 def percent(part: float, whole: float) -> str:

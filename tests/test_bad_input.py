@@ -79,8 +79,6 @@ class Scene:
         """``sasc`` or ``sasrun`` with arguments, in this process."""
         app = {"sasc": sasc.app, "sasrun": sasrun.app}[str(args[0])]
         rest = [str(a) for a in args[1:]]
-        if rest[:1] == ["data"] and app is sasrun.app:
-            app, rest = sasrun.data_app, rest[1:]
         self.capsys.readouterr()
         code = invoke(app, rest, str(args[0]))
         said = self.capsys.readouterr()
@@ -272,7 +270,7 @@ OPTION_CASES: dict[str, tuple[list[str], str]] = {
     "zoo classes": (["sasc", "zoo", "mobilenetv2-repnet", "-o", "z.onnx", "--classes", "0"], "classes|0"),
     "zoo width": (["sasc", "zoo", "mobilenetv2-repnet", "-o", "z.onnx", "--width", "-1"], "width"),
     "zoo width NaN": (["sasc", "zoo", "mobilenetv2-repnet", "-o", "z.onnx", "--width", "nan"], "width"),
-    "zoo resolution": (["sasc", "zoo", "mobilenetv2-repnet", "-o", "z.onnx", "--resolution", "3"], "resolution|3"),
+    "zoo resolution": (["sasc", "zoo", "mobilenetv2-repnet", "-o", "z.onnx", "--size", "3"], "resolution|3"),
     "zoo modules": (["sasc", "zoo", "mobilenetv2-repnet", "-o", "z.onnx", "--modules", "2:x"], "modules|2:x"),
     "zoo weights missing": (["sasc", "zoo", "mobilenetv2-repnet", "-o", "z.onnx", "--weights", "nowhere"], "nowhere"),
     "zoo calibration missing": (["sasc", "zoo", "mobilenetv2-repnet", "-o", "z.onnx", "--calibrate", "nowhere"], "nowhere"),
@@ -292,7 +290,7 @@ OPTION_CASES: dict[str, tuple[list[str], str]] = {
     "image missing": (["sasrun", "prog.s", "--input", "tulip.jpg"], "tulip.jpg"),
     "image is a program": (["sasrun", "prog.s", "--input", "prog.bin"], "prog.bin"),
     "data set unknown": (["sasrun", "prog.s", "--train", "flwers"], "flwers.*did you mean"),
-    "fetch unknown": (["sasrun", "data", "--fetch", "flwers", "--data", "set"], "flwers"),
+    "fetch unknown": (["sasc", "data", "fetch", "flwers", "--data", "set"], "flwers"),
     "asm onto itself": (["sasc", "asm", "prog.bin"], "overwritten"),
     "asm to text": (["sasc", "asm", "small.s", "-o", "out.s"], "\\.bin"),
     "disasm to binary": (["sasc", "disasm", "prog.bin", "-o", "out.bin"], "\\.bin"),
@@ -563,7 +561,7 @@ def file_size_limit(size: int) -> Iterator[None]:
 
 
 COMMANDS = {
-    "zoo": ["sasc", "zoo", "mobilenetv2-repnet", "--width", "0.35", "--resolution", "32", *PRETRAIN, "-o"],
+    "zoo": ["sasc", "zoo", "mobilenetv2-repnet", "--width", "0.35", "--size", "32", *PRETRAIN, "-o"],
     "compile": ["sasc", "compile", "model.onnx", "-o"],
     "asm": ["sasc", "asm", "prog.s", "-o"],
     "disasm": ["sasc", "disasm", "prog.bin", "-o"],
@@ -602,10 +600,10 @@ def test_reports_that_cannot_be_written(command: list[str], scene: Scene, monkey
     """The report's place is tried before the work is done: nothing else has been written then."""
     monkeypatch.chdir(scene.folder)
     for place in ("nowhere/report.json", "rose.jpg/report.json", "set"):
-        scene.refuses(*command, "--report", place, message=re.escape(place))
+        scene.refuses(*command, "--json", place, message=re.escape(place))
 
 
 def test_a_report_is_json(scene: Scene) -> None:
-    got = scene.run("sasrun", scene / "prog.s", "--input", scene / "rose.jpg", "--engine", "fused", "--report", scene / "r.json")
+    got = scene.run("sasrun", scene / "prog.s", "--input", scene / "rose.jpg", "--engine", "fused", "--json", scene / "r.json")
     assert got.code == 0
     assert json.loads((scene / "r.json").read_text(encoding="utf-8"))["engine"] == "fused"

@@ -20,7 +20,7 @@ from models import mobilenet_like
 from tiny_task import dataset, learn, logits, machine, program
 
 from sasimc.api import CompileOptions, compile_model
-from sasimc.cli import sasrun
+from sasimc.cli import sasc, sasrun
 from sasimc.cli.common import invoke
 from sasimc.isa.analysis.check import check_program
 from sasimc.isa.errors import SasError
@@ -316,19 +316,18 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("commands")
     model = mobilenet_like(size=8, width=4, modules=1, classes=10)
     save_program(compile_model(model, CompileOptions(batch=4, machine=machine())).program, folder / "prog.s")
-    words = ["--train", "drawn-flowers", "--limit", "12", "--epochs", "2", "--batch", "3", "--report", str(folder / "r.json")]
+    words = ["--train", "drawn-flowers", "--limit", "12", "--epochs", "2", "--batch", "3", "--json", str(folder / "r.json")]
     assert _run(folder, *words) == 0
     return folder
 
 
 def _run(folder: Path, *words: str, image: str = "d.sas") -> int:
-    common = ("--device", str(folder / image), "--engine", "fused", "--threads", "1")
+    common = ("--image", str(folder / image), "--engine", "fused", "--threads", "1")
     return invoke(sasrun.app, [str(folder / "prog.s"), *common, *words])
 
 
-def _tasks(*words: str) -> int:
-    app, rest, name = sasrun.dispatch(["tasks", *words])
-    return invoke(app, rest, name)
+def _show(*words: str) -> int:
+    return invoke(sasc.app, ["image", "show", *words])
 
 
 def test_the_report_says_task_writes_and_wear(scene: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -344,7 +343,7 @@ def test_the_report_says_task_writes_and_wear(scene: Path, capsys: pytest.Captur
     assert writes["weights"]["worst"] >= 8
     assert report["wear"]["total"] == DeviceImage.read(scene / "d.sas").wear.sum()
     capsys.readouterr()
-    assert _tasks(str(scene / "d.sas"), "--json", str(scene / "t.json")) == 0
+    assert _show(str(scene / "d.sas"), "--json", str(scene / "t.json")) == 0
     said = capsys.readouterr().out
     assert "drawn-flowers: 10 classes" in said
     assert "most written row" in said
@@ -370,7 +369,7 @@ def test_tasks_are_used_and_removed(scene: Path, tmp_path: Path, capsys: pytest.
         assert np.array_equal(saved.matrix_values(saved.matrices[name]), values)
     assert {m.tiles for m in trainable_matrices(saved).values()} == {m.tiles for m in trainable_matrices(p).values()}
     capsys.readouterr()
-    assert _tasks(str(tmp_path / "d.sas"), "--remove", "second") == 0
+    assert invoke(sasc.app, ["image", "forget", str(tmp_path / "d.sas"), "second"]) == 0
     assert "second:" not in capsys.readouterr().out
     assert DeviceImage.read(tmp_path / "d.sas").tasks.keys() == {"drawn-flowers"}
 
@@ -389,8 +388,8 @@ TRAIN = ("--train", "drawn-flowers")
         ((*TRAIN, "--task", "b", "--freeze", "stem"), "no trainable layer matches 'stem'"),
         ((*TRAIN, "--task", "b", "--freeze", "*"), "leaves no layer"),
         ((*TRAIN, "--task", "b", "--recipe", "nothing.toml"), "no recipe 'nothing.toml'"),
-        ((*TRAIN, "--task", "b", "--epochs", "0"), "--epochs: 0 is not a whole number from 1"),
-        ((*TRAIN, "--task", "b", "--patience", "-1"), "--patience: -1 is not a whole number from 0"),
+        ((*TRAIN, "--task", "b", "--epochs", "0"), "0: at least 1"),
+        ((*TRAIN, "--task", "b", "--patience", "-1"), "-1: at least 0"),
         (("--eval", "drawn-flowers", "--freeze", "head"), "--freeze holds for a training"),
         (("--resume", "--input", "x.png"), "--resume goes on with a training"),
     ],
@@ -411,10 +410,10 @@ def test_bad_options_change_nothing(
     [
         (("--task", "x", *TRAIN), "--task needs a device image"),
         (("--resume",), "--resume needs a device image"),
-        (("--device", "no/such/d.sas", *TRAIN), "cannot write no/such/d.sas"),
-        (("--device", ".", *TRAIN), "directory"),
-        (("--device", "prog.s", *TRAIN), "no device image"),
-        (("--device", "new.sas", "--eval", "drawn-flowers"), "which task"),
+        (("--image", "no/such/d.sas", *TRAIN), "cannot write no/such/d.sas"),
+        (("--image", ".", *TRAIN), "directory"),
+        (("--image", "prog.s", *TRAIN), "no device image"),
+        (("--image", "new.sas", "--eval", "drawn-flowers"), "which task"),
     ],
 )
 def test_bad_images_in_commands(
@@ -432,12 +431,18 @@ def test_bad_calls_of_tasks(scene: Path, capsys: pytest.CaptureFixture[str]) -> 
     for words, message in (
         (("no.sas",), "no.sas"),
         ((str(scene / "prog.s"),), "no device image"),
-        ((str(scene / "d.sas"), "--remove", "x"), "no task 'x'"),
         ((str(scene / "d.sas"), "--json", "no/such/x.json"), "cannot write"),
-        ((), "Missing argument"),
+        ((), "missing argument"),
     ):
         capsys.readouterr()
-        assert _tasks(*words) == 2
+        assert _show(*words) == 2
+        assert message in capsys.readouterr().err
+    for words, message in (
+        (("no.sas", "x"), "no.sas"),
+        ((str(scene / "d.sas"), "x"), "no task 'x'"),
+        ((str(scene / "d.sas"),), "missing argument 'TASK'"),
+    ):
+        assert invoke(sasc.app, ["image", "forget", *words]) == 2
         assert message in capsys.readouterr().err
 
 
@@ -466,9 +471,9 @@ def test_an_unfinished_training_must_go_on_as_it_began(scene: Path, tmp_path: Pa
         assert _run(tmp_path, *words) == 2
         assert message in capsys.readouterr().err
         assert (tmp_path / "d.sas").read_bytes() == before
-    assert _tasks(str(tmp_path / "d.sas")) == 0
+    assert _show(str(tmp_path / "d.sas")) == 0
     assert "task a is being learned" in capsys.readouterr().out
-    assert _tasks(str(tmp_path / "d.sas"), "--remove", "a") == 0
+    assert invoke(sasc.app, ["image", "forget", str(tmp_path / "d.sas"), "a"]) == 0
     assert DeviceImage.read(tmp_path / "d.sas").pending is None
 
 
@@ -488,7 +493,7 @@ def test_early_stopping(scene: Path, capsys: pytest.CaptureFixture[str]) -> None
         "--no-augment",
     )
     report = scene / "patience.json"
-    assert _run(scene, *TRAIN, "--task", "idle", *words, "--report", str(report), image="idle.sas") == 0
+    assert _run(scene, *TRAIN, "--task", "idle", *words, "--json", str(report), image="idle.sas") == 0
     assert "stopped: 2 epochs without a better" in capsys.readouterr().out
     made = json.loads(report.read_text())
     assert len(made["epochs"]) == 3

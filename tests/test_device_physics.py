@@ -361,9 +361,7 @@ def test_report_stands_beside_the_paper() -> None:
 def test_command(tmp_path, capsys) -> None:  # type: ignore[no-untyped-def]
     made = tmp_path / "device.json"
     assert (
-        invoke(
-            sasc.app, ["device", "--technology", "stt", "--stack", "z", "--writes", "40", "--threads", "1", "--json", str(made)]
-        )
+        invoke(sasc.app, ["mtj", "--technology", "stt", "--stack", "z", "--writes", "40", "--threads", "1", "--json", str(made)])
         == 0
     )
     out = capsys.readouterr().out
@@ -391,7 +389,7 @@ def test_command(tmp_path, capsys) -> None:  # type: ignore[no-untyped-def]
     ],
 )
 def test_command_refuses(args: list[str], message: str, capsys) -> None:  # type: ignore[no-untyped-def]
-    assert invoke(sasc.app, ["device", *args]) == 2
+    assert invoke(sasc.app, ["mtj", *args]) == 2
     assert message in capsys.readouterr().err
 
 

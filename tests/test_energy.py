@@ -163,7 +163,7 @@ def test_interpretations_beside_the_headline() -> None:
 
 
 def test_the_documented_interpretations_are_the_computed_ones() -> None:
-    page = (Path(__file__).parents[1] / "docs" / "energy.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[1] / "docs" / "explanation" / "energy.md").read_text(encoding="utf-8")
     found = {}
     for line in page.splitlines():
         cells = [c.strip() for c in line.strip("|").split("|")]

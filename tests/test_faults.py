@@ -289,7 +289,7 @@ def test_bad_options(text: str, message: str) -> None:
 
 def test_command_line(tmp_path, capsys) -> None:  # type: ignore[no-untyped-def]
     report = tmp_path / "run.json"
-    args = ["--eval", "drawn-flowers", "--limit", "8", "--threads", "1", "--engine", "fused", "--report", str(report)]
+    args = ["--eval", "drawn-flowers", "--limit", "8", "--threads", "1", "--engine", "fused", "--json", str(report)]
     assert invoke(sasrun.app, [*args, "--bit-error-rate", "write=1e-2", "--fault-seed", "4"]) == 0
     assert "written wrong" in capsys.readouterr().out
     made = json.loads(report.read_text())["bit_errors"]

@@ -6,12 +6,12 @@ import errno
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import pytest
-import typer
 from isa_programs import SMALL
 
+from sasimc.cli import sasc as commands
 from sasimc.cli.common import invoke, write_json
-from sasimc.cli.sasc_asm import register
 from sasimc.isa.errors import SasError
 from sasimc.isa.text.assembler import assemble
 from sasimc.isa.text.printer import format_program
@@ -23,11 +23,9 @@ Sasc = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def sasc(capsys: pytest.CaptureFixture[str]) -> Sasc:
     """Runs the command line; gives exit code, standard output and standard error."""
-    app = typer.Typer()
-    register(app)
 
     def call(*args: object) -> tuple[int, str, str]:
-        code = invoke(app, [str(a) for a in args])
+        code = invoke(commands.app, [str(a) for a in args])
         out = capsys.readouterr()
         return code, out.out, out.err
 
@@ -99,18 +97,16 @@ def test_errors_are_messages_and_write_nothing(tmp_path: Path, sasc: Sasc) -> No
         (PermissionError(errno.EACCES, "Permission denied", "out.s"), 2, "out.s: Permission denied"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (MemoryError(), 2, "not enough memory"),
-        (typer.Exit(3), 3, ""),
-        (typer.Abort(), 130, "interrupted"),
+        (click.exceptions.Exit(3), 3, ""),
+        (click.Abort(), 130, "interrupted"),
     ],
 )
 def test_failures_of_the_system(exc: BaseException, code: int, text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    app = typer.Typer()
-
-    @app.command()
+    @click.command()
     def go() -> None:
         raise exc
 
-    assert invoke(app, []) == code
+    assert invoke(go, []) == code
     assert text in capsys.readouterr().err
 
 

@@ -187,7 +187,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert efficiency["ratio"] == pytest.approx(efficiency["ours"] / 131)
     assert "assumptions" in capsys.readouterr().out
     assert invoke(sasc.app, ["paper", "--quick", "--interpretation", "weekly"]) == 2
-    assert invoke(sasc.app, ["paper", "--quick", "--plots", str(tmp_path / "absent")]) == 2
+    assert invoke(sasc.app, ["paper", "--quick", "--plot", str(tmp_path / "absent")]) == 2
     assert invoke(sasc.app, ["paper", "--writes", "0"]) == 2
 
 

@@ -221,7 +221,7 @@ def test_what_is_wrong_with_labels_and_programs(embedded: Compiled) -> None:
 
 
 def test_cost_and_report_of_a_device(embedded: Compiled, tmp_path: Path) -> None:
-    """The same figures as `sasrun --report` and `sasc report` give for the same work."""
+    """The same figures as `sasrun --json` and `sasc report` give for the same work."""
     device, images = Device(embedded.program, "fused", 2), photos(3)
     with pytest.raises(SasError, match="done nothing yet"):
         sasimc.cost(device)
@@ -229,7 +229,7 @@ def test_cost_and_report_of_a_device(embedded: Compiled, tmp_path: Path) -> None
         sasimc.save_program(embedded.program, tmp_path / "prog.s")
         Image.fromarray(images[i]).save(tmp_path / f"{i}.png")
         device.infer(images[i])
-    words = [str(tmp_path / "prog.s"), "--engine", "fused", "--report", str(tmp_path / "run.json")]
+    words = [str(tmp_path / "prog.s"), "--engine", "fused", "--json", str(tmp_path / "run.json")]
     assert invoke(sasrun.app, [*words, *(w for i in range(3) for w in ("--input", str(tmp_path / f"{i}.png")))]) == 0
     expected = cost_of_report(tmp_path / "run.json")
     spent = sasimc.cost(device)

@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 
 from sasimc import reference  # noqa: E402
 from sasimc.cli.common import invoke  # noqa: E402
-from sasimc.cli.sasrun import dispatch  # noqa: E402
+from sasimc.cli.sasc import app  # noqa: E402
 from sasimc.datasets.dataset import open_dataset  # noqa: E402
 from sasimc.isa.errors import SasError  # noqa: E402
 from sasimc.reference import cells, table1  # noqa: E402
@@ -224,10 +224,9 @@ def test_what_is_not_comparable_is_said() -> None:
 def test_the_whole_table_on_drawn_images(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    args = ["table1", "--datasets", "drawn-shapes", "--out", str(tmp_path / "o"), "--seeds", "1", "--size", "32", "--width", "0.25",
+    args = ["paper", "table1", "--datasets", "drawn-shapes", "-o", str(tmp_path / "o"), "--seeds", "1", "--size", "32", "--width", "0.25",
             "--weights", "random", "--epochs", "1", "--limit", "12", "--threads", "1", "--cross-check", "1", "--json", str(tmp_path / "t.json")]  # fmt: skip
-    app, rest, prog = dispatch(args)
-    assert invoke(app, rest, prog) == 0
+    assert invoke(app, args) == 0
     first = json.loads((tmp_path / "t.json").read_text())
     assert [r["config"] for r in first["rows"]] == [1, 2, 3, 4]
     assert first["rows"][3]["cross_checked"] > 0
@@ -238,10 +237,10 @@ def test_the_whole_table_on_drawn_images(
     assert "not in the paper" in capsys.readouterr().out
 
     monkeypatch.setattr(cells.Runner, "run", lambda *_, **__: pytest.fail("a finished cell was run again"))
-    assert invoke(app, rest, prog) == 0
+    assert invoke(app, args) == 0
     assert json.loads((tmp_path / "t.json").read_text()) == first
     next((tmp_path / "o" / "cells").glob("*.json")).write_text("{", encoding="utf-8")
-    assert invoke(app, rest, prog) == 2
+    assert invoke(app, args) == 2
     assert "delete the file" in capsys.readouterr().err
 
 
@@ -269,9 +268,8 @@ def test_bad_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         (["--split", "train"], "train"),
         (["--weights", str(tmp_path / "none")], "none"),
     ]:
-        args = ["table1", "--datasets", "drawn-shapes", "--out", str(tmp_path / "o"), "--size", "32", *extra]
-        app, rest, prog = dispatch(args)
-        assert invoke(app, rest, prog) == 2
+        args = ["paper", "table1", "--datasets", "drawn-shapes", "-o", str(tmp_path / "o"), "--size", "32", *extra]
+        assert invoke(app, args) == 2
         assert said in capsys.readouterr().err
 
 
@@ -279,8 +277,7 @@ def test_without_torch_the_message_says_how_to_get_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(reference.importlib.util, "find_spec", lambda name: None)
-    app, rest, prog = dispatch(["table1", "--datasets", "drawn-shapes", "--out", str(tmp_path / "o")])
-    assert invoke(app, rest, prog) == 2
+    assert invoke(app, ["paper", "table1", "--datasets", "drawn-shapes", "-o", str(tmp_path / "o")]) == 2
     assert "pip install 'sas-imc[reference]'" in capsys.readouterr().err
     with pytest.raises(SasError, match="torch and matplotlib"):
         reference.require()
@@ -304,10 +301,9 @@ def test_mu_schedules_of_a_recipe_reach_the_device(tmp_path: Path) -> None:
             f"epochs = 1\n[head_exponent]\nfirst = {mu}\nlast = {mu}\n[module_exponent]\nfirst = {mu}\nlast = {mu}\n",
             encoding="utf-8",
         )
-        args = ["table1", "--datasets", "drawn-shapes", "--out", str(tmp_path / "o"), "--seeds", "1", "--size", "32", "--width", "0.25",
+        args = ["paper", "table1", "--datasets", "drawn-shapes", "-o", str(tmp_path / "o"), "--seeds", "1", "--size", "32", "--width", "0.25",
                 "--weights", "random", "--limit", "8", "--threads", "1", "--cross-check", "0", "--configs", "4", "--recipe", str(recipe),
                 "--json", str(tmp_path / "t.json")]  # fmt: skip
-        app, rest, prog = dispatch(args)
-        assert invoke(app, rest, prog) == 0
+        assert invoke(app, args) == 0
         flipped[mu] = json.loads((tmp_path / "t.json").read_text())["rows"][0]["bits_flipped"]
     assert flipped[5] > 1.2 * flipped[-6]

@@ -63,7 +63,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A short training run of the embedded model with its report and its timeline."""
     out = tmp_path_factory.mktemp("run")
     args = ["--train", "drawn-flowers", "--limit", "4", "--epochs", "2", "--engine", "fused", "--threads", "1"]
-    assert invoke(sasrun.app, [*args, "--report", str(out / "run.json"), "--trace", str(out / "run.trace.json.gz")]) == 0
+    assert invoke(sasrun.app, [*args, "--json", str(out / "run.json"), "--trace", str(out / "run.trace.json.gz")]) == 0
     return out
 
 

@@ -185,7 +185,7 @@ def _wait_for(path: Path, size: int) -> None:
 
 
 def _train_words() -> tuple[str, ...]:
-    return ("prog.s", "--device", "d.sas", "--train", "drawn-flowers", "--epochs", "2", "--limit", "60")
+    return ("prog.s", "--image", "d.sas", "--train", "drawn-flowers", "--epochs", "2", "--limit", "60")
 
 
 @pytest.fixture(scope="module")
@@ -204,16 +204,16 @@ def test_sigkill_and_ctrl_c(scene: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     process.kill()
     process.communicate()
     size = (scene / "d.sas").stat().st_size
-    process = _start(scene, "prog.s", "--device", "d.sas", "--resume")
+    process = _start(scene, "prog.s", "--image", "d.sas", "--resume")
     _wait_for(scene / "d.sas", size + 2000)
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 130, said
     assert "saved in d.sas" in said
-    assert "sasrun prog.s --device d.sas --resume" in said
+    assert "sasrun prog.s --image d.sas --resume" in said
     monkeypatch.chdir(scene)
     common = ["--engine", "fused", "--threads", "1"]
-    assert invoke(sasrun.app, ["prog.s", "--device", "d.sas", "--resume", *common]) == 0
+    assert invoke(sasrun.app, ["prog.s", "--image", "d.sas", "--resume", *common]) == 0
     killed = (scene / "d.sas").read_bytes()
     (scene / "d.sas").unlink()
     assert invoke(sasrun.app, [*_train_words(), *common]) == 0

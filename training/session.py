@@ -295,7 +295,7 @@ class Session:
             self._line(f"broken off in {where}; nothing is saved")
             return
         o = self.options
-        words = ["sasrun", *([str(o.program)] if isinstance(o.program, Path) else []), "--device", str(saved), "--resume"]
+        words = ["sasrun", *([str(o.program)] if isinstance(o.program, Path) else []), "--image", str(saved), "--resume"]
         words += [] if o.engine == SessionOptions.engine else ["--engine", o.engine]
         self._line(f"broken off in {where}; saved in {saved}. To go on: {shlex.join(words)}")
 

@@ -57,7 +57,7 @@ class Begun:
             return Begun(image.pending.task, **{**setup, "recipe": Recipe.model_validate(setup["recipe"])})
         except (TypeError, ValueError, KeyError) as exc:
             raise SasError(
-                f"the unfinished training is damaged: {exc}", where=where, hint="sasrun tasks IMAGE --remove TASK"
+                f"the unfinished training is damaged: {exc}", where=where, hint="sasc image forget IMAGE TASK"
             ) from None
 
     def json(self) -> dict[str, Any]:
@@ -145,7 +145,7 @@ class SessionImage:
             raise SasError(
                 f"the training of task {pending.task!r} on this device is not finished",
                 where=str(self.path),
-                hint="--resume goes on with it; `sasrun tasks IMAGE --remove TASK` gives it up",
+                hint="--resume goes on with it; `sasc image forget IMAGE TASK` gives it up",
             )
         return None
 

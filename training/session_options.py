@@ -58,7 +58,7 @@ def check_options(o: SessionOptions) -> None:
         raise SasError(f"no split {o.split!r}", hint=near(o.split, ("train", "val", "test")) or "train, val or test")
     if o.image is None and (o.resume or o.task):
         option = "--resume" if o.resume else "--task"
-        raise SasError(f"{option} needs a device image", hint="--device d.sas")
+        raise SasError(f"{option} needs a device image", hint="--image d.sas")
     if o.resume and o.inputs:
         raise SasError("--resume goes on with a training; --input has no place in it", hint="classify when it is done")
     make_recipe(o)

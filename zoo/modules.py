@@ -24,6 +24,10 @@ _OFF = 2.0**-20
 """Factor that all but switches a module off, exactly."""
 
 
+HEAD_INITS = ("random", "zero")
+MODULE_SCALES = ("tensor", "channel")
+
+
 @dataclass(frozen=True)
 class LearnerOptions:
     """Weights and ranges of what is trained.
@@ -53,10 +57,9 @@ class LearnerOptions:
             ("logit_exponent", -12, 8),
         )
         check_limits(self, limits)
-        if self.head_init not in ("random", "zero"):
-            raise SasError(f"head_init '{self.head_init}' is unknown", hint="random or zero")
-        if self.module_scales not in ("tensor", "channel"):
-            raise SasError(f"module_scales '{self.module_scales}' is unknown", hint="tensor or channel")
+        for name, known in (("head_init", HEAD_INITS), ("module_scales", MODULE_SCALES)):
+            if getattr(self, name) not in known:
+                raise SasError(f"{name} '{getattr(self, name)}' is unknown", hint=" or ".join(known))
 
 
 def check_limits(options: Any, limits: Sequence[tuple[str, float, float]]) -> None:

@@ -62,6 +62,7 @@ from sasimc.zoo.weights import (
 __all__ = [
     "DEFAULT_MODULES",
     "MODELS",
+    "PADDINGS",
     "RepSpec",
     "ZooOptions",
     "build",
@@ -86,6 +87,8 @@ MODELS: Mapping[str, str] = {
     "mobilenetv2-repnet": "MobileNet-V2 with Rep-Net modules, trainable on the device",
     "mobilenetv2": "MobileNet-V2 alone; with --classes its classifier is trainable",
 }
+
+PADDINGS = ("tf", "symmetric")
 
 _DEFAULT_MODEL = "mobilenetv2_repnet_035_96.onnx"
 
@@ -120,8 +123,8 @@ class ZooOptions(LearnerOptions):
         check_limits(self, (("resolution", 32, 2048), ("calibration_images", 1, 100_000)))
         if self.classes is not None and not 2 <= self.classes <= 65536:
             raise SasError(f"classes is {self.classes}, a classifier needs 2 to 65536")
-        if self.padding not in (None, "tf", "symmetric"):
-            raise SasError(f"padding '{self.padding}' is unknown", hint="tf or symmetric")
+        if self.padding not in (None, *PADDINGS):
+            raise SasError(f"padding '{self.padding}' is unknown", hint=" or ".join(PADDINGS))
         if self.resize is not None and self.resize < self.resolution:
             raise SasError(f"resize {self.resize} is smaller than the crop of {self.resolution}")
         if self.classes is not None and self.labels and len(self.labels) != self.classes:

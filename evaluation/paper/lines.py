@@ -273,7 +273,7 @@ def figure_11b_lines() -> Iterator[Line]:
 
 
 NOT_HERE = (
-    Line("not in this table", "table I", None, None, "1", "", "section VI-A", reason="accuracies; `sasrun table1` runs the configurations"),
+    Line("not in this table", "table I", None, None, "1", "", "section VI-A", reason="accuracies; `sasc paper table1` runs the configurations"),
     Line("not in this table", "figure 8a", None, None, "1", "", "section VI-B", reason="a micrograph of the fabricated device"),
     Line("not in this table", "256 x 256 sub-array", None, None, "1", "", "section VI-B",
          reason="circuit-level simulation in a process kit that cannot be had; the system of the paper, and ours, has 64 x 512"),

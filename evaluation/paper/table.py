@@ -19,7 +19,7 @@ from sasimc.evaluation.paper.lines import (
     table_4_lines,
 )
 from sasimc.evaluation.paper.network import Network
-from sasimc.evaluation.text import Table
+from sasimc.evaluation.table import Table
 
 __all__ = ["device_lines", "our_row", "paper_lines", "paper_tables", "peer_table"]
 

@@ -156,7 +156,7 @@ def read_frames(data: bytes, where: str) -> list[Frame]:
     if not data.startswith(MAGIC):
         if MAGIC.startswith(data[: len(MAGIC)]):
             raise SasError("the device image is cut off", where=where, hint="copy it again, or begin a new one")
-        raise SasError("this is no device image", where=where, hint="--device names a file that sasrun makes")
+        raise SasError("this is no device image", where=where, hint="--image names a file that sasrun makes")
     size = _FILE.size + _CRC.size
     if len(data) < size:
         raise SasError("the device image is cut off", where=where, hint="copy it again, or begin a new one")

@@ -172,12 +172,12 @@ class DeviceImage:
         if self.identity.backbone != mine.backbone:
             raise SasError(
                 "the device image belongs to a program with another backbone", where=where,
-                hint="its tasks would see other features; use the program it was begun with, or another --device",
+                hint="its tasks would see other features; use the program it was begun with, or another --image",
             )  # fmt: skip
         if self.identity.program != mine.program:
             raise SasError(
                 "the device image belongs to another compilation of this network", where=where,
-                hint="use the program it was begun with (compile with the same options), or another --device",
+                hint="use the program it was begun with (compile with the same options), or another --image",
             )  # fmt: skip
 
     @staticmethod

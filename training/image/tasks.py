@@ -83,7 +83,7 @@ class TaskStore:
             raise SasError(f"{name!r} is no name for a task", hint="letters, digits, '_', '.', '+' and '-', up to 64")
         if name in self.tasks:
             raise SasError(
-                f"the device has a task {name!r} already", hint="choose another --task, or `sasrun tasks IMAGE --remove`"
+                f"the device has a task {name!r} already", hint="choose another --task, or `sasc image forget IMAGE TASK`"
             )
         if len(self.tasks) >= MAX_TASKS:
             raise SasError(f"the device has {MAX_TASKS} tasks, more are not kept", hint="remove some")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from typing import Any
 
-import typer
+import click
 
 from sasimc.cli import sasc, sasrun
+from sasimc.cli.common import Group
+from sasimc.cli.help import sections_of
 
 __all__ = ["manual"]
 
@@ -23,37 +24,29 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|").replace("[", "\\[")
 
 
-def _table(title: str, parameters: list[Any], context: typer.Context) -> Iterator[str]:
-    records = [r for p in parameters if not getattr(p, "hidden", False) if (r := p.get_help_record(context))]
-    if not records:
-        return
-    yield from (f"| {title} | meaning |", "|---|---|")
-    for names, meaning in records:
-        yield f"| `{' '.join(names.split())}` | {_cell(meaning)} |"
-    yield ""
-
-
-def _command(name: str, command: Any, level: int) -> Iterator[str]:
+def _command(name: str, command: click.Command, level: int) -> Iterator[str]:
     yield f"{'#' * level} {name}"
     yield ""
+    context = click.Context(command, info_name=name, **command.context_settings)
     if command.help:
         yield inspect.cleandoc(command.help.replace("\b", ""))
         yield ""
-    subcommands = getattr(command, "commands", None)
-    if subcommands is not None:
-        for sub in subcommands.values():
-            if not sub.hidden:
-                yield from _command(f"{name} {sub.name}", sub, min(level + 1, 4))
-        return
-    context = typer.Context(command, info_name=name)
-    yield from ("```text", " ".join([name, *command.collect_usage_pieces(context)]), "```", "")
-    yield from _table("argument", [p for p in command.params if p.param_type_name == "argument"], context)
-    yield from _table("option", [p for p in command.params if p.param_type_name != "argument"], context)
+    if not isinstance(command, Group) or command.invoke_without_command:
+        yield from ("```text", " ".join([name, *command.collect_usage_pieces(context)]), "```", "")
+        for title, records in sections_of(command.params, context):
+            yield from (f"| {title} | |", "|---|---|")
+            yield from (f"| `{' '.join(names.split())}` | {_cell(meaning)} |" for names, meaning in records)
+            yield ""
+    if isinstance(command, Group):
+        for sub in command.list_commands(context):
+            found = command.get_command(context, sub)
+            assert found is not None
+            yield from _command(f"{name} {sub}", found, min(level + 1, 4))
 
 
 def manual() -> str:
     """The whole page."""
     lines = [_INTRODUCTION]
     for name, app in (("sasc", sasc.app), ("sasrun", sasrun.app)):
-        lines += _command(name, typer.main.get_command(app), 2)
+        lines += _command(name, app, 2)
     return "\n".join(lines) + "\n"

@@ -2,106 +2,109 @@
 
 from __future__ import annotations
 
-import importlib
 import platform
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Any
 
-import typer
+from sasimc.cli import options
+from sasimc.cli.common import command, console, require_suffix, require_writable, run_app, write_json
+from sasimc.cli.options import AtLeast, Choice, File, argument, option
+from sasimc.cli.progress import progress
+from sasimc.cli.tables import say
 
-from sasimc.cli.common import console, require_writable, run_app, write_json
-from sasimc.cli.sasrun_data import app as data_app
-from sasimc.isa.errors import SasError
-
-__all__ = ["COMMANDS", "app", "data_app", "dispatch", "main"]
-
-_PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
-
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-
-COMMANDS: Final[Mapping[str, str]] = {
-    "data": "sasimc.cli.sasrun_data",
-    "table1": "sasimc.cli.sasrun_table1",
-    "tasks": "sasimc.cli.sasrun_tasks",
-}
-"""Sub-command -> module whose ``app`` it is, imported when it is used; everything else is ``sasrun [PROGRAM]``."""
+__all__ = ["app", "main"]
 
 
-@app.command()
-def run(
-    program: Annotated[
-        Path | None, typer.Argument(help="Program (.s or .bin); default: the embedded small network, compiled now")
-    ] = None,
-    input: Annotated[list[Path] | None, typer.Option("--input", help="Image to classify (may be given more than once)")] = None,
-    train: Annotated[str | None, typer.Option(help="Data set to train on: a name (see `sasrun data`) or a path")] = None,
-    evaluate: Annotated[str | None, typer.Option("--eval", help="Data set to evaluate on (its test split)")] = None,
-    data: Annotated[Path | None, typer.Option(help="Folder of data sets; default: SASIMC_DATA")] = None,
-    engine: Annotated[str, typer.Option(help="bitserial, fused or step")] = "bitserial",
-    threads: Annotated[int | None, typer.Option(help="Worker threads; default: all cores")] = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option(help="Recipe of the training: a TOML file or a shipped one's name; the options below override it"),
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Epochs of training (10)")] = None,
-    batch: Annotated[int | None, typer.Option(help="Images a step, up to what the program was compiled for (as many)")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of image order and augmentation (0)")] = None,
-    patience: Annotated[
-        int | None, typer.Option(help="Stop after this many epochs without a better validation accuracy (0: never)")
-    ] = None,
-    head_exponent: Annotated[
-        str | None, typer.Option(help="Update magnitude of the classifier, FIRST:LAST[:cosine] (4:0)")
-    ] = None,
-    module_exponent: Annotated[
-        str | None, typer.Option(help="Update magnitude of the modules, FIRST:LAST[:cosine] (2:-2)")
-    ] = None,
-    augment: Annotated[
-        bool | None, typer.Option("--augment/--no-augment", help="Random crops and flips in training (as the recipe says)")
-    ] = None,
-    freeze: Annotated[str, typer.Option(help="Trainable layers that stay as they are: patterns, comma-separated")] = "",
-    device: Annotated[
-        Path | None, typer.Option(help="Device image (.sas): weights, wear and tasks are kept in it (docs/tasks.md)")
-    ] = None,
-    task: Annotated[
-        str | None, typer.Option(help="Task of the device image to learn or use; default: the data set's name")
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the unfinished training in the device image")] = False,
-    split: Annotated[str, typer.Option(help="Split that --eval uses")] = "test",
-    limit: Annotated[int | None, typer.Option(help="Use at most this many images of a split")] = None,
-    save: Annotated[Path | None, typer.Option(help="Write the program with its trained weights (.s or .bin)")] = None,
-    cross_check: Annotated[
-        int, typer.Option(help="Replay every Nth image or step on another engine and stop at the first difference")
-    ] = 0,
-    bit_error_rate: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Bit errors of the arrays: a rate (write and read errors), or write=P,read=P,stuck=P,kind=compute|transposable; may be "
-            "given more than once (docs/device.md)"
-        ),
-    ] = None,
-    fault_seed: Annotated[int, typer.Option(help="Seed of the bit errors")] = 0,
-    report: Annotated[Path | None, typer.Option(help="Write the summary as JSON (docs/reports.md)")] = None,
-    trace: Annotated[
-        Path | None, typer.Option(help="Write a timeline for Perfetto (JSON; compressed when it ends in .gz; docs/report.md)")
-    ] = None,
-    trace_limit: Annotated[
-        int, typer.Option(help="Events that a timeline holds at most; what comes after is not in it")
-    ] = 500_000,
-    trace_lanes: Annotated[
-        str, typer.Option(help="What of the arrays has a lane: subarray, bank, group; auto: sub-arrays unless there are too many")
-    ] = "auto",
-    top: Annotated[int, typer.Option(help="Classes shown for --input")] = 5,
-    technology: Annotated[
-        str, typer.Option(help="Memory technology of the energies: sas, sot, stt, sram, or a .toml file")
-    ] = "sas",
-    interpretation: Annotated[str | None, typer.Option(help="Interpretation of the circuit figures (docs/energy.md)")] = None,
-) -> None:
+@command("sasrun")
+@argument("program", "Program (.s or .bin); default: the embedded small network, compiled now.", type=File(), required=False)
+@option("--input", "inputs", section="What to do", type=File(), multiple=True, help="Image to classify (may be repeated).")
+@option("--train", section="What to do", metavar="DATASET", help="Data set to train on: a name (`sasc data list`) or a path.")
+@option("--eval", "evaluate", section="What to do", metavar="DATASET", help="Data set to evaluate on.")
+@option("--save", section="What to do", type=File(), help="Write the program with its trained weights (.s or .bin).")
+@options.data_folder
+@option("--split", section="Data", type=Choice("sasimc.datasets.dataset:SPLITS"), default="test", help="Split that --eval uses.")
+@option("--limit", section="Data", type=AtLeast(1), help="Use at most this many images of a split.")
+@option("--top", section="Data", type=AtLeast(1), default=5, help="Classes shown for --input.")
+@option(
+    "--recipe", section="Training", type=Choice("sasimc.training.recipe:shipped_recipes", "FILE"), show_default="default",
+    help="Recipe of the training. The options below override it.",
+)  # fmt: skip
+@option("--epochs", section="Training", type=AtLeast(1), show_default="the recipe's", help="Epochs of training.")
+@option(
+    "--batch", section="Training", type=AtLeast(1), show_default="the recipe's", help="Batch size; maximum: the compiled batch."
+)
+@options.seed("Seed of image order and augmentation.", "Training", None, show_default="the recipe's")
+@option(
+    "--patience", section="Training", type=AtLeast(0), show_default="the recipe's",
+    help="Stop after this many epochs without a better validation accuracy; 0: never.",
+)  # fmt: skip
+@option(
+    "--head-exponent", section="Training", metavar="FIRST[:LAST[:cosine]]", show_default="the recipe's",
+    help="Update magnitude of the classifier, as an exponent of two.",
+)  # fmt: skip
+@option(
+    "--module-exponent", section="Training", metavar="FIRST[:LAST[:cosine]]", show_default="the recipe's",
+    help="Update magnitude of the modules, as an exponent of two.",
+)  # fmt: skip
+@option(
+    "--augment/--no-augment",
+    section="Training",
+    default=None,
+    show_default="the recipe's",
+    help="Random crops and flips in training.",
+)
+@option(
+    "--freeze",
+    section="Training",
+    metavar="PATTERNS",
+    default="",
+    help="Trainable layers that are not trained: patterns, comma-separated.",
+)
+@option("--image", section="Device", type=File(), help="Device image (.sas): weights, wear and tasks are kept in it.")
+@option(
+    "--task",
+    section="Device",
+    metavar="NAME",
+    show_default="the data set's name",
+    help="Task of the device image to learn or use.",
+)
+@option("--resume", section="Device", is_flag=True, help="Resume interrupted training.")
+@option(
+    "--bit-error-rate", section="Device", metavar="RATES", multiple=True,
+    help="Bit errors of the arrays: a rate (of write and read), or write=P,read=P,stuck=P,kind=compute|transposable (may be repeated).",
+)  # fmt: skip
+@option("--fault-seed", section="Device", type=AtLeast(0), default=0, help="Seed of the bit errors.")
+@options.engine("bitserial")
+@options.threads
+@option(
+    "--cross-check",
+    section="Execution",
+    type=AtLeast(0),
+    default=0,
+    help="Replay every Nth image or step on another engine; 0: none.",
+)
+@options.technology("sas")
+@options.interpretation
+@options.json_file("the summary")
+@option("--trace", section="Output", type=File(), help="Write a timeline for Perfetto; compressed when the name ends in .gz.")
+@option("--trace-limit", section="Output", type=int, default=500_000, help="Maximum number of events; later ones are dropped.")
+@option(
+    "--trace-lanes", section="Output", type=Choice("sasimc.profiling.lanes:LANE_KINDS"), default="auto",
+    help="What of the arrays has a lane. auto: sub-arrays, unless there are too many.",
+)  # fmt: skip
+def app(
+    program: Path | None, inputs: tuple[Path, ...], train: str | None, evaluate: str | None, save: Path | None, data: Path | None, split: str,
+    limit: int | None, top: int, recipe: str | None, epochs: int | None, batch: int | None, seed: int | None, patience: int | None,
+    head_exponent: str | None, module_exponent: str | None, augment: bool | None, freeze: str, image: Path | None, task: str | None,
+    resume: bool, bit_error_rate: tuple[str, ...], fault_seed: int, engine: str, threads: int | None, cross_check: int, technology: str,
+    interpretation: str | None, json_file: Path | None, trace: Path | None, trace_limit: int, trace_lanes: str,
+) -> None:  # fmt: skip
     """Run a compiled program: classify (--input), train (--train), evaluate (--eval). Without a task it trains on `flowers`.
 
-    `sasrun data` lists the data sets, says where each is looked for, and fetches them. `sasrun tasks` lists the tasks of a device image.
+    `sasc data list` lists the data sets, `sasc image show` the tasks of a device image.
     """
     from sasimc.costs import cost_of, price_list
     from sasimc.datasets.images import Augment
@@ -123,37 +126,36 @@ def run(
             changes[name] = Schedule.parse(text, f"--{name.replace('_', '-')}")
     if augment is not None:
         changes["augment"] = Augment(crop="random" if augment else "middle", flip=augment)
-    options = SessionOptions(
-        program=runnable, what=what, inputs=tuple(input or ()), train=train, evaluate=evaluate, data=data, engine=engine,
-        threads=threads, recipe=recipe, changes=changes, freeze=freeze, image=device, task=task, resume=resume, split=split,
+    what_to_do = SessionOptions(
+        program=runnable, what=what, inputs=inputs, train=train, evaluate=evaluate, data=data, engine=engine,
+        threads=threads, recipe=recipe, changes=changes, freeze=freeze, image=image, task=task, resume=resume, split=split,
         cross_check=cross_check, top=top,
     )  # fmt: skip
-    if save is not None and save.suffix not in (".s", ".bin"):
-        raise SasError(f"cannot tell the program's format from {save.name!r}", hint="end the name in .s or .bin")
-    require_writable(save, report, trace, device)
-    bit_errors = parse_bit_errors(bit_error_rate or (), fault_seed)
+    require_suffix(save, ".s", ".bin")
+    require_writable(save, json_file, trace, image)
+    bit_errors = parse_bit_errors(bit_error_rate, fault_seed)
     prices = price_list(technology, interpretation)
-    with closing(Session(options, console)) as session:
+    with closing(Session(what_to_do, console())) as session:
         session.device.inject(bit_errors, fresh=session.image is None)
         if bit_errors.active:
-            console.print(f"bit errors, rates: {bit_errors}; seed {fault_seed}", **_PLAIN)
+            say(f"bit errors, rates: {bit_errors}; seed {fault_seed}")
         with _traced(session.device, trace, trace_limit, trace_lanes, prices):
             made: dict[str, Any] = session.run()
         if faults := session.device.faults:
             made["bit_errors"] = faults.summary()
-            console.print(str(faults), **_PLAIN)
+            say(str(faults))
         rows = profile_rows(session.device.interpreter)
         cost = cost_of(session.device.interpreter, made, prices, rows)
         for line in cost_lines(cost):
-            console.print(line, **_PLAIN)
+            say(line)
         if save:
             session.save(save)
-            console.print(f"wrote {save}", **_PLAIN)
+            say(f"wrote {save}")
     made["wall_s"] = time.perf_counter() - start
     made["host"] = platform.machine()
-    if report:
+    if json_file:
         write_json(
-            report,
+            json_file,
             {
                 **made,
                 "technology": technology,
@@ -180,7 +182,7 @@ def _traced(device: Any, path: Path | None, limit: int, lanes: str, prices: Any)
     finally:
         tracer.write(path, {"technology": prices.technology.name, "interpretation of the circuit figures": prices.interpretation})
         cut = f"; the limit of {limit} was reached after {tracer.end:.0f} cycles, the rest is not in it" if tracer.full else ""
-        console.print(f"wrote {path}: {tracer.events} events{cut}", **_PLAIN)
+        say(f"wrote {path}: {tracer.events} events{cut}")
 
 
 def _embedded() -> Any:
@@ -188,21 +190,13 @@ def _embedded() -> Any:
     from sasimc.api import CompileOptions, compile_model
     from sasimc.zoo.zoo import default_model_path
 
-    with console.status("compiling the embedded model"):
+    with progress("compiling the embedded model"):
         return compile_model(default_model_path(), CompileOptions()).program
 
 
-def dispatch(args: Sequence[str]) -> tuple[typer.Typer, list[str], str]:
-    """The application that a command line (without the program's name) is for, its arguments, and its name in usage messages."""
-    module = COMMANDS.get(args[0], "") if args else ""
-    if not module:
-        return app, list(args), "sasrun"
-    return importlib.import_module(module).app, list(args[1:]), f"sasrun {args[0]}"
-
-
 def main() -> None:
-    """Entry point of the ``sasrun`` command: ``sasrun data ...`` (see ``COMMANDS``) or ``sasrun [PROGRAM] ...``."""
-    run_app(*dispatch(sys.argv[1:]))
+    """Entry point of the ``sasrun`` command."""
+    run_app(app)
 
 
 if __name__ == "__main__":

@@ -1,65 +1,66 @@
-"""``sasrun tasks``: what a device image holds."""
+"""``sasc image``: the tasks that a device image holds, and forgetting one."""
 
 from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
-from sasimc.cli.common import console, require_writable, write_json
+from sasimc.cli import options
+from sasimc.cli.common import Group, command, require_writable, write_json
+from sasimc.cli.options import File, argument
+from sasimc.cli.tables import say
 from sasimc.isa.errors import SasError, near
 
-__all__ = ["app"]
+__all__ = ["forget", "image", "show"]
 
-_PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
+image = Group(
+    "image",
+    {"Commands": {"show": "sasimc.cli.image:show", "forget": "sasimc.cli.image:forget"}},
+    help="Show what a device image holds, and forget a task.",
+)
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+_image = argument("image", "Device image (.sas), made by `sasrun PROGRAM --image IMAGE`.", type=File())
 
 
-@app.command()
-def tasks(
-    image: Annotated[Path, typer.Argument(help="Device image (.sas), made by `sasrun PROGRAM --device IMAGE`")],
-    remove: Annotated[str | None, typer.Option(help="Forget this task (also one that is being learned)")] = None,
-    report: Annotated[Path | None, typer.Option("--report", "--json", help="Write the list as JSON (docs/tasks.md)")] = None,
-) -> None:
-    """List the tasks of a device image: classes, accuracy when learned, sub-arrays, writes; and the wear of the device."""
-    require_writable(report)
-    if remove is not None:
-        _remove(image, remove)
+@command("show")
+@_image
+@options.json_file("the list")
+def show(image: Path, json_file: Path | None) -> None:
+    """List the tasks of a device image and the wear of the device."""
+    require_writable(json_file)
     made = _listed(image)
     for row in made["tasks"]:
         for line in _lines(row):
-            console.print(line, **_PLAIN)
+            say(line)
     if not made["tasks"]:
-        console.print("no tasks", **_PLAIN)
-    if made["unfinished"]:
-        u = made["unfinished"]
-        console.print(
-            f"task {u['task']} is being learned: epoch {u['epoch'] + 1}, {u['steps']} steps done; --resume goes on", **_PLAIN
-        )
+        say("no tasks")
+    if u := made["unfinished"]:
+        say(f"task {u['task']} is being learned: epoch {u['epoch'] + 1}, {u['steps']} steps done; --resume continues")
     w = made["wear"]
-    console.print(
+    say(
         f"device {made['machine']}: {w['writes']} row writes in all; most written row {w['worst']} times (sub-array {w['worst_row'][0]}, "
-        f"word line {w['worst_row'][1]}), mean {w['mean']:.3g} over {w['rows']} rows",
-        **_PLAIN,
+        f"word line {w['worst_row'][1]}), mean {w['mean']:.3g} over {w['rows']} rows"
     )
-    if report:
-        write_json(report, made)
+    if json_file:
+        write_json(json_file, made)
 
 
-def _remove(path: Path, name: str) -> None:
+@command("forget")
+@_image
+@argument("task", "Task to forget, learned or still being learned.")
+def forget(image: Path, task: str) -> None:
+    """Remove a task from a device image."""
     from sasimc.training.image.image import DeviceImage
 
-    with closing(DeviceImage.change(path)) as image:
-        if name not in image.tasks:
-            known = tuple(image.tasks)
-            raise SasError(f"the device has no task {name!r}", hint=near(name, known) or f"it has: {', '.join(known) or 'none'}")
-        image.remove(name)
-        image.save()
-    console.print(f"removed {name}", **_PLAIN)
+    with closing(DeviceImage.change(image)) as opened:
+        if task not in opened.tasks:
+            known = tuple(opened.tasks)
+            raise SasError(f"the device has no task {task!r}", hint=near(task, known) or f"it has: {', '.join(known) or 'none'}")
+        opened.remove(task)
+        opened.save()
+    say(f"removed {task}")
 
 
 def _listed(path: Path) -> dict[str, Any]:

@@ -1,0 +1,178 @@
+"""``sasc check`` and ``sasc compile``: what of a model maps where, and its program."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sasimc.cli import options
+from sasimc.cli.common import EXIT_ERROR, command, require_suffix, require_writable, write_json
+from sasimc.cli.options import File, argument, declared, option
+from sasimc.cli.progress import progress
+from sasimc.cli.tables import print_tables, say
+from sasimc.options import CompileOptions
+
+if TYPE_CHECKING:
+    from sasimc.backend.compile import Compiled
+    from sasimc.evaluation.table import Table
+
+__all__ = ["check", "compile_command"]
+
+
+@command("check")
+@argument("model", "ONNX file.", type=File())
+@options.machine
+@declared(CompileOptions, "trainable", "Training", "PATTERN")
+@declared(CompileOptions, "batch", "Training")
+@declared(CompileOptions, "backprop", "Training")
+@options.json_file("mapping and findings")
+def check(model: Path, json_file: Path | None, **given: Any) -> int:
+    """Show the mapping, and every unsupported operator with its reason."""
+    from sasimc.api import compile_model
+    from sasimc.frontend.check import check_model
+    from sasimc.frontend.load import load_model
+
+    require_writable(json_file)
+    with progress("checking") as show:
+        report = check_model(load_model(model), given["trainable"])
+        compiled = (
+            compile_model(model, CompileOptions(**given), progress=lambda what: show(f"compiling: {what}")) if report.ok else None
+        )
+    for line in str(report).splitlines():
+        say(line)
+    made: dict[str, Any] = {"model": str(model), "ok": report.ok, "findings": str(report).splitlines()}
+    if compiled is not None:
+        made.update(_mapping(compiled))
+    if json_file:
+        write_json(json_file, made)
+    return 0 if report.ok else EXIT_ERROR
+
+
+def _mapping(compiled: Compiled) -> dict[str, Any]:
+    """Print which layer is mapped where; returns it."""
+    from sasimc.evaluation.table import Table
+
+    m, place = compiled.program.machine, compiled.placement
+    layers: list[dict[str, Any]] = []
+    for parts in place.layers.values():
+        standing = [(part, matrix) for part, m in parts for matrix in (m, place.twins.get(part.name)) if matrix is not None]
+        for part, matrix in standing:
+            subarrays = sorted({t.subarray for t in matrix.tiles})
+            layers.append({
+                "layer": matrix.name, "kind": part.kind, "trainable": part.trainable, "array": matrix.array, "weights": [matrix.k, matrix.n],
+                "tiles": len(matrix.tiles) // matrix.copies, "copies": matrix.copies, "subarrays": len(subarrays),
+                "groups": sorted({m.group_of(s) for s in subarrays}),
+            })  # fmt: skip
+    rows = [
+        (row["layer"], row["kind"] + " trainable" * row["trainable"], row["array"], "{}x{}".format(*row["weights"]), str(row["tiles"]),
+         str(row["copies"]), str(row["subarrays"]), _ranges(row["groups"]))
+        for row in layers
+    ]  # fmt: skip
+    print_tables(Table("", ("layer", "kind", "array", "weights", "tiles", "copies", "sub-arrays", "groups"), rows, (0, 1, 2, 7)))
+    hosted = sorted(v for v, home in compiled.plan.home.items() if home == "host")
+    say(
+        f"{place.used} of {m.subarrays} sub-arrays ({place.transposable_subarrays} transposable), buffer peak "
+        f"{compiled.buffer_peak_bytes} of {m.buffer.bytes} bytes"
+    )
+    say(f"kept in host memory: {', '.join(hosted)}")
+    return {
+        "layers": layers, "subarrays_used": place.used, "subarrays_transposable": place.transposable_subarrays, "subarrays_total": m.subarrays,
+        "buffer_peak_bytes": compiled.buffer_peak_bytes, "buffer_bytes": m.buffer.bytes, "kept_on_host": hosted,
+    }  # fmt: skip
+
+
+def _ranges(numbers: list[int]) -> str:
+    """``3-5,9`` for [3, 4, 5, 9]."""
+    out: list[str] = []
+    for n in numbers:
+        if out and int(out[-1].split("-")[-1]) == n - 1:
+            out[-1] = f"{out[-1].split('-')[0]}-{n}"
+        else:
+            out.append(str(n))
+    return ",".join(out)
+
+
+@command("compile")
+@argument("model", "ONNX file; default: the embedded small MobileNet-V2 + Rep-Net.", type=File(), required=False)
+@option("-o", "--output", section="Output", type=File(), default="prog.s", help="Program to write: .s (text) or .bin.")
+@options.json_file("the summary")
+@option("--explain", section="Output", is_flag=True, help="Print tiles, copies, cycles, bound and what binds for every layer.")
+@declared(CompileOptions, "print_ir_after", "Output", "PASS")
+@options.machine
+@declared(CompileOptions, "trainable", "Training", "PATTERN")
+@declared(CompileOptions, "inference_only", "Training")
+@declared(CompileOptions, "batch", "Training")
+@declared(CompileOptions, "eps", "Training")
+@declared(CompileOptions, "backprop", "Training")
+@declared(CompileOptions, "backprop_through", "Training", "PATTERN")
+@declared(CompileOptions, "update", "Training")
+@declared(CompileOptions, "round_errors", "Training")
+@declared(CompileOptions, "gradient_power", "Training")
+@declared(CompileOptions, "gradient_range", "Training")
+def compile_command(model: Path | None, output: Path, json_file: Path | None, explain: bool, **given: Any) -> None:
+    """Compile an ONNX file to a program.
+
+    A text program (.s) has its weights in a file beside it."""
+    start = time.perf_counter()
+    from sasimc.api import compile_model, compile_report
+    from sasimc.isa.files import save_program
+    from sasimc.zoo.zoo import default_model_path
+
+    require_suffix(output, ".s", ".bin")
+    require_writable(output, json_file)
+    with progress("compiling") as show:
+        compiled = compile_model(
+            model or default_model_path(), CompileOptions(**given), progress=lambda what: show(f"compiling: {what}"), sink=print
+        )  # fmt: skip
+        show("writing")
+        compiled = replace(compiled, program=save_program(compiled.program, output))
+    made = compile_report(compiled, time.perf_counter() - start)
+    if json_file:
+        write_json(json_file, made)
+    if explain:
+        print_tables(*_explained(made))
+        say()
+    _summary(output, made)
+
+
+def _summary(output: Path, made: dict[str, Any]) -> None:
+    say(f"{output}: {made['instructions']} instructions, {made['encoded_bytes']} bytes encoded")
+    say(
+        f"sub-arrays {made['subarrays_used']} of {made['subarrays_total']} ({made['subarrays_transposable']} transposable, "
+        f"{made['subarrays_scratch']} scratch), buffer peak {made['buffer_peak_bytes']} of {made['buffer_bytes']} bytes"
+    )
+    clock = made["clock_hz"]
+    for entry, cycles in made["cycles"].items():
+        say(f"{entry}: {cycles} cycles = {1e3 * cycles / clock:.3g} ms at {clock / 1e6:g} MHz")
+    ratio = made["cycles"]["infer"] / made["bound_cycles"] if made["bound_cycles"] else float("nan")
+    say(f"bound of infer: {made['bound_cycles']} cycles (x {ratio:.2f})")
+    mapping = made["mapping"]
+    gap = "" if mapping["gap"] is None else f"; mapping lower bound: {mapping['limit']:.0f} cycles (gap {mapping['gap']:.2%})"
+    say(f"mapping: products of {mapping['cycles']:.0f} cycles a sample{gap}")
+    say(f"compiled in {made['wall_s']:.2f} s")
+
+
+def _explained(made: dict[str, Any]) -> list[Table]:
+    """The tables of ``--explain``: layers, and the phases of a training step with the machine fields that would change them."""
+    from sasimc.evaluation.table import Table
+
+    layers = [
+        (row["layer"], row["kind"], str(row["tiles"]), str(row["copies"]), str(row["side"]), str(row["subarrays"]), f"{row['cycles']:.0f}",
+         f"{row['bound']:.0f}", f"{row['ratio']:.2f}" if row["ratio"] else "", row["binds"])
+        for row in made["layers"]
+    ]  # fmt: skip
+    names = ("layer", "kind", "tiles", "copies", "side by side", "sub-arrays", "cycles", "bound", "ratio", "binds")
+    tables = [Table("", names, layers, (0, 1, 9))]
+    if phases := made.get("training"):
+        units = [u for u in phases[0]["units"] if any(row["units"].get(u) for row in phases)]
+        rows = [
+            (r["phase"], str(r["cycles"]), *(str(r["units"].get(u, 0)) for u in units), r["binds"], ", ".join(r["fields"]))
+            for r in phases
+        ]
+        columns = ("phase", "cycles", *units, "binds", "machine fields")
+        tables.append(
+            Table("train_step: cycles, and busy cycles of each unit", columns, rows, (0, len(columns) - 2, len(columns) - 1))
+        )
+    return tables

@@ -1,0 +1,128 @@
+"""``sasc mtj``: figures of the magnetic tunnel junction beside the paper's."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from sasimc.cli import options
+from sasimc.cli.common import command, require_package, require_suffix, require_writable, write_json
+from sasimc.cli.options import AtLeast, File, option
+from sasimc.cli.progress import counted, progress
+from sasimc.cli.tables import print_tables, say
+from sasimc.isa.errors import SasError
+
+__all__ = ["mtj"]
+
+MOST_WRITES = 10_000_000
+
+
+@command("mtj")
+@options.technology("sas", section="Junction", what="Technology with free layers.")
+@option("--stack", section="Junction", metavar="NAME", show_default="the technology's", help="Free layer: z, x, prototype, ...")
+@option("--writes", section="Simulation", type=AtLeast(1), default=10_000, help="Simulated writes of each method.")
+@option(
+    "--sweep", section="Simulation", type=AtLeast(0), default=0,
+    help="Also simulate this many writes at each of six values of every current and time; 0: none.",
+)  # fmt: skip
+@options.seed("Seed of data, thermal field and variation.", "Simulation")
+@options.threads
+@options.json_file()
+@option("--plot", section="Output", type=File(), help="Draw trajectories, loop, margins and the sweep to .png, .svg or .pdf.")
+def mtj(
+    technology: str,
+    stack: str | None,
+    writes: int,
+    sweep: int,
+    seed: int,
+    threads: int,
+    json_file: Path | None,
+    plot: Path | None,
+) -> None:
+    """Simulate writing, retaining and reading of a junction.
+
+    A magnetic tunnel junction on its heavy-metal line.
+
+    Integrates the Landau-Lifshitz-Gilbert equation with a thermal field. Writes random bits as SAS (SOT pulse, then STT currents), with STT
+    alone and with SOT alone, and prints energy, latency, error rates, retention, the resistance loop and the read margin beside the paper's.
+    """
+    if max(writes, sweep) > MOST_WRITES:
+        raise SasError(f"at most {MOST_WRITES} writes are simulated at once", hint="other seeds (--seed) give other writes")
+    if plot is not None:
+        require_suffix(plot, ".png", ".svg", ".pdf")
+        require_package("matplotlib", "--plot", "plots")
+    require_writable(json_file, plot)
+    from sasimc.evaluation.device.figures import device_report, write_sweeps
+    from sasimc.evaluation.quantity import format_si
+    from sasimc.evaluation.table import Table
+    from sasimc.evaluation.technologies.load import load_technology
+    from sasimc.isa.files import write_atomically
+
+    found, workers = load_technology(technology), threads or os.cpu_count() or 1
+    with progress("loading the simulator") as show:
+        watch = counted(lambda text: show(f"simulating {text}"))
+        report = device_report(found, stack, writes=writes, seed=seed, threads=workers, watch=watch)
+        sweeps = write_sweeps(found, stack, writes=sweep, seed=seed, threads=workers, watch=watch) if sweep else []
+        picture = None
+        if plot is not None:
+            from sasimc.evaluation.device.plots import plot_device
+
+            show("drawing")
+            picture = plot_device(report, sweeps, plot.suffix)
+    say(f"technology {report.technology}, stack {report.stack_name}: {report.stack.description}")
+    rows = [
+        (f.name, str(f), "" if f.paper is None else str(f.paper), "" if f.ratio is None else f"{f.ratio:.3g}", f.how)
+        for f in report.figures
+    ]
+    print_tables(Table("", ("figure", "ours", "paper", "ratio", "how"), rows, (0, 1, 2, 3, 4)))
+    if sweeps:
+        say("\nwrite error rate against the value over the pulse's own")
+        for s in sweeps:
+            cells = (f"{format_si(v, s.unit)}: {o.error_rate:.2g}" for v, o in zip(s.values, s.outcomes, strict=True))
+            say(f"  {s.method} {s.field}: {', '.join(cells)}")
+    say(f"\nfor runs: sasrun --bit-error-rate {report.bit_error_rate}\n")
+    assumed = [(name, str(q), q.source) for name, q in report.assumptions.items()]
+    print_tables(Table("assumptions (change them in the technology file)", ("", "value", "source"), assumed, (0, 1, 2)))
+    if json_file:
+        write_json(json_file, _as_json(report, sweeps, seed, writes))
+        say(f"wrote {json_file}")
+    if plot is not None and picture is not None:
+        write_atomically(plot, picture)
+        say(f"wrote {plot}")
+
+
+def _as_json(report: Any, sweeps: list[Any], seed: int, writes: int) -> dict[str, Any]:
+    def kept(q: Any) -> dict[str, Any]:
+        return {"value": q.value, "unit": q.unit, "kind": q.kind, "source": q.source}
+
+    def outcome(o: Any) -> dict[str, Any]:
+        return {
+            "bits": o.bits, "errors": o.errors, "error_rate": o.error_rate, "energy_J_per_bit": o.energy, "line_energy_J_per_bit": o.sot_energy,
+            "junction_energy_J_per_bit": o.stt_energy, "latency_s": o.write.latency,
+        }  # fmt: skip
+
+    return {
+        "technology": report.technology,
+        "stack": report.stack_name,
+        "seed": seed,
+        "writes": writes,
+        "figures": report.rows(),
+        "bit_error_rate": report.bit_error_rate,
+        "writes_by_method": {method: outcome(o) for method, o in report.outcomes.items()},
+        "trajectories": {
+            method: {"times": o.result.times.tolist(), "m": o.result.path[:4].tolist()} for method, o in report.outcomes.items()
+        },
+        "loop": {k: getattr(report.loop, k).tolist() for k in ("field", "up", "down")},
+        "sweeps": [
+            {
+                "method": s.method,
+                "field": s.field,
+                "unit": s.unit,
+                "values": s.values,
+                "outcomes": [outcome(o) for o in s.outcomes],
+            }
+            for s in sweeps
+        ],
+        "assumptions": {name: kept(q) for name, q in report.assumptions.items()},
+    }

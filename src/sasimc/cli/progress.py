@@ -1,0 +1,39 @@
+"""What a command is doing, on standard error: a line that changes on a terminal; elsewhere plain lines, from the third second on."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+__all__ = ["counted", "progress"]
+
+EVERY_S: Final = 2.0
+"""A plain line at most this often; what takes less says nothing."""
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[str], None]]:
+    """Show ``what`` is being done until the block ends; call the result with what is being done now."""
+    if sys.stderr.isatty():
+        from rich.console import Console
+
+        with Console(stderr=True).status(what) as status:
+            yield lambda text: status.update(text)
+        return
+    said = time.monotonic()
+
+    def show(text: str) -> None:
+        nonlocal said
+        if time.monotonic() - said >= EVERY_S:
+            print(text, file=sys.stderr, flush=True)
+            said = time.monotonic()
+
+    yield show
+
+
+def counted(show: Callable[[str], None]) -> Callable[[str, int, int], None]:
+    """For what calls back with ``(what, done, total)``."""
+    return lambda what, done, total: show(f"{what} ({done + 1} of {total})")

@@ -1,0 +1,188 @@
+"""``sasc paper table1``: the four configurations of the paper's table I on any data sets."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sasimc.cli import options
+from sasimc.cli.common import command, require_writable, write_json
+from sasimc.cli.options import AtLeast, Choice, Folder, option
+from sasimc.cli.tables import say
+from sasimc.isa.errors import SasError
+
+__all__ = ["compiler", "table1"]
+
+_PLAIN_EVERY_S = 20.0
+
+
+class _Configurations(click.ParamType):
+    """``1,2,4``: rows of table I."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        parts = dict.fromkeys(part.strip() for part in value.split(","))
+        if not all(part in ("1", "2", "3", "4") for part in parts):
+            self.fail(f"{value!r}: numbers from 1 to 4, separated by commas", param, ctx)
+        return tuple(map(int, parts))
+
+
+def compiler(engine: str, threads: int | None) -> Any:
+    """What turns an ONNX file and a recipe into a device."""
+    from sasimc.api import CompileOptions, compile_model
+    from sasimc.runtime.device import Device
+    from sasimc.training.recipe import Recipe
+
+    def compiled(model: Path, recipe: Recipe) -> Device:
+        options = CompileOptions(batch=recipe.batch, **asdict(recipe.compile))
+        return Device(compile_model(model, options).program, engine, threads)
+
+    return compiled
+
+
+class _Shown:
+    """Progress of a cell on standard error: one changing line on a terminal, a plain line now and then elsewhere."""
+
+    def __init__(self, head: str) -> None:
+        self.head, self._said = head, time.perf_counter()
+
+    def __call__(self, p: Any) -> None:
+        now, live = time.perf_counter(), sys.stderr.isatty()
+        if not live and now - self._said < _PLAIN_EVERY_S:
+            return
+        loss = f", loss {p.loss:.3f}" if p.loss is not None else ""
+        top1 = f", top-1 {p.top1:.1f} %" if p.top1 is not None else ""
+        text = f"{self.head}: {p.what}, {p.done}/{p.total} images{loss}{top1}"
+        print(f"\r{text}\x1b[K" if live else text, end="" if live else "\n", file=sys.stderr, flush=True)
+        self._said = now
+
+    def end(self) -> None:
+        """Leave an empty line for what is said next."""
+        if sys.stderr.isatty():
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+@command("table1")
+@option(
+    "--datasets",
+    section="Data",
+    metavar="NAMES",
+    required=True,
+    help="Data sets, comma-separated: names (`sasc data list`) or paths.",
+)
+@options.data_folder
+@option("--limit", section="Data", type=AtLeast(1), help="Use at most this many images of a split.")
+@option(
+    "--hold-back", section="Data", type=click.FloatRange(0, 0.5), show_default="the recipe's",
+    help="Share of train and val together that is held back for validation.",
+)  # fmt: skip
+@option(
+    "--split", section="Data", type=Choice(("test", "val")), default="test",
+    help="Images that accuracy is measured on. val is for tuning: the test images are never read.",
+)  # fmt: skip
+@option(
+    "-o",
+    "--output",
+    section="Output",
+    type=Folder(),
+    required=True,
+    help="Folder for models, results and the table. Run again to continue.",
+)
+@options.json_file("the figures")
+@option("--size", section="Network", type=click.IntRange(32, 2048), default=224, help="Side of the input in pixels.")
+@option("--width", section="Network", type=float, default=1.0, help="Width multiplier of the backbone.")
+@option(
+    "--weights", section="Network", metavar="[torchvision|random|FOLDER|FILE.npz]", show_default="`weights` in the data folder, else torchvision",
+    help="Weights of the backbone.",
+)  # fmt: skip
+@option(
+    "--configs", section="Training", type=_Configurations(), default="1,2,3,4",
+    help="1 classifier only FP32, 2 backbone and Rep-Net FP32, 3 backbone INT8, 4 both INT8 on the device.",
+)  # fmt: skip
+@option(
+    "--seeds",
+    section="Training",
+    type=click.IntRange(1, 1000),
+    default=3,
+    help="Number of seeds: initialisation, order, augmentation.",
+)
+@option(
+    "--recipe", section="Training", type=Choice("sasimc.training.recipe:shipped_recipes", "FILE"), show_default="the shipped one of each data set",
+    help="Recipe for all data sets.",
+)  # fmt: skip
+@option("--epochs", section="Training", type=AtLeast(1), show_default="the recipe's", help="Epochs of training.")
+@options.engine("fused", "Engine of configuration 4.")
+@option("--threads", section="Execution", type=AtLeast(1), default=2, help="Threads of PyTorch and of the simulator.")
+@option(
+    "--cross-check",
+    section="Execution",
+    type=AtLeast(0),
+    default=500,
+    help="Replay every Nth image or step on another engine; 0: none.",
+)
+def table1(
+    datasets: str, output: Path, json_file: Path | None, weights: str | None, data: Path | None, configs: tuple[int, ...], seeds: int, engine: str,
+    threads: int, **settings: Any,
+) -> None:  # fmt: skip
+    """Train the four configurations of the paper's table I.
+
+    With the same images, order, augmentation, split, steps and epochs.
+
+    1 to 3 run in PyTorch (pip install 'sas-imc[reference]'), 4 is the compiled program on the simulated device. Finished cells are kept in the
+    folder of -o and never run twice. The test images are read once, after the last epoch.
+    """
+    from sasimc.reference import require
+
+    require()
+    require_writable(json_file)
+    from sasimc.isa.files import write_atomically
+    from sasimc.reference.cells import CONFIGURATIONS, Cell, Runner, Settings, use_threads
+    from sasimc.reference.curves import write_csv, write_plots
+    from sasimc.reference.table1 import summary, text
+
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise SasError(f"cannot make the folder {output}: {exc.strerror or exc}") from None
+    use_threads(threads)
+    runner = Runner(Settings(out=output, weights=_weights(weights, data), data=data, **settings), compiler(engine, threads))
+    cells = [Cell(d, c, s) for s in range(seeds) for d in datasets.split(",") for c in configs]
+    for name in dict.fromkeys(c.dataset for c in cells):
+        say(runner.dataset(name).note)
+    results = []
+    for number, cell in enumerate(cells, 1):
+        head = f"[{number}/{len(cells)}] {cell.dataset}, seed {cell.seed}, {cell.config}: {CONFIGURATIONS[cell.config]}"
+        done, what = runner.finished(cell), "kept from before"
+        if done is None:
+            shown = _Shown(head)
+            done = runner.run(cell, shown)
+            shown.end()
+            what = f"{done['wall_s']:.0f} s"
+        say(f"{head}: {done['top1']:.2f} % ({what})")
+        results.append(done)
+    write_csv(results, output / "curves.csv")
+    plots = write_plots(results, output)
+    made = text(results)
+    write_atomically(output / "table1.md", made.encode())
+    sys.stdout.write("\n" + made)
+    say(f"wrote {', '.join(str(p) for p in (output / 'table1.md', output / 'curves.csv', *plots))}")
+    if json_file:
+        write_json(json_file, {**summary(results), "cells": results})
+
+
+def _weights(chosen: str | None, data: Path | None) -> str | None:
+    """What was chosen (None for ``random``), else ``weights`` in the data folder, else torchvision's."""
+    from sasimc.datasets.dataset import data_folder
+
+    if chosen is not None:
+        return None if chosen == "random" else chosen
+    base = data_folder(data)
+    return str(base / "weights") if base is not None and (base / "weights").is_dir() else "torchvision"

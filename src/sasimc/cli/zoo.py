@@ -1,0 +1,72 @@
+"""``sasc zoo``: build a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sasimc.cli.common import command, require_suffix, require_writable
+from sasimc.cli.options import AtLeast, Choice, File, Folder, argument, option, seed
+from sasimc.cli.progress import progress
+from sasimc.cli.tables import say
+
+__all__ = ["zoo"]
+
+ZOO = "sasimc.zoo.zoo:ZooOptions"
+
+
+@command("zoo")
+@argument("name", "Model to build.", metavar="NAME", type=Choice("sasimc.zoo.zoo:MODELS"))
+@option("-o", "--output", section="Output", type=File(), required=True, help="ONNX file to write.")
+@option("--size", "resolution", section="Network", type=int, of=ZOO, help="Side of the input in pixels.")
+@option("--width", section="Network", type=float, of=ZOO, help="Width multiplier of the backbone.")
+@option(
+    "--classes", section="Network", type=int, show_default="the classifier of the weights, frozen",
+    help="Outputs of a new, trainable classifier.",
+)  # fmt: skip
+@option(
+    "--modules", section="Network", metavar="MODULES", default="default",
+    help="Rep-Net modules: default, none, or ATTACH[:HIDDEN[:KERNEL[:GROUPS]]],...",
+)  # fmt: skip
+@option(
+    "--weights", section="Weights", metavar="[torchvision|FOLDER|FILE.npz]", show_default="random",
+    help="torchvision's weights, a folder of INT8 weights, or an .npz of folded floats.",
+)  # fmt: skip
+@option(
+    "--padding",
+    section="Weights",
+    type=Choice("sasimc.zoo.zoo:PADDINGS"),
+    show_default="as trained",
+    help="Where odd padding goes.",
+)
+@option("--head-init", section="Weights", type=Choice("sasimc.zoo.modules:HEAD_INITS"), of=ZOO, help="Start of the classifier.")
+@option(
+    "--module-scales", section="Weights", type=Choice("sasimc.zoo.modules:MODULE_SCALES"), of=ZOO,
+    help="A weight scale of the modules (a power of two) for each tensor, or for each output channel.",
+)  # fmt: skip
+@option(
+    "--rep-gain", section="Weights", type=float, of=ZOO,
+    help="Initial size of a module's output relative to the output of the block that it corrects.",
+)  # fmt: skip
+@seed("Seed of random weights.", "Weights")
+@option(
+    "--calibrate", section="Calibration", type=Folder(), show_default="images drawn by formula",
+    help="Folder of images that give the ranges of the activations.",
+)  # fmt: skip
+@option("--calibration-images", section="Calibration", type=AtLeast(1), of=ZOO, help="Images taken from that folder.")
+@option(
+    "--headroom", section="Calibration", type=float, of=ZOO,
+    help="Factor by which ranges of trainable activations may grow in training.",
+)  # fmt: skip
+def zoo(name: str, output: Path, modules: str, **given: Any) -> None:
+    """Build MobileNet-V2 + Rep-Net as a quantised ONNX file."""
+    from sasimc.zoo.zoo import ZooOptions, build, parse_modules, write
+
+    require_suffix(output, ".onnx")
+    require_writable(output)
+    options = ZooOptions(modules=parse_modules(modules), **given)
+    with progress(f"building {name}"):
+        model = build(name, options)
+        path = write(model, output)
+    trainable = next((p.value for p in model.metadata_props if p.key == "sasimc.trainable"), "[]")
+    say(f"wrote {path} ({path.stat().st_size / 1e6:.2f} MB), trainable layers: {trainable}")
