@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -23,6 +24,7 @@ from sasimc.datasets.procedural import draw
 from sasimc.evaluation.machine_notes import flat_fields, machine_table
 from sasimc.isa.machine import load_machine
 from sasimc.isa.spec import EVENTS
+from sasimc.training.recipe import Recipe
 from sasimc.zoo.zoo import default_model_path
 
 ROOT = Path(__file__).parents[1]
@@ -97,17 +99,18 @@ def test_reference_of_the_commands() -> None:
 
 
 def commands() -> list[tuple[str, str]]:
-    """(page, command line) of every sasc and sasrun command the pages show."""
+    """(page, command line) of every sasc and sasrun command the pages show, in sh blocks and indented."""
     out = []
     for path in PAGES:
         if path.name == "CHANGELOG.md":
             continue
-        for line in path.read_text(encoding="utf-8").splitlines():
-            if line.startswith("    s") or line.startswith("python3 -m venv"):
-                for part in re.split(r"[;&]+", line.split(" #")[0]):
-                    words = part.strip().removeprefix(".venv/bin/")
-                    if re.match(r"(sasc|sasrun)\b", words):
-                        out.append((path.name, words))
+        text = path.read_text(encoding="utf-8")
+        blocks = re.findall(r"^```sh\n(.*?)^```$", text, flags=re.S | re.M)
+        for line in [*"".join(blocks).splitlines(), *(part[4:] for part in text.splitlines() if part.startswith("    s"))]:
+            for part in re.split(r"[;&]+", line.split(" #")[0]):
+                words = part.strip().removeprefix(".venv/bin/")
+                if re.match(r"(sasc|sasrun)\b", words):
+                    out.append((path.name, words))
     return out
 
 
@@ -213,3 +216,49 @@ def test_benchmarks_say_how_to_run_them(path: Path) -> None:
 def test_changelog_has_the_version() -> None:
     assert f"## {sasimc.__version__}" in page("CHANGELOG.md")
     assert tomllib.loads(page("pyproject.toml"))["project"]["version"] == sasimc.__version__
+
+
+def test_recipe_keys() -> None:
+    """The page of the recipe has every key of every section, and its default."""
+
+    def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+        out: dict[str, Any] = {}
+        for key, value in values.items():
+            out |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        return out
+
+    defaults = flat(Recipe().model_dump())
+    shown = rows(page("docs/reference/recipe.md").split("The shipped default")[0])
+    assert set(shown) == set(defaults)
+    for key, value in defaults.items():
+        keys, cell = (part.strip() for part in shown[key].split("|")[1:3])
+        words = {w.strip(" `") for w in cell.split(",")}
+        if value is None or value == ():
+            assert cell == "", key
+        elif "," not in keys:
+            values = value if isinstance(value, tuple) else (value,)
+            assert words == {
+                str(v).lower() if isinstance(v, bool) else f"{v:g}" if isinstance(v, float) else str(v) for v in values
+            }, key
+        else:
+            assert f"{value:g}" in words, key
+
+
+def test_tutorial_from_a_folder_of_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the tutorial shows runs as it stands, on fewer images and for one epoch."""
+    text = page("docs/tutorials/folder-of-images.md")
+    script = re.findall(r"^```python\n(.*?)^```$", text, flags=re.S | re.M)
+    lines = "".join(re.findall(r"^```sh\n(.*?)^```$", text, flags=re.S | re.M)).splitlines()
+    assert len(script) == 1
+    assert len(lines) == 6
+    monkeypatch.chdir(tmp_path)
+    exec(compile(script[0].replace("range(100)", "range(10)"), "tutorial", "exec"), {})
+    for line in lines:
+        command, *words = shlex.split(line.replace("--epochs 8", "--epochs 1"))
+        assert invoke({"sasc": sasc.app, "sasrun": sasrun.app}[command], words) == 0, line
+    said = capsys.readouterr().out
+    assert "photos: 4 classes, 32 / 4 / 4 images" in said
+    assert re.search(r"%  (rose|daisy|tulip|poppy)\n", said), "the saved program names the classes it learned"
+    assert "<!doctype html>" in (tmp_path / "run.html").read_text(encoding="utf-8")[:100].lower()
