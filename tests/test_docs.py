@@ -262,3 +262,9 @@ def test_tutorial_from_a_folder_of_images(
     assert "photos: 4 classes, 32 / 4 / 4 images" in said
     assert re.search(r"%  (rose|daisy|tulip|poppy)\n", said), "the saved program names the classes it learned"
     assert "<!doctype html>" in (tmp_path / "run.html").read_text(encoding="utf-8")[:100].lower()
+
+
+def test_api_page_has_what_the_package_exports() -> None:
+    shown = re.findall(r"^::: ([\w.]+)$", page("docs/reference/api.md"), flags=re.M)
+    missing = {name: module for name, module in sasimc._LAZY.items() if f"{module}.{name}" not in shown}
+    assert missing == {}
