@@ -16,7 +16,14 @@ import numpy.typing as npt
 from numba import njit
 
 from sasimc.runtime.kernels.dense import View, add_row
-from sasimc.runtime.kernels.simd import LANES, taps_bitserial, taps_fused
+from sasimc.runtime.kernels.simd import LANES
+from sasimc.runtime.kernels.taps import (
+    prepare_taps,
+    taps_bitserial_signed,
+    taps_bitserial_unsigned,
+    taps_fused_signed,
+    taps_fused_unsigned,
+)
 
 __all__ = ["ENGINES", "Geom", "dw_row_step", "dw_scatter", "dw_scatter_t", "make_geom"]
 
@@ -24,8 +31,6 @@ Geom = tuple[int, int, int, int, int, int, int, int, int, int, int, int]
 """(kh, kw, sh, sw, dh, dw, pt, pl, h, w, ho, wo)."""
 
 ENGINES = {"fused": 0, "bitserial": 1, "step": 2}
-
-_BITSERIAL_TAPS = 255  # taps whose weights add up in 16 bits
 
 
 def make_geom(kh: int, kw: int, sh: int, sw: int, dh: int, dw: int, pt: int, pl: int, h: int, w: int, ho: int, wo: int) -> Geom:
@@ -61,15 +66,24 @@ def dw_row_step(x_value, bits, signed, taps, out):  # type: ignore[no-untyped-de
 
 
 @njit(cache=True, nogil=True)
-def _widen(w):  # type: ignore[no-untyped-def]
-    """W [kh, kw, N] as int16 [kh * kw, N rounded up to 16], zeros behind."""
+def _lines(w):  # type: ignore[no-untyped-def]
+    """W [kh, kw, N] as int8 [kh * kw rounded up to 4, N rounded up to 16], zeros behind."""
     kh, kw, n = w.shape
-    wide = np.zeros((kh * kw, -(-n // LANES) * LANES), np.int16)
+    lines = np.zeros(((kh * kw + 3) // 4 * 4, -(-n // LANES) * LANES), np.int8)
     for ky in range(kh):
         for kx in range(kw):
-            for c in range(n):
-                wide[ky * kw + kx, c] = w[ky, kx, c]
-    return wide
+            lines[ky * kw + kx, :n] = w[ky, kx]
+    return lines
+
+
+@njit(cache=True, nogil=True)
+def _prepared(lines):  # type: ignore[no-untyped-def]
+    """The weights of every 16 channels for the kernels of `taps`."""
+    groups, blocks = lines.shape[0] // 4, lines.shape[1] // LANES
+    out = np.empty((blocks, (groups + 1) * 4 * LANES), np.int8)
+    for block in range(blocks):
+        prepare_taps(lines.ctypes.data + block * LANES, lines.shape[1], groups, out.ctypes.data + block * out.shape[1])
+    return out
 
 
 @njit(cache=True, nogil=True)
@@ -87,36 +101,37 @@ def _copy_tap(flat, first, chans, times, scratch, slot):  # type: ignore[no-unty
 
 
 @njit(cache=True, nogil=True)
-def _taps_step(where, starts, count, signed, scratch, wide, outs, sums):  # type: ignore[no-untyped-def]
+def _taps_step(signed, scratch, lines, sums):  # type: ignore[no-untyped-def]
     """The sums of one pixel by single row activations; the bytes of every tap stand in scratch."""
     stored, product = np.empty(1, np.uint8), np.empty(1, np.int32)
-    flat = wide.reshape(-1)
-    sums[:] = 0
-    for t in range(count):
-        for c in range(outs):
-            stored[0] = np.uint8(flat[starts[t] + c] & 255)
+    for t in range(lines.shape[0]):
+        for c in range(lines.shape[1]):
+            stored[0] = np.uint8(lines[t, c])
             dw_row_step(np.int64(scratch[t, c]), 8, signed, stored, product)
             sums[c] += product[0]
 
 
 @njit(cache=True, nogil=True)
-def _pixel(engine, signed, where, starts, count, shift, scratch, wide, outs, sums):  # type: ignore[no-untyped-def]
-    """sums[n] = sum over taps of x w; the byte addresses of the taps are where[] + shift."""
-    flat = wide.reshape(-1)
-    if engine == 0:
-        for at in range(0, wide.shape[1], LANES):
-            taps_fused(where, starts, count, at + shift, flat, at, signed, sums)
-    elif engine == 1:
-        for at in range(0, wide.shape[1], LANES):
-            taps_bitserial(where, starts, min(count, _BITSERIAL_TAPS), at + shift, flat, at, signed, sums)
-        for first in range(_BITSERIAL_TAPS, count, _BITSERIAL_TAPS):
-            more, some = np.empty_like(sums), min(count - first, _BITSERIAL_TAPS)
-            for at in range(0, wide.shape[1], LANES):
-                taps_bitserial(where[first:], starts[first:], some, at + shift, flat, at, signed, more)
-            for c in range(outs):
-                sums[c] += more[c]
-    else:
-        _taps_step(where, starts, count, signed, scratch, wide, outs, sums)
+def _run(engine, signed, where, moves, prepared, target, pitch, pixels):  # type: ignore[no-untyped-def]
+    """Add the sums over taps of a run of pixels to 32-bit sums at an address; negative if one wrapped.
+
+    where, moves: int64 [taps rounded up to 4], address of each tap's bytes, and how far it moves from pixel to pixel.
+    """
+    groups, wrapped = np.int64(where.shape[0] // 4), np.int32(0)
+    at, by, w = where.ctypes.data, moves.ctypes.data, prepared.ctypes.data
+    for block in range(prepared.shape[0]):
+        channel, weights = np.int64(block * LANES), w + block * prepared.shape[1]
+        sums = target + 4 * channel
+        if engine == 0:
+            if signed:
+                wrapped |= taps_fused_signed(at, by, groups, channel, weights, sums, pitch, pixels)
+            else:
+                wrapped |= taps_fused_unsigned(at, by, groups, channel, weights, sums, pitch, pixels)
+        elif signed:
+            wrapped |= taps_bitserial_signed(at, by, groups, channel, weights, sums, pitch, pixels)
+        else:
+            wrapped |= taps_bitserial_unsigned(at, by, groups, channel, weights, sums, pitch, pixels)
+    return wrapped
 
 
 @njit(cache=True, nogil=True)
@@ -126,63 +141,66 @@ def dw_band(engine, buf, xv, signed, w, geom, pad, r0, r1, acc, av, o0, o1):  # 
     base, row_stride, pixel_stride, ring, _, chans = xv
     a_base, a_row, a_pixel, a_ring, _, outs = av
     times = outs // chans
-    wide = _widen(w)
-    taps, line = wide.shape
+    lines = _lines(w)
+    prepared = _prepared(lines)
+    taps, line = lines.shape
     # whole blocks are read where they stand; others (and those of the reference engine) are copied first
     in_place = times == 1 and outs == line and engine != 2
-    origin = buf.ctypes.data
+    origin, sums_at = buf.ctypes.data, acc.ctypes.data
     scratch = np.zeros((taps, line), np.uint8)
-    border = np.full(line, np.uint8(pad))
-    sums = np.empty(line, np.int32)
+    nothing, border = np.zeros(line, np.uint8), np.full(line, np.uint8(pad))
+    sums = np.zeros(line, np.int32)
     # element of the first column of the input row under each ky; -1: the border; -2: not streamed now
     rows = np.empty(kh, np.int64)
-    where, starts = np.empty(taps, np.int64), np.empty(taps, np.int64)
-    inside_where, inside_starts = np.empty(taps, np.int64), np.empty(taps, np.int64)
-    inner0 = (pl + sw - 1) // sw  # columns whose whole window lies inside the plane
-    inner1 = (width - 1 + pl - (kw - 1) * dw) // sw + 1
-    zero = np.int64(0)  # a typed zero: a literal would make numba compile the helpers once more
+    where, moves, still = np.full(taps, nothing.ctypes.data), np.zeros(taps, np.int64), np.zeros(taps, np.int64)
+    one = np.int64(1)
+    # columns whose whole window lies inside the plane
+    inner0 = min(wo, (pl + sw - 1) // sw)
+    inner1 = max(inner0, min(wo, (width - 1 + pl - (kw - 1) * dw) // sw + 1)) if in_place else inner0
     wrapped = np.int32(0)
     for oy in range(o0, o1):
-        fixed = 0  # taps of an inner column
-        whole = in_place
+        streamed = False
         for ky in range(kh):
             y = oy * sh - pt + ky * dh
-            if y < r0 or y >= r1 or ((y < 0 or y >= h) and pad == 0):
+            outside = y < 0 or y >= h
+            if y < r0 or y >= r1 or (outside and pad == 0):
                 rows[ky] = -2
-            elif y < 0 or y >= h:
-                rows[ky] = -1
-                whole = False
             else:
-                rows[ky] = base + (y % ring) * row_stride
-                for kx in range(kw):
-                    inside_where[fixed] = origin + rows[ky] + (kx * dw - pl) * pixel_stride
-                    inside_starts[fixed] = (ky * kw + kx) * line
-                    fixed += 1
+                rows[ky] = -1 if outside else base + (y % ring) * row_stride
+                streamed = True
+        if not streamed:
+            continue
         target = a_base + (oy % a_ring) * a_row
-        for ox in range(wo):
-            inner = whole and inner0 <= ox and ox < inner1
-            count = fixed if inner else zero
+        ox = np.int64(0)
+        while ox < wo:
+            count = inner1 - inner0 if ox == inner0 and inner1 > inner0 else one
+            inner = inner0 <= ox and ox < inner1
             for ky in range(kh):
                 row = rows[ky]
-                if inner or row == -2:
-                    continue
                 for kx in range(kw):
-                    ix = ox * sw - pl + kx * dw
-                    if row == -1 or ix < 0 or ix >= width:
-                        if pad == 0:
-                            continue
-                        where[count] = _copy_tap(border, zero, chans, times, scratch, count)
+                    t, ix = ky * kw + kx, ox * sw - pl + kx * dw
+                    moves[t] = 0
+                    if row == -2 or (not inner and pad == 0 and (ix < 0 or ix >= width)):
+                        where[t] = nothing.ctypes.data
+                        scratch[t] = 0
+                    elif row == -1 or ix < 0 or ix >= width:
+                        where[t] = border.ctypes.data if in_place else _copy_tap(border, 0, chans, times, scratch, t)
                     elif in_place:
-                        where[count] = origin + row + ix * pixel_stride
+                        where[t] = origin + row + ix * pixel_stride
+                        moves[t] = sw * pixel_stride
                     else:
-                        where[count] = _copy_tap(buf, row + ix * pixel_stride, chans, times, scratch, count)
-                    starts[count] = (ky * kw + kx) * line
-                    count += 1
-            if count:
-                shift = ox * sw * pixel_stride if inner else zero
-                lists = (inside_where, inside_starts) if inner else (where, starts)
-                _pixel(engine, signed, lists[0], lists[1], count, shift, scratch, wide, outs, sums)
-                wrapped |= add_row(acc, target + ox * a_pixel, sums, outs)
+                        where[t] = _copy_tap(buf, row + ix * pixel_stride, chans, times, scratch, t)
+            at = target + ox * a_pixel
+            if in_place:
+                wrapped |= _run(engine, signed, where, moves, prepared, sums_at + 4 * at, 4 * a_pixel, count)
+            else:
+                if engine == 2:
+                    _taps_step(signed, scratch, lines, sums)
+                else:
+                    _run(engine, signed, where, still, prepared, sums.ctypes.data, one, one)
+                wrapped |= add_row(acc, at, sums, outs)
+                sums[:] = 0
+            ox += count
     return wrapped < 0
 
 
@@ -222,51 +240,73 @@ def dw_t_band(engine, ebuf, ev, w, geom, r0, r1, acc, av, i0, i1):  # type: igno
     base, row_stride, pixel_stride, ring, _, outs = ev
     a_base, a_row, a_pixel, a_ring, _, chans = av
     times = outs // chans
-    wide = _widen(w)
-    taps, line = wide.shape
-    in_place = outs == line and engine != 2
-    origin = ebuf.ctypes.data
-    scratch = np.zeros((taps, line), np.uint8)
-    sums = np.empty(line, np.int32)
+    lines = _lines(w)
+    prepared = _prepared(lines)
+    taps, line = lines.shape
+    in_place = times == 1 and outs == line and engine != 2
+    origin, sums_at = ebuf.ctypes.data, acc.ctypes.data
+    scratch, nothing = np.zeros((taps, line), np.uint8), np.zeros(line, np.uint8)
+    sums = np.zeros(line, np.int32)
     rows = np.empty(kh, np.int64)  # element of the first column of the error row under each ky, -1: none
-    columns = np.empty((width, kw), np.int64)  # element offset of the error column under each kx, -1: none
-    for ix in range(width):
-        for kx in range(kw):
-            right = ix + pl - kx * dw
-            met = right >= 0 and right % sw == 0 and right // sw < wo
-            columns[ix, kx] = (right // sw) * pixel_stride if met else -1
-    where, starts = np.empty(taps, np.int64), np.empty(taps, np.int64)
-    zero, one = np.int64(0), np.int64(1)
+    where, moves, still = np.full(taps, nothing.ctypes.data), np.zeros(taps, np.int64), np.zeros(taps, np.int64)
+    one = np.int64(1)
     wrapped = np.int32(0)
     for iy in range(i0, i1):
+        streamed = False
         for ky in range(kh):
             down = iy + pt - ky * dh
             met = down >= 0 and down % sh == 0 and r0 <= down // sh and down // sh < r1
             rows[ky] = base + ((down // sh) % ring) * row_stride if met else -1
-        for ix in range(width):
-            count = 0
-            for ky in range(kh):
-                if rows[ky] < 0:
+            streamed = streamed or met
+        if not streamed:
+            continue
+        target = a_base + (iy % a_ring) * a_row
+        for phase in range(min(sw, width)):  # every sw-th column meets the same taps
+            # columns at which each of them meets an error: 0 <= ix + pl - kx * dw < wo * sw
+            inner0, inner1 = np.int64(phase), np.int64(phase)
+            if in_place:
+                inner0 += max(0, ((kw - 1) * dw - pl - phase + sw - 1) // sw) * sw
+                inner1 += max(0, (min(width, wo * sw - pl) - phase + sw - 1) // sw) * sw
+            ix = np.int64(phase)
+            while ix < width:
+                inner = inner0 <= ix and ix < inner1
+                count = (inner1 - ix) // sw if inner else one
+                met_one = False
+                for ky in range(kh):
+                    for kx in range(kw):
+                        t, right = ky * kw + kx, ix + pl - kx * dw
+                        moves[t] = 0
+                        if rows[ky] < 0 or right < 0 or right % sw != 0 or right // sw >= wo:
+                            where[t] = nothing.ctypes.data
+                            scratch[t] = 0
+                            continue
+                        met_one = True
+                        element = rows[ky] + (right // sw) * pixel_stride
+                        if in_place:
+                            where[t] = origin + element
+                            moves[t] = pixel_stride
+                        else:
+                            where[t] = _copy_tap(ebuf, element, outs, one, scratch, t)
+                at = target + ix * a_pixel
+                if not met_one:
+                    ix += sw
                     continue
-                for kx in range(kw):
-                    column = columns[ix, kx]
-                    if column < 0:
-                        continue
-                    if in_place:
-                        where[count] = origin + rows[ky] + column
+                if in_place:
+                    wrapped |= _run(engine, one, where, moves, prepared, sums_at + 4 * at, 4 * sw * a_pixel, count)
+                else:
+                    if engine == 2:
+                        _taps_step(one, scratch, lines, sums)
                     else:
-                        where[count] = _copy_tap(ebuf, rows[ky] + column, outs, one, scratch, count)
-                    starts[count] = (ky * kw + kx) * line
-                    count += 1
-            if count:
-                _pixel(engine, one, where, starts, count, zero, scratch, wide, outs, sums)
-                if times > 1:  # the products of one input channel's kernels are joined
-                    for c in range(chans):
-                        total = np.int32(0)
-                        for j in range(times):
-                            total += sums[c * times + j]
-                        sums[c] = total
-                wrapped |= add_row(acc, a_base + (iy % a_ring) * a_row + ix * a_pixel, sums, chans)
+                        _run(engine, one, where, still, prepared, sums.ctypes.data, one, one)
+                    if times > 1:  # the products of one input channel's kernels are joined
+                        for c in range(chans):
+                            total = np.int32(0)
+                            for j in range(times):
+                                total += sums[c * times + j]
+                            sums[c] = total
+                    wrapped |= add_row(acc, at, sums, chans)
+                    sums[:] = 0
+                ix += count * sw
     return wrapped < 0
 
 

@@ -24,6 +24,7 @@ from sasimc.runtime.kernels.vector import (
     load,
     loop,
     pointer,
+    shuffle,
     splat,
     store,
     vector,
@@ -144,10 +145,6 @@ def _in_lanes(form: Form, bits: int, high: bool) -> list[int]:
     ]
 
 
-def _shuffle(builder: Any, a: Any, b: Any, mask: list[int]) -> Any:
-    return builder.shuffle_vector(a, b, ir.Constant(vector(I32, len(mask)), mask))
-
-
 def _look_up(builder: Any, form: Form, table: Any, index: Any) -> Any:
     """Of every 128 bits the bytes of the table (16) at the indices 0..15."""
     kind = table.type
@@ -163,7 +160,7 @@ def _look_up(builder: Any, form: Form, table: Any, index: Any) -> Any:
 
 def _joined(builder: Any, form: Form, low: Any, high: Any, upper: bool) -> Any:
     """low + 16 high (bytes without a sign), in 16 bits, of every 128 bits the lower or the upper half of the bytes."""
-    both = _shuffle(builder, low, high, _in_lanes(form, 8, upper))
+    both = shuffle(builder, low, high, _in_lanes(form, 8, upper))
     halves = vector(I16, 2 * form.lanes)
     if form.x86 and form.look_up:
         name = {4: "ssse3.pmadd.ub.sw.128", 8: "avx2.pmadd.ub.sw", 16: "avx512.pmaddubs.w.512"}[form.lanes]
@@ -177,7 +174,7 @@ def _joined(builder: Any, form: Form, low: Any, high: Any, upper: bool) -> Any:
 
 def _weighted(builder: Any, form: Form, a: Any, b: Any, weights: tuple[int, int], upper: bool) -> Any:
     """weights[0] a + weights[1] b (int16) in 32 bits, of every 128 bits the lower or the upper half."""
-    both = _shuffle(builder, a, b, _in_lanes(form, 16, upper))
+    both = shuffle(builder, a, b, _in_lanes(form, 16, upper))
     factors = ir.Constant(both.type, list(weights) * form.lanes)
     words = vector(I32, form.lanes)
     if not form.x86:
@@ -214,7 +211,7 @@ def write_tables(builder: Any, form: Form, signed_x: bool, operands: list[Any]) 
                         for group in range(groups)
                         for subset in range(16)
                     ]
-                    part = _shuffle(builder, bits, nothing, mask)
+                    part = shuffle(builder, bits, nothing, mask)
                     table = part if table is None else builder.add(table, part)
                 store(builder, table, tables, builder.add(where, integer(4 * lanes * (2 * half + side))))
         return state
@@ -300,7 +297,7 @@ def write_bit_block(builder: Any, form: Form, signed_x: bool, operands: list[Any
     for quarter, total in enumerate(totals):
         while total.type.count > 4:
             half = total.type.count // 2
-            low, high = (_shuffle(builder, total, total, list(range(start, start + half))) for start in (0, half))
+            low, high = (shuffle(builder, total, total, list(range(start, start + half))) for start in (0, half))
             total = builder.add(low, high)
         total = builder.add(total, owed) if signed_x else total
         wrapped = add_checked(builder, total, target, 16 * quarter, wrapped)

@@ -23,6 +23,7 @@ __all__ = [
     "load",
     "loop",
     "pointer",
+    "shuffle",
     "splat",
     "store",
     "vector",
@@ -62,6 +63,11 @@ def load(builder: Any, base: Any, offset: Any, kind: ir.Type) -> Any:
     value = builder.load(at(builder, base, offset, kind))
     value.align = 1
     return value
+
+
+def shuffle(builder: Any, a: Any, b: Any, mask: list[int]) -> Any:
+    """Elements of two vectors, of b numbered behind those of a."""
+    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, len(mask)), mask))
 
 
 def store(builder: Any, value: Any, base: Any, offset: Any) -> None:
