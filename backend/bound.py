@@ -18,8 +18,8 @@ __all__ = ["bound_cycles", "layer_bounds", "word_line_bounds"]
 def layer_bounds(graph: Graph, machine: Machine) -> Mapping[str, float]:
     """Cycles of each convolution with every active sub-array busy in every cycle.
 
-    Dense: MAC x input bits / (active sub-arrays x weights a row). Depth-wise: input elements x input bits / active sub-arrays (one
-    kernel a row, paper figure 3b).
+    Dense: MAC x input bits / (active sub-arrays x weights a row), without the MAC of kernel columns that stand on zero padding, which a mapping
+    may leave out. Depth-wise: input elements x input bits / active sub-arrays (one kernel a row, paper figure 3b).
     """
     out: dict[str, float] = {}
     for op in graph.ops:
@@ -29,8 +29,8 @@ def layer_bounds(graph: Graph, machine: Machine) -> Mapping[str, float]:
         if op.flag("depthwise"):
             out[op.name] = h * w * c * INPUT_BITS / machine.group_size
         else:
-            ho, wo, _ = graph.type(op.output).shape
-            macs = ho * wo * np.asarray(graph.constant(op, "weight")).size
+            kh, _, cg, n = np.asarray(graph.constant(op, "weight")).shape
+            macs = graph.type(op.output).shape[0] * row_window(graph, op).reads * kh * cg * n
             out[op.name] = macs * INPUT_BITS / (machine.group_size * machine.weights_per_row)
     return out
 

@@ -7,6 +7,8 @@ is free to put them anywhere. Packing sees a group as one bin of word lines x we
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -127,72 +129,74 @@ class Level:
     col: int
 
 
-@dataclass
-class _Group:
-    """Free rectangles (row, col, rows, cols, owner); the owner of a shelf is who may stand beside what is there."""
-
-    free: list[tuple[int, int, int, int, str]]
-    kind: str = ""
+_Free = tuple[int, int, int, int, int, int]
+"""A free rectangle: its rows and columns, the group (negative among transposable ones, which fill from the back), a running number, and where it begins."""
 
 
 @dataclass
 class Shelves:
-    """All activation groups while packing. A group holds one kind of sub-array; trainable and frozen weights never share a word line."""
+    """All activation groups while packing. A group holds one kind of sub-array; trainable and frozen weights never share a word line.
+
+    ``_free``: free rectangles of the groups begun, by kind and owner, tightest first; the owner of a shelf is who may stand beside what is there.
+    ``_unused``: groups not begun, from the first to before the second.
+    """
 
     machine: Machine
-    groups: list[_Group] = field(default_factory=list)
+    _free: dict[tuple[str, str], list[_Free]] = field(default_factory=lambda: defaultdict(list))
+    _unused: tuple[int, int] = (0, 0)
+    _number: int = 0
 
     def __post_init__(self) -> None:
-        m = self.machine
-        self.groups = [_Group([(0, 0, m.array.rows, m.weights_per_row, "")]) for _ in range(m.groups)]
+        self._unused = (0, self.machine.groups)
 
-    def _may_start(self, kind: str) -> bool:
-        """False when a machine file with a fixed number of transposable sub-arrays has no whole group of them left."""
-        allowed = self.machine.transposed.subarrays
-        if kind != "transposable" or allowed == "auto":
-            return True
-        return (1 + sum(g.kind == kind for g in self.groups)) * self.machine.group_size <= int(allowed)
+    def _begin(self, kind: str) -> int | None:
+        """The next group for this kind: compute groups fill from the front, transposable from the back. None: no group is left, or no more
+        transposable sub-arrays are allowed."""
+        first, end = self._unused
+        allowed, size = self.machine.transposed.subarrays, self.machine.group_size
+        if first == end:
+            return None
+        if kind == "compute":
+            self._unused = (first + 1, end)
+            return first
+        if allowed != "auto" and (1 + self.machine.groups - end) * size > int(allowed):
+            return None
+        self._unused = (first, end - 1)
+        return 1 - end
+
+    def _put(self, kind: str, owner: str, rows: int, cols: int, group: int, row: int, col: int) -> None:
+        if rows > 0 and cols > 0:
+            self._number += 1
+            insort(self._free[kind, owner], (rows, cols, group, self._number, row, col))
 
     def take(self, rows: int, cols: int, kind: str, owner: str) -> Level | None:
-        """The tightest place for a level in a group of this kind (compute groups fill from the front, transposable from the back)."""
-        best: tuple[tuple[int, int, int, int], int, int] | None = None
-        may_start = self._may_start(kind)
-        for g, group in enumerate(self.groups):
-            if group.kind != kind and (group.kind or not may_start):
-                continue
-            order = g if kind == "compute" else -g
-            for i, (_, _, fr, fc, who) in enumerate(group.free):
-                if fr >= rows and fc >= cols and who in ("", owner):
-                    key = (0 if group.kind else 1, fr - rows, fc - cols, order)
-                    if best is None or key < best[0]:
-                        best = (key, g, i)
-        if best is None:
-            return None
-        _, g, i = best
-        group = self.groups[g]
-        group.kind = kind
-        r, c, fr, fc, who = group.free.pop(i)
+        """The tightest place for a level in a group of this kind: fewest rows too many, then columns."""
+        fits = [(found, who) for who in ("", owner) if (found := _tightest(self._free[kind, who], rows, cols))]
+        if fits:
+            found, who = min(fits)
+            spaces = self._free[kind, who]
+            del spaces[bisect_left(spaces, found)]
+            fr, fc, group, _, r, c = found
+        else:
+            begun = self._begin(kind)
+            if begun is None:
+                return None
+            who, fr, fc, group, r, c = "", self.machine.array.rows, self.machine.weights_per_row, begun, 0, 0
         # beside it the shelf belongs to the owner; below it whoever could stand here before may stand
-        rest = [(r, c + cols, rows, fc - cols, owner), (r + rows, c, fr - rows, fc, who)]
-        group.free += [p for p in rest if p[2] > 0 and p[3] > 0]
-        return Level(g, r, c)
+        self._put(kind, owner, rows, fc - cols, group, r, c + cols)
+        self._put(kind, who, fr - rows, fc, group, r + rows, c)
+        return Level(abs(group), r, c)
 
     def take_scratch(self) -> tuple[Level, int, int] | None:
         """The largest free rectangle of a compute group (an empty group if there is one), with its rows and columns."""
-        options = [
-            (fr * fc, -g, i)
-            for g, group in enumerate(self.groups)
-            if group.kind in ("", "compute")
-            for i, (_, _, fr, fc, who) in enumerate(group.free)
-            if who == ""
-        ]
-        if not options:
+        if (begun := self._begin("compute")) is not None:
+            return Level(begun, 0, 0), self.machine.array.rows, self.machine.weights_per_row
+        spaces = self._free["compute", ""]
+        if not spaces:
             return None
-        _, g, i = max(options)
-        group = self.groups[-g]
-        group.kind = "compute"
-        r, c, fr, fc, _ = group.free.pop(i)
-        return Level(-g, r, c), fr, fc
+        rows, cols, group, _, r, c = found = max(spaces, key=lambda s: (s[0] * s[1], -s[2], s[3]))
+        spaces.remove(found)
+        return Level(group, r, c), rows, cols
 
     def take_all(self, cut: Cut, kind: str, owner: str) -> list[Level] | None:
         """Places for all levels of a cut; those of a bundle stand beside and below each other in one group. None: no room."""
@@ -206,6 +210,16 @@ class Shelves:
             steps = (divmod(i, beside) for i in range(cut.bundle))
             out += [Level(corner.group, corner.row + y * cut.rows, corner.col + x * cut.cols) for y, x in steps]
         return out
+
+
+def _tightest(spaces: Sequence[_Free], rows: int, cols: int) -> _Free | None:
+    """The first of the sorted rectangles that has so many rows and columns."""
+    i = bisect_left(spaces, (rows, cols))
+    while i < len(spaces):
+        if spaces[i][1] >= cols:
+            return spaces[i]
+        i = bisect_left(spaces, (spaces[i][0], cols), i)
+    return None
 
 
 def tiles_of(cut: Cut, levels: Sequence[Level], machine: Machine) -> list[Tile]:

@@ -43,6 +43,14 @@ class RowWindow:
     width: int
     inputs: int = 0
 
+    @property
+    def reads(self) -> int:
+        """Kernel columns of all output pixels of a row that need be read."""
+        if not self.inputs:
+            return self.width * self.kernel
+        at = np.arange(self.width)[:, None] * self.stride - self.pad + np.arange(self.kernel) * self.dilation
+        return int(((at >= 0) & (at < self.inputs)).sum())
+
     def union(self, side: int) -> tuple[int, int]:
         """Width and dilation of the union of ``side`` neighbouring windows."""
         if side == 1:

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from sasimc.backend.builder import CapacityError
 from sasimc.ir.graph import Graph, Op
 from sasimc.isa.machine import Machine
@@ -154,9 +156,17 @@ class _Planner:
                 self.outputs.add(self.roots.get(op.inputs[0], op.inputs[0]))
         self.aliased = set(self.roots.values()) | set(self.roots)
         self.cut: set[str] = set()  # values at which a chain was too long for accumulators or buffer
+        self.measured: dict[tuple[int, int], dict[str, int]] = {}  # temporaries by chain and rows, while homes stay as they are
+        self.summed: dict[tuple[int, int], tuple[int, int]] = {}
 
     def temporaries(self, chain: Chain, rows: int, home: Mapping[str, str]) -> dict[str, int]:
         """Bytes of every stripe buffer a chain needs, by key."""
+        key = id(chain), rows
+        if key not in self.measured:
+            self.measured[key] = self._temporaries(chain, rows, home)
+        return self.measured[key]
+
+    def _temporaries(self, chain: Chain, rows: int, home: Mapping[str, str]) -> dict[str, int]:
         graph, out = self.graph, dict[str, int]()
         plan = chain.schedule(graph, rows)
         for j, op in enumerate(chain.ops):
@@ -188,6 +198,7 @@ class _Planner:
         streamed = {v for v, t in graph.values.items() if t.size > limit // 2 and v not in self.aliased and v not in hosted}
         while True:
             chains = _chains(graph, streamed - self.cut, self.roots)
+            self.measured, self.summed = {}, {}
             inside = {op.output for c in chains for op in c.ops[:-1]}
             for v in streamed - inside:
                 if v in graph.values and graph.type(v).size > limit // 2:
@@ -195,13 +206,12 @@ class _Planner:
             home = {self.root(v): ("host" if v in hosted else "buf") for v in graph.values if v not in inside}
             live = self.intervals(chains, home, range(len(chains)))
             address = self.allocate(live)
-            bad = (
-                None
-                if address is None
-                else next((k for k, c in enumerate(chains) if self.stripe(c, 1, home, live, address, k) is None), None)
-            )
-            if address is not None and bad is None:
-                return self.join(self.finish(chains, home, live, address))
+            bad = None
+            if address is not None:
+                held = self.occupied(live, address, len(chains))
+                bad = next((k for k, c in enumerate(chains) if self.stripe(c, 1, home, held[k]) is None), None)
+                if bad is None:
+                    return self.join(self.finish(chains, home, held, address))
             self.evict(chains, home, live, bad, streamed, hosted, inside)
 
     def intervals(self, chains: list[Chain], home: Mapping[str, str], regions: Sequence[int]) -> dict[str, tuple[int, int]]:
@@ -219,35 +229,38 @@ class _Planner:
 
     def allocate(self, live: Mapping[str, tuple[int, int]]) -> dict[str, int] | None:
         """Addresses by size, first fit; None when something does not fit."""
-        placed: dict[str, int] = {}
-        for v in sorted(live, key=lambda v: (-self.graph.type(v).size, v)):
-            size, (a, b) = self.graph.type(v).size, live[v]
-            rivals = [(placed[o], placed[o] + self.graph.type(o).size) for o in placed if live[o][0] <= b and a <= live[o][1]]
-            spot = _first_fit(rivals, size, self.machine.buffer.bytes)
+        order = sorted(live, key=lambda v: (-self.graph.type(v).size, v))
+        first, last = np.array([live[v] for v in order], np.int64).reshape(-1, 2).T
+        spans = np.zeros((len(order), 2), np.int64)
+        for i, v in enumerate(order):
+            size = self.graph.type(v).size
+            rivals = spans[:i][(first[:i] <= last[i]) & (first[i] <= last[:i])]
+            spot = _first_fit(list(map(tuple, rivals.tolist())), size, self.machine.buffer.bytes)
             if spot is None:
                 return None
-            placed[v] = spot
-        return placed
+            spans[i] = spot, spot + size
+        return {v: int(spans[i, 0]) for i, v in enumerate(order)}
+
+    def occupied(
+        self, live: Mapping[str, tuple[int, int]], address: Mapping[str, int], regions: int
+    ) -> list[list[tuple[int, int]]]:
+        """Bytes that buffered values hold, by region."""
+        out: list[list[tuple[int, int]]] = [[] for _ in range(regions)]
+        for v, (a, b) in live.items():
+            for k in range(a, min(b + 1, regions)):
+                out[k].append((address[v], address[v] + self.graph.type(v).size))
+        return out
 
     def stripe(
-        self,
-        chain: Chain,
-        rows: int,
-        home: Mapping[str, str],
-        live: Mapping[str, tuple[int, int]],
-        address: Mapping[str, int],
-        k: int,
-        beside: Sequence[tuple[int, int]] = (),
-        words: int = 0,
+        self, chain: Chain, rows: int, home: Mapping[str, str], held: Sequence[tuple[int, int]], words: int = 0
     ) -> dict[str, int] | None:
-        """Addresses of the temporaries of a chain in region ``k`` at this stripe height, or None when buffer or accumulators are too small.
+        """Addresses of the temporaries of a chain at this stripe height, or None when buffer or accumulators are too small.
 
-        ``beside``: bytes, and ``words``: how many accumulators, that other chains of the region hold.
+        ``held``: bytes, and ``words``: how many accumulators, that buffered values and other chains of the region hold.
         """
         if words + self.words(chain, rows) > self.machine.accumulator.entries:
             return None
-        taken = [(address[v], address[v] + self.graph.type(v).size) for v, (a, b) in live.items() if a <= k <= b]
-        taken += beside
+        taken = list(held)
         out: dict[str, int] = {}
         for key, size in sorted(self.temporaries(chain, rows, home).items(), key=lambda kv: -kv[1]):
             spot = _first_fit(taken, size, self.machine.buffer.bytes)
@@ -259,8 +272,15 @@ class _Planner:
 
     def words(self, chain: Chain, rows: int) -> int:
         """Accumulator words a chain needs at this stripe height."""
-        shared, rings = _accumulators(self.graph, self.machine, chain, rows)
-        return shared + sum(rings.values())
+        return sum(self.sums(chain, rows))
+
+    def sums(self, chain: Chain, rows: int) -> tuple[int, int]:
+        """Accumulator words of the shared area and of all depth-wise rings."""
+        key = id(chain), rows
+        if key not in self.summed:
+            shared, rings = _accumulators(self.graph, self.machine, chain, rows)
+            self.summed[key] = shared, sum(rings.values())
+        return self.summed[key]
 
     def evict(
         self, chains: list[Chain], home: Mapping[str, str], live: Mapping[str, tuple[int, int]], bad: int | None,
@@ -297,7 +317,7 @@ class _Planner:
         hosted.add(victim)
 
     def finish(
-        self, chains: list[Chain], home: dict[str, str], live: Mapping[str, tuple[int, int]], address: dict[str, int]
+        self, chains: list[Chain], home: dict[str, str], held: Sequence[list[tuple[int, int]]], address: dict[str, int]
     ) -> ForwardPlan:
         """Raise every stripe as far as accumulators and buffer allow, then even the stripes out."""
         rows, temps, peak = [], [], max((address[v] + self.graph.type(v).size for v in address), default=0)
@@ -306,14 +326,14 @@ class _Planner:
             low, high = 1, height
             while low < high:
                 mid = (low + high + 1) // 2
-                if self.stripe(c, mid, home, live, address, k) is not None:
+                if self.stripe(c, mid, home, held[k]) is not None:
                     low = mid
                 else:
                     high = mid - 1
             even = -(-height // -(-height // low))
-            got = self.stripe(c, even, home, live, address, k)
+            got = self.stripe(c, even, home, held[k])
             if got is None:
-                even, got = low, self.stripe(c, low, home, live, address, k)
+                even, got = low, self.stripe(c, low, home, held[k])
             assert got is not None
             rows.append(even)
             temps.append(got)
@@ -336,24 +356,24 @@ class _Planner:
         if address is None:
             return None
         rows, temps, sums, region = list[int](), list[dict[str, int]](), list[int](), -1
-        spans, words = list[tuple[int, int]](), 0
+        held, spans, words = self.occupied(live, address, regions[-1] + 1), list[tuple[int, int]](), 0
         peak = max((address[v] + self.graph.type(v).size for v in address), default=0)
         for k, chain in enumerate(plan.chains):
             if regions[k] != region:
-                region, spans, words = regions[k], [], 0
+                region, spans, words = regions[k], held[regions[k]], 0
             joins = k > 0 and regions[k - 1] == region
             height = plan.rows[k]
-            got = self.stripe(chain, height, plan.home, live, address, region, spans, words)
+            got = self.stripe(chain, height, plan.home, spans, words)
             while got is None and joins and height > 1:
                 height = -(-height // 2)
-                got = self.stripe(chain, height, plan.home, live, address, region, spans, words)
+                got = self.stripe(chain, height, plan.home, spans, words)
             if got is None:
                 return None
             sizes = self.temporaries(chain, height, plan.home)
             spans += [(at, at + sizes[key]) for key, at in got.items()]
             rows.append(height)
             temps.append(got)
-            sums.append(_accumulators(self.graph, self.machine, plan.chains[k - 1], rows[k - 1])[0] + sums[k - 1] if joins else 0)
+            sums.append(self.sums(plan.chains[k - 1], rows[k - 1])[0] + sums[k - 1] if joins else 0)
             words += self.words(chain, height)
             peak = max([peak, *(end for _, end in spans)])
         return replace(plan, rows=rows, address=address, temps=temps, peak=peak, regions=regions, sums=sums)

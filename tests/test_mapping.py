@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from models import mobilenet_like, residual_net
+from models import Builder, Value, mobilenet_like, random_graph, residual_net
 from whole_path import check, machine_with
 
 from sasimc.api import CompileOptions, compile_model, compile_report
-from sasimc.backend.bound import bound_cycles, word_line_bounds
+from sasimc.backend.bound import bound_cycles, layer_bounds, word_line_bounds
 from sasimc.backend.builder import CapacityError
 from sasimc.backend.mapping import LayerMatrix, Placement, place
-from sasimc.backend.packing import best_cuts
+from sasimc.backend.packing import Shelves, best_cuts
 from sasimc.isa.analysis.lint import lint
 from sasimc.isa.instructions.array import INPUT_BITS
 from sasimc.isa.machine import Machine, activation_steps
@@ -247,9 +247,9 @@ def _zoo(tmp_path: Path, name: str, **options: object) -> Path:
     ("name", "classes", "rule", "limit"),
     [
         ("mobilenetv2", None, "row", 1.35),
-        ("mobilenetv2", None, "free", 1.2),
+        ("mobilenetv2", None, "free", 1.21),
         ("mobilenetv2-repnet", 102, "row", 1.35),
-        ("mobilenetv2-repnet", 102, "free", 1.2),
+        ("mobilenetv2-repnet", 102, "free", 1.21),
     ],
 )
 def test_mobilenet_comes_close_to_the_bound(name: str, classes: int | None, rule: str, limit: float, tmp_path: Path) -> None:
@@ -299,3 +299,83 @@ def test_values_do_not_depend_on_the_mapping(engine: str) -> None:
         )
     assert results[0][0]
     assert [r[1:] for r in results[:1]] == [r[1:] for r in results[1:]]
+
+
+@st.composite
+def padded_networks(draw: st.DrawFn) -> tuple[Builder, Value]:
+    """Wide layers on small images: most of a kernel stands on padding, as at the end of a residual network."""
+    b = Builder(draw(st.integers(0, 99)))
+    x = b.input((draw(st.sampled_from([3, 32, 64])), draw(st.integers(1, 6)), draw(st.integers(1, 6))), low=0.0)
+    for _ in range(draw(st.integers(1, 3))):
+        kernel = draw(st.sampled_from([1, 3, 5]))
+        pads = [kernel // 2] * 4
+        x = b.conv(x, draw(st.sampled_from([8, 64, 128])), kernel, pads=pads, stride=draw(st.sampled_from([1, 2])), act="relu")
+    return b, x
+
+
+@given(padded_networks())
+@settings(QUICK, max_examples=25)
+def test_no_padded_network_is_faster_than_its_bound(case: tuple[Builder, Value]) -> None:
+    b, x = case
+    compiled = compile_model(b.model(b.gemm(b.global_pool(x), 4, name="head")), CompileOptions(inference_only=True))
+    machine = compiled.program.machine
+    assert compiled.infer.cycles >= bound_cycles(compiled.graph, machine)
+    plain, lines = layer_bounds(compiled.graph, machine), word_line_bounds(compiled.graph, machine)
+    assert all(lines[name] >= plain[name] - 1e-9 for name in plain)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_random_network_is_faster_than_its_bound(seed: int) -> None:
+    compiled = compile_model(random_graph(seed, train=False), CompileOptions(inference_only=True))
+    assert compiled.infer.cycles >= bound_cycles(compiled.graph, compiled.program.machine)
+
+
+class PlainShelves:
+    """The rule of packing in so many words: every free rectangle is looked at."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        whole = (0, 0, machine.array.rows, machine.weights_per_row, "")
+        self.kinds, self.free = [""] * machine.groups, [[whole] for _ in range(machine.groups)]
+
+    def take(self, rows: int, cols: int, kind: str, owner: str) -> tuple[int, int, int] | None:
+        allowed = self.machine.transposed.subarrays
+        begun = (1 + self.kinds.count("transposable")) * self.machine.group_size
+        may_begin = kind == "compute" or allowed == "auto" or begun <= int(allowed)
+        fits = [
+            ((not self.kinds[g], fr - rows, fc - cols, g if kind == "compute" else -g), i)
+            for g, free in enumerate(self.free)
+            if self.kinds[g] == kind or (not self.kinds[g] and may_begin)
+            for i, (_, _, fr, fc, who) in enumerate(free)
+            if fr >= rows and fc >= cols and who in ("", owner)
+        ]
+        if not fits:
+            return None
+        (_, _, _, order), i = min(fits)
+        g = abs(order)
+        r, c, fr, fc, who = self.free[g].pop(i)
+        self.kinds[g] = kind
+        self.free[g] += [p for p in ((r, c + cols, rows, fc - cols, owner), (r + rows, c, fr - rows, fc, who)) if p[2] and p[3]]
+        return g, r, c
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(1, 64),
+            st.integers(1, 64),
+            st.sampled_from(["compute", "transposable"]),
+            st.sampled_from(["frozen", "trainable"]),
+        ),
+        max_size=60,
+    ),
+    st.sampled_from(["auto", 32, 64]),
+)
+@QUICK
+def test_levels_stand_where_the_tightest_place_is(wanted: list[tuple[int, int, str, str]], transposable: str | int) -> None:
+    """Against a search through every free rectangle."""
+    machine = machine_with(array__banks=(8, 16), transposed__subarrays=transposable)
+    plain, shelves = PlainShelves(machine), Shelves(machine)
+    for rows, cols, kind, owner in wanted:
+        got = shelves.take(rows, cols, kind, owner)
+        assert (got and (got.group, got.row, got.col)) == plain.take(rows, cols, kind, owner)
