@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from sasimc.frontend.state import (
     type_name,
 )
 from sasimc.ir.graph import Graph, Op, TensorType
+from sasimc.ir.layout import Layout
 from sasimc.isa.errors import Diagnostic, DiagnosticsError, SasError, near
 from sasimc.passes.canonicalise import canonicalise
 from sasimc.passes.eliminate_dead import EliminateDead
@@ -123,15 +125,14 @@ def import_float(model: ModelProto) -> FloatImport:
     for out in graph.output:
         if out.name in imp.acts:
             act = imp.acts[out.name]
-            if act.order is not None and imp.values[act.value].shape[:2] == (1, 1):
+            if act.value not in imp.unknown and not _readable(imp, act):
+                shown = imp.layout(act).text(imp.type(act).shape)
                 imp.findings.append(
                     Finding(
-                        out.name,
-                        "output",
-                        "is a flattened plane in an order that no layer absorbs",
-                        "pool or flatten before the last Gemm",
+                        out.name, "output", f"is laid out {shown!r}; a program gives N x C, N x C x H x W, or channels last",
+                        "pool before the Flatten, or let a Gemm follow it",
                     )
-                )
+                )  # fmt: skip
             outputs.append(act.value)
         elif out.name in imp.consts:
             imp.findings.append(Finding(out.name, "output", "is a constant", "remove this output"))
@@ -178,26 +179,32 @@ def _input(imp: Importer, info: Any, nodes: list[NodeProto]) -> str:
     if not info.type.HasField("tensor_type") or not tensor.HasField("shape"):
         raise Unsupported("has no shape", "export with a fixed input shape (only the batch may be symbolic)")
     dims = [d.dim_value if d.HasField("dim_value") else 0 for d in tensor.shape.dim]
-    if len(dims) not in (2, 4):
-        raise Unsupported(f"has rank {len(dims)}", "the input must be N x C x H x W, N x H x W x C, or N x C")
+    if not 2 <= len(dims) <= 4:
+        raise Unsupported(f"has rank {len(dims)}", "the input must be N x C x H x W, N x H x W x C, N x C x W, or N x C")
     if any(d <= 0 for d in dims[1:]):
         names = [d.dim_param or d.dim_value for d in tensor.shape.dim]
         raise Unsupported(f"has shape {names}", "fix height, width and channels (only the batch may be symbolic)")
     imp.batch = max(1, dims[0])
-    axes: tuple[str, ...] = ("N", "C")
-    if len(dims) == 4:
-        axes = ("N", "H", "W", "C") if _channels_last(info.name, nodes) else ("N", "C", "H", "W")
-    size = dict(zip(axes, dims, strict=True))
-    shape = (size.get("H", 1), size.get("W", 1), size["C"])
+    rank = len(dims) - 1
+    last = rank == 3 and _channels_last(info.name, nodes)
+    c, *plane = [dims[3], *dims[1:3]] if last else dims[1:]
+    shape = ((1, 1, *plane)[-2], (1, 1, *plane)[-1], c)
+    layout = Layout.planes(shape, rank).transposed((1, 2, 0) if last else range(rank))
     if tensor.elem_type in _FLOATS:
-        t = TensorType("f32", shape)
+        t = TensorType("f32", shape, layout=layout)
     elif tensor.elem_type in _INTS:
-        t = _quantised_input(imp, info.name, nodes, _INTS[tensor.elem_type], shape)
+        t = _quantised_input(imp, info.name, nodes, _INTS[tensor.elem_type], TensorType("f32", shape, layout=layout))
     else:
         raise Unsupported(f"has type {type_name(tensor.elem_type)}", "use float, or int8/uint8 with a DequantizeLinear")
     imp.add_value(info.name, t)
-    imp.acts[info.name] = Act(info.name, axes)
+    imp.acts[info.name] = Act(info.name)
     return info.name
+
+
+def _readable(imp: Importer, act: Act) -> bool:
+    """Whether a user finds the ONNX tensor in the stored one: a vector in order, planes, or all axes as they are stored."""
+    t, layout = imp.type(act), imp.layout(act)
+    return act.batch == 0 and (layout == Layout.rows(layout.dims) or layout == Layout.planes(t.shape, len(layout.axes)))
 
 
 def _followers(name: str, nodes: list[NodeProto]) -> list[NodeProto]:
@@ -221,7 +228,7 @@ def _channels_last(name: str, nodes: list[NodeProto]) -> bool:
     return False
 
 
-def _quantised_input(imp: Importer, name: str, nodes: list[NodeProto], dtype: str, shape: tuple[int, int, int]) -> TensorType:
+def _quantised_input(imp: Importer, name: str, nodes: list[NodeProto], dtype: str, real: TensorType) -> TensorType:
     """Type of an int8/uint8 graph input: scale and zero point are those of its first reader that states them."""
     names = {name}
     for node in nodes:
@@ -230,7 +237,7 @@ def _quantised_input(imp: Importer, name: str, nodes: list[NodeProto], dtype: st
                 scale, zero, found = imp.scale_zero(node, 1, 2, "uint8" if dtype == "u8" else "int8")
                 if found != dtype:
                     raise Unsupported(f"is {dtype}, but its reader's zero point is {found}", "make the types agree")
-                return TensorType(dtype, shape, scale, zero)
+                return replace(real, dtype=dtype, scale=scale, zero=zero)
             if node.op_type in ("Transpose", "Identity", "MaxPool", "Pad", "Reshape", "Flatten"):
                 names |= set(node.output)
     raise Unsupported("is an integer tensor without scale", "put a DequantizeLinear behind the input")
@@ -284,15 +291,12 @@ def _opaque(imp: Importer, node: NodeProto, shapes: _InferredShapes) -> None:
         if found is None:
             imp.poisoned.add(out)
             continue
-        axes, t = found
-        value = out
-        while value in imp.values:
-            value += ":opaque"
-        imp.values[value] = t
+        value = imp.fresh(out)
+        imp.values[value] = found
         imp.unknown.add(value)
         inputs = tuple(dict.fromkeys(imp.acts[i].value for i in node.input if i in imp.acts))
         imp.ops.append(Op(imp.unique(node_name(node)), "opaque", inputs, value, {}, {}, node_name(node), "import"))
-        imp.acts[out] = Act(value, axes)
+        imp.acts[out] = Act(value)
 
 
 class _InferredShapes:
@@ -301,26 +305,28 @@ class _InferredShapes:
     def __init__(self, model: ModelProto) -> None:
         self._model, self._shapes = model, None
 
-    def get(self, name: str) -> tuple[tuple[str, ...], TensorType] | None:
+    def get(self, name: str) -> TensorType | None:
         if self._shapes is None:
             self._shapes = self._infer()
         return self._shapes.get(name)
 
-    def _infer(self) -> dict[str, tuple[tuple[str, ...], TensorType]]:
+    def _infer(self) -> dict[str, TensorType]:
         try:
             inferred = onnx.shape_inference.infer_shapes(self._model)
         except Exception:
             return {}
-        found: dict[str, tuple[tuple[str, ...], TensorType]] = {}
+        found: dict[str, TensorType] = {}
         known: dict[int, str] = {**dict.fromkeys(_FLOATS, "f32"), **_INTS}
         for info in [*inferred.graph.value_info, *inferred.graph.output]:
             tensor = info.type.tensor_type
             dims = [d.dim_value for d in tensor.shape.dim]
-            if len(dims) not in (2, 4) or any(d <= 0 or d > 2**20 for d in dims[1:]) or tensor.elem_type not in known:
+            if len(dims) < 2 or any(d <= 0 or d > 2**20 for d in dims[1:]) or tensor.elem_type not in known:
                 continue
-            c, h, w = (dims[1], 1, 1) if len(dims) == 2 else dims[1:]
-            found[info.name] = (
-                ("N", "C") if len(dims) == 2 else ("N", "C", "H", "W"),
-                TensorType(known[tensor.elem_type], (h, w, c)),
-            )
+            if len(dims) <= 4:
+                c, *plane = dims[1:]
+                shape = ((1, 1, *plane)[-2], (1, 1, *plane)[-1], c)
+                layout = Layout.planes(shape, len(dims) - 1)
+            else:
+                shape, layout = (1, 1, math.prod(dims[1:])), Layout.rows(dims[1:])
+            found[info.name] = TensorType(known[tensor.elem_type], shape, layout=layout)
         return found

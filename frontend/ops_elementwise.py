@@ -31,59 +31,42 @@ def mul(imp: Importer, node: NodeProto) -> None:
 def _binary(imp: Importer, node: NodeProto, operator: str, out: str) -> None:
     left, right = imp.is_const(node, 0), imp.is_const(node, 1)
     if not left and not right:
-        a, b = imp.act(node, 0), imp.act(node, 1)
+        a, b = imp.floats(node, 0), imp.floats(node, 1)
         if operator != "Add":
-            raise Unsupported(f"{operator} of two activations", "only Add combines two activations; Mul needs a constant")
-        _add_acts(imp, node, a, b, a.value, b.value, out)
+            raise Unsupported(
+                f"{operator} of two activations", "only Add combines two activations; Sub, Mul and Div need a constant"
+            )
+        _add_acts(imp, node, a, b, out)
         return
-    act = imp.act(node, 1 if left else 0)
-    c = _channels(imp, act, imp.real(node, 0 if left else 1, "constant"))
+    if left and right:
+        raise Unsupported("both operands are constants", "fold constants before the import")
+    act = imp.floats(node, 1 if left else 0)
+    c = imp.channels(act, imp.real(node, 0 if left else 1, "constant"))
     _with_constant(imp, node, operator, act, act.value, c, left, out)
 
 
-def _add_acts(imp: Importer, node: NodeProto, a: Act, b: Act, x: str, y: str, out: str) -> None:
-    ta, tb = imp.type(a), imp.type(b)
-    if a.axes != b.axes or ta.shape != tb.shape:
+def _add_acts(imp: Importer, node: NodeProto, a: Act, b: Act, out: str) -> None:
+    if imp.layout(a) != imp.layout(b) or a.batch != b.batch:
+        laid = [imp.layout(v).text(imp.type(v).shape) for v in (a, b)]
         raise Unsupported(
-            f"adds {list(imp.dims(a))} and {list(imp.dims(b))} ({'x'.join(a.axes)}, {'x'.join(b.axes)})",
-            "both sides must have one shape",
+            f"adds {list(imp.dims(a))} and {list(imp.dims(b))}, laid out {laid[0]!r} and {laid[1]!r}",
+            "both sides must have one shape, flattened and transposed alike",
         )
-    if not np.array_equal(_order(a, ta.size), _order(b, ta.size)):
-        raise Unsupported("adds vectors flattened in different orders", "flatten both sides the same way")
-    imp.emit(node, "add_f", [x, y], out, TensorType("f32", ta.shape))
+    b = imp.as_shape(node, b, imp.type(a).shape)
+    sides = [v.value if imp.type(v).dtype == "f32" else imp.dequantized(node, v, tag) for v, tag in ((a, "a"), (b, "b"))]
+    imp.emit(node, "add_f", sides, out, _real(imp, a))
     imp.bind(node, a, out)
 
 
-def _order(act: Act, size: int) -> npt.NDArray[np.int64]:
-    return np.arange(size) if act.order is None else act.order
-
-
-def _channels(imp: Importer, act: Act, c: Real) -> Real:
-    """A broadcast constant as one number per channel."""
-    channels, rank = imp.type(act).shape[2], len(act.axes)
-    if c.ndim > rank and any(d != 1 for d in c.shape[: c.ndim - rank]):
-        raise Unsupported(f"constant of shape {list(c.shape)} enlarges the activation", "match the ranks")
-    c = c.reshape(c.shape[c.ndim - rank :]) if c.ndim > rank else c.reshape((1,) * (rank - c.ndim) + c.shape)
-    dims = imp.dims(act)
-    for axis, (name, size) in enumerate(zip(act.axes, c.shape, strict=True)):
-        if size not in (1, dims[axis]):
-            raise Unsupported(f"constant of shape {list(c.shape)} does not broadcast to {list(dims)}")
-        if name != "C" and size > 1:
-            first = np.take(c, [0], axis)
-            if not (c == first).all():
-                raise Unsupported(f"constant varies along {name}", "only one number per channel is supported")
-            c = first
-    flat = np.broadcast_to(c.ravel(), (channels,)).astype(np.float64)
-    if act.order is not None and c.size > 1:
-        permuted = np.empty_like(flat)
-        permuted[act.order] = flat
-        flat = permuted
-    return np.ascontiguousarray(flat)
+def _real(imp: Importer, act: Act) -> TensorType:
+    """The type of real values where ``act`` has its elements."""
+    t = imp.type(act)
+    return TensorType("f32", t.shape, layout=t.layout)
 
 
 def _with_constant(imp: Importer, node: NodeProto, operator: str, act: Act, x: str, c: Real, left: bool, out: str) -> None:
     """One of c + x, x - c, c - x, c x, x / c."""
-    t = TensorType("f32", imp.type(act).shape)
+    t = _real(imp, act)
     if operator == "Sub" and left:
         x = imp.emit(node, "mul_f", [x], f"{out}:neg", t, {}, {"c": np.full(c.shape, -1.0)}, ":neg")
     if operator == "Div":
@@ -119,30 +102,31 @@ def qlinear_binary(imp: Importer, node: NodeProto) -> None:
     if isinstance(a, Act) and isinstance(b, Act):
         if operator == "Mul":
             raise Unsupported("product of two activations", "only Mul by constants is supported")
-        _add_acts(imp, node, a, b, imp.dequantized(node, a, "a"), imp.dequantized(node, b, "b"), out)
+        _add_acts(imp, node, a, b, out)
     else:
         act, c = (a, b) if isinstance(a, Act) else (b, a)
         assert isinstance(act, Act)
         assert not isinstance(c, Act)
-        _with_constant(imp, node, operator, act, imp.dequantized(node, act, "x"), _channels(imp, act, c), False, out)
+        _with_constant(imp, node, operator, act, imp.dequantized(node, act, "x"), imp.channels(act, c), False, out)
     requantize(imp, node, imp.acts[node.output[0]], *imp.scale_zero(node, 6, 7))
 
 
 @handles("BatchNormalization")
 def batch_normalization(imp: Importer, node: NodeProto) -> None:
-    attrs, act = imp.attrs(node), imp.act(node, 0)
+    attrs, act = imp.attrs(node), imp.floats(node, 0)
     if attrs.get("training_mode", 0):
         raise Unsupported("training_mode = 1", "export the network in evaluation mode")
     gamma, beta, mean, var = (imp.real(node, i, w).ravel() for i, w in enumerate(("scale", "bias", "mean", "variance"), 1))
-    if not (gamma.size == beta.size == mean.size == var.size == imp.type(act).shape[2]):
-        raise Unsupported("parameters do not fit the channels")
+    dims = imp.dims(act)
+    if len(dims) < 2 or act.batch or not gamma.size == beta.size == mean.size == var.size == dims[1]:
+        raise Unsupported(f"parameters of {gamma.size} channels do not fit axis 1 of {list(dims)}")
     eps = attrs.get("epsilon", 1e-5)
     if (var + eps <= 0).any():
         raise Unsupported("variance is not positive", "repair the initialiser")
     scale = gamma / np.sqrt(var + eps)
-    t = TensorType("f32", imp.type(act).shape)
-    x = imp.emit(node, "mul_f", [act.value], f"{node.output[0]}:scaled", t, {}, {"c": scale}, ":scale")
-    imp.bind(node, act, imp.emit(node, "addc_f", [x], node.output[0], t, {}, {"c": beta - scale * mean}, ":shift"))
+    scale, shift = (imp.channels(act, v.reshape(-1, *[1] * (len(dims) - 2))) for v in (scale, beta - scale * mean))
+    x = imp.emit(node, "mul_f", [act.value], f"{node.output[0]}:scaled", _real(imp, act), {}, {"c": scale}, ":scale")
+    imp.bind(node, act, imp.emit(node, "addc_f", [x], node.output[0], _real(imp, act), {}, {"c": shift}, ":shift"))
 
 
 # -- activations --------------------------------------------------------------------------------------------------------
@@ -158,7 +142,7 @@ def _clip(imp: Importer, node: NodeProto, act: Act, lo: float, hi: float) -> Non
         return
     real = {"lo": t.scale * (lo - t.zero), "hi": t.scale * (hi - t.zero)}
     x = imp.dequantized(node, act, "x")
-    imp.emit(node, "clip_f", [x], f"{out}:f", TensorType("f32", t.shape), real)
+    imp.emit(node, "clip_f", [x], f"{out}:f", _real(imp, act), real)
     imp.bind(node, act, f"{out}:f")
     requantize(imp, node, imp.acts[out], t.scale, t.zero, t.dtype)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,9 @@ import numpy.typing as npt
 from onnx import NodeProto
 
 from sasimc.frontend.state import Act, Const, Importer, QConst, Unsupported, handles
-from sasimc.ir.graph import TensorType
+from sasimc.ir.graph import Attr, TensorType
 from sasimc.ir.kinds import window_output
+from sasimc.ir.layout import Axis, Layout
 
 __all__ = ["auto_pads", "pair", "requantize"]
 
@@ -19,13 +21,13 @@ Array = npt.NDArray[Any]
 
 @handles("Conv")
 def conv(imp: Importer, node: NodeProto) -> None:
-    act = imp.spatial(imp.act(node, 0))
+    act = imp.plane(node, imp.floats(node, 0))
     _conv(imp, node, act, act.value, _weight(imp, node, 1), _bias(imp, node, 2), node.output[0])
 
 
 @handles("QLinearConv")
 def qlinear_conv(imp: Importer, node: NodeProto) -> None:
-    act = imp.spatial(imp.typed(imp.act(node, 0), *imp.scale_zero(node, 1, 2)))
+    act = imp.plane(node, imp.typed(imp.act(node, 0), *imp.scale_zero(node, 1, 2)))
     w = _operator_weight(imp, node, 3)
     bias = imp.const(node, 8, "bias") if imp.has(node, 8) else None
     if bias is not None:
@@ -41,11 +43,12 @@ def gemm(imp: Importer, node: NodeProto) -> None:
     for name in ("alpha", "beta"):
         if attrs.get(name, 1.0) != 1.0:
             raise Unsupported(f"{name} = {attrs[name]:g}", f"fold {name} into the weights before quantising")
-    act = _transposed(imp.act(node, 0)) if attrs.get("transA") else imp.act(node, 0)
+    act = _transposed(imp, imp.floats(node, 0)) if attrs.get("transA") else imp.floats(node, 0)
     w = _weight(imp, node, 1)
     if attrs.get("transB"):
         w = _swap(w)
-    _matmul(imp, node, imp.vector(act), act.value, w, _bias(imp, node, 2), node.output[0])
+    act = imp.vector(node, act)
+    _matmul(imp, node, act, act.value, w, _bias(imp, node, 2), node.output[0])
 
 
 @handles("com.microsoft.QGemm")
@@ -54,7 +57,7 @@ def qgemm(imp: Importer, node: NodeProto) -> None:
     if attrs.get("alpha", 1.0) != 1.0:
         raise Unsupported(f"alpha = {attrs['alpha']:g}", "fold alpha into the weights before quantising")
     act = imp.typed(imp.act(node, 0), *imp.scale_zero(node, 1, 2))
-    act = imp.vector(_transposed(act) if attrs.get("transA") else act)
+    act = imp.vector(node, _transposed(imp, act) if attrs.get("transA") else act)
     w = _operator_weight(imp, node, 3, axis=1)
     if attrs.get("transB"):
         w = _swap(QConst(w.q, w.scale, w.zero, 0 if w.scale.ndim else w.axis))
@@ -70,17 +73,17 @@ def qgemm(imp: Importer, node: NodeProto) -> None:
 def matmul(imp: Importer, node: NodeProto) -> None:
     if imp.is_const(node, 0):
         raise Unsupported("the constant is the left operand", "write x W instead of W x (transpose the weights)")
-    act = imp.act(node, 0)
     if not imp.is_const(node, 1):
         raise Unsupported(
             "both operands are activations", "products of two activations (attention) have no place in weight memory"
         )
+    act = imp.pixels(node, imp.floats(node, 0))
     _matmul(imp, node, act, act.value, _weight(imp, node, 1), None, node.output[0])
 
 
 @handles("QLinearMatMul")
 def qlinear_matmul(imp: Importer, node: NodeProto) -> None:
-    act = imp.typed(imp.act(node, 0), *imp.scale_zero(node, 1, 2))
+    act = imp.pixels(node, imp.typed(imp.act(node, 0), *imp.scale_zero(node, 1, 2)))
     w = _operator_weight(imp, node, 3, axis=1)
     x = imp.dequantized(node, act, "x")
     _matmul(imp, node, act, x, w, None, f"{node.output[0]}:f")
@@ -130,8 +133,9 @@ def _swap(w: QConst) -> QConst:
     return QConst(w.q.T, w.scale, w.zero, 1 - w.axis)
 
 
-def _transposed(act: Act) -> Act:
-    return Act(act.value, act.axes[::-1], act.order) if len(act.axes) == 2 else act
+def _transposed(imp: Importer, act: Act) -> Act:
+    """The transpose of a matrix, one of whose axes is the batch."""
+    return Act(act.value, 1 - act.batch) if len(imp.dims(act)) == 2 else act
 
 
 def _int8(w: QConst, channels_axis: int) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float64]]:
@@ -175,15 +179,16 @@ def _bias_consts(bias: Const | None, n: int) -> dict[str, Array]:
 
 
 def auto_pads(imp: Importer, node: NodeProto, plane: tuple[int, int], kernel: tuple[int, int], stride: tuple[int, int],
-              dilation: tuple[int, int]) -> tuple[int, int, int, int]:  # fmt: skip
-    """Pads (top, left, bottom, right) from ``pads`` or ``auto_pad``."""
+              dilation: tuple[int, int], rank: int) -> tuple[int, int, int, int]:  # fmt: skip
+    """Pads (top, left, bottom, right) from ``pads`` or ``auto_pad`` of a window over ``rank`` axes."""
     attrs = imp.attrs(node)
     mode = attrs.get("auto_pad", "NOTSET")
     if mode in ("NOTSET", "VALID"):
-        pads = [int(p) for p in attrs.get("pads", [0, 0, 0, 0])] if mode == "NOTSET" else [0, 0, 0, 0]
-        if len(pads) != 4 or min(pads) < 0:
-            raise Unsupported(f"pads {pads}", "pads must be four numbers, none negative")
-        return (pads[0], pads[1], pads[2], pads[3])
+        pads = [int(p) for p in attrs.get("pads", [0, 0] * rank)] if mode == "NOTSET" else [0, 0] * rank
+        if len(pads) != 2 * rank or min(pads) < 0:
+            raise Unsupported(f"pads {pads}", f"pads must be {2 * rank} numbers, none negative")
+        before, after = [0] * (2 - rank) + pads[:rank], [0] * (2 - rank) + pads[rank:]
+        return (before[0], before[1], after[0], after[1])
     if mode not in ("SAME_UPPER", "SAME_LOWER"):
         raise Unsupported(f"auto_pad {mode!r}", "use explicit pads")
     before, after = [], []
@@ -195,71 +200,92 @@ def auto_pads(imp: Importer, node: NodeProto, plane: tuple[int, int], kernel: tu
     return (before[0], before[1], after[0], after[1])
 
 
-def pair(values: Any, what: str, default: int = 1) -> tuple[int, int]:
-    """Two positive integers from an attribute that may be absent."""
-    v = [int(x) for x in values] if values else [default, default]
-    if len(v) != 2 or min(v) < 1:
-        raise Unsupported(f"{what} {v}", f"{what} must be two positive numbers (2-D)")
-    return v[0], v[1]
+def pair(values: Any, what: str, rank: int) -> tuple[int, int]:
+    """Numbers for height and width from an attribute of a window over ``rank`` axes that may be absent; 1 for a height there is not."""
+    v = [int(x) for x in values] if values else [1] * rank
+    if len(v) != rank or min(v) < 1:
+        raise Unsupported(f"{what} {v}", f"{what} must be {rank} positive numbers")
+    return (1, *v)[-2], v[-1]
 
 
 def _conv(imp: Importer, node: NodeProto, act: Act, x: str, w: QConst, bias: Const | None, out: str) -> None:
-    attrs, t = imp.attrs(node), imp.type(act)
-    if w.q.ndim != 4:
-        raise Unsupported(f"weight has rank {w.q.ndim}", "only 2-D convolutions are supported; add an axis of size 1")
+    attrs, t, layout = imp.attrs(node), imp.type(act), imp.layout(act)
+    rank = len(layout.axes) - 1
+    if w.q.ndim != rank + 2:
+        raise Unsupported(f"weight has rank {w.q.ndim}, the input {rank + 2}", "only 2-D and 1-D convolutions are supported")
     weight, wscale = _int8(w, 0)
+    if attrs.get("kernel_shape") and tuple(attrs["kernel_shape"]) != weight.shape[2:]:
+        raise Unsupported(f"kernel_shape {list(attrs['kernel_shape'])} differs from the weight's {list(weight.shape[2:])}")
+    weight = weight.reshape(*weight.shape[:2], *(1, *weight.shape[2:])[-2:])
     n, per_group, kh, kw = weight.shape
     groups = int(attrs.get("group", 1))
     if groups < 1 or per_group * groups != t.shape[2] or n % groups:
-        raise Unsupported(f"weight {list(weight.shape)} with {groups} groups does not fit {t.shape[2]} input channels")
-    if attrs.get("kernel_shape") and tuple(attrs["kernel_shape"]) != (kh, kw):
-        raise Unsupported(f"kernel_shape {list(attrs['kernel_shape'])} differs from the weight's {[kh, kw]}")
-    stride, dilation = pair(attrs.get("strides"), "strides"), pair(attrs.get("dilations"), "dilations")
-    pads = auto_pads(imp, node, t.shape[:2], (kh, kw), stride, dilation)
+        raise Unsupported(f"weight {list(w.q.shape)} with {groups} groups does not fit {t.shape[2]} input channels")
+    stride, dilation = pair(attrs.get("strides"), "strides", rank), pair(attrs.get("dilations"), "dilations", rank)
+    pads = auto_pads(imp, node, t.shape[:2], (kh, kw), stride, dilation, rank)
     h = window_output(t.shape[0], kh, stride[0], pads[0], pads[2], dilation[0])
     wide = window_output(t.shape[1], kw, stride[1], pads[1], pads[3], dilation[1])
     if min(h, wide) < 1:
         raise Unsupported(f"kernel {kh} x {kw} is larger than its padded input {t.shape[0]} x {t.shape[1]}")
-    geometry = {
-        "kernel": (kh, kw),
-        "stride": stride,
-        "pads": pads,
-        "dilation": dilation,
-        "groups": groups,
-        "param": _param(imp, node),
-    }
     consts = {"weight": np.ascontiguousarray(weight.transpose(2, 3, 1, 0)), "wscale": wscale, **_bias_consts(bias, n)}
-    imp.emit(node, "conv_f", [x], out, TensorType("f32", (h, wide, n)), geometry, consts)
+    made = Layout.planes((h, wide, n), rank + 1)
+    if (order := imp.order(act, 0)) is not None:
+        consts, channels = _reordered(consts, order, groups, layout.axes[0])
+        made = Layout((channels, *made.axes[1:]))
+    geometry = _geometry(imp, node, (kh, kw), stride, pads, dilation, groups)
+    imp.emit(node, "conv_f", [x], out, TensorType("f32", (h, wide, n), layout=made), geometry, consts)
     imp.bind(node, act, out)
 
 
+def _reordered(
+    consts: dict[str, Array], order: npt.NDArray[np.int64], groups: int, channels: Axis
+) -> tuple[dict[str, Array], Axis]:
+    """Weights for input channels that are stored in another order, and the axis of the output channels. A depth-wise layer keeps the
+    stored order, so its outputs are permuted as its inputs are."""
+    weight = consts["weight"]
+    count, n = len(order), weight.shape[3]
+    if groups == 1:
+        moved = np.empty_like(weight)
+        moved[:, :, order] = weight
+        return {**consts, "weight": moved}, ((n, 1),) if n > 1 else ()
+    if groups != count:
+        raise Unsupported(
+            f"{groups} groups of channels that are stored in another order", "put a convolution with one group behind the shuffle"
+        )
+    each = n // count
+    at = (order[:, None] * each + np.arange(each)).ravel()  # stored place of every output channel
+    outputs = {}
+    for role, a in consts.items():
+        outputs[role] = np.empty_like(a)
+        outputs[role][..., at] = a
+    return outputs, Layout.of([[*((size, step * each) for size, step in channels), (each, 1)]]).axes[0]
+
+
+def _geometry(imp: Importer, node: NodeProto, kernel: tuple[int, int], stride: tuple[int, int] = (1, 1),
+              pads: tuple[int, int, int, int] = (0, 0, 0, 0), dilation: tuple[int, int] = (1, 1), groups: int = 1) -> dict[str, Attr]:  # fmt: skip
+    return {"kernel": kernel, "stride": stride, "pads": pads, "dilation": dilation, "groups": groups, "param": _param(imp, node)}
+
+
 def _matmul(imp: Importer, node: NodeProto, act: Act, x: str, w: QConst, bias: Const | None, out: str) -> None:
-    t = imp.type(act)
+    t, axis = imp.type(act), len(imp.layout(act).axes) - 1
     if w.q.ndim != 2:
         raise Unsupported(
             f"weight has rank {w.q.ndim}, a matrix is expected", "only products with one weight matrix are supported"
         )
-    if act.axes not in (("N", "C"), ("N", "H", "W", "C")):
-        imp.vector(act)
     weight, wscale = _int8(w, 1)
     k, n = weight.shape
     if k != t.shape[2]:
         raise Unsupported(f"weight {list(weight.shape)} does not fit {t.shape[2]} inputs")
-    if act.order is not None:  # rows of W follow the ONNX order of the flattened plane; the IR's order is channels last
+    if (
+        order := imp.order(act, axis)
+    ) is not None:  # rows of W follow the ONNX order of the elements, the IR's follow the stored one
         permuted = np.empty_like(weight)
-        permuted[act.order] = weight
+        permuted[order] = weight
         weight = permuted
-    geometry = {
-        "kernel": (1, 1),
-        "stride": (1, 1),
-        "pads": (0, 0, 0, 0),
-        "dilation": (1, 1),
-        "groups": 1,
-        "param": _param(imp, node),
-    }
     consts = {"weight": np.ascontiguousarray(weight.reshape(1, 1, k, n)), "wscale": wscale, **_bias_consts(bias, n)}
-    imp.emit(node, "conv_f", [x], out, TensorType("f32", (*t.shape[:2], n)), geometry, consts)
-    imp.bind(node, Act(out, act.axes))
+    made = TensorType("f32", (*t.shape[:2], n), layout=imp.layout(act).with_channels(axis, k, n))
+    imp.emit(node, "conv_f", [x], out, made, _geometry(imp, node, (1, 1)), consts)
+    imp.bind(node, act, out)
 
 
 def _param(imp: Importer, node: NodeProto) -> str:
@@ -276,5 +302,5 @@ def _requantize(imp: Importer, node: NodeProto, scale: int, zero: int) -> None:
 
 def requantize(imp: Importer, node: NodeProto, act: Act, scale: float, zero: int, dtype: str) -> None:
     """Quantise ``act`` and make it the node's output."""
-    t = TensorType(dtype, imp.type(act).shape, scale, zero)
+    t = replace(imp.type(act), dtype=dtype, scale=scale, zero=zero)
     imp.bind(node, act, imp.emit(node, "quantize", [act.value], node.output[0], t, suffix=":q"))

@@ -35,7 +35,7 @@ def quantize_linear(imp: Importer, node: NodeProto) -> None:
     t = imp.type(act)
     if t.dtype != "f32":
         raise Unsupported("quantises a tensor that is quantised already", "remove the node")
-    out = imp.emit(node, "quantize", [act.value], node.output[0], TensorType(dtype, t.shape, scale, zero))
+    out = imp.emit(node, "quantize", [act.value], node.output[0], TensorType(dtype, t.shape, scale, zero, t.layout))
     imp.bind(node, act, out)
 
 
@@ -48,7 +48,7 @@ def dequantize_linear(imp: Importer, node: NodeProto) -> None:
         raise Unsupported("dequantises a float tensor", "remove the node")
     scale, zero, dtype = imp.scale_zero(node, 1, 2, "uint8" if t.dtype == "u8" else "int8")
     act = imp.typed(act, scale, zero, dtype)
-    out = imp.emit(node, "dequantize", [act.value], node.output[0], TensorType("f32", t.shape))
+    out = imp.emit(node, "dequantize", [act.value], node.output[0], TensorType("f32", t.shape, layout=t.layout))
     imp.bind(node, act, out)
 
 

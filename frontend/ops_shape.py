@@ -5,16 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
-import numpy.typing as npt
 from onnx import NodeProto
 
+from sasimc.frontend.ops_linear import requantize
 from sasimc.frontend.state import Act, Importer, Unsupported, handles
-from sasimc.ir.graph import Shape, TensorType
+from sasimc.ir.graph import TensorType
+from sasimc.ir.layout import Layout
 
 __all__: list[str] = []
-
-_AXES = {2: ("N", "C"), 3: ("N", "C", "W"), 4: ("N", "C", "H", "W")}
 
 
 @handles("Reshape")
@@ -45,9 +43,9 @@ def flatten(imp: Importer, node: NodeProto) -> None:
 def squeeze(imp: Importer, node: NodeProto) -> None:
     act = imp.act(node, 0)
     dims = imp.dims(act)
-    axes = imp.ints(node, 1, "axes") if imp.has(node, 1) else [i for i, d in enumerate(dims) if d == 1 and i]
+    axes = imp.ints(node, 1, "axes") if imp.has(node, 1) else [i for i, d in enumerate(dims) if d == 1 and i != act.batch]
     axes = [a + len(dims) if a < 0 else a for a in axes]
-    if any(not 0 < a < len(dims) or dims[a] != 1 for a in axes):
+    if any(not 0 <= a < len(dims) or dims[a] != 1 or a == act.batch for a in axes):
         raise Unsupported(f"squeezes axes {axes} of {list(dims)}", "squeeze axes of size 1, not the batch")
     _reshape(imp, node, act, [d for i, d in enumerate(dims) if i not in axes])
 
@@ -58,57 +56,44 @@ def unsqueeze(imp: Importer, node: NodeProto) -> None:
     dims, axes = imp.dims(act), imp.ints(node, 1, "axes")
     rank = len(dims) + len(axes)
     places = {a + rank if a < 0 else a for a in axes}
+    if act.batch in places or len(places) < len(axes) or not places <= set(range(rank)):
+        raise Unsupported(f"inserts axes {axes} into {list(dims)}", "keep the batch as the first axis")
     rest = iter(dims)
     _reshape(imp, node, act, [1 if i in places else next(rest) for i in range(rank)])
 
 
-def _positions(axes: Sequence[str], shape: Shape) -> npt.NDArray[np.int64]:
-    """For each element of one sample in ONNX order, its channels-last position."""
-    h, w, c = shape
-    index = np.arange(h * w * c).reshape(h, w, c)
-    size = {"H": 0, "W": 1, "C": 2}
-    inner = [a for a in axes if a != "N"]
-    missing = [a for a in "HWC" if a not in inner]  # axes a squeeze removed have size 1
-    return index.transpose([size[a] for a in (*missing, *inner)]).ravel()
-
-
 def _reshape(imp: Importer, node: NodeProto, act: Act, new: Sequence[int]) -> None:
-    dims, t = imp.dims(act), imp.type(act)
+    dims = imp.dims(act)
     if math.prod(new) != math.prod(dims):
         raise Unsupported(f"cannot reshape {list(dims)} to {list(new)}")
-    if list(new) == list(dims):
-        imp.bind(node, act)
-        return
-    if act.axes[0] != "N" or not new or new[0] != dims[0]:
+    if act.batch or not new or new[0] != dims[0]:
         raise Unsupported(f"reshapes {list(dims)} to {list(new)}", "keep the batch as the first axis")
-    if len(new) not in _AXES:
-        raise Unsupported(f"reshapes to rank {len(new)}", "only ranks 2 to 4 (N x C, N x C x H x W) are supported")
-    axes = _AXES[len(new)]
-    size = dict(zip(axes, new, strict=True))
-    shape = (size.get("H", 1), size.get("W", 1), size["C"])
-    before = act.order if act.order is not None else _positions(act.axes, t.shape)
-    after = _positions(axes, shape)
-    order: npt.NDArray[np.int64] | None = None
-    if not np.array_equal(before, after):
-        if len(new) != 2:
-            raise Unsupported(
-                f"reshapes {list(dims)} to {list(new)}, mixing channels and positions", "only flattening is supported"
-            )
-        order = before
-    if shape == t.shape:
-        imp.acts[node.output[0]] = Act(act.value, axes, order)
-        return
-    out = imp.emit(node, "reshape", [act.value], node.output[0], t.with_shape(shape))
-    imp.acts[node.output[0]] = Act(out, axes, order)
+    layout = imp.layout(act).reshaped(new[1:])
+    if layout is None:
+        raise Unsupported(
+            f"reshapes {list(dims)} to {list(new)}, mixing channels and positions",
+            "only splitting and joining whole axes is supported",
+        )
+    t = imp.type(act)
+    _relabel(imp, node, act, t.with_shape((1, 1, t.size) if len(new) == 2 else t.shape, layout), 0)
+
+
+def _relabel(imp: Importer, node: NodeProto, act: Act, t: TensorType, batch: int) -> None:
+    """The node's output has the same stored elements; only where it finds them differs."""
+    value = act.value if t == imp.type(act) else imp.emit(node, "reshape", [act.value], node.output[0], t)
+    imp.acts[node.output[0]] = Act(value, batch)
 
 
 @handles("Transpose")
 def transpose(imp: Importer, node: NodeProto) -> None:
     act = imp.act(node, 0)
-    perm = list(imp.attrs(node).get("perm") or range(len(act.axes) - 1, -1, -1))
-    if sorted(perm) != list(range(len(act.axes))):
-        raise Unsupported(f"perm {perm} for {len(act.axes)} axes")
-    imp.acts[node.output[0]] = Act(act.value, tuple(act.axes[p] for p in perm), act.order)
+    rank = len(imp.dims(act))
+    perm = list(imp.attrs(node).get("perm") or range(rank - 1, -1, -1))
+    if sorted(perm) != list(range(rank)):
+        raise Unsupported(f"perm {perm} for {rank} axes")
+    layout = imp.layout(act).transposed([p - (p > act.batch) for p in perm if p != act.batch])
+    t = imp.type(act)
+    _relabel(imp, node, act, t.with_shape(t.shape, layout), perm.index(act.batch))
 
 
 @handles("Concat")
@@ -121,26 +106,36 @@ def concat(imp: Importer, node: NodeProto) -> None:
 def qlinear_concat(imp: Importer, node: NodeProto) -> None:
     scale, zero, dtype = imp.scale_zero(node, 0, 1)
     acts = [imp.typed(imp.act(node, i), *imp.scale_zero(node, i + 1, i + 2)) for i in range(2, len(node.input), 3)]
-    values = [imp.dequantized(node, a, f"x{i}") for i, a in enumerate(acts)]
-    out = _concat(imp, node, acts, values, f"{node.output[0]}:f")
-    t = TensorType(dtype, imp.values[out].shape, scale, zero)
-    imp.bind(node, imp.acts[node.output[0]], imp.emit(node, "quantize", [out], node.output[0], t, suffix=":q"))
+    _concat(imp, node, acts, [imp.dequantized(node, a, f"x{i}") for i, a in enumerate(acts)], f"{node.output[0]}:f")
+    requantize(imp, node, imp.acts[node.output[0]], scale, zero, dtype)
 
 
 def _concat(imp: Importer, node: NodeProto, acts: list[Act], values: list[str], out: str) -> str:
+    """Join along the stored channels; ``values``: what the activations are read from."""
     if not acts:
         raise Unsupported("has no inputs")
-    axes, axis = acts[0].axes, int(imp.attrs(node).get("axis", 1))
-    if not -len(axes) <= axis < len(axes) or axes[axis] != "C":
-        raise Unsupported(f"joins along axis {axis} of {'x'.join(axes)}", "join along channels")
-    types = [imp.type(imp.in_order(a)) for a in acts]
-    if any(a.axes != axes for a in acts) or any(t.shape[:2] != types[0].shape[:2] for t in types):
-        raise Unsupported(f"joins {[list(imp.dims(a)) for a in acts]}", "all inputs need the same height, width and layout")
-    first = imp.values[values[0]]
-    if any(imp.values[v].quant != first.quant for v in values):
+    number = int(imp.attrs(node).get("axis", 1))
+    axis = imp.axis(acts[0], number)
+    dims, count = imp.dims(acts[0]), imp.layout(acts[0]).dims[axis]
+    first = imp.type(acts[0])
+    for act in acts:
+        t, layout = imp.type(act), imp.layout(act)
+        if (
+            axis >= len(layout.axes)
+            or Layout((layout.axes[axis],)) != Layout.rows([t.shape[2]])
+            or (act.batch, t.shape[:2]) != (acts[0].batch, first.shape[:2])
+            or layout.with_channels(axis, t.shape[2], count) != imp.layout(acts[0])
+        ):
+            shown = layout.text(t.shape)
+            raise Unsupported(
+                f"joins along axis {number} of {list(dims)} ({[list(imp.dims(a)) for a in acts]}, one is laid out {shown!r})",
+                "join along channels; all inputs need the same height, width and axes",
+            )
+    if any(imp.values[v].quant != imp.values[values[0]].quant for v in values):
         raise Unsupported("joins stored values of different scales", "put DequantizeLinear in front and QuantizeLinear behind")
-    shape = (*types[0].shape[:2], sum(t.shape[2] for t in types))
-    imp.emit(node, "concat", values, out, first.with_shape(shape))
+    total = sum(imp.type(a).shape[2] for a in acts)
+    layout = imp.layout(acts[0]).with_channels(axis, count, total)
+    imp.emit(node, "concat", values, out, imp.values[values[0]].with_shape((*first.shape[:2], total), layout))
     imp.bind(node, acts[0], out)
     return out
 
@@ -150,35 +145,40 @@ def _concat(imp: Importer, node: NodeProto, acts: list[Act], values: list[str], 
 
 @handles("Softmax", "LogSoftmax")
 def softmax(imp: Importer, node: NodeProto) -> None:
-    act = imp.act(node, 0)
-    _last_axis(imp, act, int(imp.attrs(node).get("axis", -1)))
-    out = imp.emit(node, "softmax_f", [act.value], node.output[0], TensorType("f32", imp.type(act).shape))
+    act = _last(imp, node, imp.floats(node, 0), int(imp.attrs(node).get("axis", -1)))
+    out = imp.emit(node, "softmax_f", [act.value], node.output[0], imp.type(act))
     imp.bind(node, act, out)
 
 
 @handles("com.microsoft.QLinearSoftmax")
 def qlinear_softmax(imp: Importer, node: NodeProto) -> None:
     act = imp.typed(imp.act(node, 0), *imp.scale_zero(node, 1, 2))
-    _last_axis(imp, act, int(imp.attrs(node).get("axis", -1)))
-    x, shape = imp.dequantized(node, act, "x"), imp.type(act).shape
-    f = imp.emit(node, "softmax_f", [x], f"{node.output[0]}:f", TensorType("f32", shape))
-    scale, zero, dtype = imp.scale_zero(node, 3, 4)
-    out = imp.emit(node, "quantize", [f], node.output[0], TensorType(dtype, shape, scale, zero), suffix=":q")
-    imp.bind(node, act, out)
+    act = _last(imp, node, act, int(imp.attrs(node).get("axis", -1)))
+    x = imp.dequantized(node, act, "x")
+    imp.bind(node, act, imp.emit(node, "softmax_f", [x], f"{node.output[0]}:f", imp.values[x]))
+    requantize(imp, node, imp.acts[node.output[0]], *imp.scale_zero(node, 3, 4))
 
 
 @handles("ArgMax")
 def arg_max(imp: Importer, node: NodeProto) -> None:
-    act, attrs = imp.act(node, 0), imp.attrs(node)
-    _last_axis(imp, imp.in_order(act), int(attrs.get("axis", 0)))
+    attrs = imp.attrs(node)
+    number = int(attrs.get("axis", 0))
+    act = _last(imp, node, imp.act(node, 0), number)
+    axis = imp.axis(act, number)
+    if imp.order(act, axis) is not None:
+        raise Unsupported("numbers the elements of a flattened plane", "pool to 1 x 1 first, or let a Gemm follow the Flatten")
     if attrs.get("select_last_index", 0):
         raise Unsupported("select_last_index = 1", "the lowest index wins among equals")
-    out = imp.emit(node, "argmax", [act.value], node.output[0], TensorType("i32", (1, 1, 1)))
-    imp.acts[node.output[0]] = Act(out, act.axes if attrs.get("keepdims", 1) else ("N",))
+    left = [() for i in range(len(imp.layout(act).axes)) if i != axis or attrs.get("keepdims", 1)]
+    out = imp.emit(node, "argmax", [act.value], node.output[0], TensorType("i32", (1, 1, 1), layout=Layout(tuple(left))))
+    imp.acts[node.output[0]] = Act(out, act.batch)
 
 
-def _last_axis(imp: Importer, act: Act, axis: int) -> None:
-    if imp.type(act).shape[:2] != (1, 1) or not -len(act.axes) <= axis < len(act.axes) or act.axes[axis] != "C":
+def _last(imp: Importer, node: NodeProto, act: Act, axis: int) -> Act:
+    """The activation if the axis holds all its elements, stored as a vector."""
+    dims = imp.layout(act).dims
+    if dims[imp.axis(act, axis)] != imp.type(act).size:
         raise Unsupported(
             f"runs over axis {axis} of {list(imp.dims(act))}", "only over the channels of a vector, at the end of the network"
         )
+    return imp.as_shape(node, act, (1, 1, imp.type(act).size))

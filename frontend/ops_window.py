@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from onnx import NodeProto
@@ -11,20 +12,21 @@ from sasimc.frontend.ops_linear import auto_pads, pair, requantize
 from sasimc.frontend.state import Act, Importer, Unsupported, handles
 from sasimc.ir.graph import Attr, TensorType
 from sasimc.ir.kinds import resize_index, window_output
+from sasimc.ir.layout import Layout
 
 __all__: list[str] = []
 
 
 @handles("AveragePool")
 def average_pool(imp: Importer, node: NodeProto) -> None:
-    act = imp.spatial(imp.act(node, 0))
+    act = imp.plane(node, imp.floats(node, 0))
     _average(imp, node, act, act.value, node.output[0])
 
 
 @handles("com.microsoft.QLinearAveragePool")
 def qlinear_average_pool(imp: Importer, node: NodeProto) -> None:
     _channels_first(imp, node)
-    act = imp.spatial(imp.typed(imp.act(node, 0), *imp.scale_zero(node, 1, 2)))
+    act = imp.plane(node, imp.typed(imp.act(node, 0), *imp.scale_zero(node, 1, 2)))
     _average(imp, node, act, imp.dequantized(node, act, "x"), f"{node.output[0]}:f")
     requantize(imp, node, imp.acts[node.output[0]], *imp.scale_zero(node, 3, 4))
 
@@ -40,18 +42,18 @@ def _average(imp: Importer, node: NodeProto, act: Act, x: str, out: str) -> None
         raise Unsupported(
             "padding that is not counted (count_include_pad = 0) makes the divisor vary", "set count_include_pad = 1"
         )
-    imp.emit(node, "avgpool_f", [x], out, TensorType("f32", shape), {**window, "global": False})
+    imp.emit(node, "avgpool_f", [x], out, imp.on_plane(act, shape, "f32"), {**window, "global": False})
     imp.bind(node, act, out)
 
 
 def _window(imp: Importer, node: NodeProto, act: Act) -> tuple[dict[str, Attr], tuple[int, int, int]]:
     """Window attributes and output shape of a pool. ``ceil_mode`` becomes padding at the end where padding is neutral."""
-    attrs, (h, w, c) = imp.attrs(node), imp.type(act).shape
-    kernel, stride = pair(attrs.get("kernel_shape"), "kernel_shape"), pair(attrs.get("strides"), "strides")
-    dilation = pair(attrs.get("dilations"), "dilations")
+    attrs, (h, w, c), rank = imp.attrs(node), imp.type(act).shape, len(imp.layout(act).axes) - 1
+    kernel, stride = pair(attrs.get("kernel_shape"), "kernel_shape", rank), pair(attrs.get("strides"), "strides", rank)
+    dilation = pair(attrs.get("dilations"), "dilations", rank)
     if dilation != (1, 1):
         raise Unsupported(f"dilations {list(dilation)} in a pool", "use dilation 1")
-    pads = list(auto_pads(imp, node, (h, w), kernel, stride, dilation))
+    pads = list(auto_pads(imp, node, (h, w), kernel, stride, dilation, rank))
     if attrs.get("ceil_mode", 0):
         for axis, size in enumerate((h, w)):
             padded = size + pads[axis] + pads[axis + 2]
@@ -75,50 +77,59 @@ def _window(imp: Importer, node: NodeProto, act: Act) -> tuple[dict[str, Attr], 
 
 @handles("MaxPool")
 def max_pool(imp: Importer, node: NodeProto) -> None:
-    act = imp.spatial(imp.act(node, 0))
+    act = imp.plane(node, imp.act(node, 0))
     if len([o for o in node.output if o]) > 1:
         raise Unsupported("the Indices output is used", "only the maximum is computed")
     window, shape = _window(imp, node, act)
-    t = imp.type(act).with_shape(shape)
-    imp.bind(node, act, imp.emit(node, "maxpool", [act.value], node.output[0], t, window))
+    imp.bind(node, act, imp.emit(node, "maxpool", [act.value], node.output[0], imp.on_plane(act, shape), window))
 
 
 @handles("GlobalMaxPool")
 def global_max_pool(imp: Importer, node: NodeProto) -> None:
-    act = imp.spatial(imp.act(node, 0))
+    act = imp.plane(node, imp.act(node, 0))
     t = imp.type(act)
     window: dict[str, Attr] = {"kernel": t.shape[:2], "stride": (1, 1), "pads": (0, 0, 0, 0)}
-    out = imp.emit(node, "maxpool", [act.value], node.output[0], t.with_shape((1, 1, t.shape[2])), window)
+    out = imp.emit(node, "maxpool", [act.value], node.output[0], imp.on_plane(act, (1, 1, t.shape[2])), window)
     imp.bind(node, act, out)
 
 
-def _mean(imp: Importer, node: NodeProto, act: Act, x: str, out: str, over: tuple[str, ...], keep: bool) -> None:
-    """Mean over some of the axes H and W."""
-    h, w, c = imp.type(act).shape
+def _mean(imp: Importer, node: NodeProto, act: Act, x: str, out: str, axes: Sequence[int], keep: bool) -> None:
+    """Mean over axes of the layout that are height, width or both."""
+    t, layout = imp.type(act), imp.layout(act)
+    h, w, c = t.shape
+    parts = layout.parts(t.shape) or ()
+    over = {name for i in axes for name, _, _ in parts[i]} if parts else {"C"}
+    if over - {"H", "W"} or any(over & {name for name, _, _ in p} for i, p in enumerate(parts) if i not in axes):
+        raise Unsupported(
+            f"mean over {[layout.dims[i] for i in axes]} of {list(imp.dims(act))}", "reduce over the whole height, width or both"
+        )
     kernel = (h if "H" in over else 1, w if "W" in over else 1)
     shape = (h // kernel[0], w // kernel[1], c)
+    base = {"H": shape[1] * c, "W": c, "C": 1}
+    left = [[(size, step * base[name]) for name, size, step in p if name not in over] for p in parts]
+    made = Layout.of(p for i, p in enumerate(left) if keep or i not in axes)
     attrs: dict[str, Attr] = {"kernel": kernel, "stride": kernel, "pads": (0, 0, 0, 0), "global": kernel == (h, w)}
-    imp.emit(node, "avgpool_f", [x], out, TensorType("f32", shape), attrs)
-    imp.acts[node.output[0]] = Act(out, act.axes if keep else tuple(a for a in act.axes if a not in over), act.order)
+    imp.emit(node, "avgpool_f", [x], out, TensorType("f32", shape, layout=made), attrs)
+    imp.bind(node, act, out)
 
 
 @handles("GlobalAveragePool")
 def global_average_pool(imp: Importer, node: NodeProto) -> None:
-    act = imp.spatial(imp.act(node, 0))
-    _mean(imp, node, act, act.value, node.output[0], ("H", "W"), True)
+    act = imp.plane(node, imp.floats(node, 0))
+    _mean(imp, node, act, act.value, node.output[0], range(1, len(imp.layout(act).axes)), True)
 
 
 @handles("com.microsoft.QLinearGlobalAveragePool")
 def qlinear_global_average_pool(imp: Importer, node: NodeProto) -> None:
     _channels_first(imp, node)
-    act = imp.spatial(imp.typed(imp.act(node, 0), *imp.scale_zero(node, 1, 2)))
-    _mean(imp, node, act, imp.dequantized(node, act, "x"), f"{node.output[0]}:f", ("H", "W"), True)
+    act = imp.plane(node, imp.typed(imp.act(node, 0), *imp.scale_zero(node, 1, 2)))
+    _mean(imp, node, act, imp.dequantized(node, act, "x"), f"{node.output[0]}:f", range(1, len(imp.layout(act).axes)), True)
     requantize(imp, node, imp.acts[node.output[0]], *imp.scale_zero(node, 3, 4))
 
 
 @handles("ReduceMean")
 def reduce_mean(imp: Importer, node: NodeProto) -> None:
-    act, attrs = imp.act(node, 0), imp.attrs(node)
+    act, attrs = imp.floats(node, 0), imp.attrs(node)
     _mean(imp, node, act, act.value, node.output[0], _reduced(imp, node, act, 1), bool(attrs.get("keepdims", 1)))
 
 
@@ -130,12 +141,11 @@ def qlinear_reduce_mean(imp: Importer, node: NodeProto) -> None:
     requantize(imp, node, imp.acts[node.output[0]], *imp.scale_zero(node, 3, 4))
 
 
-def _reduced(imp: Importer, node: NodeProto, act: Act, index: int) -> tuple[str, ...]:
+def _reduced(imp: Importer, node: NodeProto, act: Act, index: int) -> list[int]:
     axes = imp.ints(node, index, "axes") if imp.has(node, index) else list(imp.attrs(node).get("axes", []))
-    names = tuple(act.axes[a] for a in axes if -len(act.axes) <= a < len(act.axes))
-    if not names or len(names) != len(axes) or not set(names) <= {"H", "W"}:
-        raise Unsupported(f"mean over axes {axes} of {'x'.join(act.axes)}", "reduce over height and width only")
-    return names
+    if not axes:
+        raise Unsupported("mean over all axes, the batch among them", "reduce over height and width only")
+    return [imp.axis(act, a) for a in axes]
 
 
 # -- Resize -------------------------------------------------------------------------------------------------------------
@@ -143,7 +153,9 @@ def _reduced(imp: Importer, node: NodeProto, act: Act, index: int) -> tuple[str,
 
 @handles("Resize")
 def resize(imp: Importer, node: NodeProto) -> None:
-    act, attrs = imp.spatial(imp.act(node, 0)), imp.attrs(node)
+    act, attrs = imp.plane(node, imp.act(node, 0)), imp.attrs(node)
+    if len(imp.dims(act)) != 4:
+        raise Unsupported(f"resizes {list(imp.dims(act))}", "resize height and width of N x C x H x W")
     mode, coordinates = attrs.get("mode", "nearest"), attrs.get("coordinate_transformation_mode", "half_pixel")
     if attrs.get("axes") is not None and sorted(attrs["axes"]) != [0, 1, 2, 3]:
         raise Unsupported(f"resizes axes {list(attrs['axes'])} only", "give scales or sizes for all four axes")
@@ -176,7 +188,7 @@ def resize(imp: Importer, node: NodeProto) -> None:
         quant.dtype != "f32"
     ):  # an integer Resize is the same arithmetic in the same scale; onnxruntime truncates there (one step off), we round
         source, out = imp.dequantized(node, act, "x"), f"{out}:f"
-    imp.emit(node, "resize_f", [source], out, TensorType("f32", shape), {"mode": str(mode)})
+    imp.emit(node, "resize_f", [source], out, imp.on_plane(act, shape, "f32"), {"mode": str(mode)})
     imp.bind(node, act, out)
     if quant.dtype != "f32":
         requantize(imp, node, imp.acts[node.output[0]], quant.scale, quant.zero, quant.dtype)
@@ -230,18 +242,30 @@ def pad(imp: Importer, node: NodeProto) -> None:
     act, attrs = imp.act(node, 0), imp.attrs(node)
     if attrs.get("mode", "constant") != "constant":
         raise Unsupported(f"mode {attrs['mode']!r}", "pad with a constant")
-    pads, rank = imp.ints(node, 1, "pads"), len(act.axes)
+    pads, rank = imp.ints(node, 1, "pads"), len(imp.dims(act))
     axes = imp.ints(node, 3, "axes") if imp.has(node, 3) else list(range(rank))
     if len(pads) != 2 * len(axes) or min(pads, default=0) < 0:
         raise Unsupported(f"pads {pads}", "negative pads (cropping) are not supported")
-    t = imp.type(act)
+    t, layout = imp.type(act), imp.layout(act)
     value = float(np.ravel(imp.real(node, 2, "pad value"))[0]) if imp.has(node, 2) else 0.0
     if value != (0.0 if t.dtype == "f32" else t.zero):
         raise Unsupported(f"pads with {value:g}", "only padding with a real zero is supported")
-    amount = {act.axes[a]: (pads[i], pads[i + len(axes)]) for i, a in enumerate(axes)}
-    if any(amount.get(a, (0, 0)) != (0, 0) for a in ("N", "C")):
-        raise Unsupported("pads batch or channels", "pad height and width only")
-    (top, bottom), (left, right) = amount.get("H", (0, 0)), amount.get("W", (0, 0))
-    shape = (t.shape[0] + top + bottom, t.shape[1] + left + right, t.shape[2])
-    out = imp.emit(node, "pad", [act.value], node.output[0], t.with_shape(shape), {"pads": (top, left, bottom, right)})
-    imp.bind(node, act, out)
+    if not any(pads):
+        imp.bind(node, act)
+        return
+    last = act.batch == 0 and rank == 4 and layout == Layout.planes(t.shape).transposed((1, 2, 0))  # channels last
+    places = {0: "H", 1: "W"} if last else {rank - 3: "H", rank - 2: "W"}
+    act = act if last else imp.plane(node, act)
+    amount = {"H": (0, 0), "W": (0, 0)}
+    for axis, before, after in zip(axes, pads, pads[len(axes) :], strict=False):
+        if before or after:
+            place = places.get(imp.axis(act, axis), "")
+            if place not in amount:
+                raise Unsupported(f"pads axis {axis} of {list(imp.dims(act))}", "pad height and width only")
+            amount[place] = (before, after)
+    (top, bottom), (left, right) = amount["H"], amount["W"]
+    h, w, c = imp.type(act).shape
+    made = imp.on_plane(act, (h + top + bottom, w + left + right, c))
+    if last:
+        made = made.with_shape(made.shape, Layout.planes(made.shape).transposed((1, 2, 0)))
+    imp.bind(node, act, imp.emit(node, "pad", [act.value], node.output[0], made, {"pads": (top, left, bottom, right)}))

@@ -1,8 +1,8 @@
 """What the importer knows while it walks an ONNX graph: constants, activations with their axes, operations made so far, findings.
 
-An activation of any ONNX rank becomes one (H, W, C) value. ``Act.axes`` names each ONNX axis (``N``, ``C``, ``H``, ``W``), so a
-Transpose only renames; ``Act.order`` maps the ONNX position of a flattened vector to its channels-last position, so a Flatten of
-a plane costs nothing but a permutation of the next layer's weights.
+An activation of any ONNX rank is one stored (H, W, C) value whose type says which axes of the ONNX tensor its elements are
+(:mod:`sasimc.ir.layout`). Reshape, Transpose, Flatten, Squeeze and Unsqueeze change the layout alone; what reads an activation asks for
+the form it needs (``plane``, ``vector``, ``pixels``) and brings constants into stored order with ``channels`` and ``order``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from sasimc.ir.graph import Attr, Op, TensorType
+from sasimc.ir.graph import Attr, Op, Shape, TensorType
+from sasimc.ir.layout import Layout
 
 __all__ = [
     "Act",
@@ -79,13 +80,12 @@ class QConst:
 Const = Array | QConst
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Act:
-    """An activation: IR value, names of the ONNX axes, and the order of a flattened vector (None: the same as the IR's)."""
+    """An activation: an IR value, and where the batch stands among the ONNX axes."""
 
     value: str
-    axes: tuple[str, ...]
-    order: npt.NDArray[np.int64] | None = None
+    batch: int = 0
 
 
 @dataclass(eq=False)
@@ -98,6 +98,7 @@ class Importer:
     acts: dict[str, Act] = field(default_factory=dict)
     poisoned: set[str] = field(default_factory=set)
     unknown: set[str] = field(default_factory=set)  # IR values that stand for something unsupported
+    replaced: dict[tuple[str, Shape], str] = field(default_factory=dict)  # (value, shape) -> the same elements in that shape
     values: dict[str, TensorType] = field(default_factory=dict)
     ops: list[Op] = field(default_factory=list)
     constants: dict[str, Array] = field(default_factory=dict)
@@ -124,6 +125,13 @@ class Importer:
                 f"input {index} ({name!r}) is a constant, an activation is expected", "fold this node into a constant"
             )
         return self.acts[name]
+
+    def floats(self, node: NodeProto, index: int) -> Act:
+        """The activation that is input ``index``, of real values."""
+        act = self.act(node, index)
+        if self.type(act).dtype != "f32":
+            raise Unsupported("computes on stored integers", "put DequantizeLinear in front and QuantizeLinear behind")
+        return act
 
     def is_const(self, node: NodeProto, index: int) -> bool:
         return self.has(node, index) and node.input[index] in self.consts
@@ -189,34 +197,103 @@ class Importer:
     def type(self, act: Act) -> TensorType:
         return self.values[act.value]
 
+    def layout(self, act: Act) -> Layout:
+        layout = self.type(act).layout
+        assert layout is not None, act
+        return layout
+
     def dims(self, act: Act) -> tuple[int, ...]:
         """ONNX shape of an activation, batch included."""
-        h, w, c = self.type(act).shape
-        size = {"N": self.batch, "H": h, "W": w, "C": c}
-        return tuple(size[a] for a in act.axes)
+        dims = list(self.layout(act).dims)
+        return (*dims[: act.batch], self.batch, *dims[act.batch :])
 
-    def spatial(self, act: Act) -> Act:
-        """The activation if it is laid out N, C, H, W."""
-        if act.axes != ("N", "C", "H", "W"):
-            shape = "x".join(act.axes)
-            raise Unsupported(
-                f"input is laid out {shape}, expected N x C x H x W", "only 4-D (2-D convolution) tensors are supported"
-            )
-        return act
+    def axis(self, act: Act, axis: int) -> int:
+        """The axis of the layout an ONNX axis number means."""
+        rank = len(self.dims(act))
+        if not -rank <= axis < rank:
+            raise Unsupported(f"axis {axis} of a tensor of rank {rank}")
+        axis %= rank
+        if axis == act.batch:
+            raise Unsupported(f"axis {axis} of {list(self.dims(act))} is the batch", "samples are independent of each other")
+        return axis - (axis > act.batch)
 
-    def vector(self, act: Act) -> Act:
-        """The activation if it is a batch of vectors."""
-        if act.axes != ("N", "C"):
-            raise Unsupported(f"input is laid out {'x'.join(act.axes)}, expected N x C", "flatten or transpose before this node")
-        return act
+    def _laid_out(self, act: Act, wanted: str, rewrite: str) -> Unsupported:
+        t = self.type(act)
+        return Unsupported(
+            f"input {list(self.dims(act))} is laid out {self.layout(act).text(t.shape)!r}, expected {wanted}", rewrite
+        )
 
-    def in_order(self, act: Act) -> Act:
-        """The activation if no pending permutation of a Flatten is left on it."""
-        if act.order is not None:
-            raise Unsupported(
-                "reads a flattened plane element by element", "pool to 1 x 1 first, or let a Gemm follow the Flatten"
-            )
-        return act
+    def as_shape(self, node: NodeProto, act: Act, shape: Shape) -> Act:
+        """The same elements stored under another shape."""
+        t = self.type(act)
+        if t.shape == shape:
+            return act
+        key = (act.value, shape)
+        if key not in self.replaced:
+            out = self.fresh(f"{act.value}:{'x'.join(map(str, shape))}")
+            self.replaced[key] = self.emit(node, "reshape", [act.value], out, t.with_shape(shape, t.layout), suffix=":in")
+        return replace(act, value=self.replaced[key])
+
+    def plane(self, node: NodeProto, act: Act) -> Act:
+        """The activation as N x C x H x W or N x C x W (height 1), stored that way; its channels may be permuted."""
+        layout = self.layout(act)
+        if act.batch == 0 and 2 <= len(layout.axes) <= 3:
+            c, *sizes = layout.dims
+            shape = ((1, *sizes)[-2], sizes[-1], c)
+            if layout.axes[1:] == Layout.planes(shape, len(layout.axes)).axes[1:]:
+                return self.as_shape(node, act, shape)
+        raise self._laid_out(act, "N x C x H x W or N x C x W", "only 2-D and 1-D windows over height and width are supported")
+
+    def on_plane(self, act: Act, shape: Shape, dtype: str = "") -> TensorType:
+        """The type of what an operator made of a ``plane``: the same channels, another height and width; real if ``dtype`` says so."""
+        axes = Layout.planes(shape, len(self.layout(act).axes)).axes[1:]
+        t = self.type(act).with_shape(shape, Layout((self.layout(act).axes[0], *axes)))
+        return TensorType(dtype, shape, layout=t.layout) if dtype else t
+
+    def vector(self, node: NodeProto, act: Act) -> Act:
+        """The activation as a batch of vectors N x C, stored that way; its elements may be permuted."""
+        if act.batch or len(self.layout(act).axes) != 1:
+            raise self._laid_out(act, "N x C", "flatten or transpose before this node")
+        return self.as_shape(node, act, (1, 1, self.type(act).size))
+
+    def pixels(self, node: NodeProto, act: Act) -> Act:
+        """The activation as channels along its last axis, for every position of the others."""
+        layout = self.layout(act)
+        if act.batch or not layout.axes:
+            raise self._laid_out(act, "N x ... x C", "flatten or transpose before this node")
+        t, channels = self.type(act), layout.dims[-1]
+        if any(stride % channels for axis in layout.axes[:-1] for _, stride in axis):
+            raise self._laid_out(act, "channels along the last axis", "transpose to channels last, or use a 1 x 1 convolution")
+        return self.as_shape(node, act, t.shape if t.shape[2] == channels else (1, t.size // channels, channels))
+
+    def order(self, act: Act, axis: int) -> npt.NDArray[np.int64] | None:
+        """The stored channel of each element of an axis that holds all channels; None where they are the same."""
+        index = Layout((self.layout(act).axes[axis],)).index()
+        return None if np.array_equal(index, np.arange(len(index))) else index
+
+    def channels(self, act: Act, c: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """A constant that broadcasts to the activation, as one number for each stored channel."""
+        dims, layout, count = self.dims(act), self.layout(act), self.type(act).shape[2]
+        if c.ndim > len(dims) and any(d != 1 for d in c.shape[: c.ndim - len(dims)]):
+            raise Unsupported(f"constant of shape {list(c.shape)} enlarges the activation {list(dims)}", "match the ranks")
+        c = c.reshape(c.shape[c.ndim - len(dims) :] if c.ndim > len(dims) else (1,) * (len(dims) - c.ndim) + c.shape)
+        if any(have not in (1, want) for have, want in zip(c.shape, dims, strict=True)):
+            raise Unsupported(f"constant of shape {list(c.shape)} does not broadcast to {list(dims)}")
+        if (c != np.take(c, [0], act.batch)).any():
+            raise Unsupported("constant varies along the batch", "samples are independent of each other")
+        c = np.take(c, 0, act.batch)
+        whole = np.broadcast_to(c, layout.dims)
+        # where an axis is broadcast one position of it is enough, unless it holds some of the channels
+        short = Layout(
+            tuple(a if d > 1 or any(s < count for _, s in a) else () for a, d in zip(layout.axes, c.shape, strict=True))
+        )
+        at = short.index()
+        values = whole[tuple(slice(None) if a == b else slice(1) for a, b in zip(short.axes, layout.axes, strict=True))].ravel()
+        found = np.empty(count)
+        found[at % count] = values
+        if (found[at % count] != values).any():
+            raise Unsupported("constant varies along height or width", "only one number per channel is supported")
+        return found
 
     # -- adding to the graph ------------------------------------------------------------------------------------------
 
@@ -226,6 +303,14 @@ class Importer:
             n += 1
             name = f"{base}:{n}"
         self.names.add(name)
+        return name
+
+    def fresh(self, value: str) -> str:
+        """A name no value has yet."""
+        name, n = value, 1
+        while name in self.values:
+            n += 1
+            name = f"{value}:{n}"
         return name
 
     def add_value(self, name: str, t: TensorType) -> str:
@@ -261,7 +346,14 @@ class Importer:
     def dequantized(self, node: NodeProto, act: Act, tag: str) -> str:
         """The real value of a quantised activation (a new dequantize), for operators on stored values."""
         t = self.type(act)
-        return self.emit(node, "dequantize", [act.value], f"{node.output[0]}:{tag}", TensorType("f32", t.shape), suffix=f":{tag}")
+        return self.emit(
+            node,
+            "dequantize",
+            [act.value],
+            f"{node.output[0]}:{tag}",
+            TensorType("f32", t.shape, layout=t.layout),
+            suffix=f":{tag}",
+        )
 
     def typed(self, act: Act, scale: float, zero: int, dtype: str) -> Act:
         """The activation as an operator reads it; its stored type must be the one the operator's own scale inputs state."""

@@ -15,6 +15,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from sasimc.ir.layout import Layout
 from sasimc.isa.errors import SasError
 
 __all__ = ["DTYPES", "Attr", "Graph", "IrError", "Op", "Shape", "TensorType", "TrainGraph", "type_range"]
@@ -39,12 +40,15 @@ def type_range(dtype: str) -> tuple[int, int]:
 @dataclass(frozen=True)
 class TensorType:
     """Type of one sample: dtype (``u8``, ``i8``, ``i32``; ``f32`` before canonicalisation), shape (H, W, C);
-    real = scale * (q - zero)."""
+    real = scale * (q - zero).
+
+    ``layout``: which axes of the ONNX tensor the stored elements are; None once only stored elements count (``Simplify`` forgets it)."""
 
     dtype: str
     shape: Shape
     scale: float = 1.0
     zero: int = 0
+    layout: Layout | None = None
 
     @property
     def size(self) -> int:
@@ -57,8 +61,13 @@ class TensorType:
         """What two tensors must share so that their stored values mean the same."""
         return (self.dtype, self.scale, self.zero)
 
-    def with_shape(self, shape: Shape) -> TensorType:
-        return replace(self, shape=shape)
+    def with_shape(self, shape: Shape, layout: Layout | None = None) -> TensorType:
+        """Another shape; the layout has to be said anew."""
+        return replace(self, shape=shape, layout=layout)
+
+    def shaped_like(self, other: TensorType) -> TensorType:
+        """Shape and layout of ``other``, dtype and scale of this."""
+        return replace(self, shape=other.shape, layout=other.layout)
 
     def __str__(self) -> str:
         dims = "x".join(str(d) for d in self.shape)

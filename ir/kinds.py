@@ -80,9 +80,26 @@ def _same_shape(a: TensorType, b: TensorType, what: str = "output") -> str | Non
     return None if a.shape == b.shape else f"{what} shape {b.shape} differs from {a.shape}"
 
 
+def _same_layout(a: TensorType, b: TensorType, what: str = "output") -> str | None:
+    """Element by element: the axes must be the same where both sides say them."""
+    if a.layout is None or b.layout is None or a.layout == b.layout:
+        return None
+    return f"{what} has the axes {b.layout.text(b.shape)!r}, the input {a.layout.text(a.shape)!r}"
+
+
+def _whole_planes(t: TensorType) -> str | None:
+    """Height and width must each be a whole axis of the ONNX tensor where a window moves over them."""
+    parts = t.layout.parts(t.shape) if t.layout is not None else ()
+    if parts is None or any(len(a) > 1 and any(name != "C" for name, _, _ in a) for a in parts):
+        return f"a window moves over height and width, which are no whole axes ({t.layout.text(t.shape) if t.layout else ''})"
+    return None
+
+
 def _window(op: Op, x: TensorType, out: TensorType, channels: int) -> str | None:
     if min(*op.ints("kernel"), *op.ints("stride")) < 1 or min(op.ints("pads")) < 0:
         return "kernel and stride must be positive, pads not negative"
+    if op.ints("kernel") != (1, 1) and op.ints("kernel") != x.shape[:2] and (bad := _whole_planes(x)):
+        return bad
     want = conv_output(x.shape, op, channels)
     return None if want == out.shape and min(want) > 0 else f"output shape is {out.shape}, the window gives {want}"
 
@@ -131,8 +148,13 @@ def _conv_f(g: Graph | TrainGraph, op: Op) -> str | None:
 
 def _add(g: Graph | TrainGraph, op: Op) -> str | None:
     (a, b), out = _types(g, op)
-    bad = _same_shape(a, b, "second input") or _same_shape(a, out) or _clamp(op, out)
-    return bad or _factor(op.int_attr("ma"), op.int_attr("shift")) or _factor(op.int_attr("mb"), op.int_attr("shift"))
+    bad = _same_shape(a, b, "second input") or _same_shape(a, out) or _same_layout(a, b, "second input") or _same_layout(a, out)
+    return (
+        bad
+        or _clamp(op, out)
+        or _factor(op.int_attr("ma"), op.int_attr("shift"))
+        or _factor(op.int_attr("mb"), op.int_attr("shift"))
+    )
 
 
 def _avgpool(g: Graph | TrainGraph, op: Op) -> str | None:
@@ -172,7 +194,7 @@ def _resize_shape(g: Graph | TrainGraph, op: Op) -> str | None:
         return "a resize keeps the channels"
     if mode == "linear" and out.shape[:2] != (2 * x.shape[0], 2 * x.shape[1]):
         return "a linear resize doubles height and width"
-    return None
+    return _whole_planes(x)
 
 
 def _resize(g: Graph | TrainGraph, op: Op) -> str | None:
@@ -185,7 +207,7 @@ def _rescale(g: Graph | TrainGraph, op: Op) -> str | None:
     for role, dtype in (("mult", "int32"), ("shift", "int32"), ("bias", "int32"), ("cscale", "float64")):
         if (a := g.constant(op, role)).dtype != dtype or a.shape != (x.shape[2],):
             return f"{role} must be {dtype} [{x.shape[2]}], not {a.dtype} {a.shape}"
-    return _same_shape(x, out) or _arrays_factor(g, op) or _clamp(op, out)
+    return _same_shape(x, out) or _same_layout(x, out) or _arrays_factor(g, op) or _clamp(op, out)
 
 
 def _concat(g: Graph | TrainGraph, op: Op) -> str | None:
@@ -193,6 +215,12 @@ def _concat(g: Graph | TrainGraph, op: Op) -> str | None:
     want = (*ins[0].shape[:2], sum(t.shape[2] for t in ins))
     if any(t.shape[:2] != want[:2] for t in ins) or out.shape != want:
         return f"inputs {[t.shape for t in ins]} do not join along channels to {out.shape}"
+    for t in ins:
+        parts = t.layout.parts(t.shape) if t.layout is not None else ()
+        if parts is None or any(
+            name == "C" and (len(axis) > 1 or size != t.shape[2]) for axis in parts for name, size, _ in axis
+        ):
+            return f"channels are no whole axis of the input {t.layout.text(t.shape) if t.layout else ''}"
     return _moves(g, op)
 
 
@@ -213,13 +241,15 @@ def _argmax(g: Graph | TrainGraph, op: Op) -> str | None:
     (x,), out = _types(g, op)
     if x.shape[:2] != (1, 1) or (out.dtype, out.shape) != ("i32", (1, 1, 1)):
         return f"arg max reads a vector and gives i32 (1, 1, 1), not {x.shape} -> {out}"
+    if x.layout is not None and [a for a in x.layout.axes if a] not in ([], [((x.shape[2], 1),)]):
+        return f"arg max numbers channels as they are stored, the axes are {x.layout.text(x.shape)!r}"
     return None
 
 
 def _elementwise(g: Graph | TrainGraph, op: Op) -> str | None:
     ins, out = _types(g, op)
     for t in ins:
-        if bad := _same_shape(t, out):
+        if bad := _same_shape(t, out) or _same_layout(t, out):
             return bad
     return None
 
@@ -318,7 +348,7 @@ _TABLE = (
          {**_CHANNEL, "cscale": "f64[C]"}),
     Kind("concat", "both", "Join along channels.", (1, 10**6), _concat),
     Kind("pad", "both", "Border of zero points.", (1, 1), _pad, {"pads": "i4"}),
-    Kind("reshape", "both", "The same elements in channels-last order.", (1, 1), _reshape),
+    Kind("reshape", "both", "The same stored elements under another shape or other axes.", (1, 1), _reshape),
     Kind("argmax", "both", "Index of the largest element, the lowest among equals.", (1, 1), _argmax),
     # float, before canonicalisation
     Kind("quantize", "float", "clamp(round_half_even(x / scale) + zero).", (1, 1), _casts),

@@ -9,7 +9,7 @@
     const "c.mult" int32[2] = [1073741824, 1073741824]
     const "c.weight" int8[3,3,8,16] external
     value x : u8[8x8x3] scale=0.5 zero=128
-    value y : i8[1x1x2] scale=0.25 zero=0
+    value y : i8[1x1x2] scale=0.25 zero=0 axes="C"
     op y = conv(x) {kernel = (1, 1), lo = -128} consts {mult = "c.mult"} name "c" origin "n" by "canonicalise"
 
 Names are written bare where they are identifiers, otherwise as JSON strings. One line is one statement; order matters for ops.
@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sasimc.ir.graph import DTYPES, Attr, Graph, Op, TensorType, TrainGraph
+from sasimc.ir.layout import Layout
 from sasimc.isa.errors import SasError, Span, near
 
 __all__ = ["INLINE", "parse_graph", "print_graph", "print_train"]
@@ -79,7 +80,8 @@ def _op_line(op: Op) -> str:
 
 def _value_line(name: str, t: TensorType) -> str:
     h, w, c = t.shape
-    return f"value {_name(name)} : {t.dtype}[{h},{w},{c}] scale={float(t.scale)!r} zero={t.zero}"
+    axes = f" axes={json.dumps(t.layout.text(t.shape))}" if t.layout is not None else ""
+    return f"value {_name(name)} : {t.dtype}[{h},{w},{c}] scale={float(t.scale)!r} zero={t.zero}{axes}"
 
 
 def _const_line(name: str, a: Array) -> str:
@@ -288,9 +290,18 @@ class _Parser:
         if line.accept("zero"):
             line.mark("=")
             zero = line.integer("a zero point")
+        layout, sizes = None, (shape[0], shape[1], shape[2])
+        if line.accept("axes"):
+            line.mark("=")
+            text = line.name("the axes, a string")
+            try:
+                layout = Layout.parse(text, sizes)
+            except ValueError as e:
+                line.next -= 1
+                raise line.error(f"axes {text!r}: {e}", hint='like "C H W", or "C*H*W" after a Flatten') from None
         if name in self.values:
             raise line.error(f"value {name!r} is declared twice", line.tokens[1][2])
-        self.values[name] = TensorType(dtype, (shape[0], shape[1], shape[2]), scale, zero)
+        self.values[name] = TensorType(dtype, sizes, scale, zero, layout)
 
     def op(self, line: _Line) -> None:
         output, kind = "", line.name("a kind or an output")

@@ -64,6 +64,8 @@ def _check_types(values: Mapping[str, TensorType]) -> None:
             raise IrError(f"value {name!r} has unknown dtype {t.dtype!r}")
         if len(t.shape) != 3 or min(t.shape) < 1:
             raise IrError(f"value {name!r} has shape {t.shape}; expected three positive sizes (H, W, C)")
+        if t.layout is not None and not t.layout.covers(t.size):
+            raise IrError(f"value {name!r} of shape {t.shape} has axes {t.layout.dims} that do not hold each element once")
         if not (math.isfinite(t.scale) and t.scale > 0):
             raise IrError(f"value {name!r} has scale {t.scale}; expected a positive finite number")
 

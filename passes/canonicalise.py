@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -203,7 +204,7 @@ class _State:
             if isinstance(first, Pending):
                 return replace(first, moves=(*first.moves, op), origins=(*first.origins, *trail))
             assert isinstance(first, View)
-            out = self.values[first.stored].with_shape(self.graph.type(op.output).shape)
+            out = self.values[first.stored].shaped_like(self.graph.type(op.output))
             return View(self._keep(replace(op, inputs=(first.stored,)), out))
         if op.kind == "clip_f":
             return self._clip(op, first)
@@ -217,14 +218,21 @@ class _State:
 
     def _settle(self, a: Real) -> Real:
         """A pending value whose own quantisation is exact as a view: ReLU or a nearest resize of a stored tensor."""
-        if not isinstance(a, Pending) or a.moves or a.parts:
+        if not isinstance(a, Pending) or not all(map(self._relabels, a.moves)) or a.parts:
             return a
         exact = a.op.kind == "rescale" and _is_one(a.scale) and a.offset is None and a.lo in (0.0, -math.inf) and a.hi == math.inf
         exact = exact or (a.op.kind == "resize_f" and a.op.attrs["mode"] == "nearest" and (a.lo, a.hi) == (-math.inf, math.inf))
         if not exact:
             return a
-        t = self.values[a.sources[0]].with_shape(self.graph.type(a.op.output).shape)
-        return View(self._emit(a, t, a.op.output))
+        t = self.values[a.sources[0]]
+        return View(self._moved(self._emit(a, t.shaped_like(self._base_type(a)), a.op.output), t, a.moves))
+
+    def _moved(self, value: str, t: TensorType, moves: Sequence[Op], last: int = 0, name: str = "") -> str:
+        """``value`` of the quantisation of ``t`` after the moves, the ``last`` of which gets the ``name``."""
+        for i, move in enumerate(moves, 1):
+            at = t.shaped_like(self.graph.type(move.output))
+            value = self._keep(replace(move, inputs=(value,), output=name if i == last else move.output), at)
+        return value
 
     def _clip(self, op: Op, a: Real) -> Real:
         lo, hi = op.float_attr("lo"), op.float_attr("hi")
@@ -316,20 +324,16 @@ class _State:
             base = a.op.output.removesuffix(":f")
             if any(k[:1] == (a.op.output,) and a.op.kind == "conv_f" for k in self.made):
                 self._problem(op, f"the result of {a.op.origin!r} is quantised in two ways", "quantise it once, then rescale")
-            name = op.output if not a.moves else f"{base}:q"
-            at = t.with_shape(self._base_shape(a))
-            value = self._emit(a, at, name)
-            for i, move in enumerate(a.moves):
-                at = t.with_shape(self.graph.type(move.output).shape)
-                out = op.output if i == len(a.moves) - 1 else move.output
-                value = self._keep(replace(move, inputs=(value,), output=out), at)
-            self.made[key] = value
+            # the last value that is stored anew takes the name; what only gives axes other names behind it will vanish
+            last = max((i + 1 for i, m in enumerate(a.moves) if not self._relabels(m)), default=0)
+            value = self._emit(a, t.shaped_like(self._base_type(a)), op.output if last == 0 else f"{base}:q")
+            self.made[key] = self._moved(value, t, a.moves, last, op.output)
         return self.made[key]
 
     def _emit(self, a: Pending, t: TensorType, output: str) -> str:
         origins = ",".join(dict.fromkeys(o for part in (*a.origins, a.op.origin) for o in part.split(",") if o))
         if a.op.kind == "concat":
-            parts = [self._store(p, t.with_shape(self._real_shape(p)), _part(a.op, i, output)) for i, p in enumerate(a.parts)]
+            parts = [self._store(p, t.shaped_like(self._real_type(p)), _part(a.op, i, output)) for i, p in enumerate(a.parts)]
             return self._add(Op(a.op.name, "concat", tuple(parts), output, {}, {}, origins), t)
         bounds = clamp_bounds(t.dtype, t.scale, t.zero, a.lo, a.hi)
         x = self.values[a.sources[0]]
@@ -347,15 +351,19 @@ class _State:
                 lowered = integer_ops.rescale(base, x, t, a.scale, a.offset)
         return self._with_consts(*lowered, t)
 
-    def _real_shape(self, a: Real) -> tuple[int, int, int]:
-        if isinstance(a, View):
-            return self.values[a.stored].shape
-        assert isinstance(a, Pending)
-        return self.graph.type(a.moves[-1].output).shape if a.moves else self._base_shape(a)
+    def _relabels(self, op: Op) -> bool:
+        """Whether an operation of the old graph only gives axes other names."""
+        return op.kind == "reshape" and self.graph.type(op.inputs[0]).shape == self.graph.type(op.output).shape
 
-    def _base_shape(self, a: Pending) -> tuple[int, int, int]:
-        """Shape before the moves. A rescale may stem from this pass alone and then has no output in the old graph."""
-        return self.values[a.sources[0]].shape if a.op.kind == "rescale" else self.graph.type(a.op.output).shape
+    def _real_type(self, a: Real) -> TensorType:
+        if isinstance(a, View):
+            return self.values[a.stored]
+        assert isinstance(a, Pending)
+        return self.graph.type(a.moves[-1].output) if a.moves else self._base_type(a)
+
+    def _base_type(self, a: Pending) -> TensorType:
+        """Shape and layout before the moves. A rescale may stem from this pass alone and then has no output in the old graph."""
+        return self.values[a.sources[0]] if a.op.kind == "rescale" else self.graph.type(a.op.output)
 
     def _with_consts(self, op: Op, consts: dict[str, Array], t: TensorType) -> str:
         tag = op.name if f"{op.name}.mult" not in self.constants else f"{op.name}@{op.output}"

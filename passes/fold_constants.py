@@ -1,7 +1,8 @@
 """Fold per-channel constants into the convolution they follow, and chains of constants into one.
 
 Works on the float-level graph: ``x W + b + c`` (MatMul and Add), ``(x W + b) c`` with c > 0 (a normalisation), ``x c1 c2``. Only
-where the value between has no other reader, so nothing is computed twice.
+where the value between has no other reader, so nothing is computed twice. A reshape that keeps the stored shape (a Transpose, a
+Squeeze) is moved behind the constants and clips that follow it, for these are per stored channel.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ class FoldConstants:
     name: ClassVar[str] = "fold_constants"
 
     def run(self, graph: Graph) -> Graph:
+        graph = _sunk(graph)
         constants = dict(graph.constants)
         values = dict(graph.values)
         done: dict[str, Op] = {}  # by output, in order
@@ -37,6 +39,31 @@ class FoldConstants:
                     continue
             done[op.output] = op
         return graph.with_changes(ops=tuple(done.values()), constants=constants, values=values)
+
+
+def _sunk(graph: Graph) -> Graph:
+    ops: list[Op] = []
+    values = dict(graph.values)
+    for op in graph.ops:
+        before = ops[-1] if ops else None
+        if (
+            op.kind in (*_FOLDS, "clip_f")
+            and before is not None
+            and before.kind == "reshape"
+            and before.output == op.inputs[0]
+            and values[before.inputs[0]].shape == values[before.output].shape
+            and graph.consumers(before.output) == (op,)
+            and before.output not in graph.outputs
+        ):
+            # the value between keeps its name and now stands in front of the reshape
+            values[before.output] = values[before.inputs[0]]
+            ops[-1:] = [
+                replace(op, inputs=before.inputs, output=before.output),
+                replace(before, inputs=(before.output,), output=op.output),
+            ]
+        else:
+            ops.append(op)
+    return graph.with_changes(ops=tuple(ops), values=values)
 
 
 def _fold(before: Op, op: Op, constants: dict[str, npt.NDArray[Any]]) -> Op | None:

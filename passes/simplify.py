@@ -1,4 +1,8 @@
-"""Remove what does nothing: identity reshapes and rescales, reshapes of reshapes, borders in front of a convolution."""
+"""Remove what does nothing: identity reshapes and rescales, reshapes of reshapes, borders in front of a convolution.
+
+A reshape that keeps the stored shape only gave the axes other names; with it goes the layout of all values, for from here on only
+stored elements count.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +40,9 @@ class Simplify:
             made[op.output] = op
         kept = {v for op in ops for v in (*op.inputs, op.output)} | set(graph.inputs)
         outputs = tuple(alias.get(v, v) for v in graph.outputs)
-        return graph.with_changes(ops=tuple(ops), outputs=outputs, values={v: t for v, t in graph.values.items() if v in kept})
+        return graph.with_changes(
+            ops=tuple(ops), outputs=outputs, values={v: replace(t, layout=None) for v, t in graph.values.items() if v in kept}
+        )
 
 
 def _identity(graph: Graph, op: Op) -> bool:

@@ -49,7 +49,7 @@ class ZeroInputs:
 
 def _symmetric(t: TensorType) -> TensorType:
     lo, hi = type_range(t.dtype)
-    return TensorType("i8", t.shape, t.scale * max(t.zero - lo, hi - t.zero) / 127)
+    return replace(t, dtype="i8", scale=t.scale * max(t.zero - lo, hi - t.zero) / 127, zero=0)
 
 
 def _rescale(graph: Graph, x: str, out: str, to: TensorType, constants: dict[str, npt.NDArray[Any]], origin: str) -> Op:

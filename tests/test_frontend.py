@@ -602,14 +602,17 @@ UNSUPPORTED: dict[str, tuple[Callable[[Net], str], str, str]] = {
     ),
     "concat rows": (lambda n: n.q(n.node("Concat", x_of(n), x_of(n), axis=2)), "joins along axis 2", "channels"),
     "mixing reshape": (
-        lambda n: n.q(n.node("Reshape", x_of(n), n.const([0, 12, 3, 3], np.int64))), "mixing channels and positions", "flattening"
+        lambda n: n.q(n.node("Reshape", x_of(n), n.const([0, 12, 3, 3], np.int64))), "mixing channels and positions", "whole axes"
     ),
     "batch reshape": (lambda n: n.q(n.node("Reshape", x_of(n), n.const([-1, 3], np.int64))), "reshapes", "batch as the first axis"),
     "softmax in the middle": (
         lambda n: n.q(n.conv(n.q(n.node("Softmax", n.node("GlobalAveragePool", n.q(x_of(n))), axis=1)), 3, 4, 1)), "", "softmax"
     ),
-    "1-D convolution": (
-        lambda n: n.q(n.node("Conv", n.node("Reshape", x_of(n), n.const([0, 3, 36], np.int64)), n.weight((4, 3, 3)))), "laid out", "2-D"
+    "3-D convolution": (
+        lambda n: n.q(n.node("Conv", n.node("Reshape", x_of(n), n.const([0, 3, 6, 3, 2], np.int64)), n.weight((4, 3, 3, 3, 1)))), "laid out", "2-D"
+    ),
+    "adds integers": (
+        lambda n: n.node("Add", n.node("QuantizeLinear", "x", *n.quant(0.1, 0, np.int8)), n.const(1, np.int8)), "stored integers", "DequantizeLinear"
     ),
     "dropout in training": (
         lambda n: n.q(n.node("Dropout", x_of(n), n.const(0.5), n.const(True, np.bool_))), "training_mode", "evaluation"
@@ -654,7 +657,7 @@ def test_the_report_is_complete() -> None:
     ("shape", "reason"),
     [
         (("n", 3, "h", "w"), "only the batch may be symbolic"),
-        (("n", 3, 6), "has rank 3"),
+        (("n", 3, 6, 2, 2), "has rank 5"),
         (("n", 3, 2**21, 2**21), "would have shape"),
         (("n", 0, 6, 6), "has shape"),
     ],
