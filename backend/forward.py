@@ -131,7 +131,11 @@ class ForwardEmitter:
         stripe_loop(b, stages)
 
     def _host_view(self, value: str) -> str:
-        return self.host[self.plan.roots.get(value, value)]
+        """The host's copy of ``value``: the bytes of its root in its own shape."""
+        t, stored = self.graph.type(value), self.b.views[self.host[self.plan.roots.get(value, value)]]
+        if t.shape == stored.shape:
+            return stored.name
+        return self.b.view(f"{value}.host", "host", t.dtype, t.shape, stored.addr, batch=stored.batch)
 
     def _load(self, op: Op, value: str, view: str, rows: int, offset: int, height: int) -> Stage:
         def run(rr: RowRange) -> None:

@@ -203,7 +203,7 @@ class _Planner:
             for v in streamed - inside:
                 if v in graph.values and graph.type(v).size > limit // 2:
                     hosted.add(v)
-            home = {self.root(v): ("host" if v in hosted else "buf") for v in graph.values if v not in inside}
+            home = {self.root(v): ("host" if self.root(v) in hosted else "buf") for v in graph.values if v not in inside}
             live = self.intervals(chains, home, range(len(chains)))
             address = self.allocate(live)
             bad = None

@@ -1,6 +1,6 @@
 """Fold per-channel constants into the convolution they follow, and chains of constants into one.
 
-Works on the float-level graph: ``x W + b + c`` (MatMul and Add), ``(x W + b) c`` with c > 0 (a normalisation), ``x c1 c2``. Only
+Works on the float-level graph: ``x W + b + c`` (MatMul and Add), ``(x W + b) c`` (a normalisation; the sign of c goes to W), ``x c1 c2``. Only
 where the value between has no other reader, so nothing is computed twice. A reshape that keeps the stored shape (a Transpose, a
 Squeeze) is moved behind the constants and clips that follow it, for these are per stored channel.
 """
@@ -80,12 +80,18 @@ def _fold(before: Op, op: Op, constants: dict[str, npt.NDArray[Any]]) -> Op | No
     if op.kind == "addc_f":
         constants[name] = _real_bias(before, constants) + c
         return _with_bias(merged, name)
-    if not (c > 0).all():
-        return None
+    weight, wscale = constants[before.consts["weight"]], constants[before.consts["wscale"]]
+    if (weight[..., c < 0] == -128).any():
+        return None  # 128 is no int8
     constants[name] = _real_bias(before, constants) * c
     scale = f"{before.name}.wscale.{op.name}"
-    constants[scale] = constants[before.consts["wscale"]] * c
-    return _with_bias(merged, name).with_consts(wscale=scale)
+    constants[scale] = np.where(c == 0, wscale, wscale * np.abs(c))
+    merged = _with_bias(merged, name).with_consts(wscale=scale)
+    if (c > 0).all():
+        return merged
+    signed = f"{before.name}.weight.{op.name}"
+    constants[signed] = weight * np.sign(c).astype(np.int8)
+    return merged.with_consts(weight=signed)
 
 
 def _real_bias(conv: Op, constants: dict[str, npt.NDArray[Any]]) -> npt.NDArray[np.float64]:

@@ -68,10 +68,10 @@ def rescale(base: Op, x: TensorType, out: TensorType, scale: Array | None, offse
 
 def _affine(base: Op, x: TensorType, out: TensorType, scale: Array, offset: Array) -> Lowered:
     """c x + d as a 1 x 1 depth-wise convolution with weights +-UNIT, so that d keeps log2(UNIT) more bits than x has."""
-    channels, size = x.shape[2], np.abs(scale) / UNIT
-    if (size == 0).any():
-        raise FactorError("multiplies a channel by zero and adds a constant")
-    weight = np.where(scale < 0, -UNIT, UNIT).astype(np.int8).reshape(1, 1, 1, channels)
+    channels = x.shape[2]
+    # a channel times zero is its constant, at the finest scale the output can show
+    size = np.where(scale == 0, out.scale / x.scale, np.abs(scale)) / UNIT
+    weight = (np.sign(scale) * UNIT).astype(np.int8).reshape(1, 1, 1, channels)
     mult, shift = factors(x.scale * size / out.scale)
     bias = _shifted(_to_int(offset / (x.scale * size), base.origin), x.zero, weight, base.origin)
     geometry: dict[str, Attr] = {

@@ -8,6 +8,7 @@ from sasimc.passes.fold_constants import FoldConstants
 from sasimc.passes.manager import Pass
 from sasimc.passes.mark_trainable import MarkTrainable
 from sasimc.passes.simplify import Simplify
+from sasimc.passes.store_outputs import StoreOutputs
 from sasimc.passes.to_unsigned import ToUnsigned
 from sasimc.passes.zero_inputs import ZeroInputs
 
@@ -25,5 +26,6 @@ def forward_passes(trainable: str | None = None) -> tuple[Pass, ...]:
         EliminateDead(),
         MarkTrainable(pattern=trainable),
         ZeroInputs(),
+        StoreOutputs(),
         EliminateDead(),
     )

@@ -27,7 +27,7 @@ class Simplify:
         ops = []
         for op in graph.ops:
             op = replace(op, inputs=tuple(alias.get(v, v) for v in op.inputs))
-            if _identity(graph, op) and not (op.output in graph.outputs and op.inputs[0] in graph.inputs):
+            if _identity(graph, op):
                 alias[op.output] = op.inputs[0]
                 continue
             before = made.get(op.inputs[0]) if op.inputs else None
