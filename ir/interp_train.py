@@ -1,6 +1,7 @@
 """A plain numpy interpreter of training graphs: errors, gradients, updates of one batch, in int64. Tests check passes with it.
 
-It follows docs/numerics.md (Loss, Backward, Gradient and update) operation by operation and does nothing for speed.
+It follows docs/numerics.md (Loss, Backward, Gradient and update) operation by operation; products run in BLAS as in
+:mod:`sasimc.ir.interp`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sasimc.ir.graph import IrError, Op, TrainGraph
-from sasimc.ir.interp import Ints, rne
+from sasimc.ir.interp import Ints, products, rne
 from sasimc.ir.kinds import resize_index
 
 __all__ = ["MOMENTUM", "RANGE_OFFSET", "RANGE_PERIOD", "STEP_LIMIT", "Error", "TrainResult", "quantise", "train_step"]
@@ -201,8 +202,11 @@ def _conv_t(train: TrainGraph, op: Op, m: Ints, shape: tuple[int, int, int, int]
     kernel = weight.reshape(kh * kw, per_group, groups, n // groups)
     total, at = _scatter(op, shape)
     for k, (rows, cols) in enumerate(at):
-        part = np.einsum("bhwgn,cgn->bhwgc", _grouped(m, groups), kernel[k])
-        total[:, rows, cols] += part.reshape(*part.shape[:3], shape[3])
+        if groups == 1:
+            total[:, rows, cols] += products(m, kernel[k, :, 0].T)
+        else:
+            part = np.einsum("bhwgn,cgn->bhwgc", _grouped(m, groups), kernel[k])
+            total[:, rows, cols] += part.reshape(*part.shape[:3], shape[3])
     return _crop(op, total, shape)
 
 
@@ -212,7 +216,11 @@ def _gradient(train: TrainGraph, op: Op, x: Ints, m: Ints) -> Ints:
     padded, at = _scatter(op, (x.shape[0], x.shape[1], x.shape[2], x.shape[3]))
     t, left = op.ints("pads")[:2]
     padded[:, t : t + x.shape[1], left : left + x.shape[2]] = x
-    g = [np.einsum("bhwgc,bhwgn->cgn", _grouped(padded[:, r, c], groups), _grouped(m, groups)) for r, c in at]
+    if groups == 1:
+        errors = m.reshape(-1, n)
+        g = [products(padded[:, r, c].reshape(len(errors), -1).T, errors) for r, c in at]
+    else:
+        g = [np.einsum("bhwgc,bhwgn->cgn", _grouped(padded[:, r, c], groups), _grouped(m, groups)) for r, c in at]
     return np.stack(g).reshape(kh, kw, per_group, n)
 
 

@@ -189,11 +189,14 @@ def test_fold_constants_into_the_convolution() -> None:
     )
     values = {"x": x, "xf": f, "a": f, "b": f, "e": f, "f": f, "y": replace(x, dtype="i8")}
     graph = run_passes(Graph("g", values, ops, consts, ("x",), ("y",)), [FoldConstants()])
-    assert [op.kind for op in graph.ops] == ["dequantize", "conv_f", "mul_f", "quantize"]  # a negative factor is not folded
+    assert [op.kind for op in graph.ops] == ["dequantize", "conv_f", "quantize"]
     conv = graph.ops[1]
     assert graph.constant(conv, "wscale").tolist() == [1.0, 0.75]
-    assert graph.constant(conv, "bias").tolist() == [10.0, -20.0]
-    assert conv.origin == "c,k,p"
+    assert graph.constant(conv, "bias").tolist() == [-10.0, -20.0]  # the sign of a factor goes to the weights
+    assert graph.constant(conv, "weight").reshape(2, 2).tolist() == [[-1, 2], [-3, 4]]
+    assert conv.origin == "c,k,p,n"
+    lowest = {**consts, "w": np.array([[[[-128, 2], [3, 4]]]], np.int8)}  # 128 is no int8: that channel stays as it is
+    assert [op.kind for op in FoldConstants().run(Graph("g", values, ops, lowest, ("x",), ("y",))).ops].count("mul_f") == 1
     shared = Graph("g", values, (*ops, Op("q2", "quantize", ("a",), "z")), consts, ("x",), ("y", "z"))
     shared = shared.with_changes(values={**values, "z": values["y"]})
     assert [op.kind for op in FoldConstants().run(shared).ops].count("mul_f") == 2  # 'a' has another reader
