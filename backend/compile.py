@@ -36,6 +36,7 @@ class Compiled:
     train_step: Estimate | None
     batch: int
     graph: Graph
+    train: TrainGraph | None = None
 
     def __repr__(self) -> str:
         used, step = self.placement.used, f", {self.train_step.cycles} a training step of {self.batch}" if self.train_step else ""
@@ -119,7 +120,7 @@ def compile_graph(
     progress("price")
     infer = estimate(program, "infer", {"batch": 1})
     step = estimate(program, "train_step", {"batch": batch}) if train else None
-    return Compiled(program, placement, plan, peak, infer, step, batch, graph)
+    return Compiled(program, placement, plan, peak, infer, step, batch, graph, train)
 
 
 def _unbatched(b: Builder, name: str) -> str:

@@ -75,6 +75,8 @@ class FloatImport:
     graph: Graph | None
     findings: tuple[Finding, ...]
     operators: Mapping[str, str] = field(default_factory=dict)  # ONNX node name -> operator
+    tensors: Mapping[str, Act] = field(default_factory=dict)  # ONNX tensor -> the activation that holds it
+    batch: int = 1  # samples the file wants at a time
 
 
 def import_model(path: str | Path | ModelProto, trainable: str | None = None) -> Graph:
@@ -145,7 +147,7 @@ def import_float(model: ModelProto) -> FloatImport:
     ir = Graph(
         graph.name or "main", dict(imp.values), ops, dict(imp.constants), tuple(inputs), tuple(dict.fromkeys(outputs)), notes
     )
-    return FloatImport(ir, tuple(imp.findings), operators)
+    return FloatImport(ir, tuple(imp.findings), operators, dict(imp.acts), imp.batch)
 
 
 def _initialisers(imp: Importer, model: ModelProto) -> None:

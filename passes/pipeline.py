@@ -12,15 +12,18 @@ from sasimc.passes.store_outputs import StoreOutputs
 from sasimc.passes.to_unsigned import ToUnsigned
 from sasimc.passes.zero_inputs import ZeroInputs
 
-__all__ = ["forward_passes"]
+__all__ = ["forward_passes", "import_passes"]
+
+
+def import_passes() -> tuple[Pass, ...]:
+    """From a float-level graph to integers: what stands in the file, operation by operation."""
+    return (EliminateDead(), FoldConstants(), Canonicalise())
 
 
 def forward_passes(trainable: str | None = None) -> tuple[Pass, ...]:
-    """From a float-level graph to the integer graph with its trainable layers marked."""
+    """From a float-level graph to the integer graph the backend maps, with its trainable layers marked."""
     return (
-        EliminateDead(),
-        FoldConstants(),
-        Canonicalise(),
+        *import_passes(),
         ToUnsigned(),
         Simplify(),
         EliminateDead(),

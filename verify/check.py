@@ -1,0 +1,87 @@
+"""Every compilation is checked before anything is written: (a) import, (b) passes, (c) program, (d) linter (docs/verification.md)."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from onnx import ModelProto
+
+from sasimc.backend.compile import Compiled
+from sasimc.frontend.onnx_import import import_float
+from sasimc.ir.graph import Graph, type_range
+from sasimc.isa.analysis.lint import lint
+from sasimc.isa.errors import DiagnosticsError
+from sasimc.passes.manager import run_passes
+from sasimc.passes.pipeline import import_passes
+from sasimc.verify.graphs import against_import
+from sasimc.verify.onnx_side import against_onnx
+from sasimc.verify.program import against_graph
+
+__all__ = ["Verified", "samples", "verify_compiled"]
+
+ELEMENTS = 12_000_000
+"""Elements of all tensors of all samples: what the check may spend on reference arithmetic."""
+SAMPLES = 4
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What was compared: samples, tensors of the ONNX file, and whether a training step was."""
+
+    samples: int
+    tensors: int
+    trained: bool
+
+    def __str__(self) -> str:
+        step = ", one training step" if self.trained else ""
+        return f"{self.samples} samples, {self.tensors} tensors{step}"
+
+
+def samples(graph: Graph, count: int, seed: int = 0) -> npt.NDArray[np.int64]:
+    """Stored inputs [count, H, W, C]: blocks of the two extremes beside noise, a smooth walk, all lowest, all highest, noise after that."""
+    t = graph.type(graph.inputs[0])
+    lo, hi = type_range(t.dtype)
+    rng = np.random.default_rng(seed)
+    h, w, c = t.shape
+    noise = rng.integers(lo, hi + 1, (count, h, w, c))
+    blocks = np.where(rng.random((-(-h // 4), -(-w // 4), c)) < 0.5, lo, hi).repeat(4, 0).repeat(4, 1)[:h, :w]
+    where = rng.random((h, w, 1)) < 0.5 if h * w == 1 else (np.arange(w) < w // 2)[None, :, None]
+    noise[0] = np.where(where, blocks, noise[0])
+    if count > 1:
+        walk = np.cumsum(rng.normal(0, (hi - lo) / 16, (h, w, c)), axis=1 if w > 1 else 2) + rng.uniform(lo, hi, (h, 1, 1))
+        noise[1] = np.clip(np.rint(walk), lo, hi)
+    if count > 2:
+        noise[2] = lo
+    if count > 3:
+        noise[3] = hi
+    return noise.astype(np.int64)
+
+
+def verify_compiled(model: ModelProto, compiled: Compiled, final: Graph) -> Verified:
+    """Check a compilation; ``final``: the graph after the passes.
+
+    Raises:
+        Difference: something the compiler made differs from what it was made of.
+        DiagnosticsError: the linter finds errors in the program.
+        SasError: onnxruntime refuses the model.
+    """
+    found = import_float(model)
+    assert found.graph is not None
+    imported = run_passes(found.graph, import_passes())
+    size = sum(t.size for t in imported.values.values())
+    count = min(SAMPLES, max(1, ELEMENTS // size))
+    count = max(found.batch, count // found.batch * found.batch)
+    x = samples(imported, count)
+    with ThreadPoolExecutor(1) as beside:
+        findings = beside.submit(lint, compiled.program)
+        old, new = against_import(imported, final, {imported.inputs[0]: x})
+        tensors = against_onnx(model, found, imported, old)
+        classes = final.type(final.outputs[0]).shape[2]
+        steps = min(count, compiled.batch, 2 if count > 1 else 1)
+        against_graph(compiled, new, [(i * (classes - 1)) % classes for i in range(steps)])
+        if errors := [d for d in findings.result() if d.severity == "error"]:
+            raise DiagnosticsError(errors)
+    return Verified(count, tensors, compiled.train is not None)

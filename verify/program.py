@@ -1,0 +1,116 @@
+"""The program against the graph: what the device computes, bit for bit, for inferences and for one training step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from sasimc.backend.builder import CapacityError
+from sasimc.backend.compile import Compiled, compile_graph
+from sasimc.backend.mapping import cut_layers
+from sasimc.ir import interp_train
+from sasimc.ir.graph import Graph
+from sasimc.passes.eliminate_dead import EliminateDead
+from sasimc.runtime.device import Device
+from sasimc.verify.difference import Difference, first_difference
+
+__all__ = ["against_graph"]
+
+Ints = npt.NDArray[np.int64]
+HEAD_EXPONENT, MODULE_EXPONENT = 3, 2
+
+
+def against_graph(compiled: Compiled, env: Mapping[str, Ints], labels: Sequence[int]) -> None:
+    """Compare logits, and with a training graph all weights after one step on as many samples as there are ``labels``.
+
+    ``env``: all values of the compiled graph [B, H, W, C].
+
+    Raises:
+        Difference: the first layer that differs.
+    """
+    graph = compiled.graph
+    logits = _logits(graph)
+    device = Device(compiled.program, "fused")
+    x = env[graph.inputs[0]]
+    got = _infer(device, x, compiled.batch)
+    want = env[logits].reshape(len(x), -1)
+    if (hit := first_difference(got, want)) is not None:
+        raise _first_layer(compiled, env) or Difference("the program", "the graph", logits, "output", *hit)
+    if compiled.train is not None:
+        _train(compiled, device, env, labels)
+
+
+def _logits(graph: Graph) -> str:
+    made = graph.producer(graph.outputs[0])
+    return made.inputs[0] if made is not None and made.kind == "argmax" else graph.outputs[0]
+
+
+def _set(device: Device, **params: int) -> None:
+    for name, value in params.items():
+        device.interpreter.regs[device.program.params[name]] = value
+
+
+def _infer(device: Device, x: Ints, batch: int) -> Ints:
+    """Logits [B, elements] of stored inputs."""
+    it, out = device.interpreter, []
+    for first in range(0, len(x), batch):
+        part = x[first : first + batch]
+        for b, sample in enumerate(part):
+            it.write_view(device.io["input"], sample, b)
+        _set(device, batch=len(part))
+        it.run("infer")
+        out += [it.read_view(device.io["logits"], b).reshape(-1).astype(np.int64) for b in range(len(part))]
+    return np.stack(out)
+
+
+def _train(compiled: Compiled, device: Device, env: Mapping[str, Ints], labels: Sequence[int]) -> None:
+    train, it, n = compiled.train, device.interpreter, len(labels)
+    assert train is not None
+    expected = interp_train.train_step(train, {v: a[:n] for v, a in env.items()}, labels, HEAD_EXPONENT, MODULE_EXPONENT)
+    for b in range(n):
+        it.write_view(device.io["input"], env[compiled.graph.inputs[0]][b], b)
+        it.write_view(device.io["labels"], np.asarray(labels[b]).reshape(1, 1, 1), b)
+    _set(device, batch=n, head_exponent=HEAD_EXPONENT, module_exponent=MODULE_EXPONENT)
+    it.run("train_step")
+    graph = compiled.graph
+    constants = dict(graph.constants)
+    for layer, weights in expected.weights.items():
+        constants[graph.op(layer).consts["weight"]] = weights.astype(np.int8)
+    backward = {op.str_attr("forward") for op in train.ops if op.kind == "conv_t"}
+    parts = cut_layers(graph.with_changes(constants=constants), compiled.program.machine, backward)
+    for layer in expected.weights:
+        for part, matrix in zip(parts[layer], (m for _, m in compiled.placement.layers[layer]), strict=True):
+            got = it.read_matrix(matrix.name).astype(np.int64)
+            if (hit := first_difference(got, part.values.astype(np.int64))) is not None:
+                op = graph.op(layer)
+                raise Difference(
+                    "the weights after a training step of the program", "those of the graph", op.origin or layer, "update", *hit
+                )
+
+
+def _first_layer(compiled: Compiled, env: Mapping[str, Ints]) -> Difference | None:
+    """The first operation up to which a program of its own goes wrong (found by halving); None if every part is right by itself."""
+    graph, x = compiled.graph, env[compiled.graph.inputs[0]]
+    ops = [op for op in graph.ops if op.kind not in ("argmax", "reshape")]
+
+    def differs(k: int) -> Difference | None:
+        op = ops[k]
+        part = EliminateDead().run(graph.with_changes(outputs=(op.output,)))
+        try:
+            made = compile_graph(part, compiled.program.machine, batch=compiled.batch)
+        except CapacityError:
+            return None
+        hit = first_difference(_infer(Device(made.program, "fused"), x, made.batch), env[op.output].reshape(len(x), -1))
+        return Difference("the program", "the graph", op.origin or op.name, op.kind, *hit) if hit is not None else None
+
+    low, high, found = 0, len(ops) - 1, None
+    while low <= high:
+        middle = (low + high) // 2
+        here = differs(middle)
+        if here is not None:
+            found, high = here, middle - 1
+        else:
+            low = middle + 1
+    return found
