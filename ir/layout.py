@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -83,7 +84,7 @@ class Layout:
                 at = (at[:, None] + np.arange(size, dtype=np.int64) * stride).ravel()
         return at
 
-    def stored(self, tensor: npt.NDArray[np.generic], shape: Shape) -> npt.NDArray[np.generic]:
+    def stored(self, tensor: npt.NDArray[Any], shape: Shape) -> npt.NDArray[Any]:
         """An ONNX tensor [batch, ...] as stored samples [batch, H, W, C]."""
         flat = tensor.reshape(len(tensor), -1)
         out = np.empty_like(flat)

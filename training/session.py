@@ -104,6 +104,8 @@ class Session:
         device, task = self.device, self._training or self._evaluation
         notes = list(dict.fromkeys(d.note for d in (self._training, self._evaluation) if d is not None and d.note))
         machine, source = device.program.machine, device.program.source
+        if device.program.meta.get("verified") == "no":
+            notes.append("its translation was not verified (sasc compile --no-verify)")
         if self._task:
             goes_on = ", goes on" if self.options.resume else ""
             notes.insert(0, f"task {self._task.name} of {self.options.image}{goes_on}")

@@ -127,6 +127,7 @@ def _session(model: ModelProto, values: list[str], more: list[str]) -> tuple[ort
     read = set[str]()
     wanted = set(values)
     for node in cut.graph.node:
+        node.name = ""  # onnxruntime refuses equal ones
         for i, name in enumerate(node.input):
             if name in wanted:
                 node.input[i] = name + _FED

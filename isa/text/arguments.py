@@ -12,7 +12,7 @@ import numpy.typing as npt
 from sasimc.isa.errors import near
 from sasimc.isa.text.syntax import Statement, Value
 
-__all__ = ["Arguments", "Problem", "integer", "integers", "string"]
+__all__ = ["Arguments", "Problem", "integer", "integers", "name_of", "string"]
 
 _DECIMAL = re.compile(r"[+-]?[0-9][0-9_]*\Z")
 _HEX = re.compile(r"[+-]?0[xX][0-9a-fA-F_]+\Z")
@@ -70,6 +70,14 @@ def string(value: Value, what: str) -> str:
         raise Problem(f"{what}: bad escape in the string ({exc.msg})", value) from None
 
 
+def name_of(value: Value, what: str) -> str:
+    """The name a NAME or a STRING stands for, never empty."""
+    name = string(value, what) if value.kind == "STRING" else value.text
+    if not name:
+        raise Problem(f"{what} is empty", value)
+    return name
+
+
 def integers(value: Value, what: str) -> npt.NDArray[np.int64]:
     """The numbers of a list; ``7*3`` stands for 7, 7, 7."""
     if value.kind != "LIST":
@@ -114,11 +122,11 @@ class Arguments:
         return self.statement.args[self._next - 1]
 
     def name(self, what: str) -> str:
-        """The next positional argument, a name."""
+        """The next positional argument, a name, in quotes where it is not made of the letters of names."""
         value = self.value(what)
-        if value.kind != "NAME":
-            raise Problem(f"{what} must be a name, not {value.text!r}", value)
-        return value.text
+        if value.kind not in ("NAME", "STRING"):
+            raise Problem(f"{what} must be a name, not {value.text!r}", value, hint=f'write "{value.text}"')
+        return name_of(value, what)
 
     def word(self, what: str, words: Sequence[str]) -> str:
         """The next positional argument, one of ``words``."""

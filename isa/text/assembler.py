@@ -29,7 +29,7 @@ from sasimc.isa.spec import (
     TableField,
     ViewField,
 )
-from sasimc.isa.text.arguments import Arguments, Problem, integer, integers, string
+from sasimc.isa.text.arguments import Arguments, Problem, integer, integers, name_of, string
 from sasimc.isa.text.directives import State, build_machine, run_directive
 from sasimc.isa.text.syntax import Source, Statement, SyntaxProblem, Value, parse_statement, scan
 
@@ -254,11 +254,12 @@ def _operand(program: Program, f: Field, v: Value) -> Any:
 
 
 def _named(v: Value, pool: Mapping[str, Any], kind: str) -> str:
-    if v.text not in pool:
-        if v.kind != "NAME":
-            raise Problem(f"expected the name of a {kind}, found {v.text!r}", v)
-        raise Problem(f"there is no {kind} {v.text!r}", v, hint=near(v.text, tuple(pool)), subject=v.text)
-    return v.text
+    if v.kind not in ("NAME", "STRING"):
+        raise Problem(f"expected the name of a {kind}, found {v.text!r}", v)
+    name = name_of(v, f"the {kind}")
+    if name not in pool:
+        raise Problem(f"there is no {kind} {name!r}", v, hint=near(name, tuple(pool)), subject=name)
+    return name
 
 
 def _register(v: Value) -> int:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from sasimc.isa.errors import SasError
 from sasimc.isa.machine import Machine, load_machine
 from sasimc.isa.objects import Geometry, Matrix, Table, Tile, View
 from sasimc.isa.program import Instr, Origin, Program
@@ -25,12 +24,8 @@ _WIDTH = 140
 
 
 def _name(name: str) -> str:
-    if not _NAME.match(name):
-        raise SasError(
-            f"{name!r} cannot be a name in assembly",
-            hint="letters, digits, '_', '.' and '$', not beginning with a digit or a dot",
-        )
-    return name
+    """A name as it stands, or in quotes where it has other characters than letters, digits, ``_``, ``.`` and ``$``."""
+    return name if _NAME.match(name) else _quote(name)
 
 
 def _quote(text: str) -> str:
@@ -132,7 +127,7 @@ def _operand(f: Any, value: Any) -> str:
         if value == ALL_ROWS:
             return "all"
         return f"r{value.reg}{f'{value.offset:+d}' if value.offset else ''}:{value.count}"
-    return str(value)
+    return _name(value) if isinstance(value, str) else str(value)
 
 
 def format_instruction(instr: Instr) -> str:
@@ -149,7 +144,7 @@ def _head(p: Program) -> Iterator[str]:
     if p.weights_file:
         yield f".weights {_quote(p.weights_file)}" + (f" sha256={_quote(p.digest)}" if p.digest else "")
     for key, text in p.meta.items():
-        yield f".meta {key if _NAME.match(key) else _quote(key)} {_quote(text)}"
+        yield f".meta {_name(key)} {_quote(text)}"
     for key, register in p.params.items():
         yield f".param {_name(key)} r{register}"
 
@@ -204,11 +199,7 @@ def _lines(p: Program) -> Iterator[tuple[str, int]]:
 
 
 def format_program(program: Program) -> str:
-    """The canonical text of a program.
-
-    Raises:
-        SasError: a name that assembly cannot express.
-    """
+    """The canonical text of a program."""
     return "\n".join(line for line, _ in _lines(program)) + "\n"
 
 

@@ -137,7 +137,7 @@ def _fast(tokens: list[_Token]) -> Statement | None:
     if head.kind == "NAME":
         for i in range(1, n, 2):
             kind, text, line, column = tokens[i]
-            if kind not in ("NAME", "NUMBER", "ROWS") or (i + 1 < n and tokens[i + 1].kind != "COMMA"):
+            if kind not in ("NAME", "NUMBER", "ROWS", "STRING") or (i + 1 < n and tokens[i + 1].kind != "COMMA"):
                 return None
             args.append(Value(kind, text, (), line, column))
         if n > 1 and n % 2:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from sasimc.backend.bound import bound_cycles
 from sasimc.backend.compile import Compiled, compile_graph
 from sasimc.backend.explain import explain, explain_training
+from sasimc.frontend.load import load_model
 from sasimc.frontend.onnx_import import import_graph
 from sasimc.ir.graph import TrainGraph
 from sasimc.isa.binary.container import encode_program
@@ -36,14 +37,22 @@ def compile_model(
     progress("import")
     trainable = "" if opt.inference_only else opt.trainable  # an empty pattern: nothing is trained, nothing need be transposable
     passes = (*forward_passes(trainable), Backward.of(opt))
-    result = run_passes(import_graph(model), passes, print_ir_after=opt.print_ir_after, sink=sink)
+    loaded = load_model(model)
+    result = run_passes(import_graph(loaded), passes, print_ir_after=opt.print_ir_after, sink=sink)
     graph, train = (result.forward, result) if isinstance(result, TrainGraph) else (result, None)
-    return compile_graph(graph, machine, train, batch=opt.batch, progress=progress)
+    compiled = compile_graph(graph, machine, train, batch=opt.batch, progress=progress)
+    verified = "no"
+    if opt.verify:
+        from sasimc.verify.check import verify_compiled
+
+        progress("verify")
+        verified = str(verify_compiled(loaded, compiled, graph))
+    return replace(compiled, program=replace(compiled.program, meta={**compiled.program.meta, "verified": verified}))
 
 
 def compile(model: str | Path, **options: Any) -> Program:
-    """Compile an ONNX file to a :class:`Program`; keyword arguments are the fields of :class:`CompileOptions`."""
-    return compile_model(model, CompileOptions(**options)).program
+    """Compile an ONNX file to a :class:`Program`, checked unless ``verify=False``; keyword arguments are the fields of :class:`CompileOptions`."""
+    return compile_model(model, CompileOptions(**{"verify": True, **options})).program
 
 
 def compile_report(compiled: Compiled, wall_s: float) -> dict[str, Any]:

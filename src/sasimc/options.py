@@ -26,3 +26,4 @@ class CompileOptions(BackwardOptions):
     )
     inference_only: bool = option(False, "No train_step entry, no transposable sub-arrays")
     print_ir_after: str = option("", "Print the graph after this pass (or 'all')")
+    verify: bool = option(False, "Check the translation against onnxruntime and the reference before anything is written")
