@@ -99,6 +99,9 @@ def _ranges(numbers: list[int]) -> str:
 @option("-o", "--output", section="Output", type=File(), default="prog.s", help="Program to write: .s (text) or .bin.")
 @options.json_file("the summary")
 @option("--explain", section="Output", is_flag=True, help="Print tiles, copies, cycles, bound and what binds for every layer.")
+@option(
+    "--no-verify", section="Output", is_flag=True, help="Write the program without checking its translation; it then says so."
+)
 @declared(CompileOptions, "print_ir_after", "Output", "PASS")
 @options.machine
 @declared(CompileOptions, "trainable", "Training", "PATTERN")
@@ -111,8 +114,10 @@ def _ranges(numbers: list[int]) -> str:
 @declared(CompileOptions, "round_errors", "Training")
 @declared(CompileOptions, "gradient_power", "Training")
 @declared(CompileOptions, "gradient_range", "Training")
-def compile_command(model: Path | None, output: Path, json_file: Path | None, explain: bool, **given: Any) -> None:
-    """Compile an ONNX file to a program.
+def compile_command(
+    model: Path | None, output: Path, json_file: Path | None, explain: bool, no_verify: bool, **given: Any
+) -> None:
+    """Compile an ONNX file to a program, and check it before it is written.
 
     A text program (.s) has its weights in a file beside it."""
     start = time.perf_counter()
@@ -124,7 +129,7 @@ def compile_command(model: Path | None, output: Path, json_file: Path | None, ex
     require_writable(output, json_file)
     with progress("compiling") as show:
         compiled = compile_model(
-            model or default_model_path(), CompileOptions(**given), progress=lambda what: show(f"compiling: {what}"), sink=print
+            model or default_model_path(), CompileOptions(**given, verify=not no_verify), progress=lambda what: show(f"compiling: {what}"), sink=print
         )  # fmt: skip
         show("writing")
         compiled = replace(compiled, program=save_program(compiled.program, output))
@@ -135,6 +140,7 @@ def compile_command(model: Path | None, output: Path, json_file: Path | None, ex
         print_tables(*_explained(made))
         say()
     _summary(output, made)
+    say(f"verified: {compiled.program.meta['verified']}")
 
 
 def _summary(output: Path, made: dict[str, Any]) -> None:
