@@ -211,14 +211,14 @@ def measure_torch(folder: Path, o: argparse.Namespace) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------------------------------- engines
 
 
-class InTapes:
-    """While entered, adds up the time that is spent in tapes, that is in compiled code: ``seconds``."""
+class InPlans:
+    """While entered, adds up the time that is spent in plans, that is in compiled code: ``seconds``."""
 
-    def __enter__(self) -> InTapes:
-        from sasimc.runtime.engines import tape_kernels
+    def __enter__(self) -> InPlans:
+        from sasimc.runtime.kernels import run
 
-        self.seconds, inner = 0.0, tape_kernels.run_tape
-        self._undo = lambda: setattr(tape_kernels, "run_tape", inner)
+        self.seconds, inner = 0.0, run.run_plan
+        self._undo = lambda: setattr(run, "run_plan", inner)
 
         def timed(*args: Any) -> None:
             start = clock()
@@ -226,7 +226,7 @@ class InTapes:
             if threading.current_thread() is threading.main_thread():
                 self.seconds += clock() - start
 
-        tape_kernels.run_tape = timed
+        run.run_plan = timed
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -237,7 +237,7 @@ def outside(work: Callable[[], object], repeat: int) -> float:
     """Share of the time of ``work`` outside of compiled code, in the fastest of ``repeat`` runs."""
     found = []
     for _ in range(repeat):
-        with InTapes() as inside:
+        with InPlans() as inside:
             start = clock()
             work()
             total = clock() - start
@@ -247,29 +247,20 @@ def outside(work: Callable[[], object], repeat: int) -> float:
 
 def by_operation(it: Any, work: Callable[[], object], repeat: int) -> dict[int, tuple[int, float, int]]:
     """Of each instruction of the loops ``work`` runs: how often, processor seconds of all threads, multiply-adds of dense kernels."""
-    from sasimc.runtime.engines import tape_kernels as T
-
-    built = [t for t in it._tapes.values() if t is not None]
-    it.engine.timed = True
-    for tape in built:
-        tape.ops[:, T.SPENT] = 0
+    it.datapath.timed = True
     it.reset_counters()
+    before = it.datapath.spent
     for _ in range(repeat):
         work()
-    it.engine.timed = False
-    ran = it.instruction_cycles
+    it.datapath.timed = False
     out: dict[int, tuple[int, float, int]] = {}
-    for tape in built:
-        for number, op in enumerate(tape.ops):
-            pc = tape.pcs[number]
-            if pc not in ran:
-                continue
-            steps = tape.steps[:-1][tape.steps[:-1, 0] == number]
-            pixels = int((steps[:, 2] - steps[:, 1]).sum()) * int(op[T.G + 11])
-            k = int(op[T.G] * op[T.G + 1] * op[T.B + 5])
-            products = pixels * k * int(op[T.S + 5]) if op[0] == T.DENSE else 0
-            times, seconds, before = out.get(pc, (ran[pc][0] // repeat, 0.0, 0))
-            out[pc] = (times, seconds + float(op[T.SPENT]) * 1e-9 / repeat, before + products)
+    for pc, spent in it.datapath.spent.items():
+        spec, o = it.code[pc]
+        keys = {k: n for p in it.counters.phases.values() for k, n in p.total().items() if k[0] == pc}
+        dense = spec.kernel == "forward_product"
+        rows = sum((r1 - r0) * n for (_, r0, r1), n in keys.items())
+        products = rows * o.acc.width * o.mat.k * o.mat.n // repeat if dense else 0
+        out[pc] = (sum(keys.values()) // repeat, (spent - before.get(pc, 0)) * 1e-9 / repeat, products)
     return out
 
 

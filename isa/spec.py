@@ -1,31 +1,34 @@
 """The instruction framework: operand fields, the base class of declarations, and the self-checking table.
 
-A declaration is one class: its fields (in assembly and encoding order), its meaning (``run``), legality, cost and documentation.
-Assembler, encoder, disassembler, linter, interpreter, cost model and ISA manual read nothing else.
+A declaration is one class: its fields (in assembly and encoding order), the name of the kernel that carries it out, legality, cost and
+documentation. Assembler, encoder, disassembler, linter, interpreter, cost model and ISA manual read nothing else. What an instruction does to
+buffer, accumulators, cells and host memory follows from its fields.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from sasimc.isa.machine import Machine
 
 __all__ = [
     "EVENTS",
+    "FLOWS",
     "NO_ROWS",
     "PHASES",
+    "SPLITS",
     "TABLE",
     "WORD_BITS",
     "WORD_BYTES",
     "Choice",
+    "Control",
     "Cost",
     "Field",
     "GeomField",
     "Imm",
     "Instruction",
-    "Machinery",
     "MatField",
     "Reg",
     "RowRange",
@@ -109,6 +112,9 @@ class Field:
         raise NotImplementedError
 
 
+F = TypeVar("F", bound=Field)
+
+
 class _Unsigned(Field):
     def __init__(self, doc: str = "") -> None:
         self.doc = doc
@@ -135,36 +141,62 @@ class Reg(_Unsigned):
 
 
 class ViewField(_Unsigned):
-    """A view; ``space`` and ``dtypes`` restrict it, ``access`` is ``r``, ``w`` or ``rw`` (``a`` = accumulate, ``d`` = drain)."""
+    """A view; ``space`` and ``dtypes`` restrict it, ``access`` is ``r``, ``w`` or ``rw`` (``a`` = accumulate, ``d`` = drain). ``sample`` names the
+    register operand that selects the sample of a host view, ``shift`` the immediate by which its rows are displaced; ``whole``: all of it is
+    touched whatever the rows."""
 
     bits = 14
     kind = "view"
 
-    def __init__(self, doc: str, space: str, dtypes: str, access: str) -> None:
+    def __init__(
+        self, doc: str, space: str, dtypes: str, access: str, *, sample: str = "", shift: str = "", whole: bool = False
+    ) -> None:
         super().__init__(doc)
         self.space, self.dtypes, self.access = space, tuple(dtypes.split()), access
+        self.sample, self.shift, self.whole = sample, shift, whole
+
+    @property
+    def read(self) -> bool:
+        """Whether what stands there matters."""
+        return self.access != "w"
+
+    @property
+    def write(self) -> bool:
+        """Whether what stands there changes."""
+        return self.access != "r"
 
 
 class MatField(_Unsigned):
-    """A matrix of one of ``kinds``."""
+    """A matrix of one of ``kinds``. ``access`` is ``r``, ``w`` or ``rw``; ``sums`` says along which axis of the matrix partial sums of its
+    tiles are added: ``k`` (forward), ``n`` (transposed), or an empty string (never)."""
 
     bits = 12
     kind = "matrix"
 
-    def __init__(self, doc: str, kinds: str, *, write: bool = False) -> None:
+    def __init__(self, doc: str, kinds: str, access: str = "r", *, sums: str = "") -> None:
         super().__init__(doc)
-        self.kinds, self.write = tuple(kinds.split()), write
+        self.kinds, self.access, self.sums = tuple(kinds.split()), access, sums
+
+    @property
+    def write(self) -> bool:
+        """Whether its cells change."""
+        return "w" in self.access
+
+    @property
+    def scratch(self) -> bool:
+        """Whether it holds an operand for the time of the instruction only."""
+        return self.kinds == ("scratch",)
 
 
 class GeomField(_Unsigned):
-    """A geometry of one of ``modes``."""
+    """A geometry of one of ``modes`` between the plane of operand ``inner`` (larger, padded) and that of ``outer`` (a position a window)."""
 
     bits = 10
     kind = "geometry"
 
-    def __init__(self, doc: str = "window geometry", modes: str = "window") -> None:
+    def __init__(self, inner: str, outer: str, doc: str = "window geometry", modes: str = "window") -> None:
         super().__init__(doc)
-        self.modes = tuple(modes.split())
+        self.inner, self.outer, self.modes = inner, outer, tuple(modes.split())
 
 
 class TableField(_Unsigned):
@@ -258,22 +290,58 @@ class Cost:
         self.events = events
 
 
-class Machinery(Protocol):
-    """What a meaning may use: registers and the micro-operations of the datapath (implemented by the runtime's engines)."""
+FLOWS = ("loop", "end", "halt", "sync", "overlap", "phase")
+"""What a control instruction that is no register arithmetic does: begin or end a loop, stop, end or begin a region, set the phase."""
 
-    machine: Machine
-    regs: list[int]
+SPLITS = ("rows", "pixels", "whole", "own")
+"""How work may be shared out: runs of rows, runs of pixels, not at all, or as the kernel cuts it."""
 
-    def __getattr__(self, name: str) -> Any: ...
+
+class Control(Protocol):
+    """What control instructions may change (`sasimc.isa.walk`)."""
+
+    @property
+    def regs(self) -> list[int]:
+        """The scalar registers."""
+        ...
+
+    def loop(self, count: int) -> None:
+        """Begin a loop."""
+        ...
+
+    def end_loop(self) -> None:
+        """End one pass of the innermost loop."""
+        ...
+
+    def halt(self) -> None:
+        """Give control back to the host."""
+        ...
+
+    def region(self, begin: bool) -> None:
+        """End the overlapped region, if there is one, and perhaps begin the next."""
+        ...
+
+    def set_phase(self, phase: str) -> None:
+        """Set the phase of the counters."""
+        ...
 
 
 class Instruction:
-    """Base of all declarations. ``ops`` in the methods maps field names to resolved operands (View, Matrix, int, ...)."""
+    """Base of all declarations. ``ops`` in the methods maps field names to resolved operands (View, Matrix, int, ...).
+
+    ``kernel``: name of what carries it out (`sasimc.runtime.kernel`); ``split``: how its rows may be shared among threads. Control instructions
+    have neither: they have ``run`` and say what it does (``flow``), or ``result`` and a destination register; ``moves`` names the immediate that is added
+    to a register.
+    """
 
     opcode: ClassVar[int]
     mnemonic: ClassVar[str]
     group: ClassVar[str]
     unit: ClassVar[str] = ""
+    kernel: ClassVar[str] = ""
+    split: ClassVar[str] = "rows"
+    flow: ClassVar[str] = ""
+    moves: ClassVar[str] = ""
     fields: ClassVar[tuple[Field, ...]] = ()
 
     def __init_subclass__(cls) -> None:
@@ -286,11 +354,33 @@ class Instruction:
     @classmethod
     def rows_field(cls) -> RowsField | None:
         """The row-range operand, when the instruction has one."""
-        return next((f for f in cls.fields if isinstance(f, RowsField)), None)
+        return next(cls.of_kind(RowsField), None)
+
+    @classmethod
+    def of_kind(cls, kind: type[F]) -> Iterator[F]:
+        """The fields of one kind."""
+        return (f for f in cls.fields if isinstance(f, kind))
+
+    @classmethod
+    def target(cls) -> Reg | None:
+        """The register operand that is written, when there is one."""
+        return next((f for f in cls.of_kind(Reg) if f.write), None)
+
+    @classmethod
+    def changes(cls, space: str) -> bool:
+        """Whether it writes to ``buf``, ``acc``, ``host`` or ``cells``."""
+        if space == "cells":
+            return any(f.write for f in cls.of_kind(MatField))
+        return any(f.write and f.space == space for f in cls.of_kind(ViewField))
 
     @staticmethod
-    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
-        """Meaning: change the state of ``m``; rows r0 <= y < r1 are already clipped."""
+    def result(regs: list[int], o: Any) -> int:
+        """What register arithmetic writes to its destination: integer expressions that read ``regs`` and operands, nothing else (also compiled)."""
+        raise NotImplementedError
+
+    @staticmethod
+    def run(c: Control, o: Any) -> None:
+        """What any other control instruction does."""
         raise NotImplementedError
 
     @staticmethod
@@ -303,9 +393,23 @@ class Instruction:
         """Texts of what is wrong with these operands; nothing when legal."""
         yield from ()
 
+    @staticmethod
+    def trap(machine: Machine, o: Any, regs: list[int], found: int) -> tuple[str, str]:
+        """Kind and text of the trap when the kernel returned ``found``, which is not 0."""
+        return "accumulator overflow", f"a sum in {o.acc.name} does not fit 32 bits"
+
 
 TABLE: dict[str, type[Instruction]] = {}
 _BY_OPCODE: dict[int, type[Instruction]] = {}
+
+
+def _referred(f: Field) -> list[str]:
+    """Names of the operands a field refers to."""
+    if isinstance(f, RowsField):
+        return [f.of]
+    if isinstance(f, GeomField):
+        return [f.inner, f.outer]
+    return [name for name in (f.sample, f.shift) if name] if isinstance(f, ViewField) else []
 
 
 def _register(cls: type[Instruction]) -> None:
@@ -324,15 +428,24 @@ def _register(cls: type[Instruction]) -> None:
         problems.append("a field without bits")
     names = {f.name for f in cls.fields}
     rows = [f for f in cls.fields if isinstance(f, RowsField)]
-    if len(rows) > 1 or any(f.of not in names for f in rows):
-        problems.append("row range refers to an operand that does not exist")
+    if len(rows) > 1:
+        problems.append("more than one row range")
     if not (cls.__doc__ or "").strip():
         problems.append("no documentation")
     if cls.group not in ("control", "movement", "array", "periphery"):
         problems.append(f"unknown group {cls.group!r}")
-    for method in ("run", "cost"):
-        if getattr(cls, method) is getattr(Instruction, method):
-            problems.append(f"no {method}")
+    problems += [
+        f"{f.name} refers to {name!r}, which is no operand" for f in cls.fields for name in _referred(f) if name not in names
+    ]
+    problems += [f"{name} is no name for a field" for name in names if hasattr(Instruction, name)]
+    if cls.cost is Instruction.cost:
+        problems.append("no cost")
+    if cls.flow not in ("", *FLOWS) or cls.split not in SPLITS:
+        problems.append(f"flow {cls.flow!r} or split {cls.split!r} is not a known word")
+    if cls.group != "control" and not cls.kernel:
+        problems.append("no kernel")
+    if cls.group == "control" and (cls.run if cls.flow else cls.result) is getattr(Instruction, "run" if cls.flow else "result"):
+        problems.append("no run" if cls.flow else "no result")
     if problems:
         raise TypeError(f"instruction {cls.__name__}: " + "; ".join(problems))
     TABLE[cls.mnemonic] = cls

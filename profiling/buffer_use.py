@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sasimc.isa.program import Program
-from sasimc.isa.spec import ViewField
-from sasimc.runtime.engines.bind import match_loops
+from sasimc.isa.spec import PHASES, ViewField
+from sasimc.isa.walk import loop_ends
 from sasimc.runtime.interpreter import Interpreter
 
 __all__ = ["buffer_use", "live_bytes"]
@@ -28,7 +28,7 @@ def _accesses(program: Program, index: int) -> Iterator[tuple[str, int, int, boo
     for f, value in zip(instr.spec.fields, instr.operands, strict=True):
         if isinstance(f, ViewField) and program.views[value].space == "buf":
             view = program.views[value]
-            yield value, view.addr, view.end, "w" not in f.access, bool(view.ring)
+            yield value, view.addr, view.end, not f.write, bool(view.ring)
 
 
 class _Lives:
@@ -80,7 +80,7 @@ def live_bytes(program: Program, first: int, last: int) -> Ints:
         return parts[a, b]
 
     carried: dict[int, list[npt.NDArray[np.bool_]]] = {}
-    for begin, end in match_loops(program).items():
+    for begin, end in loop_ends(program)[0].items():
         if not first <= begin <= last:
             continue
         seen, keep = np.zeros(len(bounds) - 1, np.bool_), np.zeros(len(bounds) - 1, np.bool_)
@@ -120,17 +120,17 @@ def buffer_use(it: Interpreter) -> dict[str, Any]:
     """
     program, out = it.program, dict[str, Any]()
     spent = it.instruction_cycles
-    halts = [i for i, instr in enumerate(program.code) if instr.spec.mnemonic == "halt"]
+    halts = [i for i, instr in enumerate(program.code) if instr.spec.flow == "halt"]
     for entry, first in program.entries.items():
         last = next((i for i in halts if i >= first), len(program.code) - 1)
         runs = spent.get(last, (0, 0))[0]
         if not runs:
             continue
-        used, phase, at = live_bytes(program, first, last), "forward", 0.0
+        used, phase, at = live_bytes(program, first, last), PHASES[0], 0.0
         points: list[dict[str, Any]] = []
         for i in range(first, last + 1):
             instr = program.code[i]
-            if instr.spec.mnemonic == "phase":
+            if instr.spec.flow == "phase":
                 phase = str(instr.operands[0])
             point = {"cycle": round(at), "bytes": int(used[i - first]), "node": instr.origin.node, "phase": phase}
             at += spent.get(i, (0, 0))[1] / runs

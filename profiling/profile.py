@@ -15,7 +15,7 @@ from sasimc.isa.machine import Machine
 from sasimc.isa.program import Program
 from sasimc.isa.spec import EVENTS, PHASES, MatField
 from sasimc.profiling.buffer_use import buffer_use
-from sasimc.runtime.engines.base import Executed, PhaseCounter
+from sasimc.runtime.engines.counters import Executed, PhaseCounter
 from sasimc.runtime.interpreter import Interpreter
 
 __all__ = ["SCHEMA", "Meter", "ProfileRow", "layout", "place", "profile", "profile_rows", "program_digest", "wear"]
@@ -108,7 +108,7 @@ def profile_rows(it: Interpreter) -> list[ProfileRow]:
     """What was executed since the counters were reset, in order of phase and code. Equal on all engines."""
     rows: dict[tuple[str, ...], ProfileRow] = {}
     for phase in PHASES:
-        for index, work in sorted(_by_instruction(it, it.engine.phases[phase]).items()):
+        for index, work in sorted(_by_instruction(it, it.counters.phases[phase]).items()):
             instr = it.program.code[index]
             key = (phase, instr.origin.node, instr.spec.unit, instr.spec.mnemonic, _matrix(it.program, index))
             row = rows.setdefault(key, ProfileRow(*key))

@@ -20,6 +20,7 @@ from typing import Any, Final
 from sasimc.isa.analysis.timing import UNITS, busy
 from sasimc.isa.errors import SasError
 from sasimc.isa.files import write_atomically
+from sasimc.isa.spec import PHASES
 from sasimc.profiling.buffer_use import live_bytes
 from sasimc.profiling.lanes import Lanes
 from sasimc.runtime.engines.bind import instruction_text
@@ -138,10 +139,10 @@ class Tracer:
 
     def _stretches(self, entry: str) -> Iterator[tuple[list[_Step], float]]:
         """Instructions that are drawn together and how many cycles they take: single ones, and overlapped regions."""
-        it, engine = self.it, self.it.engine
-        names = {id(p): name for name, p in engine.phases.items()}
-        seen = {(name, e): dict(counts) for name, p in engine.phases.items() for e, counts in p.measured.items()}
-        phase, inside, region = engine.phases["forward"], False, list[_Step]()
+        it, counters = self.it, self.it.counters
+        names = {id(p): name for name, p in counters.phases.items()}
+        seen = {(name, e): dict(counts) for name, p in counters.phases.items() for e, counts in p.measured.items()}
+        phase, inside, region = counters.phases[PHASES[0]], False, list[_Step]()
         skipped = it.cycles_saved
         for index in it.steps(entry):
             cost = it.cost(it.stepped)
@@ -163,7 +164,7 @@ class Tracer:
                         executed[s.key] = executed.get(s.key, 0) + 1
                     yield region, sum(s.cycles for s in region) - it.overlap(executed) - gained
                     region = []
-            phase, inside = engine.phase, engine.phase.outer is not None
+            phase, inside = counters.phase, counters.phase.outer is not None
 
     def _ns(self, cycle: float) -> int:
         """Whole nanoseconds (the resolution of the viewers) of a moment in cycles."""

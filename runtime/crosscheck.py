@@ -10,7 +10,6 @@ import numpy.typing as npt
 
 from sasimc.isa.errors import SasError
 from sasimc.isa.objects import View
-from sasimc.runtime.engines.operands import extent
 from sasimc.runtime.interpreter import Interpreter
 from sasimc.runtime.state import Snapshot
 
@@ -76,7 +75,7 @@ def _element(it: Interpreter, index: int, memory: str, at: tuple[int, ...]) -> s
 
 def _inside(view: View, address: int) -> str:
     """(row held, pixel, channel) of a view at an address, or an empty string."""
-    low, high = extent(view)
+    low, high = view.addr, view.end
     if view.batch:
         high += view.batch * ((address - low) // view.batch if address >= low else 0)
         address = low + (address - low) % view.batch if address >= low else address
@@ -93,7 +92,7 @@ def _raise(main: Interpreter, other: Interpreter, index: int, found: tuple[str, 
     node = main.program.code[index].origin.node
     element = _element(main, index, memory, at)
     raise Difference(
-        f"engines {main.engine.name} and {other.engine.name} differ after {main.instruction(index)}: {element} is {a} and {b}",
+        f"engines {main.engine} and {other.engine} differ after {main.instruction(index)}: {element} is {a} and {b}",
         index=index, node=node, element=element,
     )  # fmt: skip
 
@@ -103,7 +102,7 @@ def _lock_step(main: Interpreter, other: Interpreter, entry: str, before: Snapsh
     main.restore(before)
     other.restore(before)
     for index, where in zip(main.steps(entry), other.steps(entry), strict=False):
-        mnemonic = main.program.code[index].spec.mnemonic
+        spec = main.program.code[index].spec
         if index != where:
             raise Difference(
                 f"engines take different ways: {main.instruction(index)} and {other.instruction(where)}",
@@ -111,12 +110,11 @@ def _lock_step(main: Interpreter, other: Interpreter, entry: str, before: Snapsh
                 node="",
                 element="",
             )
-        cells = mnemonic in ("wrr", "wupd", "gradp", "gradd")
-        found = _difference(main, other, cells=cells, host=mnemonic in ("hst", "stw"))
+        found = _difference(main, other, cells=spec.changes("cells"), host=spec.changes("host"))
         if found:
             _raise(main, other, index, found)
     if found := _difference(main, other, cells=True, host=True):
-        _raise(main, other, main.engine.index, found)
+        _raise(main, other, main.datapath.index, found)
 
 
 def cross_check(main: Interpreter, other: Interpreter, entry: str, *, lock_step: bool = False) -> None:
@@ -146,5 +144,5 @@ def cross_check(main: Interpreter, other: Interpreter, entry: str, *, lock_step:
     replayed = {"cycles": other.cycles, **other.events}
     for what, n in spent.items():
         if n != replayed[what]:
-            message = f"engines {main.engine.name} and {other.engine.name} count {what} differently: {n} and {replayed[what]}"
+            message = f"engines {main.engine} and {other.engine} count {what} differently: {n} and {replayed[what]}"
             raise Difference(message, index=-1, node="", element=what)

@@ -28,8 +28,8 @@ from sasimc.isa.errors import SasError, near
 from sasimc.isa.objects import Matrix
 from sasimc.isa.program import Program
 from sasimc.isa.spec import MatField
-from sasimc.runtime.engines.cells import gather_block, tile_array
 from sasimc.runtime.interpreter import Interpreter
+from sasimc.runtime.kernels.cells import gather_block, tile_array
 
 __all__ = ["KINDS", "FaultPlan", "Faults", "Rates", "draw_mask", "parse_bit_errors"]
 

@@ -1,9 +1,8 @@
-"""Runs programs: binds the code once, executes it with hardware loops, counts cycles and events by the instructions'
-declarations."""
+"""Runs programs: binds the code once, follows its control flow, counts cycles and events by the instructions' declarations."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, NoReturn
 
 import numba
@@ -15,26 +14,68 @@ from sasimc.isa.analysis.timing import Limits, limited_cycles, region_limits
 from sasimc.isa.errors import SasError, near
 from sasimc.isa.program import Program
 from sasimc.isa.spec import EVENTS, PHASES, Cost
-from sasimc.runtime.engines.base import EngineBase, PhaseCounter, Region
-from sasimc.runtime.engines.bind import Binder, instruction_text, match_loops, trap
-from sasimc.runtime.engines.cells import gather_block, scatter_block
+from sasimc.isa.walk import EMPTY, Key, Walker
+from sasimc.runtime.engines.bind import Binder, check_loops, instruction_text, trap
+from sasimc.runtime.engines.counters import Counters, Executed, PhaseCounter, Region
+from sasimc.runtime.engines.datapath import Datapath
 from sasimc.runtime.engines.operands import BindError, BoundMatrix, BoundView
-from sasimc.runtime.engines.products import BitserialEngine, FusedEngine, ProductEngine
-from sasimc.runtime.engines.step import StepEngine
-from sasimc.runtime.engines.tapes import Tape, build_tape
+from sasimc.runtime.engines.plans import LoopPlan, NotNative, unroll
+from sasimc.runtime.engines.step import StepDatapath
+from sasimc.runtime.kernels.cells import gather_block, scatter_block
 from sasimc.runtime.state import RowWrites, Snapshot, State
 
 __all__ = ["ENGINES", "Interpreter"]
 
-ENGINES: Final[Mapping[str, type[EngineBase]]] = {
-    "bitserial": BitserialEngine,
-    "fused": FusedEngine,
-    "step": StepEngine,
-}
+ENGINES: Final[Mapping[str, type[Datapath]]] = {"bitserial": Datapath, "fused": Datapath, "step": StepDatapath}
 
-_EMPTY = -1
 _ENDLESS: Final = 1 << 62
+_PLANS: Final = 64
+"""Plans kept of one loop that needs one for each start."""
 _MAX_THREADS: Final = int(getattr(numba, "config").NUMBA_NUM_THREADS)  # noqa: B009 (its type stub does not export it)
+
+
+class _Run(Walker):
+    """Control flow of a run: regions and phases are counted, loops run as plans where they can (``plans``). ``budget``: instructions that may still
+    be issued."""
+
+    def __init__(self, it: Interpreter) -> None:
+        super().__init__(it.program, [bound.operands for bound in it.code], it.state.regs)
+        self._it, self.budget, self.plans = it, _ENDLESS, True
+
+    def start(self, pc: int) -> None:
+        super().start(pc)
+        self._it.counters.phase = self._it.counters.phases[self.phase]
+
+    def loop(self, count: int) -> None:
+        it, start = self._it, self.pc - 1
+        most = it.machine.controller.loop_depth
+        if count > 0 and len(self.stack) >= most:
+            it.datapath.trap("loop depth", f"more than {most} nested loops")
+        if count > 0 and self.plans:
+            plan = it.plan(start, count)
+            issued = 0 if plan is None else plan.run(count, self.budget, most - len(self.stack))
+            if issued:
+                self.budget -= issued
+                self.pc = self.ends[start] + 1
+                return
+        super().loop(count)
+
+    def end_loop(self) -> None:
+        if not self.stack:
+            self._it.datapath.trap("loop depth", "end of a loop that was not begun")
+        super().end_loop()
+
+    def region(self, begin: bool) -> None:
+        phase = self._it.counters.phase
+        if begin:
+            phase.open_region(self.pc - 1)
+        else:
+            phase.close_region()
+
+    def set_phase(self, phase: str) -> None:
+        self._it.datapath.settle()
+        super().set_phase(phase)
+        self._it.counters.phase = self._it.counters.phases[phase]
 
 
 class Interpreter:
@@ -45,7 +86,7 @@ class Interpreter:
 
     Raises:
         SasError: the program cannot run on its machine (operands out of range or illegal, no such engine, not enough
-            memory).
+        memory).
     """
 
     def __init__(self, program: Program, engine: str = "bitserial", threads: int | None = None) -> None:
@@ -55,21 +96,22 @@ class Interpreter:
             )
         if threads is not None and threads < 1:
             raise SasError(f"{threads} threads", hint="at least one thread is needed")
-        self.program, self.machine = program, program.machine
+        self.program, self.machine, self.engine = program, program.machine, engine
         self.threads = min(threads or _MAX_THREADS, _MAX_THREADS)
         self._binder = Binder(program)
         self.state: State = self._binder.state
-        self.engine = ENGINES[engine](self.machine, self.state, match_loops(program), self._trap)
-        self._code = [self._binder.instruction(i) for i in range(len(program.code))]
+        check_loops(program)
+        self.code = [self._binder.instruction(i) for i in range(len(program.code))]
+        self._costs: dict[Key, Cost] = {}
+        self.counters = Counters(self.machine, self._limits)
+        self.datapath = ENGINES[engine](program, self.state, self.code, engine, self.counters, self._trap, self.threads)
+        if isinstance(self.datapath, StepDatapath):
+            self.datapath.declared = lambda number, r0, r1: self.cost((number, r0, r1))
         self._load_matrices()
-        self._costs: dict[tuple[int, int, int], Cost] = {}
-        self.stepped: tuple[int, int, int] = (0, 0, 0)
-        self.engine.price = self._price
-        self._tapes: dict[int, Tape | None] = {}
-        if isinstance(self.engine, ProductEngine):
-            self.engine.threads, self.engine.tape_of = self.threads, self._tape
-        if isinstance(self.engine, StepEngine):
-            self.engine.declared = lambda r0, r1: self.cost((self.engine.index, r0, r1))
+        self._run = _Run(self)
+        self._plans: dict[int, list[tuple[list[int], int, LoopPlan]]] = {}
+        self._interpreted: dict[int, NotNative] = {}
+        self.stepped: Key = (0, 0, 0)
 
     def _load_matrices(self) -> None:
         """Put every matrix that has a tensor into its cells (not counted: the arrays are loaded before the program
@@ -80,7 +122,7 @@ class Interpreter:
                 if matrix.tensor:
                     self._store(bound, self.program.matrix_values(matrix))
             except BindError as exc:
-                raise SasError(exc.diagnostic.message, where=name) from None
+                raise SasError(exc.diagnostic.message.removeprefix(f"{name}: "), where=name) from None
             except KeyError:
                 raise SasError(f"the weights file has no tensor {matrix.tensor!r}", where=name) from None
             except ValueError as exc:
@@ -89,11 +131,32 @@ class Interpreter:
                 ) from None
         self._binder.link()
 
-    def _tape(self, start: int) -> Tape | None:
-        """The tape of the loop at instruction ``start``, None if it is interpreted."""
-        if start not in self._tapes:
-            self._tapes[start] = build_tape(self.engine, self.program, self._code, start)
-        return self._tapes[start]
+    def plan(self, start: int, passes: int) -> LoopPlan | None:
+        """The plan of the loop at instruction ``start`` for the registers as they are; None if it is interpreted."""
+        if start in self._interpreted:
+            return None
+        known, regs = self._plans.setdefault(start, []), self.state.regs
+        for first, times, plan in known:
+            if (times == passes or not plan.whole) and plan.fits(regs, first):
+                return plan
+        try:
+            body = unroll(self.program, self._run.operands, start, regs, passes)
+            plan = LoopPlan(self.datapath, body)
+        except NotNative as exc:
+            self._interpreted[start] = exc
+            return None
+        if len(known) >= _PLANS:
+            known.pop(0)
+        known.append((list(regs), passes, plan))
+        return plan
+
+    @property
+    def slow_loops(self) -> dict[int, str]:
+        """Loops that were interpreted, by their first instruction: which instruction of theirs needs that, and why. Empty for the reference
+        engine, which runs everything step by step."""
+        if self.engine == "step":
+            return {}
+        return {start: f"{self.instruction(exc.index)}: {exc.why}" for start, exc in sorted(self._interpreted.items())}
 
     def _store(self, mat: BoundMatrix, values: npt.NDArray[np.int8]) -> None:
         scatter_block(self.state.cells, self.state.written, mat.index, 0, 0, np.ascontiguousarray(values).view(np.uint8))
@@ -125,71 +188,59 @@ class Interpreter:
             Trap: the machine stopped an instruction (also when more than ``max_instructions`` were issued).
             SasError: no such entry.
         """
-        engine, code, regs = self.engine, self._code, self.state.regs
-        engine.start(self._entry(entry))
-        engine.budget = _ENDLESS if max_instructions is None else max_instructions
-        last = len(code)
-        while engine.running:
-            pc = engine.pc
-            if pc >= last:
-                trap(self.program, pc, "end of code", "execution ran past the last instruction; is a halt missing?")
-            if engine.budget <= 0:
-                trap(self.program, pc, "instruction limit", f"more than {max_instructions} instructions")
-            engine.budget -= 1
-            run, operands, reg, offset, span, height = code[pc]
-            if reg < 0:
-                r0 = r1 = 0
-            else:
-                r0 = regs[reg] + offset
-                r1 = r0 + span
-                if r0 < 0:
-                    r0 = 0
-                if r1 > height:
-                    r1 = height
-                if r1 <= r0:
-                    r0 = r1 = _EMPTY
-            executed = engine.phase.executed
-            key = (pc, r0, r1)
-            executed[key] = executed.get(key, 0) + 1
-            engine.index = pc
-            engine.pc = pc + 1
-            if r0 >= 0:
-                run(engine, operands, r0, r1)
+        run = self._run
+        run.start(self._entry(entry))
+        run.budget, run.plans = _ENDLESS if max_instructions is None else max_instructions, True
+        try:
+            while run.running:
+                if run.budget <= 0 and run.pc < len(self.code):
+                    trap(self.program, run.pc, "instruction limit", f"more than {max_instructions} instructions")
+                run.budget -= 1
+                self._next()
+        finally:
+            self.datapath.settle()
 
     def steps(self, entry: str) -> Iterator[int]:
         """Execute one instruction at a time; yields the index of each after it has been executed (``stepped``: with its rows, for
         :meth:`cost`)."""
-        engine = self.engine
-        engine.start(self._entry(entry))
-        engine.budget = 0  # no loop runs as a whole
-        while engine.running:
-            pc = engine.pc
-            if pc >= len(self._code):
-                trap(self.program, pc, "end of code", "execution ran past the last instruction; is a halt missing?")
-            run, operands, reg, offset, span, height = self._code[pc]
-            r0 = r1 = 0
-            if reg >= 0:
-                r0, r1 = max(0, self.state.regs[reg] + offset), min(height, self.state.regs[reg] + offset + span)
-                if r1 <= r0:
-                    r0 = r1 = _EMPTY
-            key = self.stepped = (pc, r0, r1)
-            engine.phase.executed[key] = engine.phase.executed.get(key, 0) + 1
-            engine.index, engine.pc = pc, pc + 1
-            if r0 >= 0:
-                run(engine, operands, r0, r1)
-            yield pc
+        run = self._run
+        run.start(self._entry(entry))
+        run.plans = False
+        while run.running:
+            self.stepped = self._next()
+            self.datapath.settle_one(self.stepped[0])
+            yield self.stepped[0]
+
+    def _next(self) -> Key:
+        """Execute one instruction, or a loop that begins with it."""
+        run = self._run
+        pc = run.pc
+        if pc >= len(self.code):
+            trap(self.program, pc, "end of code", "execution ran past the last instruction; is a halt missing?")
+        r0, r1 = run.rows(pc)
+        key = (pc, r0, r1)
+        executed = self.counters.phase.executed
+        executed[key] = executed.get(key, 0) + 1
+        self.datapath.index = pc
+        if self.code[pc].spec.group == "control":
+            run.execute(pc)
+        else:
+            run.pc = pc + 1
+            if (r0, r1) != EMPTY:
+                self.datapath.execute(pc, r0, r1)
+        return key
 
     # ------------------------------------------------------------------------------------------------------- counters
 
-    def cost(self, key: tuple[int, int, int]) -> Cost:
+    def cost(self, key: Key) -> Cost:
         """Cycles and data-independent events of one execution of (instruction, r0, r1)."""
         found = self._costs.get(key)
         if found is None:
             pc, r0, r1 = key
-            if r0 == _EMPTY:
+            if (r0, r1) == EMPTY:
                 found = Cost(self.machine.controller.issue_cycles, instructions=1)
             else:
-                found = self.program.code[pc].spec.cost(self.machine, self._code[pc].operands, r0, r1)
+                found = self.program.code[pc].spec.cost(self.machine, self.code[pc].operands, r0, r1)
             self._costs[key] = found
         return found
 
@@ -205,20 +256,15 @@ class Interpreter:
             region.length = limited_cycles(self.machine, self._limits(region.executed))
         return region.length
 
-    def _limits(self, region: dict[tuple[int, int, int], int]) -> Limits:
+    def _limits(self, region: Executed) -> Limits:
         return region_limits(
             self.machine, [(self.program.code[key[0]].spec, self.cost(key), times) for key, times in region.items()]
         )
 
-    def overlap(self, region: dict[tuple[int, int, int], int]) -> int:
+    def overlap(self, region: Executed) -> int:
         """Cycles an overlapped region takes less than its instructions one after the other."""
         limits = self._limits(region)
         return limits[0] - limited_cycles(self.machine, limits)
-
-    def _price(self, region: dict[tuple[int, int, int], int]) -> Callable[[int], int]:
-        """By how many cycles a region is shorter when so many cycles of its arrays are skipped."""
-        limits = self._limits(region)
-        return lambda skipped: limited_cycles(self.machine, limits) - limited_cycles(self.machine, limits, skipped)
 
     def _phase_events(self, phase: PhaseCounter) -> dict[str, int]:
         total = dict.fromkeys(EVENTS, 0)
@@ -232,22 +278,22 @@ class Interpreter:
     @property
     def cycles(self) -> int:
         """Cycles since the counters were reset."""
-        return sum(self._phase_cycles(p) for p in self.engine.phases.values())
+        return sum(self._phase_cycles(p) for p in self.counters.phases.values())
 
     @property
     def phase_cycles(self) -> dict[str, int]:
         """Cycles by phase (``mode``)."""
-        return {name: self._phase_cycles(self.engine.phases[name]) for name in PHASES}
+        return {name: self._phase_cycles(self.counters.phases[name]) for name in PHASES}
 
     @property
     def cycles_saved(self) -> int:
         """Cycles that zero input bits saved since the counters were reset (0 unless ``bit_serial.zero_skip`` is ``cycles``)."""
-        return sum(p.skipped for p in self.engine.phases.values())
+        return sum(p.skipped for p in self.counters.phases.values())
 
     @property
     def phase_events(self) -> dict[str, dict[str, int]]:
         """Events by phase."""
-        return {name: self._phase_events(self.engine.phases[name]) for name in PHASES}
+        return {name: self._phase_events(self.counters.phases[name]) for name in PHASES}
 
     @property
     def events(self) -> dict[str, int]:
@@ -263,7 +309,7 @@ class Interpreter:
         """Executions and cycles (nothing overlapped, nothing skipped) of every static instruction that ran
         (``program.code[i].origin`` names its ONNX node)."""
         out: dict[int, tuple[int, int]] = {}
-        for phase in self.engine.phases.values():
+        for phase in self.counters.phases.values():
             for key, times in phase.total().items():
                 ran, cycles = out.get(key[0], (0, 0))
                 out[key[0]] = (ran + times, cycles + self.cost(key).cycles * times)
@@ -271,7 +317,7 @@ class Interpreter:
 
     def reset_counters(self) -> None:
         """Set cycles and events to zero; the state stays."""
-        self.engine.reset_counters()
+        self.counters.reset()
 
     def instruction(self, index: int) -> str:
         """An instruction's text and origin, for messages."""
@@ -388,6 +434,8 @@ class Interpreter:
         self.cells_changed()
 
     def cells_changed(self) -> None:
-        """To be called when ``state.cells`` was changed from outside: what engines derived from the cells is void."""
+        """Invalidate what was derived from the cells, after ``state.cells`` was changed from outside."""
         for name in self.program.matrices:
-            self._binder.matrix(name).ready.clear()
+            mat = self._binder.matrix(name)
+            mat.ready.clear()
+            mat.initialised = False

@@ -14,7 +14,7 @@ from sasimc.isa.machine import Machine, load_machine
 from sasimc.isa.objects import Geometry, Matrix, Tile, View
 from sasimc.isa.program import Instr, Program
 from sasimc.isa.spec import TABLE, RowRange
-from sasimc.runtime.engines.step import Activation, DeclarationError, StepEngine
+from sasimc.runtime.engines.step import Activation, DeclarationError, StepDatapath
 from sasimc.runtime.interpreter import Interpreter
 
 ENGINES = ("step", "bitserial", "fused")
@@ -442,8 +442,8 @@ def test_activation_trace_obeys_the_rule(rule: str) -> None:
     m.emit("vmm", "acc", "x", "w", "g", RowRange(0, 0, 1))
     it = Interpreter(m.program(), "step")
     seen: list[Activation] = []
-    assert isinstance(it.engine, StepEngine)
-    it.engine.on_activation = seen.append
+    assert isinstance(it.datapath, StepDatapath)
+    it.datapath.on_activation = seen.append
     it.run("main")
     assert len(seen) * 8 + 2 * machine.controller.issue_cycles == it.cycles
     for step in seen:

@@ -15,11 +15,10 @@ from sasimc.isa.machine import Machine, load_machine
 from sasimc.isa.objects import Geometry, Matrix, Table, Tile, View
 from sasimc.isa.program import Instr, Origin, Program
 from sasimc.isa.spec import EVENTS, TABLE, RowRange
-from sasimc.runtime import kernels as K
 from sasimc.runtime.crosscheck import Difference, cross_check
 from sasimc.runtime.engines import step
-from sasimc.runtime.engines.products import FusedEngine
 from sasimc.runtime.interpreter import Interpreter
+from sasimc.runtime.kernel import ONES
 
 ALL = RowRange(0, 0, 1000)
 
@@ -331,9 +330,13 @@ def test_cross_entropy_and_argmax(classes: int) -> None:
         program(("li", 1, label), ("xent", "d", "q", "t", 1, 2), ("argmax", 3, "q"), views=(q, d), tables=(t,)),
         {"q": logits},
     )
-    loss, errors = K.xent(logits.astype(np.int8), label, 700, 3276)
-    assert it.regs[2] == loss
-    assert np.array_equal(it.read_view("d").reshape(-1), errors)
+    size = [(int(logits.max()) - int(v)) * 700 for v in logits]
+    p = [(32768 - ((t % 4096 * (2751 - ((703 * (t % 4096)) >> 12))) >> 9)) >> (t // 4096) if t < 65536 else 0 for t in size]
+    errors = [(v * 32768 + sum(p) // 2) // sum(p) - (t.ints["t_label"] if i == label else other) for i, v in enumerate(p)]
+    errors[label] -= sum(errors)
+    digits = sum(p).bit_length() - 1
+    assert it.regs[2] == min(size[label], 65536) + digits * 4096 + (sum(p) * 4096 >> digits) - 4096 - 61440
+    assert it.read_view("d").reshape(-1).tolist() == errors
     assert it.read_view("d").sum() == 0
     assert it.regs[3] == int(np.argmax(logits))
 
@@ -506,7 +509,7 @@ def test_illegal_operands_are_refused_before_running() -> None:
     assert trap_of(wrong).kind == "illegal operands"
     assert "no view" in str(trap_of(program(("fill", "nothing", 1, ALL))))
     odd = Matrix("w", "dense", "compute", 2, 2, "", False, (Tile(1, 0, 0, 0, 0, 2, 1),))
-    with pytest.raises(SasError, match="do not hold each"):
+    with pytest.raises(SasError, match="stands in no tile"):
         Interpreter(program(matrices=(odd,)))
     uneven = Matrix(
         "w",
@@ -570,33 +573,62 @@ def test_cross_check_agrees_and_keeps_the_main_run() -> None:
     cross_check(main, other, "main", lock_step=True)
 
 
-def test_cross_check_names_the_first_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+def spoiled(it: Interpreter, number: int, spoil: Callable[[], None]) -> Interpreter:
+    """An interpreter that does something wrong after an instruction."""
+    right = it.datapath.execute
+
+    def execute(index: int, r0: int, r1: int) -> None:
+        right(index, r0, r1)
+        if index == number:
+            spoil()
+
+    it.datapath.execute = execute  # type: ignore[method-assign]
+    return it
+
+
+def test_cross_check_names_the_first_difference() -> None:
     p, x = two_layers()
-    right = FusedEngine.dense_acc
-
-    def wrong(patches: Any, w: Any, signed: bool, acc: np.ndarray, av: tuple[int, ...], *rest: int) -> int:
-        result = right(patches, w, signed, acc, av, *rest)
-        if rest[2] == 4:  # the second layer only
-            acc[av[0] + av[1] + 2] += 1  # row 1, pixel 0, channel 2
-        return result
-
-    monkeypatch.setattr(FusedEngine, "dense_acc", staticmethod(wrong))
     main, other = Interpreter(p, "bitserial"), Interpreter(p, "fused")
     main.write_view("x", x)
+    out = p.views["out"]
+
+    def spoil() -> None:
+        other.state.acc[out.addr + out.row + 2] += 1  # row 1, pixel 0, channel 2
+
     with pytest.raises(Difference) as caught:
-        cross_check(main, other, "main")
+        cross_check(main, spoiled(other, 2, spoil), "main")
     assert (caught.value.index, caught.value.node) == (2, "/net/conv1")
     assert "element (1, 0, 2) of out" in caught.value.element
     assert "vmm out, mid, v, g" in str(caught.value)
 
 
-def test_cross_check_compares_counters(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cross_check_looks_at_cells_whatever_writes_them() -> None:
+    """Every instruction that writes cells, whichever it is: the first difference is named there, not at the end."""
+    writers = [spec for spec in TABLE.values() if spec.changes("cells")]
+    assert {"wrr", "wupd", "wupc", "gradp", "gradd"} <= {spec.mnemonic for spec in writers}
+    views = (view("d", "buf", "i8", (6, 1, 5)),)
+    p = program(("wupc", "w", "d", 0, ALL), ("sync",), views=views, matrices=(stored(),), tensors={"w": np.ones((6, 5), np.int8)})
+    main, other = Interpreter(p, "bitserial"), Interpreter(p, "fused")
+    tile = p.matrices["w"].tiles[0]
+
+    def spoil() -> None:
+        other.state.cells[tile.subarray, tile.row, tile.col] ^= 1
+
+    with pytest.raises(Difference, match="weight") as caught:
+        cross_check(main, spoiled(other, 0, spoil), "main")
+    assert caught.value.index == 0
+
+
+def test_cross_check_compares_counters() -> None:
     p, x = two_layers()
-    monkeypatch.setattr(FusedEngine, "_window_ones", lambda *args: 1)
     main, other = Interpreter(p, "bitserial"), Interpreter(p, "fused")
     main.write_view("x", x)
+
+    def spoil() -> None:
+        other.datapath.counts[0, ONES] += 1
+
     with pytest.raises(Difference, match="sense_ones"):
-        cross_check(main, other, "main")
+        cross_check(main, spoiled(other, 0, spoil), "main")
 
 
 def test_snapshot_restores_everything() -> None:

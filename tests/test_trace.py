@@ -271,11 +271,15 @@ def test_a_run_that_traps_leaves_a_valid_trace(program: Any, tmp_path: Path) -> 
     device.run_with(tracer.run)
     index = next(i for i, c in enumerate(program.code) if c.spec.unit == "array" and i > 20)
 
-    def fail(*_: Any) -> None:
-        device.interpreter.engine.trap("out of range", "made by the test")
+    datapath = device.interpreter.datapath
+    execute = datapath.execute
 
-    code = device.interpreter._code
-    code[index] = (fail, *code[index][1:])
+    def fail(number: int, r0: int, r1: int) -> None:
+        if number == index:
+            datapath.trap("out of range", "made by the test")
+        execute(number, r0, r1)
+
+    datapath.execute = fail  # type: ignore[method-assign]
     with pytest.raises(Trap):
         device.infer(images(device, 1))
     tracer.write(tmp_path / "t.json")

@@ -23,6 +23,7 @@ __all__ = [
     "check_program",
     "check_structure",
     "check_table",
+    "check_tensor",
     "check_view",
     "memory_size",
 ]
@@ -95,8 +96,6 @@ def check_matrix(machine: Machine, m: Matrix) -> Iterator[str]:
     if m.k < 1 or m.n < 1:
         yield f"a {m.k} x {m.n} matrix is empty"
         return
-    if m.kind != "scratch" and not m.tensor:
-        yield "no tensor= with its weights"
     if not m.tiles:
         yield "no .tile says where it stands"
         return
@@ -118,9 +117,20 @@ def check_matrix(machine: Machine, m: Matrix) -> Iterator[str]:
             yield f"the tile at k={t.k} n={t.n} holds weights of copy {t.copy} that another tile holds already"
             return
         block[:] = 1
+    cut = sorted((t.k, t.n, t.rows, t.cols) for t in m.tiles if t.copy == 0)
+    for copy in range(1, m.copies):
+        if sorted((t.k, t.n, t.rows, t.cols) for t in m.tiles if t.copy == copy) != cut:
+            yield f"copy {copy} is cut into other tiles than copy 0"
+            return
     if not cells.all():
         copy, k, n = (int(i) for i in np.argwhere(cells == 0)[0])
         yield f"weight ({k}, {n}) of copy {copy} stands in no tile"
+
+
+def check_tensor(m: Matrix) -> Iterator[str]:
+    """A text when a matrix that is no scratch names no weights."""
+    if m.kind != "scratch" and not m.tensor:
+        yield "no tensor= with its weights"
 
 
 def check_table(program: Program, t: Table) -> Iterator[str]:
@@ -223,14 +233,14 @@ def check_structure(program: Program) -> Iterator[tuple[int, str, str]]:
             yield max(0, len(program.code) - 1), f"entry {name} has no instruction", ENTRIES_HINT
         starts[at] = name
     for i, instr in enumerate(program.code):
-        mnemonic = instr.spec.mnemonic
+        flow = instr.spec.flow
         if i in starts and open_loops:
             yield i, f"entry {starts[i]} begins inside a loop", "close the loop with endl first"
-        if mnemonic in ("loop", "loopi"):
+        if flow == "loop":
             open_loops.append(i)
             if len(open_loops) == depth + 1:
                 yield i, f"loops are nested {depth + 1} deep; the machine has {depth}", ""
-        elif mnemonic == "endl":
+        elif flow == "end":
             if open_loops:
                 open_loops.pop()
             else:
@@ -256,7 +266,7 @@ def check_program(program: Program, *, complete: bool = True) -> list[Diagnostic
         for text in check_geometry(g):
             add(f"geometry {g.name}", text)
     for m in program.matrices.values():
-        for text in check_matrix(program.machine, m):
+        for text in (*check_tensor(m), *check_matrix(program.machine, m)):
             add(f"matrix {m.name}", text)
         if complete and m.tensor:
             tensor = program.tensors.get(m.tensor)

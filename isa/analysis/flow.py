@@ -8,7 +8,7 @@ certain counts as fine, so that an error is a proof.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,7 +18,8 @@ import numpy.typing as npt
 from sasimc.isa.analysis.footprint import Touch, footprint
 from sasimc.isa.objects import Matrix, View
 from sasimc.isa.program import Program
-from sasimc.isa.spec import Instruction, Reg, RowsField
+from sasimc.isa.spec import Instruction, MatField, Reg, RowsField
+from sasimc.isa.walk import Walker
 
 __all__ = ["Flow", "Report"]
 
@@ -45,31 +46,23 @@ def _side_by_side(a: Layout, b: Layout) -> bool:
 
 @dataclass
 class _Frame:
-    """An open loop: first instruction of its body, iterations left, iterations that are extrapolated, accumulator
-    bounds before its last one."""
+    """An open loop: iterations that are extrapolated, whether their number is certain, accumulator bounds before the last one."""
 
-    start: int
-    left: int
     skipped: int = 0
     certain: bool = True
     entered: npt.NDArray[np.float64] | None = None
 
 
-@dataclass
-class Flow:
-    """State of the symbolic run of one entry."""
+class Flow(Walker):
+    """State of the symbolic run of one entry. ``known``: which registers hold what a run would find there."""
 
-    program: Program
-    report: Report
-    initialised: Collection[str] = ()
-    regs: list[int] = field(init=False)
-    known: list[bool] = field(init=False)
-    visited: set[int] = field(init=False, default_factory=set)
-
-    def __post_init__(self) -> None:
-        p = self.program
-        count = p.machine.controller.registers
-        self.regs, self.known = [0] * count, [True] * count
+    def __init__(self, program: Program, report: Report, initialised: Collection[str] = ()) -> None:
+        super().__init__(program, [program.resolve(i) for i in program.code])
+        p = program
+        self.report, self.initialised = report, initialised
+        self.known = [True] * len(self.regs)
+        self.visited: set[int] = set()
+        self._certain = True
         self._marks = np.zeros(p.machine.buffer.bytes, np.int32)
         self._bounds = np.zeros(p.machine.accumulator.entries, np.float64)
         self._owners = np.zeros(p.machine.accumulator.entries, np.int32)  # layout of the sums held, 0: none
@@ -78,18 +71,10 @@ class Flow:
         self._mark_views: dict[str, npt.NDArray[np.int32]] = {}
         self._acc_views: dict[str, tuple[npt.NDArray[np.float64], npt.NDArray[np.int32]]] = {}
         self._families: dict[tuple[int, int, int], int] = {}
-        self._resolved: dict[int, SimpleNamespace] = {}
         self._sums: dict[tuple[str, str, str, Any], npt.NDArray[np.float64]] = {}
         self._written_regs: set[int] = {0}
-        self._ends: dict[int, int] = {}
         self._drained: dict[int, bool] = {}
-        self._stack: list[_Frame] = []
-        opened: list[int] = []
-        for i, instr in enumerate(p.code):
-            if instr.spec.mnemonic in ("loop", "loopi"):
-                opened.append(i)
-            elif instr.spec.mnemonic == "endl" and opened:
-                self._ends[opened.pop()] = i
+        self._frames: list[_Frame] = []
 
     # --- control ----------------------------------------------------------------------------------------------------------
 
@@ -107,8 +92,9 @@ class Flow:
                 self._write(v, 0, v.height)
             elif v.space == "acc":
                 self._acc(v)[1][...] = self._layout(v)
-        pc = p.entries[entry]
+        self.start(p.entries[entry])
         for _ in range(MAX_STEPS):
+            pc = self.pc
             if pc >= len(p.code):
                 self.report(len(p.code) - 1, "error", f"entry {entry} runs past the last instruction", "end it with halt")
                 return
@@ -117,7 +103,7 @@ class Flow:
                 self.report(pc, "warning", f"entry {entry} runs on into entry {other}", "end it with halt")
             self.visited.add(pc)
             spec = p.code[pc].spec
-            if spec.mnemonic == "halt":
+            if spec.flow == "halt":
                 for at, useful in self._drained.items():
                     if not useful:
                         self.report(at, "warning", "drains sums to which nothing was added", "")
@@ -130,31 +116,23 @@ class Flow:
                         "the next entry would add to it",
                     )
                 return
-            pc = self._step(pc, spec)
-        self.report(pc, "warning", f"entry {entry} is too long to be followed; its memory was checked up to here", "")
+            self._step(pc, spec)
+        self.report(self.pc, "warning", f"entry {entry} is too long to be followed; its memory was checked up to here", "")
 
-    def _step(self, pc: int, spec: type[Instruction]) -> int:
-        o = self._resolved.get(pc)
-        if o is None:
-            o = self._resolved[pc] = self.program.resolve(self.program.code[pc])
-        certain = self._reads(pc, spec, o)
-        if spec.mnemonic in ("loop", "loopi"):
-            return self._loop(
-                pc, o.count if spec.mnemonic == "loopi" else self.regs[o.count], spec.mnemonic == "loopi" or certain
-            )
-        if spec.mnemonic == "endl":
-            return self._end_loop(pc)
+    def _step(self, pc: int, spec: type[Instruction]) -> None:
+        o, target = self.operands[pc], spec.target()
+        self._certain = self._reads(pc, spec, o)
+        register = -1 if target is None else getattr(o, target.name)
         if spec.group == "control":
-            self._registers(pc, spec, o, certain)
+            if register == 0:
+                self.report(pc, "warning", "r0 always reads 0; this write is lost", "")
+            self.execute(pc)
         else:
-            self._memory(pc, spec, o, certain)
-            for f in spec.fields:
-                if isinstance(f, Reg) and f.write:
-                    self.known[getattr(o, f.name)] = False
-        for f in spec.fields:
-            if isinstance(f, Reg) and f.write:
-                self._written_regs.add(getattr(o, f.name))
-        return pc + 1
+            self.pc = pc + 1
+            self._memory(pc, spec, o)
+        if register > 0:
+            self.known[register] = self._certain and spec.group == "control"
+            self._written_regs.add(register)
 
     def _reads(self, pc: int, spec: type[Instruction], o: SimpleNamespace) -> bool:
         """Whether all registers it reads are certain."""
@@ -175,62 +153,48 @@ class Flow:
             certain = certain and self.known[register]
         return certain
 
-    def _registers(self, pc: int, spec: type[Instruction], o: SimpleNamespace, certain: bool) -> None:
-        target = next((getattr(o, f.name) for f in spec.fields if isinstance(f, Reg) and f.write), -1)
-        if target < 0:
-            return
-        if target == 0:
-            self.report(pc, "warning", "r0 always reads 0; this write is lost", "")
-            return
-        machinery: Any = SimpleNamespace(regs=self.regs)
-        spec.run(machinery, o, 0, 0)
-        self.known[target] = certain
-
-    def _loop(self, pc: int, count: int, certain: bool) -> int:
-        end = self._ends.get(pc)
-        if end is None:
-            return pc + 1
-        if certain and count <= 0:
-            if self.program.code[pc].spec.mnemonic == "loopi":
+    def loop(self, count: int) -> None:
+        pc = self.pc - 1
+        if self._certain and count <= 0:
+            if not any(self.program.code[pc].spec.of_kind(Reg)):
                 self.report(pc, "warning", f"a loop of {count} iterations never runs", "")
-            return end + 1
+            super().loop(count)
+            return
         count = max(1, count)
-        run = count if certain else min(count, 2)
-        self._stack.append(_Frame(pc + 1, run, count - run, certain))
-        return pc + 1
+        run = count if self._certain else min(count, 2)
+        self._frames.append(_Frame(count - run, self._certain))
+        super().loop(run)
 
-    def _end_loop(self, pc: int) -> int:
-        if not self._stack:
-            return pc + 1
-        top = self._stack[-1]
-        top.left -= 1
-        if top.left:
+    def end_loop(self) -> None:
+        if not self.stack:
+            return
+        pc, start, top = self.pc - 1, self.stack[-1][0], self._frames[-1]
+        super().end_loop()
+        if self.pc == start:
             if not top.certain:
                 top.entered = self._bounds.copy()
-            return top.start
-        self._stack.pop()
+            return
+        self._frames.pop()
         if not top.certain:  # nobody knows how often it ran: what it changed is unknown from here on
-            for instr in self.program.code[top.start : pc]:
-                for f, value in zip(instr.spec.fields, instr.operands, strict=True):
-                    if isinstance(f, Reg) and f.write:
-                        self.known[value] = value == 0
+            for instr, o in zip(self.program.code[start:pc], self.operands[start:pc], strict=True):
+                target = instr.spec.target()
+                if target is not None:
+                    self.known[getattr(o, target.name)] = getattr(o, target.name) == 0
         if top.skipped and top.entered is not None:
             growth = np.maximum(self._bounds - top.entered, 0)
             if growth.any():
                 self._bounds += growth * top.skipped
                 self._overflow(pc, self._bounds)
-        return pc + 1
 
     # --- memory -------------------------------------------------------------------------------------------------------------
 
-    def _memory(self, pc: int, spec: type[Instruction], o: SimpleNamespace, certain: bool) -> None:
+    def _memory(self, pc: int, spec: type[Instruction], o: SimpleNamespace) -> None:
         rows = spec.rows_field()
         r0 = r1 = 0
         if rows is not None:
             rr, height = getattr(o, rows.name), getattr(o, rows.of).height
             if self.known[rr.reg]:
-                start = self.regs[rr.reg] + rr.offset
-                r0, r1 = max(0, min(height, start)), max(0, min(height, start + rr.count))
+                r0, r1 = self.rows(pc)
             else:  # anything may be touched: nothing is said about reads, everything counts as written
                 for t in footprint(spec, o, 0, height):
                     if t.view.space == "buf" and "w" in t.access:
@@ -394,8 +358,8 @@ class Flow:
         matrix: Matrix | None = getattr(o, "mat", None)
         geom = getattr(o, "geom", None)
         if matrix is not None and geom is not None and source is not None:
-            return self._product(spec.mnemonic, matrix, geom.taps, source, acc.channels)
-        if hasattr(o, "scratch"):
+            return self._product(spec, matrix, geom.taps, source, acc.channels)
+        if any(f.scratch for f in spec.of_kind(MatField)):
             return rows * o.e.width * 128.0 * (_reach(o.a) + abs(o.a.pad))
         if hasattr(o, "table"):
             ref = o.table.arrays.get("bias")
@@ -414,9 +378,9 @@ class Flow:
             return 16.0 * reach if geom.mode == "linear2" else reach
         return 0.0
 
-    def _product(self, mnemonic: str, matrix: Matrix, taps: int, source: View, channels: int) -> Any:
+    def _product(self, spec: type[Instruction], matrix: Matrix, taps: int, source: View, channels: int) -> Any:
         """Bound of a matrix product for each channel of the accumulators."""
-        key = (mnemonic, matrix.name, source.dtype, (taps, channels))
+        key = (spec.kernel, matrix.name, source.dtype, (taps, channels))
         found = self._sums.get(key)
         if found is not None:
             return found
@@ -425,16 +389,14 @@ class Flow:
         else:
             w = self.program.matrix_values(matrix).astype(np.float64)
             positive, negative = np.maximum(w, 0), np.maximum(-w, 0)
-        sums = []
+        sums, along = [], next(spec.of_kind(MatField)).sums
         for part in (positive, negative):
-            if mnemonic == "vmm":
+            if along == "k":
                 sums.append(part.sum(axis=0))
-            elif mnemonic == "vmmt":
+            elif along == "n":
                 sums.append(part.reshape(taps, channels, matrix.n).sum(axis=(0, 2)))
-            elif mnemonic == "dwm":
+            else:  # the weights of a channel, over its multiplier
                 sums.append(part.reshape(channels, -1).sum(axis=1))
-            else:
-                sums.append(part.sum(axis=1))
         low, high = _range(source)
         # positive inputs meet positive weights (or negative ones), negative inputs the others
         worst = np.maximum(sums[0] * high + sums[1] * -low, sums[1] * high + sums[0] * -low)

@@ -1,17 +1,16 @@
 """Which rows of its operands one execution of an instruction touches, derived from its declaration.
 
-Every window instruction relates an input side (the larger plane, the one with padding) and an output side. The view called ``e`` is the output
-side where there is one, otherwise the one that collects results; the remaining views are on the input side.
+Every window instruction relates an inner plane (the larger one, with padding) and an outer plane; its geometry field names both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import SimpleNamespace
+from typing import Any
 
 from sasimc.isa.objects import Geometry, View
-from sasimc.isa.spec import GeomField, Instruction, MatField, ViewField
+from sasimc.isa.spec import GeomField, Instruction, ViewField
 
 __all__ = ["Touch", "covered_rows", "footprint", "window_rows"]
 
@@ -47,33 +46,23 @@ def covered_rows(g: Geometry, outer: int, r0: int, r1: int) -> tuple[int, int]:
     )
 
 
-def footprint(spec: type[Instruction], o: SimpleNamespace, r0: int, r1: int) -> Iterator[Touch]:
+def footprint(spec: type[Instruction], o: Any, r0: int, r1: int) -> Iterator[Touch]:
     """Rows touched by rows r0..r1-1 (already clipped) of the resolved instruction; views without a row range are touched whole."""
-    fields = [f for f in spec.fields if isinstance(f, ViewField)]
     rows = spec.rows_field()
-    geom = next((getattr(o, f.name) for f in spec.fields if isinstance(f, GeomField)), None)
-    if rows is None:
-        for f in fields:
-            v = getattr(o, f.name)
-            yield Touch(v, f.access, 0, v.height)
+    geometry = next(spec.of_kind(GeomField), None)
+    if rows is not None and r0 >= r1:
         return
-    if r0 >= r1:
-        return
-    shift = getattr(o, "shift", 0)
-    if geom is None:
-        for f in fields:
-            first = r0 + shift if f.name == "dst" else r0
-            yield Touch(getattr(o, f.name), f.access, first, first + r1 - r0)
-        return
-    gradient = any(isinstance(f, MatField) and f.kinds == ("scratch",) for f in spec.fields)
-    outer = next((f for f in fields if f.name == "e"), None) or next(f for f in fields if f.access != "r")
-    for f in fields:
+    for f in spec.of_kind(ViewField):
         v = getattr(o, f.name)
-        if f.name == rows.of:
-            yield Touch(v, f.access, r0, r1)
-        elif gradient and f.access == "a":
-            yield Touch(v, f.access, 0, v.height)
-        elif f is outer:  # rows count on the input side
-            yield Touch(v, f.access, *covered_rows(geom, v.height, r0, r1))
-        else:
-            yield Touch(v, f.access, *window_rows(geom, v.height, getattr(o, outer.name).height, r0, r1))
+        first, last = r0, r1
+        if rows is None or f.whole:
+            first, last = 0, v.height
+        elif geometry is not None and f.name != rows.of:
+            geom, outer = getattr(o, geometry.name), getattr(o, geometry.outer)
+            if f.name == geometry.outer:  # rows count on the input side
+                first, last = covered_rows(geom, v.height, r0, r1)
+            else:
+                first, last = window_rows(geom, v.height, outer.height, r0, r1)
+        elif f.shift:
+            first, last = r0 + getattr(o, f.shift), r1 + getattr(o, f.shift)
+        yield Touch(v, f.access, first, last)

@@ -19,6 +19,7 @@ from sasimc.isa.objects import Matrix
 from sasimc.isa.program import Program
 from sasimc.isa.spec import MatField
 from sasimc.isa.text.printer import format_instruction
+from sasimc.isa.walk import loop_ends
 
 __all__ = ["lint"]
 
@@ -179,19 +180,17 @@ def _reach(program: Program, out: _Findings) -> None:
     machine = program.machine
     if machine.adder_tree.reach == "machine":
         return
-    used: dict[str, set[str]] = {}
+    used: dict[str, dict[str, str]] = {}
     for i in program.code:
         for f, value in zip(i.spec.fields, i.operands, strict=True):
-            if isinstance(f, MatField) and i.spec.mnemonic in ("vmm", "vmmt", "gradp"):
-                used.setdefault(value, set()).add(i.spec.mnemonic)
+            if isinstance(f, MatField) and f.sums:
+                used.setdefault(value, {})[f.sums] = i.spec.mnemonic
     for name, by in used.items():
         m = program.matrices[name]
-        for mnemonic in sorted(by):
-            where = np.full((m.copies, m.k if mnemonic == "vmmt" else m.n), -1, np.int64)
-            if mnemonic == "gradp":
-                where = where[:, :1]
+        for along, mnemonic in sorted(by.items()):
+            where = np.full((m.copies, {"k": m.n, "n": m.k, "kn": 1}[along]), -1, np.int64)
             for t in m.tiles:
-                first, count = {"vmm": (t.n, t.cols), "vmmt": (t.k, t.rows), "gradp": (0, 1)}[mnemonic]
+                first, count = {"k": (t.n, t.cols), "n": (t.k, t.rows), "kn": (0, 1)}[along]
                 held = where[t.copy, first : first + count]
                 number = machine.reach_of(t.subarray)
                 if ((held != -1) & (held != number)).any():
@@ -233,14 +232,9 @@ def _runs(indices: list[int]) -> Iterator[tuple[int, int]]:
 def _unreachable(program: Program, out: _Findings, visited: set[int]) -> None:
     """Instructions no entry point reaches (bodies of loops that never run are reported at the loop)."""
     skipped: set[int] = set()
-    opened: list[tuple[int, bool]] = []
-    for i, instr in enumerate(program.code):
-        if opened and any(dead for _, dead in opened):
-            skipped.add(i)
-        if instr.spec.mnemonic in ("loop", "loopi"):
-            opened.append((i, i in visited and i + 1 not in visited))
-        elif instr.spec.mnemonic == "endl":
-            opened.pop()
+    for begin, end in loop_ends(program)[0].items():
+        if begin in visited and begin + 1 not in visited:
+            skipped |= set(range(begin + 1, end + 1))
     lost = [i for i in range(len(program.code)) if i not in visited and i not in skipped]
     for first, last in _runs(lost):
         count = last - first + 1

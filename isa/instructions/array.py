@@ -11,11 +11,14 @@ from typing import Any
 
 from sasimc.isa.machine import Machine, activation_steps
 from sasimc.isa.objects import Matrix, Tile
-from sasimc.isa.spec import Choice, Cost, GeomField, Imm, Instruction, Machinery, MatField, RowsField, ViewField
+from sasimc.isa.spec import Choice, Cost, GeomField, Imm, Instruction, MatField, RowsField, ViewField
 
-__all__ = ["INPUT_BITS", "scratch_tiles", "streamed_positions"]
+__all__ = ["INPUT_BITS", "MAX_SUM_LENGTH", "never_written", "scratch_tiles", "streamed_positions"]
 
 INPUT_BITS = 8
+
+MAX_SUM_LENGTH = 65_793
+"""Products of 255 x 128 that fit 32 bits."""
 
 
 def streamed_positions(x: Any, geom: Any, out: Any, r0: int, r1: int) -> tuple[int, int, int, int]:
@@ -42,15 +45,13 @@ class ForwardProduct(Instruction):
     opcode = 0x20
     mnemonic = "vmm"
     group = "array"
+    kernel = "forward_product"
+    split = "pixels"
     acc = ViewField("output sums", "acc", "i32", "a")
     x = ViewField("input", "buf", "u8 i8", "r")
-    mat = MatField("weights", "dense")
-    geom = GeomField()
+    mat = MatField("weights", "dense", sums="k")
+    geom = GeomField("x", "acc")
     rows = RowsField("acc", "output rows")
-
-    @staticmethod
-    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
-        m.forward_product(o.acc, o.x, o.mat, o.geom, r0, r1)
 
     @staticmethod
     def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
@@ -86,15 +87,13 @@ class TransposedProduct(Instruction):
     opcode = 0x21
     mnemonic = "vmmt"
     group = "array"
+    kernel = "transposed_product"
+    split = "pixels"
     acc = ViewField("error sums of the input", "acc", "i32", "a")
     e = ViewField("error of the output", "buf", "i8", "r")
-    mat = MatField("weights in transposable sub-arrays", "dense")
-    geom = GeomField()
+    mat = MatField("weights in transposable sub-arrays", "dense", sums="n")
+    geom = GeomField("acc", "e")
     rows = RowsField("e", "error rows")
-
-    @staticmethod
-    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
-        m.transposed_product(o.acc, o.e, o.mat, o.geom, r0, r1)
 
     @staticmethod
     def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
@@ -145,15 +144,13 @@ class DepthwiseProduct(Instruction):
     opcode = 0x22
     mnemonic = "dwm"
     group = "array"
+    kernel = "depthwise_product"
+    split = "own"
     acc = ViewField("output sums", "acc", "i32", "a")
     x = ViewField("input", "buf", "u8 i8", "r")
     mat = MatField("one kernel a row", "depthwise")
-    geom = GeomField()
+    geom = GeomField("x", "acc")
     rows = RowsField("x", "input rows")
-
-    @staticmethod
-    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
-        m.depthwise_product(o.acc, o.x, o.mat, o.geom, r0, r1)
 
     @staticmethod
     def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
@@ -176,15 +173,13 @@ class DepthwiseTransposed(Instruction):
     opcode = 0x23
     mnemonic = "dwmt"
     group = "array"
+    kernel = "depthwise_transposed"
+    split = "own"
     acc = ViewField("error sums of the input", "acc", "i32", "a")
     e = ViewField("error of the output", "buf", "i8", "r")
     mat = MatField("one kernel a row", "depthwise")
-    geom = GeomField()
+    geom = GeomField("acc", "e")
     rows = RowsField("e", "error rows")
-
-    @staticmethod
-    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
-        m.depthwise_transposed(o.acc, o.e, o.mat, o.geom, r0, r1)
 
     @staticmethod
     def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
@@ -232,6 +227,12 @@ def _scratch_cost(machine: Machine, mat: Matrix, k: int, n: int, vectors: int, b
     }
 
 
+def _too_long(o: Any) -> Iterator[str]:
+    pixels = min(o.rows.count, o.e.height) * o.e.width
+    if pixels > MAX_SUM_LENGTH:
+        yield f"{pixels} pixels in one gradient product; at most {MAX_SUM_LENGTH} fit 32-bit sums"
+
+
 class GradientProduct(Instruction):
     """Gradient of a dense layer (equation 2): acc[(ky, kx, c), 0, n] += sum over error pixels of (patch - pad) e[y, x, n].
 
@@ -242,17 +243,15 @@ class GradientProduct(Instruction):
     opcode = 0x24
     mnemonic = "gradp"
     group = "array"
-    acc = ViewField("gradient sums, shape (K, 1, N)", "acc", "i32", "a")
+    kernel = "gradient_product"
+    split = "own"
+    acc = ViewField("gradient sums, shape (K, 1, N)", "acc", "i32", "a", whole=True)
     a = ViewField("activations", "buf", "u8 i8", "r")
     e = ViewField("errors", "buf", "i8", "r")
-    scratch = MatField("scratch rows", "scratch")
-    geom = GeomField()
+    scratch = MatField("scratch rows", "scratch", "w", sums="kn")
+    geom = GeomField("a", "e")
     stationary = Choice("a", "e", doc="operand written into the scratch rows")
     rows = RowsField("e", "error rows")
-
-    @staticmethod
-    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
-        m.gradient_product(o.acc, o.a, o.e, o.scratch, o.geom, o.stationary, r0, r1)
 
     @staticmethod
     def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
@@ -268,6 +267,7 @@ class GradientProduct(Instruction):
         k = o.geom.taps * o.a.channels
         if o.acc.shape != (k, 1, o.e.channels):
             yield f"{o.acc.name} is {o.acc.shape}; the gradient is ({k}, 1, {o.e.channels})"
+        yield from _too_long(o)
         if o.stationary == "a" and (o.a.pad != 0 or o.a.dtype != "i8"):
             yield f"{o.a.name} can be kept in scratch rows only as i8 with pad value 0"
 
@@ -279,16 +279,14 @@ class GradientDepthwise(Instruction):
     opcode = 0x25
     mnemonic = "gradd"
     group = "array"
-    acc = ViewField("gradient sums, shape (C, 1, taps)", "acc", "i32", "a")
+    kernel = "gradient_depthwise"
+    split = "own"
+    acc = ViewField("gradient sums, shape (C, 1, taps)", "acc", "i32", "a", whole=True)
     a = ViewField("activations", "buf", "u8 i8", "r")
     e = ViewField("errors", "buf", "i8", "r")
-    scratch = MatField("scratch rows", "scratch")
-    geom = GeomField()
+    scratch = MatField("scratch rows", "scratch", "w")
+    geom = GeomField("a", "e")
     rows = RowsField("e", "error rows")
-
-    @staticmethod
-    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
-        m.gradient_depthwise(o.acc, o.a, o.e, o.scratch, o.geom, r0, r1)
 
     @staticmethod
     def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
@@ -306,8 +304,15 @@ class GradientDepthwise(Instruction):
 
     @staticmethod
     def legal(machine: Machine, o: Any) -> Iterator[str]:
+        yield from _too_long(o)
         if o.acc.shape != (o.a.channels, 1, o.geom.taps) or o.a.channels != o.e.channels:
             yield f"{o.acc.name} is {o.acc.shape}; the gradient is ({o.a.channels}, 1, {o.geom.taps}) and errors need as many channels"
+
+
+def never_written(machine: Machine, name: str, found: int) -> tuple[str, str]:
+    """The trap for word line ``found`` - 1, counted through all sub-arrays, which holds a cell that nobody wrote."""
+    subarray, row = divmod(found - 1, machine.array.rows)
+    return "uninitialised rows", f"word line {row} of sub-array {subarray} ({name}) was never written"
 
 
 def _rows_touched(mat: Matrix, r0: int, r1: int, n0: int, n1: int) -> tuple[dict[int, int], int]:
@@ -329,13 +334,11 @@ class RowRead(Instruction):
     opcode = 0x26
     mnemonic = "rdr"
     group = "array"
+    kernel = "read_rows"
+    split = "whole"
     dst = ViewField("destination, shape (K, 1, N)", "buf", "i8", "w")
     mat = MatField("matrix to read", "dense depthwise scratch")
     rows = RowsField("dst", "logical rows")
-
-    @staticmethod
-    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
-        m.read_rows(o.dst, o.mat, r0, r1)
 
     @staticmethod
     def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
@@ -351,6 +354,10 @@ class RowRead(Instruction):
         if o.dst.shape != (o.mat.k, 1, o.mat.n):
             yield f"{o.dst.name} is {o.dst.shape}; {o.mat.name} reads as ({o.mat.k}, 1, {o.mat.n})"
 
+    @staticmethod
+    def trap(machine: Machine, o: Any, regs: list[int], found: int) -> tuple[str, str]:
+        return never_written(machine, o.mat.name, found)
+
 
 class RowWrite(Instruction):
     """SAS row write (paper section III-A): rows of a (K, 1, N) view into the matrix, every copy. One SOT pulse suspends the free layers of a
@@ -359,13 +366,11 @@ class RowWrite(Instruction):
     opcode = 0x27
     mnemonic = "wrr"
     group = "array"
-    mat = MatField("matrix to write", "dense depthwise scratch", write=True)
+    kernel = "write_rows"
+    split = "whole"
+    mat = MatField("matrix to write", "dense depthwise scratch", "w")
     src = ViewField("source, shape (K, 1, N)", "buf", "i8", "r")
     rows = RowsField("src", "logical rows")
-
-    @staticmethod
-    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
-        m.write_rows(o.mat, o.src, r0, r1)
 
     @staticmethod
     def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
@@ -404,14 +409,12 @@ class WeightUpdate(Instruction):
     opcode = 0x28
     mnemonic = "wupd"
     group = "array"
-    mat = MatField("trainable matrix", "dense depthwise", write=True)
+    kernel = "update_rows"
+    split = "whole"
+    mat = MatField("trainable matrix", "dense depthwise", "rw")
     delta = ViewField("what to subtract", "buf", "i8", "r")
     first = Imm(16, "first matrix column")
     rows = RowsField("delta", "logical rows")
-
-    @staticmethod
-    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
-        m.update_rows(o.mat, o.delta, o.first, r0, r1)
 
     @staticmethod
     def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
@@ -424,6 +427,10 @@ class WeightUpdate(Instruction):
         if o.delta.height != o.mat.k or o.delta.width != 1 or o.first < 0 or o.first + o.delta.channels > o.mat.n:
             yield f"{o.delta.name} is {o.delta.shape} from column {o.first}; {o.mat.name} is {o.mat.k} x {o.mat.n}"
 
+    @staticmethod
+    def trap(machine: Machine, o: Any, regs: list[int], found: int) -> tuple[str, str]:
+        return never_written(machine, o.mat.name, found)
+
 
 class WeightUpdateChanged(WeightUpdate):
     """As ``wupd``, but a word line is written only where at least one of its weights changes: after ``carry`` most do not. Cycles are those of
@@ -432,14 +439,12 @@ class WeightUpdateChanged(WeightUpdate):
     opcode = 0x29
     mnemonic = "wupc"
     group = "array"
-    mat = MatField("trainable matrix", "dense depthwise", write=True)
+    kernel = "update_changed_rows"
+    split = "whole"
+    mat = MatField("trainable matrix", "dense depthwise", "rw")
     delta = ViewField("what to subtract", "buf", "i8", "r")
     first = Imm(16, "first matrix column")
     rows = RowsField("delta", "logical rows")
-
-    @staticmethod
-    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
-        m.update_changed_rows(o.mat, o.delta, o.first, r0, r1)
 
     @staticmethod
     def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:

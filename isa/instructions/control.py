@@ -5,14 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from sasimc.isa.machine import Machine
-from sasimc.isa.spec import PHASES, Choice, Cost, Imm, Instruction, Machinery, Reg
+from sasimc.isa.spec import PHASES, Choice, Control, Cost, Imm, Instruction, Reg
 
 __all__: list[str] = []
-
-
-def _wrap(value: int) -> int:
-    """Two's complement 32-bit result."""
-    return (value + (1 << 31)) % (1 << 32) - (1 << 31)
 
 
 class _Control(Instruction):
@@ -28,10 +23,11 @@ class Halt(_Control):
 
     opcode = 0x01
     mnemonic = "halt"
+    flow = "halt"
 
     @staticmethod
-    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
-        m.halt()
+    def run(c: Control, o: Any) -> None:
+        c.halt()
 
 
 class Sync(_Control):
@@ -39,10 +35,11 @@ class Sync(_Control):
 
     opcode = 0x02
     mnemonic = "sync"
+    flow = "sync"
 
     @staticmethod
-    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
-        m.sync()
+    def run(c: Control, o: Any) -> None:
+        c.region(False)
 
 
 class Loop(_Control):
@@ -50,11 +47,12 @@ class Loop(_Control):
 
     opcode = 0x03
     mnemonic = "loop"
+    flow = "loop"
     count = Reg("number of iterations")
 
     @staticmethod
-    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
-        m.loop(m.regs[o.count])
+    def run(c: Control, o: Any) -> None:
+        c.loop(c.regs[o.count])
 
 
 class LoopImmediate(_Control):
@@ -62,11 +60,12 @@ class LoopImmediate(_Control):
 
     opcode = 0x04
     mnemonic = "loopi"
+    flow = "loop"
     count = Imm(32, "number of iterations")
 
     @staticmethod
-    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
-        m.loop(o.count)
+    def run(c: Control, o: Any) -> None:
+        c.loop(o.count)
 
 
 class EndLoop(_Control):
@@ -74,10 +73,11 @@ class EndLoop(_Control):
 
     opcode = 0x05
     mnemonic = "endl"
+    flow = "end"
 
     @staticmethod
-    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
-        m.end_loop()
+    def run(c: Control, o: Any) -> None:
+        c.end_loop()
 
 
 class LoadImmediate(_Control):
@@ -89,8 +89,8 @@ class LoadImmediate(_Control):
     value = Imm(32, "value")
 
     @staticmethod
-    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
-        m.regs[o.rd] = o.value
+    def result(regs: list[int], o: Any) -> int:
+        return o.value
 
 
 class AddImmediate(_Control):
@@ -98,13 +98,14 @@ class AddImmediate(_Control):
 
     opcode = 0x07
     mnemonic = "addi"
+    moves = "value"
     rd = Reg("destination", write=True)
     rs = Reg("source")
     value = Imm(32, "addend")
 
     @staticmethod
-    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
-        m.regs[o.rd] = _wrap(m.regs[o.rs] + o.value)
+    def result(regs: list[int], o: Any) -> int:
+        return (regs[o.rs] + o.value + (1 << 31)) % (1 << 32) - (1 << 31)
 
 
 class _ThreeRegisters(_Control):
@@ -121,8 +122,8 @@ class Add(_ThreeRegisters):
     rb = Reg("second operand")
 
     @staticmethod
-    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
-        m.regs[o.rd] = _wrap(m.regs[o.ra] + m.regs[o.rb])
+    def result(regs: list[int], o: Any) -> int:
+        return (regs[o.ra] + regs[o.rb] + (1 << 31)) % (1 << 32) - (1 << 31)
 
 
 class Sub(_ThreeRegisters):
@@ -135,8 +136,8 @@ class Sub(_ThreeRegisters):
     rb = Reg("second operand")
 
     @staticmethod
-    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
-        m.regs[o.rd] = _wrap(m.regs[o.ra] - m.regs[o.rb])
+    def result(regs: list[int], o: Any) -> int:
+        return (regs[o.ra] - regs[o.rb] + (1 << 31)) % (1 << 32) - (1 << 31)
 
 
 class Max(_ThreeRegisters):
@@ -149,8 +150,8 @@ class Max(_ThreeRegisters):
     rb = Reg("second operand")
 
     @staticmethod
-    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
-        m.regs[o.rd] = max(m.regs[o.ra], m.regs[o.rb])
+    def result(regs: list[int], o: Any) -> int:
+        return max(regs[o.ra], regs[o.rb])
 
 
 class Min(_ThreeRegisters):
@@ -163,8 +164,8 @@ class Min(_ThreeRegisters):
     rb = Reg("second operand")
 
     @staticmethod
-    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
-        m.regs[o.rd] = min(m.regs[o.ra], m.regs[o.rb])
+    def result(regs: list[int], o: Any) -> int:
+        return min(regs[o.ra], regs[o.rb])
 
 
 class Overlap(_Control):
@@ -174,10 +175,11 @@ class Overlap(_Control):
 
     opcode = 0x0D
     mnemonic = "ovl"
+    flow = "overlap"
 
     @staticmethod
-    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
-        m.overlap()
+    def run(c: Control, o: Any) -> None:
+        c.region(True)
 
 
 class Phase(_Control):
@@ -185,8 +187,9 @@ class Phase(_Control):
 
     opcode = 0x0C
     mnemonic = "phase"
+    flow = "phase"
     phase = Choice(*PHASES, doc="phase of the counters")
 
     @staticmethod
-    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
-        m.set_phase(o.phase)
+    def run(c: Control, o: Any) -> None:
+        c.set_phase(o.phase)

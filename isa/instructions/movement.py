@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from sasimc.isa.machine import Machine
-from sasimc.isa.spec import Cost, Imm, Instruction, Machinery, Reg, RowsField, ViewField
+from sasimc.isa.spec import Cost, Imm, Instruction, Reg, RowsField, ViewField
 
 __all__: list[str] = []
 
@@ -27,14 +27,11 @@ class HostLoad(Instruction):
     mnemonic = "hld"
     group = "movement"
     unit = "host"
+    kernel = "load_host"
     dst = ViewField("destination", "buf", ANY, "w")
-    src = ViewField("source", "host", ANY, "r")
+    src = ViewField("source", "host", ANY, "r", sample="index")
     index = Reg("sample number")
     rows = RowsField("src")
-
-    @staticmethod
-    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
-        m.host_load(o.dst, o.src, m.regs[o.index], r0, r1)
 
     @staticmethod
     def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
@@ -56,14 +53,11 @@ class HostStore(Instruction):
     mnemonic = "hst"
     group = "movement"
     unit = "host"
-    dst = ViewField("destination", "host", ANY, "w")
+    kernel = "store_host"
+    dst = ViewField("destination", "host", ANY, "w", sample="index")
     src = ViewField("source", "buf", ANY, "r")
     index = Reg("sample number")
     rows = RowsField("src")
-
-    @staticmethod
-    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
-        m.host_store(o.dst, o.src, m.regs[o.index], r0, r1)
 
     @staticmethod
     def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
@@ -86,14 +80,11 @@ class Copy(Instruction):
     mnemonic = "cpy"
     group = "movement"
     unit = "buffer"
-    dst = ViewField("destination", "buf", "u8 i8 i32", "w")
+    kernel = "copy"
+    dst = ViewField("destination", "buf", "u8 i8 i32", "w", shift="shift")
     src = ViewField("source", "buf", "u8 i8 i32", "r")
     shift = Imm(16, "destination row minus source row")
     rows = RowsField("src")
-
-    @staticmethod
-    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
-        m.copy(o.dst, o.src, o.shift, r0, r1)
 
     @staticmethod
     def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
@@ -118,13 +109,10 @@ class Fill(Instruction):
     mnemonic = "fill"
     group = "movement"
     unit = "buffer"
+    kernel = "fill"
     dst = ViewField("destination", "buf", "u8 i8 i32", "w")
     value = Imm(32, "value")
     rows = RowsField("dst")
-
-    @staticmethod
-    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
-        m.fill(o.dst, o.value, r0, r1)
 
     @staticmethod
     def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
@@ -148,13 +136,11 @@ class LoadWord(Instruction):
     mnemonic = "ldw"
     group = "movement"
     unit = "host"
+    kernel = "load_word"
+    split = "whole"
     rd = Reg("destination", write=True)
-    src = ViewField("a (1, 1, 1) view", "host", "i32", "r")
+    src = ViewField("a (1, 1, 1) view", "host", "i32", "r", sample="index")
     index = Reg("sample number")
-
-    @staticmethod
-    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
-        m.regs[o.rd] = m.load_word(o.src, m.regs[o.index])
 
     @staticmethod
     def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
@@ -173,13 +159,11 @@ class StoreWord(Instruction):
     mnemonic = "stw"
     group = "movement"
     unit = "host"
-    dst = ViewField("a (1, 1, 1) view", "host", "i32", "w")
+    kernel = "store_word"
+    split = "whole"
+    dst = ViewField("a (1, 1, 1) view", "host", "i32", "w", sample="index")
     rs = Reg("source")
     index = Reg("sample number")
-
-    @staticmethod
-    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
-        m.store_word(o.dst, m.regs[o.index], m.regs[o.rs])
 
     @staticmethod
     def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from sasimc.isa.machine import Machine
-from sasimc.isa.spec import Cost, GeomField, Imm, Instruction, Machinery, Reg, RowsField, TableField, ViewField
+from sasimc.isa.spec import Cost, GeomField, Imm, Instruction, Reg, RowsField, TableField, ViewField
 
 __all__: list[str] = []
 
@@ -39,13 +39,10 @@ class Bias(_Periphery):
 
     opcode = 0x40
     mnemonic = "bias"
+    kernel = "add_bias"
     acc = ViewField("sums", "acc", "i32", "rw")
     table = TableField("constants", "requant")
     rows = RowsField("acc")
-
-    @staticmethod
-    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
-        m.add_bias(o.acc, o.table, r0, r1)
 
     @staticmethod
     def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
@@ -58,14 +55,12 @@ class Requantise(_Periphery):
 
     opcode = 0x41
     mnemonic = "req"
+    kernel = "requantise"
+    split = "pixels"
     dst = ViewField("8-bit result", "buf", "u8 i8", "w")
     acc = ViewField("sums", "acc", "i32", "d")
     table = TableField("constants", "requant")
     rows = RowsField("acc")
-
-    @staticmethod
-    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
-        m.requantise(o.dst, o.acc, o.table, r0, r1)
 
     @staticmethod
     def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
@@ -85,13 +80,10 @@ class Drain(_Periphery):
 
     opcode = 0x42
     mnemonic = "drain"
+    kernel = "drain"
     dst = ViewField("32-bit result", "buf", "i32", "w")
     acc = ViewField("sums", "acc", "i32", "d")
     rows = RowsField("acc")
-
-    @staticmethod
-    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
-        m.drain(o.dst, o.acc, r0, r1)
 
     @staticmethod
     def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
@@ -108,15 +100,12 @@ class Clip(_Periphery):
 
     opcode = 0x43
     mnemonic = "clip"
+    kernel = "clip"
     dst = ViewField("result", "buf", "u8 i8", "w")
     src = ViewField("operand", "buf", "u8 i8", "r")
     lo = Imm(16, "lower bound")
     hi = Imm(16, "upper bound")
     rows = RowsField("src")
-
-    @staticmethod
-    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
-        m.clip(o.dst, o.src, o.lo, o.hi, r0, r1)
 
     @staticmethod
     def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
@@ -138,15 +127,12 @@ class AddQuantised(_Periphery):
 
     opcode = 0x44
     mnemonic = "addq"
+    kernel = "add_quantised"
     dst = ViewField("8-bit result", "buf", "u8 i8", "w")
     a = ViewField("first operand", "buf", "u8 i8", "r")
     b = ViewField("second operand", "buf", "u8 i8", "r")
     table = TableField("constants", "addq")
     rows = RowsField("dst")
-
-    @staticmethod
-    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
-        m.add_quantised(o.dst, o.a, o.b, o.table, r0, r1)
 
     @staticmethod
     def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
@@ -164,16 +150,13 @@ class AddAligned(_Periphery):
 
     opcode = 0x45
     mnemonic = "adda"
+    kernel = "add_aligned"
     dst = ViewField("32-bit result", "buf", "i32", "w")
     a = ViewField("first operand", "buf", "i8", "r")
     b = ViewField("second operand", "buf", "i8", "r")
     ra = Reg("exponent of a")
     rb = Reg("exponent of b")
     rows = RowsField("dst")
-
-    @staticmethod
-    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
-        m.add_aligned(o.dst, o.a, o.b, m.regs[o.ra], m.regs[o.rb], r0, r1)
 
     @staticmethod
     def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
@@ -190,14 +173,11 @@ class PoolSum(_Periphery):
 
     opcode = 0x46
     mnemonic = "pavg"
+    kernel = "pool_sum"
     acc = ViewField("sums", "acc", "i32", "a")
     x = ViewField("input", "buf", "u8 i8", "r")
-    geom = GeomField()
+    geom = GeomField("x", "acc")
     rows = RowsField("acc", "output rows")
-
-    @staticmethod
-    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
-        m.pool_sum(o.acc, o.x, o.geom, r0, r1)
 
     @staticmethod
     def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
@@ -216,14 +196,12 @@ class PoolSumTransposed(_Periphery):
 
     opcode = 0x47
     mnemonic = "pavgt"
+    kernel = "pool_sum_transposed"
+    split = "whole"
     acc = ViewField("error sums of the input", "acc", "i32", "a")
     e = ViewField("errors", "buf", "i8", "r")
-    geom = GeomField()
+    geom = GeomField("acc", "e")
     rows = RowsField("e", "error rows")
-
-    @staticmethod
-    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
-        m.pool_sum_transposed(o.acc, o.e, o.geom, r0, r1)
 
     @staticmethod
     def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
@@ -242,14 +220,11 @@ class PoolMax(_Periphery):
 
     opcode = 0x48
     mnemonic = "pmax"
+    kernel = "pool_max"
     dst = ViewField("result", "buf", "u8 i8", "w")
     x = ViewField("input", "buf", "u8 i8", "r")
-    geom = GeomField()
+    geom = GeomField("x", "dst")
     rows = RowsField("dst", "output rows")
-
-    @staticmethod
-    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
-        m.pool_max(o.dst, o.x, o.geom, r0, r1)
 
     @staticmethod
     def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
@@ -268,15 +243,13 @@ class PoolMaxTransposed(_Periphery):
 
     opcode = 0x49
     mnemonic = "pmaxt"
+    kernel = "pool_max_transposed"
+    split = "whole"
     acc = ViewField("error sums of the input", "acc", "i32", "a")
     e = ViewField("errors", "buf", "i8", "r")
     x = ViewField("input of the forward pool", "buf", "u8 i8", "r")
-    geom = GeomField()
+    geom = GeomField("x", "e")
     rows = RowsField("e", "error rows")
-
-    @staticmethod
-    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
-        m.pool_max_transposed(o.acc, o.e, o.x, o.geom, r0, r1)
 
     @staticmethod
     def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
@@ -296,14 +269,11 @@ class Upsample(_Periphery):
 
     opcode = 0x4A
     mnemonic = "ups"
+    kernel = "upsample"
     acc = ViewField("result sums", "acc", "i32", "a")
     x = ViewField("input", "buf", "u8 i8", "r")
-    geom = GeomField("resampling mode", "linear2 nearest")
+    geom = GeomField("x", "acc", "resampling mode", "linear2 nearest")
     rows = RowsField("acc", "output rows")
-
-    @staticmethod
-    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
-        m.upsample(o.acc, o.x, o.geom, r0, r1)
 
     @staticmethod
     def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
@@ -328,14 +298,12 @@ class UpsampleTransposed(_Periphery):
 
     opcode = 0x4B
     mnemonic = "upst"
+    kernel = "upsample_transposed"
+    split = "whole"
     acc = ViewField("error sums of the input", "acc", "i32", "a")
     e = ViewField("errors", "buf", "i8", "r")
-    geom = GeomField("resampling mode", "linear2 nearest")
+    geom = GeomField("acc", "e", "resampling mode", "linear2 nearest")
     rows = RowsField("e", "error rows")
-
-    @staticmethod
-    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
-        m.upsample_transposed(o.acc, o.e, o.geom, r0, r1)
 
     @staticmethod
     def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
@@ -353,14 +321,11 @@ class MakeMask(_Periphery):
 
     opcode = 0x4C
     mnemonic = "mask"
+    kernel = "make_mask"
     dst = ViewField("packed bits", "buf", "bit", "w")
     src = ViewField("forward output", "buf", "u8 i8", "r")
     table = TableField("bounds", "mask")
     rows = RowsField("src")
-
-    @staticmethod
-    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
-        m.make_mask(o.dst, o.src, o.table, r0, r1)
 
     @staticmethod
     def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
@@ -377,14 +342,11 @@ class ApplyMask(_Periphery):
 
     opcode = 0x4D
     mnemonic = "emask"
+    kernel = "apply_mask"
     dst = ViewField("32-bit result", "buf", "i32", "w")
     src = ViewField("errors", "buf", "i32 i8", "r")
     bits_ = ViewField("packed bits", "buf", "bit", "r")
     rows = RowsField("src")
-
-    @staticmethod
-    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
-        m.apply_mask(o.dst, o.src, o.bits_, r0, r1)
 
     @staticmethod
     def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
@@ -401,14 +363,11 @@ class ScaleError(_Periphery):
 
     opcode = 0x4E
     mnemonic = "escale"
+    kernel = "scale_error"
     dst = ViewField("32-bit result", "buf", "i32", "w")
     src = ViewField("errors", "buf", "i32 i8", "r")
     table = TableField("Q15 constants", "scale")
     rows = RowsField("src")
-
-    @staticmethod
-    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
-        m.scale_error(o.dst, o.src, o.table, r0, r1)
 
     @staticmethod
     def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
@@ -419,19 +378,20 @@ class ScaleError(_Periphery):
     def legal(machine: Machine, o: Any) -> Iterator[str]:
         yield from _shapes(o.dst, o.src)
 
+    @staticmethod
+    def trap(machine: Machine, o: Any, regs: list[int], found: int) -> tuple[str, str]:
+        return "escale overflow", f"a scaled error in {o.dst.name} does not fit 32 bits"
+
 
 class Range(_Periphery):
     """rd = max(rd, bits(|src|)) over all elements: the range that decides a dynamic shift."""
 
     opcode = 0x4F
     mnemonic = "range"
+    kernel = "range_bits"
     rd = Reg("running number of bits", write=True)
     src = ViewField("operand", "buf", "i32", "r")
     rows = RowsField("src")
-
-    @staticmethod
-    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
-        m.regs[o.rd] = max(m.regs[o.rd], m.range_bits(o.src, r0, r1))
 
     @staticmethod
     def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
@@ -444,14 +404,11 @@ class ShiftTo8(_Periphery):
 
     opcode = 0x50
     mnemonic = "shr8"
+    kernel = "shift8"
     dst = ViewField("mantissas", "buf", "i8", "w")
     src = ViewField("operand", "buf", "i32", "r")
     rs = Reg("shift")
     rows = RowsField("src")
-
-    @staticmethod
-    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
-        m.shift_to_8(o.dst, o.src, m.regs[o.rs], r0, r1)
 
     @staticmethod
     def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
@@ -469,14 +426,11 @@ class CarriedShiftTo8(_Periphery):
 
     opcode = 0x56
     mnemonic = "shr8c"
+    kernel = "shift8_carried"
     dst = ViewField("mantissas", "buf", "i8", "w")
     src = ViewField("operand", "buf", "i32", "r")
     rs = Reg("shift")
     rows = RowsField("src")
-
-    @staticmethod
-    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
-        m.carried_shift_to_8(o.dst, o.src, m.regs[o.rs], r0, r1)
 
     @staticmethod
     def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
@@ -494,14 +448,11 @@ class PseudoStochasticRound(_Periphery):
 
     opcode = 0x51
     mnemonic = "psr"
+    kernel = "round_pseudo_stochastically"
     dst = ViewField("what to subtract from the weights", "buf", "i8 i32", "w")
     src = ViewField("gradient", "buf", "i32", "r")
     rs = Reg("shift")
     rows = RowsField("src")
-
-    @staticmethod
-    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
-        m.pseudo_stochastic_round(o.dst, o.src, m.regs[o.rs], r0, r1)
 
     @staticmethod
     def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
@@ -518,14 +469,11 @@ class Velocity(_Periphery):
 
     opcode = 0x54
     mnemonic = "mom"
+    kernel = "velocity"
     v = ViewField("velocity", "buf", "i32", "rw")
     src = ViewField("16-bit step", "buf", "i32", "r")
     decay = Imm(6, "the velocity loses 2^-decay of itself")
     rows = RowsField("src")
-
-    @staticmethod
-    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
-        m.velocity(o.v, o.src, o.decay, r0, r1)
 
     @staticmethod
     def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
@@ -547,14 +495,11 @@ class Carry(_Periphery):
 
     opcode = 0x55
     mnemonic = "carry"
+    kernel = "carry"
     dst = ViewField("what to subtract from the weights", "buf", "i8", "w")
     low = ViewField("low bytes", "buf", "i8", "rw")
     src = ViewField("16-bit step, at most 127 x 256", "buf", "i32", "r")
     rows = RowsField("src")
-
-    @staticmethod
-    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
-        m.carry(o.dst, o.low, o.src, r0, r1)
 
     @staticmethod
     def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
@@ -571,12 +516,10 @@ class ArgMax(_Periphery):
 
     opcode = 0x52
     mnemonic = "argmax"
+    kernel = "argmax"
+    split = "whole"
     rd = Reg("index", write=True)
     src = ViewField("logits", "buf", "u8 i8", "r")
-
-    @staticmethod
-    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
-        m.regs[o.rd] = m.argmax(o.src)
 
     @staticmethod
     def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
@@ -594,15 +537,13 @@ class CrossEntropy(_Periphery):
 
     opcode = 0x53
     mnemonic = "xent"
+    kernel = "cross_entropy"
+    split = "whole"
     dst = ViewField("errors of the logits", "buf", "i32", "w")
     src = ViewField("logits", "buf", "u8 i8", "r")
     table = TableField("constants", "loss")
     label = Reg("class of the sample")
     rloss = Reg("loss", write=True)
-
-    @staticmethod
-    def run(m: Machinery, o: Any, r0: int, r1: int) -> None:
-        m.regs[o.rloss] = m.cross_entropy(o.dst, o.src, o.table, m.regs[o.label])
 
     @staticmethod
     def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
@@ -614,3 +555,7 @@ class CrossEntropy(_Periphery):
         yield from _shapes(o.dst, o.src)
         if o.src.shape[:2] != (1, 1):
             yield f"{o.src.name} is {o.src.shape}; logits are (1, 1, C)"
+
+    @staticmethod
+    def trap(machine: Machine, o: Any, regs: list[int], found: int) -> tuple[str, str]:
+        return "label out of range", f"label {regs[o.label]} with {o.src.channels} classes"

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 import sasimc.isa.instructions  # noqa: F401  (fills TABLE)
-from sasimc.isa.analysis.check import check_instruction, check_matrix, check_structure, check_table
+from sasimc.isa.analysis.check import check_instruction, check_matrix, check_structure, check_table, check_tensor
 from sasimc.isa.errors import Diagnostic, DiagnosticsError, near
 from sasimc.isa.machine import load_machine
 from sasimc.isa.plan import ENGINES, AsmTest, Expectation, Initial, Run
@@ -171,7 +171,7 @@ class _Assembler:
                     if use[0] not in self.failed:
                         self._report(exc, use[1].line)
         for kind, pool, check in (
-            ("mat", matrices, lambda d: check_matrix(s.machine, d)),
+            ("mat", matrices, lambda d: (*check_tensor(d), *check_matrix(s.machine, d))),
             ("table", s.tables, lambda d: check_table(program, d)),
         ):
             for name, descriptor in pool.items():

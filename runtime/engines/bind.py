@@ -3,34 +3,31 @@ runs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import combinations
 from types import SimpleNamespace
 from typing import Any, NamedTuple, NoReturn
 
+from sasimc.isa.analysis.check import check_geometry, check_operand
 from sasimc.isa.errors import SasError, Trap
-from sasimc.isa.machine import Machine
 from sasimc.isa.objects import Geometry, Tile, View
 from sasimc.isa.program import Instr, Program
-from sasimc.isa.spec import Field, GeomField, MatField, Reg, RowRange, RowsField, TableField, ViewField
+from sasimc.isa.spec import Field, GeomField, Instruction, MatField, TableField, ViewField
 from sasimc.isa.text.printer import format_instruction
-from sasimc.runtime.engines.operands import MAX_SUM_LENGTH, BindError, BoundMatrix, BoundTable, BoundView, is_plain
+from sasimc.isa.walk import loop_ends
+from sasimc.runtime.engines.operands import BindError, BoundMatrix, BoundTable, BoundView, is_plain
 from sasimc.runtime.state import State
 
-__all__ = ["Binder", "Bound", "instruction_text", "match_loops", "trap"]
+__all__ = ["Binder", "Bound", "check_loops", "instruction_text", "trap"]
 
-_STAGED_GROUPS = ("array", "periphery")
+_STAGED_GROUPS = ("array", "periphery")  # movement takes any strides
 
 
 class Bound(NamedTuple):
-    """One instruction ready to run: meaning, operands, and its row range (``reg`` is -1 when it has none)."""
+    """One instruction ready to run: declaration and bound operands."""
 
-    run: Callable[[Any, Any, int, int], None]
+    spec: type[Instruction]
     operands: SimpleNamespace
-    reg: int
-    offset: int
-    span: int
-    height: int
 
 
 def instruction_text(instr: Instr) -> str:
@@ -57,24 +54,11 @@ def trap(program: Program, index: int, kind: str, detail: str) -> NoReturn:
     )
 
 
-def match_loops(program: Program) -> dict[int, int]:
-    """Index of the end of every loop.
-
-    Raises:
-        Trap: a loop without end, an end without loop.
-    """
-    out: dict[int, int] = {}
-    open_: list[int] = []
-    for i, instr in enumerate(program.code):
-        if instr.spec.mnemonic in ("loop", "loopi"):
-            open_.append(i)
-        elif instr.spec.mnemonic == "endl":
-            if not open_:
-                trap(program, i, "loop depth", "end of a loop that was not begun")
-            out[open_.pop()] = i
-    if open_:
-        trap(program, open_[-1], "loop depth", "this loop has no end")
-    return out
+def check_loops(program: Program) -> None:
+    """Trap for a loop without end or an end without loop."""
+    for i in loop_ends(program)[1]:
+        begins = program.code[i].spec.flow == "loop"
+        trap(program, i, "loop depth", "this loop has no end" if begins else "end of a loop that was not begun")
 
 
 class Binder:
@@ -89,7 +73,7 @@ class Binder:
             acc_staging=sum(self._dense_size(v) for v in staged if v.space == "acc"),
         )
         self._views: dict[str, BoundView] = {}
-        self._twins: dict[str, BoundView] = {}
+        self._dense: dict[str, BoundView] = {}
         self._matrices: dict[str, BoundMatrix] = {}
         self._tables: dict[str, BoundTable] = {}
         self._free = {"buf": self.state.staging, "acc": self.state.acc_entries}
@@ -120,15 +104,15 @@ class Binder:
             self._views[name] = BoundView(self.program.views[name], self.state)
         return self._views[name]
 
-    def _twin(self, view: BoundView) -> BoundView:
+    def _staged_view(self, view: BoundView) -> BoundView:
         """A dense copy of an oddly strided view, in the staging area."""
-        if view.name not in self._twins:
+        if view.name not in self._dense:
             space, v = view.space, view.view
             row, pix, chan = View.dense_strides(space, v.dtype, v.shape)
             dense = View(v.name, space, v.dtype, v.shape, self._free[space], row, pix, chan, v.ring, 0, v.pad)
             self._free[space] += self._dense_size(v)
-            self._twins[view.name] = BoundView(dense, self.state, twin=view)
-        return self._twins[view.name]
+            self._dense[view.name] = BoundView(dense, self.state, staged=view)
+        return self._dense[view.name]
 
     def matrix(self, name: str) -> BoundMatrix:
         """The matrix of this name, bound; knows which others share its cells."""
@@ -151,8 +135,8 @@ class Binder:
         geom = self.program.geometries.get(name)
         if geom is None:
             raise BindError("unknown name", f"there is no geometry {name!r}")
-        if min(*geom.kernel, *geom.stride, *geom.dilation) < 1 or min(geom.pad) < 0:
-            raise BindError("illegal operands", f"{name}: kernel, stride and dilation are at least 1, pad at least 0")
+        for text in check_geometry(geom):
+            raise BindError("illegal operands", f"{name}: {text}")
         return geom
 
     def link(self) -> None:
@@ -168,7 +152,7 @@ class Binder:
                 if a != b and rows and s.col < t.col + t.cols and t.col < s.col + s.cols:
                     pairs |= {(a, b), (b, a)}
         for a, b in sorted(pairs):
-            self._matrices[a].kin.append(self._matrices[b])
+            self._matrices[a].aliases.append(self._matrices[b])
 
     # --------------------------------------------------------------------------------------------------- instructions
 
@@ -187,106 +171,28 @@ class Binder:
             trap(self.program, index, "illegal operands", exc.diagnostic.message)
 
     def _bind(self, instr: Instr) -> Bound:
-        machine, spec = self.program.machine, instr.spec
+        spec = instr.spec
         if len(instr.operands) != len(spec.fields):
             raise BindError("illegal operands", f"{len(instr.operands)} operands instead of {len(spec.fields)}")
-        o, staged, zero = SimpleNamespace(), [], False
+        o = SimpleNamespace()
         for f, value in zip(spec.fields, instr.operands, strict=True):
-            bound = self._operand(f, value, machine)
+            setattr(o, f.name, self._operand(f, value))
+        for f in spec.fields:
+            bound = getattr(o, f.name)
+            if text := check_operand(self.program.machine, f, bound):
+                raise BindError("illegal operands", text)
             if isinstance(f, ViewField) and spec.group in _STAGED_GROUPS and not bound.plain:
-                bound = self._twin(bound)
-                staged.append((bound, f.access != "r"))
-            zero |= isinstance(f, Reg) and f.write and value == 0
-            setattr(o, f.name, bound)
-        problems = list(spec.legal(machine, o))
+                setattr(o, f.name, self._staged_view(bound))
+            elif isinstance(f, MatField) and f.write and not bound.trainable and bound.kind != "scratch":
+                raise BindError("illegal operands", f"{bound.name} is frozen; it must not be written")
+        problems = list(spec.legal(self.program.machine, o))
         if problems:
             raise BindError("illegal operands", "; ".join(problems))
-        self._fit(instr, o)
-        run = spec.run
-        if staged:
-            run = _with_staging(run, staged)
-        if zero:
-            run = _with_zero(run)
-        rows = spec.rows_field()
-        if rows is None:
-            return Bound(run, o, -1, 0, 0, 0)
-        span: RowRange = getattr(o, rows.name)
-        if span.reg >= machine.controller.registers:
-            raise BindError("illegal operands", f"register r{span.reg} does not exist")
-        return Bound(run, o, span.reg, span.offset, span.count, getattr(o, rows.of).height)
+        for f in spec.of_kind(TableField):
+            getattr(o, f.name).fit(getattr(o, next(spec.of_kind(ViewField)).name).channels)
+        return Bound(spec, o)
 
-    def _operand(self, f: Field, value: Any, machine: Machine) -> Any:
-        if isinstance(f, ViewField):
-            view = self.view(value)
-            if view.space != f.space or view.dtype not in f.dtypes:
-                raise BindError(
-                    "illegal operands",
-                    f"{f.name} is a {view.space} view of {view.dtype}; it must be {f.space}, one of {', '.join(f.dtypes)}",
-                )
-            return view
-        if isinstance(f, MatField):
-            mat = self.matrix(value)
-            if mat.kind not in f.kinds:
-                raise BindError("illegal operands", f"{mat.name} is a {mat.kind} matrix; {f.name} must be {' or '.join(f.kinds)}")
-            if f.write and not mat.trainable and mat.kind != "scratch":
-                raise BindError("illegal operands", f"{mat.name} is frozen; it must not be written")
-            return mat
-        if isinstance(f, GeomField):
-            geom = self.geometry(value)
-            if geom.mode not in f.modes:
-                raise BindError(
-                    "illegal operands", f"geometry {geom.name} has mode {geom.mode}; it must be {' or '.join(f.modes)}"
-                )
-            return geom
-        if isinstance(f, TableField):
-            table = self.table(value)
-            if table.kind != f.table:
-                raise BindError("illegal operands", f"{table.name} is a {table.kind} table; {f.name} must be {f.table}")
-            return table
-        if isinstance(f, Reg) and value >= machine.controller.registers:
-            raise BindError("illegal operands", f"register r{value} does not exist")
-        if not isinstance(f, RowsField) and (problem := f.check(value)):
-            raise BindError("illegal operands", problem)
-        return value
-
-    @staticmethod
-    def _fit(instr: Instr, o: SimpleNamespace) -> None:
-        """What the declarations leave to the machine: lengths of tables, lengths of gradient sums."""
-        table = getattr(o, "table", None)
-        if table is not None:
-            view = getattr(o, "acc", None) or getattr(o, "src", None) or getattr(o, "dst", None)
-            assert view is not None
-            table.fit(view.channels)
-        if instr.spec.mnemonic in ("gradp", "gradd"):
-            pixels = min(o.rows.count, o.e.height) * o.e.width
-            if pixels > MAX_SUM_LENGTH:
-                raise BindError(
-                    "accumulator overflow",
-                    f"{pixels} pixels in one gradient product; at most {MAX_SUM_LENGTH} fit 32-bit sums",
-                )
-
-
-def _with_staging(run: Callable[..., None], staged: list[tuple[BoundView, bool]]) -> Callable[..., None]:
-    """Copy odd operands to their dense twins before and, when written, back after."""
-
-    def staged_run(m: Any, o: Any, r0: int, r1: int) -> None:
-        for twin, _ in staged:
-            assert twin.twin is not None
-            twin.phys[...] = twin.twin.phys
-        run(m, o, r0, r1)
-        for twin, out in staged:
-            if out:
-                assert twin.twin is not None
-                twin.twin.phys[...] = twin.phys
-
-    return staged_run
-
-
-def _with_zero(run: Callable[..., None]) -> Callable[..., None]:
-    """r0 reads 0 whatever was written to it."""
-
-    def zero_run(m: Any, o: Any, r0: int, r1: int) -> None:
-        run(m, o, r0, r1)
-        m.regs[0] = 0
-
-    return zero_run
+    def _operand(self, f: Field, value: Any) -> Any:
+        kinds = {ViewField: self.view, MatField: self.matrix, GeomField: self.geometry, TableField: self.table}
+        find = kinds.get(type(f))
+        return value if find is None else find(value)

@@ -8,25 +8,34 @@ goes, and compares them with what the instruction declares. That makes the decla
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from sasimc.isa.instructions.array import INPUT_BITS, streamed_positions
+from sasimc.isa.analysis.footprint import covered_rows, window_rows
+from sasimc.isa.instructions.array import INPUT_BITS, scratch_tiles, streamed_positions
 from sasimc.isa.machine import activation_cycles, activation_schedule
 from sasimc.isa.objects import Geometry
-from sasimc.runtime import kernels as K
-from sasimc.runtime.engines.base import EngineBase
-from sasimc.runtime.engines.operands import BoundMatrix, BoundView, scratch_block
-from sasimc.runtime.engines.products import gradient_patches, streamed_elements, two_bytes
+from sasimc.isa.spec import Instruction
+from sasimc.runtime.engines.datapath import Datapath
+from sasimc.runtime.engines.operands import BoundMatrix, BoundView, geometry_record
 from sasimc.runtime.engines.step_kernels import drive_columns, drive_rows, scatter_taps, scatter_taps_transposed
+from sasimc.runtime.kernel import FLIPS, ONES
+from sasimc.runtime.kernels.cells import count_writes, scatter_block, tile_array
+from sasimc.runtime.kernels.dense import accumulate
+from sasimc.runtime.kernels.patches import gather_patches, scatter_patches
 
-__all__ = ["Activation", "DeclarationError", "StepEngine"]
+__all__ = ["Activation", "DeclarationError", "StepDatapath"]
 
 Ints = npt.NDArray[np.int64]
 Sums = npt.NDArray[np.int32]
+Bytes = npt.NDArray[np.uint8]
 _ONE = Geometry("<one element>")
+
+
+def _window(geom: Geometry, inner: BoundView, outer: BoundView) -> tuple[int, ...]:
+    return geometry_record(geom, inner, outer)[:12]
 
 
 class DeclarationError(AssertionError):
@@ -58,15 +67,16 @@ class _Counted:
         self.write_cycles = 0
 
 
-class StepEngine(EngineBase):
-    """Row activations one after another. ``on_activation`` (for tracing) is called at every step."""
-
-    name = "step"
+class StepDatapath(Datapath):
+    """Row activations one after another: a method named as a kernel stands in its place. ``on_activation`` (for tracing) is called at every step."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.on_activation: Callable[[Activation], None] | None = None
-        self.declared: Callable[[int, int], Any] = lambda r0, r1: None
+        self.declared: Callable[[int, int, int], Any] = lambda number, r0, r1: None
+
+    def overridden(self, spec: type[Instruction]) -> Callable[..., int] | None:
+        return getattr(self, spec.kernel) if spec.kernel in PRODUCTS else None
 
     # ------------------------------------------------------------------------------------------------------- schedule
 
@@ -123,7 +133,7 @@ class StepEngine(EngineBase):
                 self.on_activation(Activation(kind, first, tuple((int(e[0]), int(e[line])) for e in schedule.entries[a:b])))
 
     def _stream(
-        self, schedule: _Schedule, inputs: Ints, copies: int, bits: int, signed: bool, out: Sums, seen: npt.NDArray[np.uint8],
+        self, schedule: _Schedule, inputs: Ints, copies: int, bits: int, signed: bool, out: Sums, seen: Bytes,
         counted: _Counted, *, width: int, by_row: bool = False, pairs: bool = False,
     ) -> None:  # fmt: skip
         self._trace("row", schedule, inputs.shape[0], copies)
@@ -135,8 +145,8 @@ class StepEngine(EngineBase):
     def _compare(self, counted: _Counted, kind: str, r0: int, r1: int, adder_tree: int | None = None) -> None:
         """Book the sense operations; compare everything else with the declaration."""
         cycles, activations, shift_adds, ones, joined = (int(v) for v in counted.counts)
-        self.measure("sense_ones", ones)
-        cost = self.declared(r0, r1)
+        self.counts[self.index, ONES] += ones
+        cost = self.declared(self.index, r0, r1)
         if cost is None:
             return
         found = {
@@ -160,148 +170,138 @@ class StepEngine(EngineBase):
             for sub, _, _, _, k, _, copy, _ in schedule.entries.tolist():
                 if first + copy < len(streamed):
                     loads[sub] = loads.get(sub, 0) + int(streamed[first + copy, k]).bit_count()
-            self.phase.skip(self.index, (len(schedule.bounds) - 1) * INPUT_BITS - activation_cycles(self.machine, loads))
+            self.counters.phase.skip(self.index, (len(schedule.bounds) - 1) * INPUT_BITS - activation_cycles(self.machine, loads))
 
     @staticmethod
-    def _values(patches: npt.NDArray[np.uint8]) -> Ints:
+    def _values(patches: Bytes) -> Ints:
         """Stored bytes as the bit patterns that drive the word lines."""
         return patches.astype(np.int64)
 
     # ------------------------------------------------------------------------------------------------------- products
 
-    def forward_product(self, acc: BoundView, x: BoundView, mat: BoundMatrix, geom: Geometry, r0: int, r1: int) -> None:
-        patches = self._values(K.gather_patches(self.state.buf, x.kv, self.window(geom, x, acc).geom, x.pad_byte, r0, r1))
+    def _elements_of(self, v: BoundView, r0: int, r1: int) -> Bytes:
+        """Bytes [pixels, C] of rows r0..r1."""
+        return gather_patches(self.state.buf, v.elements, _window(_ONE, v, v), 0, r0, r1)
+
+    def _add(self, acc: BoundView, sums: Sums, first: int = 0) -> int:
+        """Add sums [pixels, C] to the accumulators from row ``first`` on; non-zero if one left 32 bits."""
+        return int(accumulate(self.state.acc, acc.elements, sums.reshape(-1, acc.channels), first, 0))
+
+    def forward_product(self, o: Any, r0: int, r1: int) -> int:
+        x, mat = o.x, o.mat
+        patches = self._values(gather_patches(self.state.buf, x.elements, _window(o.geom, x, o.acc), x.pad_byte, r0, r1))
         out, counted = np.zeros((len(patches), mat.n), np.int32), _Counted()
         seen = np.zeros(out.shape, np.uint8)
         self._stream(self._of(mat, "rows"), patches, mat.copies, INPUT_BITS, x.signed, out, seen, counted, width=mat.n)
         self._compare(counted, "row_activations", r0, r1)
         self._skip_zero_bits(mat, patches)
-        if K.accumulate(self.state.acc, acc.kv, out, r0, 0):
-            self.overflow(acc)
+        return self._add(o.acc, out, r0)
 
-    def transposed_product(self, acc: BoundView, e: BoundView, mat: BoundMatrix, geom: Geometry, r0: int, r1: int) -> None:
-        errors = self._values(K.gather_patches(self.state.buf, e.kv, self.window(_ONE, e, e).geom, 0, r0, r1))
-        out, counted, schedule = np.zeros((len(errors), mat.k), np.int32), _Counted(), self._of(mat, "columns")
+    def transposed_product(self, o: Any, r0: int, r1: int) -> int:
+        errors = self._values(self._elements_of(o.e, r0, r1))
+        out, counted, schedule = np.zeros((len(errors), o.mat.k), np.int32), _Counted(), self._of(o.mat, "columns")
         self._trace("column", schedule, len(errors), 1)
         drive_columns(
             self.state.cells, schedule.entries, schedule.bounds, schedule.tiles, errors,
             self.machine.transposed.bit_columns_per_cycle, out, np.zeros(out.shape, np.uint8), counted.counts,
         )  # fmt: skip
         self._compare(counted, "column_activations", r0, r1)
-        if K.scatter_patches(self.state.acc, acc.kv, out, self.window(geom, acc, e).geom, r0, r1):
-            self.overflow(acc)
+        return int(scatter_patches(self.state.acc, o.acc.elements, out, _window(o.geom, o.acc, o.e), r0, r1))
 
-    def _elements(self, mat: BoundMatrix, streamed: Ints, signed: bool, r0: int, r1: int) -> Sums:
+    def _each(self, mat: BoundMatrix, streamed: Ints, signed: bool, r0: int, r1: int) -> Sums:
         """Products of streamed elements [positions, C] with their kernels: int32 [positions, C, weights a row]."""
         out, counted = np.zeros((len(streamed), mat.k * mat.n), np.int32), _Counted()
-        seen = np.zeros((0, 0), np.uint8)
-        self._stream(
-            self._of(mat, "rows"),
-            streamed,
-            mat.copies,
-            INPUT_BITS,
-            signed,
-            out,
-            seen,
-            counted,
-            width=mat.n,
-            by_row=True,
-        )
+        rows, seen = self._of(mat, "rows"), np.zeros((0, 0), np.uint8)
+        self._stream(rows, streamed, mat.copies, INPUT_BITS, signed, out, seen, counted, width=mat.n, by_row=True)
         self._compare(counted, "row_activations_depthwise", r0, r1)
         self._skip_zero_bits(mat, streamed)
         return out.reshape(-1, mat.k, mat.n)
 
-    def _add(self, acc: BoundView, sums: Sums) -> None:
-        if K.accumulate(self.state.acc, acc.kv, sums.reshape(-1, acc.channels), 0, 0):
-            self.overflow(acc)
-
-    def _band(self, geom: Geometry, r0: int, r1: int, y0: int, y1: int) -> tuple[int, int]:
-        """Output rows that input rows y0..y1 reach, within r0..r1."""
-        sh, pt, reach = geom.stride[0], geom.pad[0], (geom.kernel[0] - 1) * geom.dilation[0]
-        return max(r0, -(-(y0 + pt - reach) // sh)), min(r1, (y1 - 1 + pt) // sh + 1)
-
-    def depthwise_product(self, acc: BoundView, x: BoundView, mat: BoundMatrix, geom: Geometry, r0: int, r1: int) -> None:
+    def depthwise_product(self, o: Any, r0: int, r1: int) -> int:
+        x, acc, geom = o.x, o.acc, o.geom
         y0, y1, x0, x1 = streamed_positions(x, geom, acc, r0, r1)
-        streamed = self._values(streamed_elements(x, geom, acc, r0, r1))
-        products = self._elements(mat, streamed, x.signed, r0, r1)
+        streamed = np.full((y1 - y0, x1 - x0, x.channels), x.pad_byte, np.uint8)
+        streamed[r0 - y0 : r1 - y0, -x0 : x.width - x0] = x.get(r0, r1).view(np.uint8)
+        products = self._each(o.mat, self._values(streamed.reshape(-1, x.channels)), x.signed, r0, r1)
         sums = np.zeros(acc.shape, np.int32)
-        times = acc.channels // x.channels
-        scatter_taps(products, self.window(geom, x, acc).geom, y0, x0, x1 - x0, times, sums)
-        first, last = self._band(geom, 0, acc.height, y0, y1)
-        if first < last and K.accumulate(self.state.acc, acc.kv, sums[first:last].reshape(-1, acc.channels), first, 0):
-            self.overflow(acc)
+        scatter_taps(products, _window(geom, x, acc), y0, x0, x1 - x0, acc.channels // x.channels, sums)
+        first, last = covered_rows(geom, acc.height, y0, y1)
+        return self._add(acc, sums[first:last], first) if first < last else 0
 
-    def depthwise_transposed(self, acc: BoundView, e: BoundView, mat: BoundMatrix, geom: Geometry, r0: int, r1: int) -> None:
-        errors = self._values(K.gather_patches(self.state.buf, e.kv, self.window(_ONE, e, e).geom, 0, r0, r1))
-        products = self._elements(mat, errors, True, r0, r1)
-        sums = np.zeros(acc.shape, np.int32)
-        scatter_taps_transposed(products, self.window(geom, acc, e).geom, r0, sums)
-        first = max(0, r0 * geom.stride[0] - geom.pad[0])
-        last = min(acc.height, (r1 - 1) * geom.stride[0] - geom.pad[0] + (geom.kernel[0] - 1) * geom.dilation[0] + 1)
-        if first < last and K.accumulate(self.state.acc, acc.kv, sums[first:last].reshape(-1, acc.channels), first, 0):
-            self.overflow(acc)
+    def depthwise_transposed(self, o: Any, r0: int, r1: int) -> int:
+        products = self._each(o.mat, self._values(self._elements_of(o.e, r0, r1)), True, r0, r1)
+        sums = np.zeros(o.acc.shape, np.int32)
+        scatter_taps_transposed(products, _window(o.geom, o.acc, o.e), r0, sums)
+        first, last = window_rows(o.geom, o.acc.height, o.e.height, r0, r1)
+        return self._add(o.acc, sums[first:last], first) if first < last else 0
+
+    # ------------------------------------------------------------------------------------------------------ gradients
 
     def _passes(
-        self, scratch: BoundMatrix, stationary: npt.NDArray[np.uint8], inputs: Ints, bits: int, signed: bool, out: Sums,
+        self, scratch: BoundMatrix, stationary: Bytes, inputs: Ints, bits: int, signed: bool, out: Sums,
         counted: _Counted, *, width: int, by_row: bool = False, pairs: bool = False,
     ) -> None:  # fmt: skip
         """Write the stationary operand [K, N] pass by pass into the scratch rows and stream inputs [V, K] through
         each."""
-        tiles, per_pass = scratch_block(scratch, *stationary.shape), len(scratch.tiles)
+        tiles, per_pass = tile_array(scratch_tiles(scratch.matrix, *stationary.shape)), len(scratch.tiles)
         seen = np.zeros(out.shape if not by_row else (0, 0), np.uint8)
         for i in range(0, len(tiles), per_pass):
             part = tiles[i : i + per_pass]
-            self._write(scratch, part, 0, 0, stationary)
+            self.counts[self.index, FLIPS] += scatter_block(self.state.cells, self.state.written, part, 0, 0, stationary)
+            count_writes(self.state.wear, part, 0, stationary.shape[0], 0, stationary.shape[1])
             loads = {int(t[0]): int(t[5]) for t in part}
             steps = sum(1 for _ in activation_schedule(self.machine, loads))
             counted.write_cycles += steps * self.machine.write.cycles_per_row
             self._stream(self._rows(part), inputs, 1, bits, signed, out, seen, counted, width=width, by_row=by_row, pairs=pairs)
 
-    def gradient_product(
-        self,
-        acc: BoundView,
-        a: BoundView,
-        e: BoundView,
-        scratch: BoundMatrix,
-        geom: Geometry,
-        stationary: str,
-        r0: int,
-        r1: int,
-    ) -> None:
-        buf, window = self.state.buf, self.window(geom, a, e)
-        errors = np.ascontiguousarray(K.gather_patches(buf, e.kv, self.window(_ONE, e, e).geom, 0, r0, r1))
-        patches = gradient_patches(buf, a, window, r0, r1)
-        k, n = acc.height, e.channels
-        counted = _Counted()
-        if stationary == "a":
+    def _patches(self, o: Any, r0: int, r1: int) -> npt.NDArray[np.int16]:
+        """Patches minus the pad value, int16 [P, taps * C]; 0 outside the plane."""
+        a = o.a
+        patches = gather_patches(self.state.buf, a.elements, _window(o.geom, a, o.e), a.pad_byte, r0, r1)
+        return (patches.view(np.int8) if a.signed else patches).astype(np.int16) - np.int16(a.pad)
+
+    def gradient_product(self, o: Any, r0: int, r1: int) -> int:
+        acc, a, counted = o.acc, o.a, _Counted()
+        errors = np.ascontiguousarray(self._elements_of(o.e, r0, r1))
+        patches = self._patches(o, r0, r1)
+        k, n = acc.height, o.e.channels
+        if o.stationary == "a":
             out = np.zeros((n, k), np.int32)
             held = patches.astype(np.int8).view(np.uint8)
-            self._passes(scratch, held, np.ascontiguousarray(self._values(errors).T), INPUT_BITS, True, out, counted, width=k)
+            self._passes(o.scratch, held, np.ascontiguousarray(self._values(errors).T), INPUT_BITS, True, out, counted, width=k)
             sums = np.ascontiguousarray(out.T)
         else:
             bits = INPUT_BITS + (a.pad != 0)
             sums = np.zeros((k, n), np.int32)
             streamed = np.ascontiguousarray((patches.astype(np.int64) & ((1 << bits) - 1)).T)
-            self._passes(scratch, errors, streamed, bits, a.signed or a.pad != 0, sums, counted, width=n)
+            self._passes(o.scratch, errors, streamed, bits, a.signed or a.pad != 0, sums, counted, width=n)
         self._compare(counted, "row_activations_gradient", r0, r1)
-        self._add(acc, sums)
+        return self._add(acc, sums)
 
-    def gradient_depthwise(
-        self, acc: BoundView, a: BoundView, e: BoundView, scratch: BoundMatrix, geom: Geometry, r0: int, r1: int
-    ) -> None:
-        buf, chans, taps = self.state.buf, a.channels, geom.taps
-        values = gradient_patches(buf, a, self.window(geom, a, e), r0, r1).reshape(-1, taps, chans)
+    def gradient_depthwise(self, o: Any, r0: int, r1: int) -> int:
+        chans, taps = o.a.channels, o.geom.taps
+        values = self._patches(o, r0, r1).reshape(-1, taps, chans)
         pixels = len(values)
-        rows = values.transpose(2, 0, 1).reshape(-1, taps)
-        wide = a.pad != 0 or a.dtype == "u8"
-        held = two_bytes(rows) if wide else np.ascontiguousarray(rows.astype(np.int8)).view(np.uint8)
-        errors = self._values(K.gather_patches(buf, e.kv, self.window(_ONE, e, e).geom, 0, r0, r1))
+        rows = values.transpose(2, 0, 1).reshape(-1, taps)  # one row a channel and pixel
+        wide = o.a.pad != 0 or o.a.dtype == "u8"  # each value as low byte, high byte
+        held = np.ascontiguousarray(rows if wide else rows.astype(np.int8)).view(np.uint8)
+        errors = self._values(self._elements_of(o.e, r0, r1))
         streamed = np.ascontiguousarray(errors.T).reshape(1, -1)
         width = held.shape[1]
         out, counted = np.zeros((1, chans * pixels * width), np.int32), _Counted()
-        self._passes(scratch, held, streamed, INPUT_BITS, True, out, counted, width=width, by_row=True, pairs=wide)
+        self._passes(o.scratch, held, streamed, INPUT_BITS, True, out, counted, width=width, by_row=True, pairs=wide)
         products = out.reshape(chans, pixels, width)
         if wide:
             products = products[:, :, 0::2] + (products[:, :, 1::2] << np.int32(8))
         self._compare(counted, "row_activations_gradient", r0, r1, adder_tree=products.size)
-        self._add(acc, products.sum(axis=1, dtype=np.int32))
+        return self._add(o.acc, products.sum(axis=1, dtype=np.int32))
+
+
+PRODUCTS: Final[Mapping[str, Callable[..., int]]] = {
+    product.__name__: product
+    for product in (
+        StepDatapath.forward_product, StepDatapath.transposed_product, StepDatapath.depthwise_product,
+        StepDatapath.depthwise_transposed, StepDatapath.gradient_product, StepDatapath.gradient_depthwise,
+    )
+}  # fmt: skip
+"""What stands in the place of a kernel."""

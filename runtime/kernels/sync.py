@@ -13,7 +13,19 @@ from numba.extending import intrinsic as _intrinsic
 
 from sasimc.runtime.kernels.simd import _data
 
-__all__ = ["atomic_add", "atomic_load", "atomic_max", "call", "compare_swap", "give_way", "nanoseconds", "pointer", "relax"]
+__all__ = [
+    "atomic_add",
+    "atomic_load",
+    "atomic_max",
+    "call2",
+    "call4",
+    "call6",
+    "compare_swap",
+    "give_way",
+    "nanoseconds",
+    "pointer",
+    "relax",
+]
 
 intrinsic: Any = _intrinsic  # the typing context is numba's argument, not the caller's: keep type checkers out
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
@@ -117,13 +129,34 @@ def pointer(typingctx: Any, address: Any) -> Any:
     return types.voidptr(types.int64), codegen
 
 
-@intrinsic
-def call(typingctx: Any, address: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any) -> Any:
-    """The compiled function (a `numba.cfunc` of six int64 that returns one) at an address."""
+def _caller(count: int) -> Any:
+    """An intrinsic that calls the compiled function (a `numba.cfunc` of ``count`` addresses and numbers that returns one) at an address."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kind = ir.FunctionType(_I64, [_I64] * 6)
+        kind = ir.FunctionType(_I64, [_I64] * count)
         return builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
 
     n = types.int64
-    return n(n, n, n, n, n, n, n), codegen
+    if count == 2:
+
+        @intrinsic
+        def call_two(typingctx: Any, address: Any, a: Any, b: Any) -> Any:
+            return n(n, n, n), codegen
+
+        return call_two
+    if count == 4:
+
+        @intrinsic
+        def call_four(typingctx: Any, address: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
+            return n(n, n, n, n, n), codegen
+
+        return call_four
+
+    @intrinsic
+    def call_six(typingctx: Any, address: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any) -> Any:
+        return n(n, n, n, n, n, n, n), codegen
+
+    return call_six
+
+
+call2, call4, call6 = _caller(2), _caller(4), _caller(6)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sasimc.isa.spec import PHASES
-from sasimc.runtime.engines.base import MEASURED, EngineBase, PhaseCounter, Region
+from sasimc.runtime.engines.counters import MEASURED, Counters, PhaseCounter, Region
 
 __all__ = ["CounterTable"]
 
@@ -71,12 +71,12 @@ class CounterTable:
         if phase.skipped:
             self._put(out, (_SKIPPED, p, 0, 0, 0, 0), phase.skipped)
 
-    def update(self, engine: EngineBase) -> tuple[Ints, Ints]:
-        """Read the engine's counters: the rows [R, 6] that are new and by how much every value [rows] has grown since the last time."""
+    def update(self, counters: Counters) -> tuple[Ints, Ints]:
+        """Read the counters: the rows [R, 6] that are new and by how much every value [rows] has grown since the last time."""
         before, known = self.values, len(self._place)
         out = before.tolist()
         for p, name in enumerate(PHASES):
-            self._read_phase(out, p, engine.phases[name])
+            self._read_phase(out, p, counters.phases[name])
         self.values = np.asarray(out, np.int64)
         grown = self.values.copy()
         grown[: len(before)] -= before
@@ -89,8 +89,8 @@ class CounterTable:
         return np.asarray(list(self._place), np.int64).reshape(-1, 6)
 
     @staticmethod
-    def restore(engine: EngineBase, rows: Ints, values: Ints) -> CounterTable:
-        """Set the counters of an engine to what a table held, and go on with that table.
+    def restore(counters: Counters, rows: Ints, values: Ints) -> CounterTable:
+        """Set counters to what a table held, and go on with that table.
 
         Raises:
             ValueError, IndexError, KeyError: rows that are none.
@@ -98,8 +98,8 @@ class CounterTable:
         table = CounterTable()
         table._place = {(k, p, place, a, b, c): i for i, (k, p, place, a, b, c) in enumerate(rows.tolist())}
         table.values = np.array(values, np.int64)
-        engine.reset_counters()
-        phases = [engine.phases[name] for name in PHASES]
+        counters.reset()
+        phases = [counters.phases[name] for name in PHASES]
         for (kind, p, place, start, *_), value in zip(rows.tolist(), values.tolist(), strict=True):
             if kind == _REGION:
                 region = Region({})

@@ -216,7 +216,7 @@ class TaskStore:
         if run.lap != known.lap:
             state["lap"] = run.lap
         cells = it.state.cells.reshape(-1, self.image.shape.width)
-        self.image.step(cells, it.state.wear.reshape(-1), state, left, self._counted.update(it.engine))
+        self.image.step(cells, it.state.wear.reshape(-1), state, left, self._counted.update(it.counters))
         self._kept = TrainState(lap=run.lap, epochs=list(run.epochs), best=run.best)
 
     def resume(self, freeze: frozenset[str] = frozenset()) -> tuple[Device, TrainState]:
@@ -232,7 +232,7 @@ class TaskStore:
         it, state = device.interpreter, dict(pending.state)
         run, self._counted = TrainState(), CounterTable()
         if state:
-            self._counted = CounterTable.restore(it.engine, left["counter_rows"], left["counters"])
+            self._counted = CounterTable.restore(it.counters, left["counter_rows"], left["counters"])
             device.seen, device.replayed = state.pop("seen_units"), state.pop("replayed")
             device.programmed = RowWrites(**state.pop("programmed"))
             epochs = [Epoch(**row) for row in state.pop("epochs")]

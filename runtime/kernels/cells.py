@@ -17,7 +17,16 @@ from numba import njit
 from sasimc.isa.objects import Tile
 from sasimc.runtime.kernels.simd import popcount
 
-__all__ = ["count_writes", "covers", "gather_block", "scatter_block", "tile_array", "uninitialised", "update_block"]
+__all__ = [
+    "count_writes",
+    "covers",
+    "driven_cycles",
+    "gather_block",
+    "scatter_block",
+    "tile_array",
+    "uninitialised",
+    "update_block",
+]
 
 
 def tile_array(tiles: Iterable[Tile]) -> npt.NDArray[np.int64]:
@@ -112,6 +121,49 @@ def uninitialised(written, tiles, k0, k1):  # type: ignore[no-untyped-def]
                 if not flags[col + x]:
                     return sub, row + y - k
     return np.int64(-1), np.int64(-1)
+
+
+_ONES = np.array([b.bit_count() for b in range(256)], np.int64)
+
+
+@njit(cache=True, nogil=True)
+def driven_cycles(streamed, tiles, place, unit, units, copies, mats, banks):  # type: ignore[no-untyped-def]
+    """Cycles of streaming bytes uint8 [P, K] through word lines that are active once per one bit (docs/numerics.md, "Zero bits").
+
+    ``tiles`` int64 [T, 8]; tile i stands in sub-array ``place[i]``, sub-array s in group or bank ``unit[s]`` of ``units``. ``mats`` = 0: groups one
+    after another, each as long as its busiest sub-array; else ``mats`` sub-arrays of each bank and ``banks`` banks work at a time.
+    """
+    pixels, rows = streamed.shape
+    before = np.zeros((copies, rows + 1), np.int64)
+    loads, sums, tallest = np.zeros(unit.shape[0], np.int64), np.zeros(units, np.int64), np.zeros(units, np.int64)
+    cycles = np.int64(0)
+    for first in range(0, pixels, copies):
+        active = min(copies, pixels - first)
+        for c in range(active):
+            total = np.int64(0)
+            line = streamed[first + c]
+            for k in range(rows):
+                total += _ONES[line[k]]
+                before[c, k + 1] = total
+        loads[:] = 0
+        for i in range(tiles.shape[0]):
+            if tiles[i, 7] < active:
+                loads[place[i]] += before[tiles[i, 7], tiles[i, 3] + tiles[i, 5]] - before[tiles[i, 7], tiles[i, 3]]
+        sums[:] = 0
+        tallest[:] = 0
+        for s in range(unit.shape[0]):
+            sums[unit[s]] += loads[s]
+            tallest[unit[s]] = max(tallest[unit[s]], loads[s])
+        if mats == 0:
+            cycles += tallest.sum()
+            continue
+        longest, total = np.int64(0), np.int64(0)
+        for u in range(units):
+            time = max(tallest[u], (sums[u] + mats - 1) // mats)
+            longest = max(longest, time)
+            total += time
+        cycles += max(longest, (total + banks - 1) // banks)
+    return cycles
 
 
 def covers(tiles: npt.NDArray[np.int64], k: int, n: int, copy: int) -> bool:

@@ -1,4 +1,4 @@
-"""Loops run as tapes, on one thread and on several, against the same loops interpreted: every memory, register and counter."""
+"""Loops run as plans, on one thread and on several, against the same loops interpreted: every memory, register and counter."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from sasimc.isa.objects import Geometry, Matrix, Table, Tile
 from sasimc.isa.program import Program
 from sasimc.isa.spec import RowRange
 from sasimc.runtime.device import Device
-from sasimc.runtime.engines import tapes
+from sasimc.runtime.engines.plans import LoopPlan
 from sasimc.runtime.interpreter import Interpreter
+from sasimc.runtime.kernels import run as native
 from sasimc.zoo.zoo import ZooOptions, build, write
 
 ENGINES = ("bitserial", "fused")
@@ -25,9 +26,14 @@ STEP = 1000
 
 
 def interpreted(it: Interpreter) -> Interpreter:
-    """The same interpreter without tapes."""
-    it.engine.tape_of = lambda start: None  # type: ignore[attr-defined]
+    """The same interpreter without plans."""
+    it.plan = lambda start, passes: None  # type: ignore[method-assign]
     return it
+
+
+def plans(it: Interpreter) -> list[LoopPlan]:
+    """Every plan it made."""
+    return [plan for made in it._plans.values() for _, _, plan in made]
 
 
 def assert_same(a: Interpreter, b: Interpreter) -> None:
@@ -37,8 +43,8 @@ def assert_same(a: Interpreter, b: Interpreter) -> None:
     size = min(a.state.host.size, b.state.host.size)
     assert np.array_equal(a.state.host[:size], b.state.host[:size])
     assert a.regs == b.regs
-    for name, phase in a.engine.phases.items():
-        other = b.engine.phases[name]
+    for name, phase in a.counters.phases.items():
+        other = b.counters.phases[name]
         assert phase.measured == other.measured, name
         assert phase.executed == other.executed, name
         regions = [
@@ -52,7 +58,7 @@ def assert_same(a: Interpreter, b: Interpreter) -> None:
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Program:
-    path = tmp_path_factory.mktemp("tapes") / "net.onnx"
+    path = tmp_path_factory.mktemp("plans") / "net.onnx"
     options = ZooOptions(width=0.35, resolution=32, classes=4, calibration_images=1)
     return compile_model(write(build("mobilenetv2-repnet", options), path), CompileOptions(batch=3)).program
 
@@ -73,12 +79,10 @@ def test_a_network_infers_and_learns_as_interpreted(
         losses = [d.train_step(images, np.arange(3), head_exponent=mu).loss for d in (device, other)]
         assert losses[0] == losses[1]
     assert_same(device.interpreter, other.interpreter)
-    built = device.interpreter._tapes
+    built = plans(device.interpreter)
     assert len(built) > 50
-    assert all(tape is not None for tape in built.values())  # every loop over samples of a compiled program is a tape
-    assert any(len(set(np.diff(t.steps[:, 3]))) > 1 for t in built.values() if t) == (
-        threads > 1
-    )  # some operations are shared out
+    assert not device.interpreter.slow_loops  # every loop of a compiled program is a plan
+    assert any(len(set(np.diff(p.steps[:, native.BEFORE]))) > 1 for p in built) == (threads > 1)  # some steps are shared out
 
 
 # ------------------------------------------------------------------------------------------------ loops written by hand
@@ -89,7 +93,7 @@ _G = (Geometry("g"),)
 
 
 def both(p: Program, engine: str, fill: dict[str, Any]) -> Iterator[tuple[Interpreter, Trap | None]]:
-    """The program with tapes on two threads, then interpreted; and how each ended."""
+    """The program with plans on two threads, then interpreted; and how each ended."""
     for it in (Interpreter(p, engine, 2), interpreted(Interpreter(p, engine, 1))):
         trap = None
         for name, values in fill.items():
@@ -101,15 +105,16 @@ def both(p: Program, engine: str, fill: dict[str, Any]) -> Iterator[tuple[Interp
         yield it, trap
 
 
-def assert_alike(p: Program, engine: str, fill: dict[str, Any], kind: str = "", *, tape: bool = True) -> Interpreter:
-    """Both ways end alike, with a trap of this kind or without; whether the loop became a tape."""
+def assert_alike(p: Program, engine: str, fill: dict[str, Any], kind: str = "", *, plan: bool = True) -> Interpreter:
+    """Both ways end alike, with a trap of this kind or without; whether the loop became a plan."""
     (a, first), (b, second) = both(p, engine, fill)
     assert (first is None) == (not kind)
     if first is not None and second is not None:
         assert (first.kind, first.index, str(first)) == (second.kind, second.index, str(second))
         assert first.kind == kind
     assert_same(a, b)
-    assert any(t is not None for t in a._tapes.values()) == tape
+    assert bool(plans(a)) == plan
+    assert bool(a.slow_loops) != plan
     return a
 
 
@@ -145,7 +150,7 @@ def test_a_label_without_class_traps_at_its_sample() -> None:
             assert trap == kind
             done.append(it)
         assert_same(*done)
-        assert done[0]._tapes[1] is not None
+        assert plans(done[0])
 
 
 def test_samples_outside_of_host_memory_trap_as_interpreted() -> None:
@@ -156,22 +161,24 @@ def test_samples_outside_of_host_memory_trap_as_interpreted() -> None:
         looped = [tuple(step if word == STEP else word for word in line) for line in code]
         assert_alike(program(("li", 4, first), *looped, views=(h, b)), "fused", {"b": range(8)}, kind)
     it = Interpreter(program(*code, views=(h, b)), "fused")
-    tape = it._tape(0)
-    assert tape is not None
+    plan = it.plan(0, 3)
+    assert plan is not None
     it.regs[4] = last - STEP  # its third sample would lie behind the end: refused before any memory is taken
-    assert not tape._host_fits(it.engine, 3)
+    assert not plan._host_fits(3)
 
 
 def test_what_only_data_decide_is_interpreted() -> None:
     v, words = view("v", "buf", "u8", (4, 1, 2)), view("l", "host", "i32", (1, 1, 1), batch=4)
     rows = (("loopi", 3), ("ldw", 6, "l", 4), ("fill", "v", 7, RowRange(6, 0, 1)), ("addi", 4, 4, 1), ("endl",))
-    assert_alike(program(*rows, views=(v, words)), "fused", {}, tape=False)
+    it = assert_alike(program(*rows, views=(v, words)), "fused", {}, plan=False)
+    assert it.slow_loops[0].endswith("which rows it works on depends on r6, which instruction 1 (ldw) sets from data")
     inner = (("loopi", 3), ("ldw", 6, "l", 0), ("loop", 6), ("addi", 5, 5, 1), ("endl",), ("endl",))
-    it = assert_alike(program(*inner, views=(words,)), "fused", {"l": [2]}, tape=False)
+    it = assert_alike(program(*inner, views=(words,)), "fused", {"l": [2]}, plan=False)
     assert it.regs[5] == 6
+    assert "the number of passes" in it.slow_loops[0]
     moving = (("loopi", 3), ("drain", "d", "a", RowRange(4, 0, 1)), ("addi", 4, 4, 1), ("endl",))  # rows move from pass to pass
     tall, sums = view("d", "buf", "i32", (3, 1, 2)), view("a", "acc", "i32", (3, 1, 2))
-    it = assert_alike(program(*moving, views=(tall, sums)), "fused", {"a": range(6)}, tape=False)
+    it = assert_alike(program(*moving, views=(tall, sums)), "fused", {"a": range(6)})
     assert it.read_view("d").reshape(-1).tolist() == list(range(6))
 
 
@@ -189,7 +196,7 @@ def test_registers_loops_and_regions() -> None:
     assert_alike(program(*nested), "fused", {}, "loop depth")
 
 
-def test_a_budget_of_instructions_holds_for_tapes() -> None:
+def test_a_budget_of_instructions_holds_for_plans() -> None:
     p = program(("loopi", 10), ("addi", 1, 1, 1), ("endl",))
     for limit in (1, 5, 21, 22):
         ends = []
@@ -209,21 +216,18 @@ def test_helpers_that_come_late_do_nothing() -> None:
     it = Interpreter(p, "fused", 1)
     it.write_view("x", [1, 2])
     it.run("main")
-    tape = it._tapes[0]
-    assert tape is not None
-    control = np.zeros(tapes.T.CONTROL, np.int64)
-    arguments = (tape.ops, tape.steps, 3, control, tapes.T.handlers(), it.engine.words()[1], False)  # type: ignore[attr-defined]
+    (plan,), d = plans(it), it.datapath
+    control = np.zeros(native.CONTROL, np.int64)
     for _ in range(2):  # the second call finds all shares taken
-        tapes.T.run_tape(*arguments)
+        native.run_plan(plan.steps, 3, control, d._at(), d.registers, d.counts.reshape(-1), False)
         assert it.read_view("a").reshape(-1).tolist() == [18, 18]
 
 
-def test_timed_tapes_add_up_time() -> None:
+def test_timed_plans_add_up_time() -> None:
     p = program(("loopi", 200), ("vmm", "a", "x", "w", "g", ALL), ("endl",), views=(_X, _ACC), matrices=(_W,), geoms=_G,
                 tensors={"w": np.ones((2, 2), np.int8)})  # fmt: skip
     it = Interpreter(p, "fused", 1)
-    it.engine.timed = True  # type: ignore[attr-defined]
+    it.datapath.timed = True
     it.run("main")
-    tape = it._tapes[0]
-    assert tape is not None
-    assert 0 < int(tape.ops[0, tapes.T.SPENT]) < 10**9
+    assert set(it.datapath.spent) == {1}
+    assert 0 < it.datapath.spent[1] < 10**9

@@ -1,0 +1,119 @@
+"""What was executed, by phase: how often each instruction on which rows, overlapped regions, events that depend on data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sasimc.isa.analysis.timing import Limits, limited_cycles
+from sasimc.isa.machine import Machine
+from sasimc.isa.spec import PHASES
+
+__all__ = ["MEASURED", "Counters", "Executed", "PhaseCounter", "Region"]
+
+MEASURED = (
+    "sense_ones", "bits_flipped_compute", "bits_flipped_transposable",
+    "rows_written_compute", "rows_written_transposable", "bits_written_compute", "bits_written_transposable",
+)  # fmt: skip
+"""Events that depend on data (rows and bits written only where a declaration leaves them open); all others follow from the declarations."""
+
+Executed = dict[tuple[int, int, int], int]
+
+
+class Region:
+    """An overlapped region: what it executed, how often it ran; ``shortened`` tells by how much skipped array cycles shorten it.
+
+    ``skips``: array cycles that zero input bits saved, by instruction; ``gained``: by how many cycles they shortened the region. ``length``: cycles it
+    takes once, kept when it is first asked for.
+    """
+
+    __slots__ = ("executed", "gained", "length", "shortened", "skips", "times")
+
+    def __init__(self, executed: Executed) -> None:
+        self.executed, self.times = executed, 0
+        self.shortened: Callable[[int], int] | None = None
+        self.skips: dict[int, int] = {}
+        self.gained = 0
+        self.length: int | None = None
+
+
+class PhaseCounter:
+    """What one phase executed: how often each (instruction, r0, r1), the events that depend on data by instruction (``measured``), the cycles
+    zero input bits saved (``skipped``; ``skips`` by instruction outside of regions). ``price``, for an overlapped region, gives a function from
+    skipped array cycles to the cycles the region gains."""
+
+    __slots__ = ("_price", "_waiting", "executed", "measured", "outer", "regions", "skipped", "skips", "start")
+
+    def __init__(self, price: Callable[[Executed], Callable[[int], int]]) -> None:
+        self.executed: Executed = {}
+        self.outer: Executed | None = None
+        self.start = 0
+        self.regions: dict[int, list[Region]] = {}
+        self.skipped = 0
+        self.skips: dict[int, int] = {}
+        self._waiting: dict[int, int] = {}
+        self._price = price
+        self.measured: dict[str, dict[int, int]] = {event: {} for event in MEASURED}
+
+    def open_region(self, start: int) -> None:
+        """What is executed from now on overlaps, until :meth:`close_region`."""
+        self.close_region()
+        self.outer, self.executed, self.start = self.executed, {}, start
+
+    def close_region(self) -> None:
+        """Book a region: equal ones (same start, same executions) are counted once with how often they ran."""
+        if self.outer is None:
+            return
+        region, self.executed, self.outer = self.executed, self.outer, None
+        found = self.region(self.start, region)
+        found.times += 1
+        if self._waiting:
+            found.shortened = found.shortened or self._price(region)
+            gained = found.shortened(sum(self._waiting.values()))
+            found.gained += gained
+            self.skipped += gained
+            for index, cycles in self._waiting.items():
+                found.skips[index] = found.skips.get(index, 0) + cycles
+            self._waiting = {}
+
+    def region(self, start: int, executed: Executed) -> Region:
+        """The region that begins at ``start`` and executed this, new if there was none like it."""
+        known = self.regions.setdefault(start, [])
+        found = next((r for r in known if r.executed == executed), None)
+        if found is None:
+            found = Region(executed)
+            known.append(found)
+        return found
+
+    def total(self) -> Executed:
+        """Executions inside and outside of regions."""
+        out = dict(self.executed)
+        for region in (r for known in self.regions.values() for r in known):
+            for key, times in region.executed.items():
+                out[key] = out.get(key, 0) + times * region.times
+        return out
+
+    def skip(self, index: int, cycles: int) -> None:
+        """Array cycles of instruction ``index`` that zero input bits saved (``bit_serial.zero_skip = "cycles"``); what a region gains of them is
+        known at its end."""
+        if self.outer is None:
+            self.skipped += cycles
+        skips = self.skips if self.outer is None else self._waiting
+        skips[index] = skips.get(index, 0) + cycles
+
+
+class Counters:
+    """The counters of all phases; ``phase`` is the one that counts now. ``limits``: what decides how long an overlapped region takes."""
+
+    def __init__(self, machine: Machine, limits: Callable[[Executed], Limits]) -> None:
+        self.machine, self.limits = machine, limits
+        self.reset()
+
+    def _price(self, region: Executed) -> Callable[[int], int]:
+        """By how many cycles a region is shorter when so many cycles of its arrays are skipped."""
+        machine, limits = self.machine, self.limits(region)
+        return lambda skipped: limited_cycles(machine, limits) - limited_cycles(machine, limits, skipped)
+
+    def reset(self) -> None:
+        """Set all counters to zero and the phase to the first."""
+        self.phases = {name: PhaseCounter(self._price) for name in PHASES}
+        self.phase = self.phases[PHASES[0]]

@@ -1,0 +1,419 @@
+"""The datapath: memories, operand records, and the steps that carry an instruction out, one at a time or as part of a loop's plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+import sasimc.runtime.kernels.arrays
+import sasimc.runtime.kernels.periphery
+import sasimc.runtime.kernels.rows
+import sasimc.runtime.kernels.training  # noqa: F401  (they fill the table of kernels)
+from sasimc.isa.analysis.footprint import footprint
+from sasimc.isa.program import Program
+from sasimc.isa.record import VIEW, record_type
+from sasimc.isa.spec import Choice, GeomField, Imm, Instruction, MatField, Reg, TableField, ViewField
+from sasimc.runtime.engines.bind import Bound
+from sasimc.runtime.engines.counters import Counters
+from sasimc.runtime.engines.operands import BoundMatrix, BoundView, geometry_record
+from sasimc.runtime.kernel import (
+    COUNTED,
+    FLIPS,
+    LINES,
+    MACHINE,
+    ONES,
+    SKIPPED,
+    SPENT,
+    WRITTEN,
+    Stage,
+    address,
+    address_of,
+    scalar_address,
+    stages,
+)
+from sasimc.runtime.kernels.cells import uninitialised
+from sasimc.runtime.kernels.movement import move_staged
+from sasimc.runtime.kernels.run import CONTROL, FAILED, FOUND, OWN, PART, REGISTER, STEP, together
+from sasimc.runtime.state import State
+
+__all__ = ["Datapath", "Operation", "Step"]
+
+_SHARE_NS: Final = 1500
+"""Work below which a share is not worth handing over, in a plan."""
+
+_ALONE_NS: Final = 100_000
+"""Work of a single instruction below which helpers are not worth waking."""
+
+_STAGING: Final = np.dtype([("number", np.int64), ("into", VIEW), ("of", VIEW), ("words", np.int64)], align=True)
+
+Step = tuple[int, int, int, int, int, int, int, int]
+"""A row of a plan (`kernels.run`), with its number of shares in the last place."""
+
+
+@dataclass
+class Operation:
+    """An instruction as the datapath runs it. ``record``: address of its operands; ``stages``: with the addresses of their code. ``before`` and
+    ``after`` copy operands that kernels cannot address to the staging area and back. ``weights``: the matrix it needs prepared, as what, and the
+    stage that does so. ``hosts``: host views and the registers that select their samples. ``writes``: matrices whose cells it changes."""
+
+    spec: type[Instruction]
+    operands: Any
+    number: int
+    record: int = 0
+    stages: list[tuple[Stage, int]] = field(default_factory=list)
+    before: list[Step] = field(default_factory=list)
+    after: list[Step] = field(default_factory=list)
+    weights: tuple[BoundMatrix, Any, Stage, int] | None = None
+    hosts: list[tuple[BoundView, int]] = field(default_factory=list)
+    writes: list[BoundMatrix] = field(default_factory=list)
+    reads: list[int] = field(default_factory=list)
+    target: int = 0
+    steps: dict[tuple[int, int], tuple[npt.NDArray[np.int64], int]] = field(default_factory=dict)
+    keep: list[Any] = field(default_factory=list)
+
+
+class Datapath:
+    """Memories and kernels of one machine. ``index``: the instruction being carried out; ``fail`` raises a trap.
+
+    ``engine``: ``bitserial`` or ``fused``, or a subclass's; ``threads``: how many work; ``timed``: whether to add up the time of every instruction.
+    """
+
+    def __init__(
+        self, program: Program, state: State, code: Sequence[Bound], engine: str, counters: Counters,
+        fail: Callable[[int, str, str], NoReturn], threads: int = 1,
+    ) -> None:  # fmt: skip
+        self.program, self.machine, self.state, self.code, self.engine = program, program.machine, state, code, engine
+        self.counters, self._fail, self.threads, self.timed = counters, fail, threads, False
+        self.skips = self.machine.bit_serial.zero_skip == "cycles"
+        self.index = 0
+        self.counts = np.zeros((len(code), COUNTED), np.int64)
+        self.registers = np.zeros(len(state.regs), np.int64)
+        self._operations: list[Operation | None] = [None] * len(code)
+        self._machine = np.zeros(1, MACHINE)
+        self._memories: tuple[Any, ...] = ()
+        self._control = np.zeros(CONTROL, np.int64)
+
+    def trap(self, kind: str, detail: str) -> NoReturn:
+        """Stop the current instruction."""
+        self._fail(self.index, kind, detail)
+
+    def refuse(self, number: int, found: int) -> NoReturn:
+        """Trap for what the kernel of an instruction found."""
+        self.index = number
+        self.trap(*self.code[number].spec.trap(self.machine, self.code[number].operands, self.state.regs, found))
+
+    # ------------------------------------------------------------------------------------------------------ operations
+
+    def overridden(self, spec: type[Instruction]) -> Callable[..., int] | None:
+        """What carries the instruction out instead of kernels, on engines that have their own products."""
+        return None
+
+    def operation(self, number: int) -> Operation:
+        """An instruction's operation, made when first asked for."""
+        found = self._operations[number]
+        if found is None:
+            found = self._operations[number] = self._make(number)
+        return found
+
+    def _make(self, number: int) -> Operation:
+        spec, o = self.code[number].spec, self.code[number].operands
+        op = Operation(spec, o, number)
+        for f in spec.fields:
+            value = getattr(o, f.name)
+            if isinstance(f, ViewField):
+                if f.sample:
+                    op.hosts.append((value, getattr(o, f.sample)))
+                if value.staged is not None:
+                    self._stage(op, value, f.write)
+            elif isinstance(f, MatField) and f.write:
+                op.writes.append(value)
+            elif isinstance(f, Reg) and f.write:
+                op.target = value
+                op.reads.append(value)
+            elif isinstance(f, Reg):
+                op.reads.append(value)
+        if self.overridden(spec) is not None:
+            return op
+        found = stages(spec.kernel, self.engine)
+        if not found and spec.group != "control":
+            self.trap("no kernel", f"{spec.mnemonic} has no kernel {spec.kernel!r} on {self.engine}")
+        needed = [s for s in found if s.when is None or s.when(o, self.skips)]
+        work = max((s.work(o) for s in needed if s.work), default=0)
+        memory = np.empty(work, np.uint8)
+        rows = spec.rows_field()
+        most = min(getattr(o, rows.name).count, getattr(o, rows.of).height) if rows else 0
+        matrix = next((getattr(o, f.name) for f in spec.of_kind(MatField) if not f.scratch), None)
+        prepare = next((s for s in needed if s.weights), None)
+        key = None
+        if prepare is not None and prepare.weights is not None and prepare.shape is not None:
+            assert matrix is not None
+            key = prepare.weights(o)
+            if key not in matrix.weights:
+                size, blocks, groups = prepare.shape(o)
+                matrix.weights[key] = np.empty(size, np.uint8), blocks, groups
+        record = np.zeros(1, record_type(spec))
+        record["number"], record["work"], record["most"] = number, memory.ctypes.data, most
+        for f in spec.fields:
+            value = getattr(o, f.name)
+            if isinstance(f, MatField):
+                record[f.name] = np.array(value.record(key, self.machine if self.skips else None), record[f.name].dtype)
+            elif isinstance(f, GeomField):
+                record[f.name] = np.array(geometry_record(value, getattr(o, f.inner), getattr(o, f.outer)), record[f.name].dtype)
+            elif isinstance(f, (ViewField, TableField)):
+                record[f.name] = np.array(value.record(), record[f.name].dtype)
+            elif isinstance(f, (Reg, Imm)):
+                record[f.name] = value
+            elif isinstance(f, Choice):
+                record[f.name] = f.words.index(value)
+        op.keep += [memory, record]
+        op.record = record.ctypes.data
+        op.stages = [(s, address_of(s, spec)) for s in needed if s is not prepare]
+        if prepare is not None and matrix is not None:
+            op.weights = matrix, key, prepare, address_of(prepare, spec)
+        return op
+
+    def _stage(self, op: Operation, view: BoundView, write: bool) -> None:
+        """Steps that copy an operand to its dense copy before, and back afterwards if it is written."""
+        assert view.staged is not None
+        code = address(move_staged, _STAGING, own=False)
+        for into, of, steps in ((view, view.staged, op.before), (view.staged, view, op.after)):
+            if steps is op.before or write:
+                record = np.zeros(1, _STAGING)
+                record["number"], record["words"] = op.number, int(view.space == "acc")
+                record["into"], record["of"] = np.array(into.record(), VIEW), np.array(of.record(), VIEW)
+                op.keep.append(record)
+                steps.append((record.ctypes.data, code, op.number, PART, 0, view.rows_held, 1, 1))
+
+    # ------------------------------------------------------------------------------------------------------------ steps
+
+    def steps(self, op: Operation, r0: int, r1: int) -> list[Step]:
+        """The steps of one execution on rows r0..r1."""
+        if op.spec.group == "control":
+            return [(op.record, scalar_address(op.spec), op.number, REGISTER, op.target, 0, 0, 1)]
+        out, most = list(op.before), self._most_shares(op, r0, r1)
+        rows = op.spec.rows_field()
+        width = max((getattr(op.operands, f.name).width for f in op.spec.of_kind(ViewField)), default=1)
+        if rows is not None:
+            width = getattr(op.operands, rows.of).width
+        for stage, code in op.stages:
+            split = stage.split or op.spec.split
+            grain = stage.grain(op.operands) if callable(stage.grain) else stage.grain
+            first, last = (r0 * width, r1 * width) if split == "pixels" else (r0, r1)
+            shares = 1
+            if split != "whole" and most > 1:
+                whole = self._ns(stage, op) * (r1 - r0)
+                shares = max(
+                    1, min(most, int(whole / _SHARE_NS), self.threads if split == "own" else -(-(last - first) // grain))
+                )
+            out.append((op.record, code, op.number, OWN if split == "own" else PART, first, max(last, first + 1), grain, shares))
+        return out + op.after
+
+    def preparing(self, op: Operation) -> list[Step]:
+        """The step that prepares an operation's weights."""
+        if op.weights is None:
+            return []
+        return [(op.record, op.weights[3], op.number, PART, 0, 1, 1, 1)]
+
+    @staticmethod
+    def _ns(stage: Stage, op: Operation) -> float:
+        """Rough time of a row."""
+        if callable(stage.ns):
+            return stage.ns(op.operands)
+        views = [getattr(op.operands, f.name) for f in op.spec.of_kind(ViewField)]
+        geom = next((getattr(op.operands, f.name) for f in op.spec.of_kind(GeomField)), None)
+        elements = max(v.width * v.channels for v in views)
+        return stage.ns * elements * (1 if geom is None else geom.taps)
+
+    def _most_shares(self, op: Operation, r0: int, r1: int) -> int:
+        """How many shares an execution may be cut into: one unless the rows it writes lie apart from each other and from what it reads."""
+        if self.threads == 1:
+            return 1
+        windows = any(op.spec.of_kind(GeomField))
+        touches = list(footprint(op.spec, op.operands, r0, r1))
+        for number, w in enumerate(touches):
+            if w.access == "r":
+                continue
+            if not _apart(w.view, w.last - w.first):
+                return 1
+            for other, t in enumerate(touches):
+                if other == number or t.view.space != w.view.space or w.view.space == "host":
+                    continue
+                same = not windows and w.first == t.first and _layout(t.view) == _layout(w.view)
+                if not same and t.view.low < w.view.high and w.view.low < t.view.high:
+                    return 1
+        return self.threads
+
+    # ---------------------------------------------------------------------------------------------------------- running
+
+    def execute(self, number: int, r0: int, r1: int) -> None:
+        """Carry out one instruction."""
+        self.index = number
+        op = self.operation(number)
+        regs = self.state.regs
+        for view, register in op.hosts:
+            self.in_host(view, regs[register])
+        if text := self.displaced(op, r0, r1):
+            self.trap("out of range", text)
+        own = self.overridden(op.spec)
+        if own is not None:
+            self._overridden(op, own, r0, r1)
+        else:
+            if op.weights is not None and op.weights[1] not in op.weights[0].ready:
+                self.prepare(op)
+            found = op.steps.get((r0, r1))
+            if found is None:
+                rows = self.steps(op, r0, r1)
+                cost = sum(self._ns(s, op) for s, _ in op.stages) * (r1 - r0)
+                found = op.steps[r0, r1] = plan_array(rows), self.threads if cost > _ALONE_NS else 1
+            for register in op.reads:
+                self.registers[register] = regs[register]
+            self._control[:] = 0
+            self.run(found[0], 1, self._control, found[1])
+            if op.target:
+                regs[op.target] = int(self.registers[op.target])
+            failed = int(self._control[FOUND]) if self._control[FAILED] else 0
+            for matrix in op.writes:
+                matrix.changed()
+            if failed:
+                self.refuse(number, failed)
+        if self.skips and (saved := int(self.counts[number, SKIPPED])):
+            self.counts[number, SKIPPED] = 0
+            self.counters.phase.skip(number, saved)
+
+    def _overridden(self, op: Operation, own: Callable[..., int], r0: int, r1: int) -> None:
+        for steps in (op.before, op.after):
+            if steps is op.after:
+                found = own(op.operands, r0, r1)
+                for matrix in op.writes:
+                    matrix.changed()
+                if found:
+                    self.refuse(op.number, found)
+            if steps:
+                self._control[:] = 0
+                self.run(plan_array(steps), 1, self._control, 1)
+
+    def run(self, steps: npt.NDArray[np.int64], times: int, control: npt.NDArray[np.int64], threads: int) -> None:
+        """Work off a plan on so many threads."""
+        together((steps, times, control, self._at(), self.registers, self.counts.reshape(-1), self.timed), threads)
+
+    def prepare(self, op: Operation) -> None:
+        """Bring an operation's weights up to date.
+
+        Raises:
+            Trap: a cell was never written.
+        """
+        assert op.weights is not None
+        matrix, key = op.weights[:2]
+        self.require(matrix)
+        self.run(plan_array(self.preparing(op)), 1, np.zeros(CONTROL, np.int64), 1)
+        matrix.ready.add(key)
+
+    def _at(self) -> int:
+        """Address of the machine's record."""
+        s = self.state
+        memories = (s.buf, s.acc, s.host, s.cells, s.written, s.wear, self.counts)
+        if len(self._memories) != len(memories) or any(a is not b for a, b in zip(memories, self._memories, strict=True)):
+            self._memories = memories
+            words = [n for a in (s.buf, s.acc, s.host) for n in (a.ctypes.data, a.size)]
+            words += [a.ctypes.data for a in (self.registers, self.counts, s.cells, s.written, s.wear)]
+            self._machine[0] = (*words, *s.cells.shape)
+        return self._machine.ctypes.data
+
+    # ----------------------------------------------------------------------------------------------------------- checks
+
+    def in_host(self, view: BoundView, sample: int) -> None:
+        """Make host memory large enough for a sample of a view.
+
+        Raises:
+            Trap: the machine has not so much.
+        """
+        end = view.high + sample * view.batch
+        if sample >= 0 and end <= len(self.state.host):
+            return
+        limit = self.machine.host.memory_bytes
+        if sample < 0 or end > limit:
+            self.trap("out of range", f"sample {sample} of {view.name} is outside the {limit} bytes of host memory")
+        self.state.grow_host(end)
+
+    def displaced(self, op: Operation, r0: int, r1: int) -> str:
+        """What is wrong with the rows of displaced operands, an empty string if nothing."""
+        for f in op.spec.of_kind(ViewField):
+            if f.shift:
+                view, first, last = (
+                    getattr(op.operands, f.name),
+                    r0 + getattr(op.operands, f.shift),
+                    r1 + getattr(op.operands, f.shift),
+                )
+                if first < 0 or last > view.height:
+                    return f"rows {first}..{last - 1} of {view.name}, which has {view.height}"
+        return ""
+
+    def loaded(self, matrix: BoundMatrix) -> bool:
+        """Whether every cell of the matrix was written or loaded."""
+        if not matrix.initialised:
+            matrix.initialised = uninitialised(self.state.written, matrix.index, 0, matrix.k)[0] < 0
+        return matrix.initialised
+
+    def require(self, matrix: BoundMatrix) -> None:
+        """Trap when a cell of the matrix was never written or loaded."""
+        if not self.loaded(matrix):
+            sub, row = uninitialised(self.state.written, matrix.index, 0, matrix.k)
+            self.trap("uninitialised rows", f"word line {row} of sub-array {sub} ({matrix.name}) was never written")
+
+    # --------------------------------------------------------------------------------------------------------- counting
+
+    def settle(self) -> None:
+        """Book what kernels counted under the phase that counts now."""
+        counted = self.counts[:, :SKIPPED]
+        for number in np.flatnonzero(counted.any(axis=1)).tolist():
+            self.settle_one(number)
+
+    def settle_one(self, number: int) -> None:
+        """Book what one instruction counted."""
+        values = self.counts[number, :SKIPPED].tolist()
+        self.counts[number, :SKIPPED] = 0
+        if not any(values):
+            return
+        kind = next((m.kind_of_cells for m in self.operation(number).writes), "compute")
+        names = {
+            ONES: "sense_ones",
+            FLIPS: f"bits_flipped_{kind}",
+            LINES: f"rows_written_{kind}",
+            WRITTEN: f"bits_written_{kind}",
+        }
+        for what, name in names.items():
+            if values[what]:
+                counts = self.counters.phase.measured[name]
+                counts[number] = counts.get(number, 0) + values[what]
+
+    @property
+    def spent(self) -> dict[int, int]:
+        """Nanoseconds of every instruction that ran while ``timed`` was set, all threads together."""
+        return {int(i): int(self.counts[i, SPENT]) for i in np.flatnonzero(self.counts[:, SPENT])}
+
+
+def plan_array(steps: Sequence[Step]) -> npt.NDArray[np.int64]:
+    """Steps as `kernels.run.run_plan` takes them: shares become the number of shares before."""
+    out = np.zeros((len(steps) + 1, STEP), np.int64)
+    if steps:
+        out[:-1] = steps
+    out[1:, -1] = np.cumsum(out[:-1, -1])
+    out[0, -1] = 0
+    return out
+
+
+def _layout(view: BoundView) -> tuple[Any, ...]:
+    return view.offset, view.strides, view.np_dtype, view.ring, view.shape
+
+
+def _apart(view: BoundView, rows: int) -> bool:
+    """Whether so many rows of a view lie apart from each other."""
+    _, pixels, units = view.phys_shape
+    item, (row, pixel, channel) = view.np_dtype.itemsize, view.strides
+    extent = (pixels - 1) * pixel + (units - 1) * channel + item
+    held = view.rows_held
+    return rows <= held and (held == 1 or row >= extent) and (pixels == 1 or pixel >= (units - 1) * channel + item)

@@ -1,0 +1,286 @@
+"""The kernel table: every instruction's meaning, once. A kernel is compiled code that works on a part of an instruction's rows.
+
+    @kernel("shift8")
+    def shift8(op, m, first, last):
+        ...
+        return 0
+
+``op`` is the instruction's operand record (`sasimc.isa.record`): ``op.dst.width``, ``op.rs``, ``op.table.lo``. ``m`` is the machine; the functions
+below reach its memories, registers and counters. ``first`` and ``last`` are rows, or pixels counted from row 0, as the declaration's ``split``
+says; with split ``own`` a kernel is called as (op, m, r0, r1, share, shares) and cuts its work itself. What is returned is 0, or else a number
+from which the declaration's ``trap`` makes a message.
+
+Kernels are compiled apart from each other and called by address: one function with all kernels in it would take minutes to compile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final
+
+import numba
+import numpy as np
+from numba import cfunc, njit, types
+from numba.np.numpy_support import carray
+
+from sasimc.isa.record import record_type
+from sasimc.isa.spec import TABLE, Instruction
+from sasimc.runtime.kernels.sync import atomic_add, atomic_max, pointer
+
+__all__ = [
+    "COUNTED",
+    "FLIPS",
+    "KERNELS",
+    "LINES",
+    "MACHINE",
+    "NATIVE",
+    "ONES",
+    "SKIPPED",
+    "SPENT",
+    "WRITTEN",
+    "Stage",
+    "acc",
+    "address",
+    "address_of",
+    "buf",
+    "buf8",
+    "buf32",
+    "bytes_at",
+    "cells",
+    "compiled",
+    "count",
+    "geometry",
+    "host",
+    "kernel",
+    "part",
+    "raise_reg",
+    "reg",
+    "scalar_address",
+    "set_reg",
+    "stages",
+    "tiles",
+    "vector",
+    "view",
+    "wear",
+    "words_at",
+    "written",
+]  # fmt: skip
+
+NATIVE: Final = ("bitserial", "fused")
+"""Engines whose array products are kernels; `step` has its own (`engines.step`)."""
+
+ONES, FLIPS, LINES, WRITTEN, SKIPPED, SPENT, COUNTED = range(7)
+"""What an instruction counts as it runs: sense operations, bits flipped, word lines and bits written, array cycles saved, nanoseconds; how many."""
+
+MACHINE: Final = np.dtype(
+    [(name, np.int64) for name in ("buf", "buf_size", "acc", "acc_size", "host", "host_size", "regs", "counters", "cells", "written", "wear",
+                                   "subarrays", "rows", "columns")], align=True
+)  # fmt: skip
+"""Addresses and sizes of the memories."""
+
+
+# ------------------------------------------------------------------------------------------------------------- memories
+
+
+@njit(cache=True, nogil=True)
+def buf(m):  # type: ignore[no-untyped-def]
+    """The buffer, bytes."""
+    return carray(pointer(m.buf), (m.buf_size,), np.uint8)
+
+
+@njit(cache=True, nogil=True)
+def buf8(m):  # type: ignore[no-untyped-def]
+    """The buffer, signed bytes."""
+    return carray(pointer(m.buf), (m.buf_size,), np.int8)
+
+
+@njit(cache=True, nogil=True)
+def buf32(m):  # type: ignore[no-untyped-def]
+    """The buffer, 32-bit words."""
+    return carray(pointer(m.buf), (m.buf_size >> 2,), np.int32)
+
+
+@njit(cache=True, nogil=True)
+def acc(m):  # type: ignore[no-untyped-def]
+    """The accumulators."""
+    return carray(pointer(m.acc), (m.acc_size,), np.int32)
+
+
+@njit(cache=True, nogil=True)
+def host(m):  # type: ignore[no-untyped-def]
+    """Host memory, bytes."""
+    return carray(pointer(m.host), (m.host_size,), np.uint8)
+
+
+@njit(cache=True, nogil=True)
+def cells(m):  # type: ignore[no-untyped-def]
+    """Weights in the sub-arrays, uint8 [sub-arrays, rows, weights a row]."""
+    return carray(pointer(m.cells), (m.subarrays, m.rows, m.columns), np.uint8)
+
+
+@njit(cache=True, nogil=True)
+def written(m):  # type: ignore[no-untyped-def]
+    """Which of them were ever written or loaded."""
+    return carray(pointer(m.written), (m.subarrays, m.rows, m.columns), np.bool_)
+
+
+@njit(cache=True, nogil=True)
+def wear(m):  # type: ignore[no-untyped-def]
+    """Row writes, int64 [sub-arrays, rows]."""
+    return carray(pointer(m.wear), (m.subarrays, m.rows), np.int64)
+
+
+@njit(cache=True, nogil=True)
+def reg(m, number):  # type: ignore[no-untyped-def]
+    """A register."""
+    return carray(pointer(m.regs), (number + 1,), np.int64)[number]
+
+
+@njit(cache=True, nogil=True)
+def set_reg(m, number, value):  # type: ignore[no-untyped-def]
+    """Set a register; r0 stays 0."""
+    if number:
+        carray(pointer(m.regs), (number + 1,), np.int64)[number] = value
+
+
+@njit(cache=True, nogil=True)
+def raise_reg(m, number, value):  # type: ignore[no-untyped-def]
+    """Set a register to the larger of its value and this one, whoever else does so."""
+    if number:
+        atomic_max(carray(pointer(m.regs), (number + 1,), np.int64), number, value)
+
+
+@njit(cache=True, nogil=True)
+def count(op, m, what, times):  # type: ignore[no-untyped-def]
+    """Count an event that depends on data."""
+    atomic_add(carray(pointer(m.counters), ((op.number + 1) * COUNTED,), np.int64), op.number * COUNTED + what, times)
+
+
+# ------------------------------------------------------------------------------------------------------------- operands
+
+
+@njit(cache=True, nogil=True)
+def view(v):  # type: ignore[no-untyped-def]
+    """A view as the tuple of `kernels.dense`."""
+    return (v.base, v.row, v.pixel, v.ring, v.width, v.channels)
+
+
+@njit(cache=True, nogil=True)
+def geometry(g):  # type: ignore[no-untyped-def]
+    """A geometry as the tuple of `kernels.depthwise`."""
+    return (g.kh, g.kw, g.sh, g.sw, g.dh, g.dw, g.pt, g.pl, g.h, g.w, g.ho, g.wo)
+
+
+@njit(cache=True, nogil=True)
+def vector(address, length):  # type: ignore[no-untyped-def]
+    """An int64 array of a table."""
+    return carray(pointer(address), (length,), np.int64)
+
+
+@njit(cache=True, nogil=True)
+def words_at(address, length):  # type: ignore[no-untyped-def]
+    """An int32 array at an address."""
+    return carray(pointer(address), (length,), np.int32)
+
+
+@njit(cache=True, nogil=True)
+def bytes_at(address, length):  # type: ignore[no-untyped-def]
+    """A uint8 array at an address."""
+    return carray(pointer(address), (length,), np.uint8)
+
+
+@njit(cache=True, nogil=True)
+def tiles(mat):  # type: ignore[no-untyped-def]
+    """Tiles of a matrix, int64 [tiles, 8]."""
+    return carray(pointer(mat.tiles), (mat.count, 8), np.int64)
+
+
+@njit(cache=True, nogil=True)
+def part(first, last, grain, share, shares):  # type: ignore[no-untyped-def]
+    """The share of first..last, cut at multiples of ``grain`` from first."""
+    steps = (last - first + grain - 1) // grain
+    return first + steps * share // shares * grain, min(last, first + steps * (share + 1) // shares * grain)
+
+
+# ---------------------------------------------------------------------------------------------------------------- table
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a kernel; all shares of a step are done before the next begins.
+
+    ``split``: as the declaration's; ``ns``: rough time of an element (number of the widest operand's elements in a row, times taps), which
+    decides how many shares are worth it, or a function of the operands that gives the time of a row; ``grain``: pixels that stay together;
+    ``when``: whether it is needed, given (operands, whether zero bits are skipped); ``work``: bytes that the stages share, given the operands;
+    ``weights``: names what it derives from the cells of ``op.mat`` (then it runs only after these have changed), given the operands, and
+    ``shape``: bytes and first two sizes of that.
+    """
+
+    function: Callable[..., Any]
+    split: str
+    ns: float | Callable[[Any], float] = 1.0
+    grain: int | Callable[[Any], int] = 1
+    when: Callable[[Any, bool], bool] | None = None
+    work: Callable[[Any], int] | None = None
+    weights: Callable[[Any], Any] | None = None
+    shape: Callable[[Any], tuple[int, int, int]] | None = None
+
+
+KERNELS: dict[tuple[str, str], list[Stage]] = {}
+"""Stages by (kernel, engine); engine is an empty string for what all engines share."""
+
+
+def kernel(name: str, engine: str = "", split: str = "", **how: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register the decorated function as the next stage of a kernel, of all engines or of one; ``how``: see `Stage`."""
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        KERNELS.setdefault((name, engine), []).append(Stage(function, split, **how))
+        stages.cache_clear()
+        return function
+
+    return register
+
+
+@cache
+def stages(name: str, engine: str) -> tuple[Stage, ...]:
+    """The stages of a kernel on an engine; empty if it has none."""
+    return tuple(KERNELS.get((name, engine)) or KERNELS.get((name, ""), ()))
+
+
+@cache
+def _compiled(function: Callable[..., Any], record: np.dtype[np.void], own: bool) -> Any:
+    numbers = [types.int64] * (4 if own else 2)
+    return cfunc(types.int64(numba.from_dtype(record), numba.from_dtype(MACHINE), *numbers), cache=True)(function)
+
+
+def address(function: Callable[..., Any], record: np.dtype[np.void], *, own: bool) -> int:
+    """Address of a function compiled for a kind of record (or loaded from numba's cache), when first asked for."""
+    return _compiled(function, record, own).address
+
+
+def address_of(stage: Stage, spec: type[Instruction]) -> int:
+    """Address of a stage compiled for an instruction's record."""
+    return address(stage.function, record_type(spec), own=(stage.split or spec.split) == "own")
+
+
+@cache
+def _scalar(spec: type[Instruction]) -> Any:
+    return cfunc(types.int64(types.CPointer(types.int64), numba.from_dtype(record_type(spec))), cache=True)(spec.result)
+
+
+def scalar_address(spec: type[Instruction]) -> int:
+    """Address of the compiled ``result`` of a register instruction."""
+    return _scalar(spec).address
+
+
+def compiled(engine: str) -> list[tuple[str, Callable[[], object]]]:
+    """(name, what compiles or loads it) of every kernel of an engine, in every form an instruction has it."""
+    out: list[tuple[str, Callable[[], object]]] = []
+    for spec in TABLE.values():
+        for stage in stages(spec.kernel, engine):
+            out.append((f"{spec.mnemonic}: {stage.function.__name__}", lambda s=stage, d=spec: address_of(s, d)))
+        if spec.group == "control" and not spec.flow:
+            out.append((spec.mnemonic, lambda d=spec: scalar_address(d)))
+    return out

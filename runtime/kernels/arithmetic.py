@@ -1,0 +1,32 @@
+"""Rounding, shared by kernels."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+__all__ = ["at", "rne", "value8"]
+
+
+@njit(cache=True, nogil=True, inline="always")
+def rne(value, shift):  # type: ignore[no-untyped-def]
+    """value / 2^shift to the nearest integer, ties to even; shift <= 0 changes nothing. int64, |value| + 2^(shift-1) < 2^63."""
+    if shift <= 0:
+        return value
+    if shift > 62:
+        return np.int64(0)  # |value| < 2^62 in every use
+    odd = (value >> shift) & np.int64(1)
+    return (value + ((np.int64(1) << (shift - 1)) - 1) + odd) >> shift
+
+
+@njit(cache=True, nogil=True, inline="always")
+def at(view, y, x):  # type: ignore[no-untyped-def]
+    """Where pixel (y, x) of a view begins in its flat array."""
+    return view.base + (y % view.ring) * view.row + x * view.pixel
+
+
+@njit(cache=True, nogil=True, inline="always")
+def value8(byte, signed):  # type: ignore[no-untyped-def]
+    """A byte as the number it stands for."""
+    flip = np.int64(128) if signed else np.int64(0)
+    return (np.int64(byte) ^ flip) - flip

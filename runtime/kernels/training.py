@@ -1,0 +1,259 @@
+"""The digital periphery in training: ranges, shifts, masks, error scaling, rounding, loss. Formulas of docs/numerics.md, sections "Loss",
+"Backward", "Gradient and update"; integers only."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from sasimc.runtime.kernel import buf, buf8, buf32, kernel, raise_reg, reg, set_reg, vector
+from sasimc.runtime.kernels.arithmetic import at, rne, value8
+from sasimc.runtime.kernels.simd import plane_words
+
+__all__ = ["STEP_LIMIT"]
+
+STEP_LIMIT = 127 << 8
+"""Largest 16-bit step of an accumulated weight, in 256ths."""
+
+
+@njit(cache=True, nogil=True)
+def _digits(value):  # type: ignore[no-untyped-def]
+    """Binary digits of a number that is not negative."""
+    digits = np.int64(0)
+    while value >> digits:
+        digits += 1
+    return digits
+
+
+@kernel("range_bits", ns=0.15)
+def range_bits(op, m, first, last):  # type: ignore[no-untyped-def]
+    data, n = buf32(m), op.src.channels
+    low, high = np.int32(0), np.int32(0)
+    for y in range(first, last):
+        for x in range(op.src.width):
+            of = at(op.src, y, x)
+            values = data[of : of + n]
+            for c in range(n):
+                low = min(low, values[c])
+                high = max(high, values[c])
+    raise_reg(m, op.rd, _digits(max(-np.int64(low), np.int64(high))))
+    return 0
+
+
+@kernel("shift8", ns=0.5)
+def shift8(op, m, first, last):  # type: ignore[no-untyped-def]
+    words, out, n, shift = buf32(m), buf(m), op.src.channels, reg(m, op.rs)
+    for y in range(first, last):
+        for x in range(op.src.width):
+            of, to = at(op.src, y, x), at(op.dst, y, x)
+            source, target = words[of : of + n], out[to : to + n]
+            for c in range(n):
+                target[c] = np.uint8(min(max(rne(np.int64(source[c]), shift), -127), 127))
+    return 0
+
+
+@kernel("shift8_carried", ns=0.8)
+def shift8_carried(op, m, first, last):  # type: ignore[no-untyped-def]
+    words, out, up = buf32(m), buf(m), max(reg(m, op.rs), np.int64(0))
+    for y in range(first, last):
+        for x in range(op.src.width):
+            of, to = at(op.src, y, x), at(op.dst, y, x)
+            rest = np.int64(0)
+            for c in range(op.src.channels):
+                whole = np.int64(words[of + c]) + rest
+                value = min(max(rne(whole, up), -127), 127)
+                rest = whole - (value << up)
+                out[to + c] = np.uint8(value)
+    return 0
+
+
+@kernel("make_mask", ns=0.3)
+def make_mask(op, m, first, last):  # type: ignore[no-untyped-def]
+    """Bit x * channels + c of a row, least significant first."""
+    data, t, cols, n = buf(m), op.table, op.src.width, op.src.channels
+    flip = np.int16(128 if op.src.signed else 0)
+    # bounds that an activation did not set lie outside every byte
+    above = np.int16(t.lo if t.use_lo else -1000)
+    below = np.int16(t.hi if t.use_hi else 1000)
+    bits = cols * n
+    keep = np.zeros(-(-bits // 32) * 32, np.uint8)
+    words = np.zeros(8, np.uint32)
+    for y in range(first, last):
+        row = at(op.dst, y, 0)
+        for x in range(cols):
+            of = at(op.src, y, x)
+            source, kept = data[of : of + n], keep[x * n : (x + 1) * n]
+            for c in range(n):
+                q = np.int16(np.int16(source[c]) ^ flip) - flip
+                kept[c] = np.uint8((q > above) & (q < below))
+        for start in range(0, bits, 32):
+            plane_words(keep, start, words, 0)  # bit plane 0 of 0/1 bytes: the packed bits
+            for byte in range(min(4, -(-(bits - start) // 8))):
+                data[row + (start >> 3) + byte] = np.uint8((words[0] >> np.uint32(8 * byte)) & np.uint32(255))
+    return 0
+
+
+@njit(cache=True, nogil=True)
+def _masked(source, of, n, kept, line):  # type: ignore[no-untyped-def]
+    values = source[of : of + n]
+    for c in range(n):
+        line[c] = values[c] & np.int32(kept[c])
+
+
+@kernel("apply_mask", ns=0.4)
+def apply_mask(op, m, first, last):  # type: ignore[no-untyped-def]
+    words, errors, mask, n = buf32(m), buf8(m), buf(m), op.src.channels
+    spread = np.empty(-(-op.src.width * n // 8), np.uint64)
+    keep = spread.view(np.int8)
+    line = np.empty(n, np.int32)  # source and target may be one memory: a loop over both would stay scalar code
+    for y in range(first, last):
+        row = at(op.bits_, y, 0)
+        packed = mask[row : row + spread.shape[0]]
+        for i in range(spread.shape[0]):  # bit j of a byte to byte j: -1 or 0
+            lanes = (np.uint64(packed[i]) * np.uint64(0x0101010101010101)) & np.uint64(0x8040201008040201)
+            ones = ((lanes + np.uint64(0x7F7F7F7F7F7F7F7F)) >> np.uint64(7)) & np.uint64(0x0101010101010101)
+            spread[i] = ones * np.uint64(255)
+        for x in range(op.src.width):
+            of, to, kept = at(op.src, y, x), at(op.dst, y, x), keep[x * n : (x + 1) * n]
+            if op.src.item == 1:
+                _masked(errors, of, n, kept, line)
+            else:
+                _masked(words, of, n, kept, line)
+            words[to : to + n] = line
+    return 0
+
+
+@njit(cache=True, nogil=True)
+def _scaled(source, of, target, to, n, factor, line):  # type: ignore[no-untyped-def]
+    values, out = source[of : of + n], target[to : to + n]
+    for c in range(n):
+        line[c] = values[c]
+    outside = np.int64(0)
+    for c in range(n):
+        product = np.int64(line[c]) * factor[c]
+        value = (product + 16383 + ((product >> 15) & 1)) >> 15  # rne(product, 15)
+        narrow = np.int32(value)
+        outside |= value ^ np.int64(narrow)
+        out[c] = narrow
+    return outside
+
+
+@kernel("scale_error", ns=0.6)
+def scale_error(op, m, first, last):  # type: ignore[no-untyped-def]
+    words, errors, n = buf32(m), buf8(m), op.src.channels
+    factor = vector(op.table.k, op.table.count)
+    line, outside = np.empty(n, np.int32), np.int64(0)
+    if op.table.count == 1:
+        factor = np.full(n, factor[0])
+    for y in range(first, last):
+        for x in range(op.src.width):
+            of, to = at(op.src, y, x), at(op.dst, y, x)
+            if op.src.item == 1:
+                outside |= _scaled(errors, of, words, to, n, factor, line)
+            else:
+                outside |= _scaled(words, of, words, to, n, factor, line)
+    return 1 if outside else 0
+
+
+@kernel("add_aligned", ns=1.0)
+def add_aligned(op, m, first, last):  # type: ignore[no-untyped-def]
+    errors, out, n = buf8(m), buf32(m), op.dst.channels
+    top = max(reg(m, op.ra), reg(m, op.rb))
+    down_a, down_b = top - reg(m, op.ra), top - reg(m, op.rb)
+    for y in range(first, last):
+        for x in range(op.dst.width):
+            of_a, of_b, to = at(op.a, y, x), at(op.b, y, x), at(op.dst, y, x)
+            a, b, target = errors[of_a : of_a + n], errors[of_b : of_b + n], out[to : to + n]
+            for c in range(n):
+                left = rne(np.int64(a[c]) * 256, down_a) if down_a <= 30 else np.int64(0)  # a shift of more than 30 gives 0
+                right = rne(np.int64(b[c]) * 256, down_b) if down_b <= 30 else np.int64(0)
+                target[c] = np.int32(left + right)
+    return 0
+
+
+@njit(cache=True, nogil=True)
+def _rounded(source, target, shift, limit, line):  # type: ignore[no-untyped-def]
+    low, half, odd = (np.int64(1) << shift) - 1, shift >> 1, shift & 1
+    low_r = (np.int64(1) << half) - 1
+    for c in range(source.shape[0]):
+        value = np.int64(source[c])
+        size = abs(value)
+        rest = size & low
+        size = min((size >> shift) + np.int64((rest >> half) > ((rest & low_r) << odd)), limit)
+        line[c] = -size if value < 0 else size
+    for c in range(source.shape[0]):
+        target[c] = line[c]
+
+
+@kernel("round_pseudo_stochastically", ns=0.8)
+def round_pseudo_stochastically(op, m, first, last):  # type: ignore[no-untyped-def]
+    """A shift of zero or less only limits; one beyond the 31 bits of a magnitude leaves nothing that its own half outweighs."""
+    words, steps, n = buf32(m), buf8(m), op.src.channels
+    shift = min(max(reg(m, op.rs), np.int64(0)), np.int64(62))
+    limit = np.int64(127 if op.dst.item == 1 else STEP_LIMIT)
+    line = np.empty(n, np.int32)  # source and target may be one memory
+    for y in range(first, last):
+        for x in range(op.src.width):
+            of, to = at(op.src, y, x), at(op.dst, y, x)
+            if op.dst.item == 1:
+                _rounded(words[of : of + n], steps[to : to + n], shift, limit, line)
+            else:
+                _rounded(words[of : of + n], words[to : to + n], shift, limit, line)
+    return 0
+
+
+@kernel("velocity", ns=0.8)
+def velocity(op, m, first, last):  # type: ignore[no-untyped-def]
+    words, n, decay = buf32(m), op.src.channels, op.decay
+    for y in range(first, last):
+        for x in range(op.src.width):
+            of, to = at(op.src, y, x), at(op.v, y, x)
+            source, target = words[of : of + n], words[to : to + n]
+            for c in range(n):
+                value = np.int64(target[c])
+                value += np.int64(source[c]) - rne(value, decay)
+                target[c] = np.int32(min(max(value, -STEP_LIMIT), STEP_LIMIT))
+    return 0
+
+
+@kernel("carry", ns=0.8)
+def carry(op, m, first, last):  # type: ignore[no-untyped-def]
+    words, small, n = buf32(m), buf8(m), op.src.channels
+    for y in range(first, last):
+        for x in range(op.src.width):
+            of, low, to = at(op.src, y, x), at(op.low, y, x), at(op.dst, y, x)
+            source, rest, delta = words[of : of + n], small[low : low + n], small[to : to + n]
+            for c in range(n):
+                total = np.int64(rest[c]) - np.int64(source[c])
+                up = (total + 128) >> 8
+                delta[c] = np.int8(-up)
+                rest[c] = np.int8(total - (up << 8))
+    return 0
+
+
+@kernel("cross_entropy")
+def cross_entropy(op, m, first, last):  # type: ignore[no-untyped-def]
+    """docs/numerics.md, "Loss", with the targets of the table."""
+    data, out, src, t, label = buf(m), buf32(m), op.src, op.table, reg(m, op.label)
+    n = src.channels
+    if label < 0 or label >= n:
+        return 1
+    q, p = np.empty(n, np.int64), np.empty(n, np.int64)
+    for c in range(n):
+        q[c] = value8(data[src.base + c], src.signed)
+    top, total, rest = q.max(), np.int64(0), np.int64(0)
+    for c in range(n):
+        z = (top - q[c]) * t.mult
+        whole, f = z >> 12, z & 4095
+        p[c] = (32768 - ((f * (2751 - ((703 * f) >> 12))) >> 9)) >> whole if whole <= 15 else 0
+        total += p[c]
+    for c in range(n):
+        p[c] = (p[c] * 32768 + (total >> 1)) // total - (t.t_label if c == label else t.t_other)
+        rest += p[c]
+    p[label] -= rest
+    for c in range(n):
+        out[op.dst.base + c] = p[c]
+    digits = _digits(total) - 1
+    log2 = (digits << 12) + (((total << 12) >> digits) - 4096)
+    set_reg(m, op.rloss, min((top - q[label]) * t.mult, 65536) + log2 - 61440)
+    return 0
