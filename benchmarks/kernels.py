@@ -19,8 +19,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # BLAS threads that spin wou
 import numba
 import numpy as np
 
-from sasimc.runtime import kernels as K
-from sasimc.runtime.kernels import dense, depthwise, periphery
+from sasimc.runtime.kernels import dense, depthwise
+from sasimc.runtime.warmup import warm_up
 
 BLOCKS = [(1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)]
 """Inverted residuals of MobileNet-V2: expansion, channels, repeats, stride of the first (its paper, table 2)."""
@@ -65,43 +65,36 @@ def best_of(repeat: int, run: Callable[[], object]) -> float:
 def measure(layer: Layer, repeat: int) -> dict[str, float]:
     kind, side, k, n, side_in = layer
     rng = np.random.default_rng(1)
-    view = K.make_view(0, side, n, side)
-    acc, out = np.zeros(side * side * n, np.int32), np.zeros(side * side * n, np.uint8)
+    view = dense.make_view(0, side, n, side)
+    acc = np.zeros(side * side * n, np.int32)
     times: dict[str, float] = {}
     if kind == "dense":
         x = rng.integers(0, 256, (side * side, k), dtype=np.uint8)
         w = rng.integers(-128, 128, (k, n)).astype(np.int8)
-        planes, pairs, floats = K.pack_weights(w), K.prepare_fused(w), w.astype(np.float32)
-        times["bitserial"] = best_of(repeat, lambda: K.dense_bitserial_acc(x, planes, False, acc, view, 0, 0, n))
-        times["fused"] = best_of(repeat, lambda: K.dense_fused_acc(x, pairs, False, acc, view, 0, 0, n))
+        planes, pairs, floats = dense.pack_weights(w), dense.prepare_fused(w), w.astype(np.float32)
+        times["bitserial"] = best_of(repeat, lambda: dense.dense_bitserial_acc(x, planes, False, acc, view, 0, 0, n))
+        times["fused"] = best_of(repeat, lambda: dense.dense_fused_acc(x, pairs, False, acc, view, 0, 0, n))
         times["blas"] = best_of(repeat, lambda: (x.astype(np.float32) @ floats).astype(np.int32))
-        inputs, xv = x.reshape(-1), K.make_view(0, side, k, side)
     else:
-        geom = K.make_geom(3, 3, k, k, 1, 1, 1, 1, side_in, side_in, side, side)
-        inputs, xv = rng.integers(0, 256, side_in * side_in * n, dtype=np.uint8), K.make_view(0, side_in, n, side_in)
+        geom = depthwise.make_geom(3, 3, k, k, 1, 1, 1, 1, side_in, side_in, side, side)
+        inputs, xv = rng.integers(0, 256, side_in * side_in * n, dtype=np.uint8), dense.make_view(0, side_in, n, side_in)
         w = rng.integers(-128, 128, (3, 3, n)).astype(np.int8)
         for engine in ("bitserial", "fused"):
             times[engine] = best_of(
                 repeat,
-                lambda engine=engine: K.dw_scatter(engine, inputs, xv, False, w, geom, 0, 0, side_in, acc, view),
+                lambda engine=engine: depthwise.dw_scatter(engine, inputs, xv, False, w, geom, 0, 0, side_in, acc, view),
             )
         times["blas"] = float("nan")
-    bias, mult, shift = np.zeros(n, np.int64), np.full(n, 2**30), np.full(n, 40)
-    times["requantise"] = best_of(repeat, lambda: K.requant(acc, view, out, view, bias, mult, shift, 0, 0, 255, 0, side))
-    rows = np.full(xv[3], 1)
-    times["one bits"] = best_of(repeat, lambda: K.popcount_sum(inputs, xv, rows, np.full(xv[4], 1), 0, xv[3]))
     return times
 
 
 def vector_report() -> None:
     """How many 512- and 256-bit instructions of interest each hot kernel holds."""
-    K.warm_up()
+    warm_up()
     for name, kernel in (
         ("dense bit-serial", dense.bitserial_range),
         ("dense fused", dense.fused_range),
         ("depth-wise", depthwise.dw_band),
-        ("requantise", periphery.requant_pixels),
-        ("residual add", periphery.add_q),
     ):
         text = "\n".join(kernel.inspect_asm().values())
         found = {
@@ -132,7 +125,7 @@ def main() -> None:
     if args.asm:
         vector_report()
     start = time.perf_counter()
-    compiled, loaded = K.warm_up()
+    compiled, loaded = warm_up()
     print(f"warm-up {time.perf_counter() - start:.2f} s ({compiled} compiled, {loaded} loaded), {args.threads} threads")
     total: dict[str, float] = {}
     for layer, times in layers().items():

@@ -48,8 +48,11 @@ class Walker:
         self._ranges: list[tuple[int, int, int, int] | None] = []
         for instr, o in zip(program.code, operands, strict=True):
             rows = instr.spec.rows_field()
-            span = getattr(o, rows.name) if rows else None
-            self._ranges.append(None if rows is None else (span.reg, span.offset, span.count, getattr(o, rows.of).height))
+            if rows is None:
+                self._ranges.append(None)
+                continue
+            span = getattr(o, rows.name)
+            self._ranges.append((span.reg, span.offset, span.count, getattr(o, rows.of).height))
 
     def start(self, pc: int) -> None:
         """Begin at an instruction, outside of loops, in the first phase."""

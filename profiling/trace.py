@@ -301,7 +301,7 @@ class Tracer:
     def _json(self, facts: dict[str, Any]) -> Iterator[str]:
         machine = self.it.machine
         other = {
-            "clock_hz": machine.clock_hz, "machine": machine.name, "engine": self.it.engine.name, "runs": self.runs, "limit": self.limit,
+            "clock_hz": machine.clock_hz, "machine": machine.name, "engine": self.it.engine, "runs": self.runs, "limit": self.limit,
             "truncated": self.full, "cycles": self.end, **facts,
         }  # fmt: skip
         yield f'{{"displayTimeUnit":"ns","otherData":{json.dumps(other)},"traceEvents":[\n'

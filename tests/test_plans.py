@@ -113,8 +113,8 @@ def assert_alike(p: Program, engine: str, fill: dict[str, Any], kind: str = "", 
         assert (first.kind, first.index, str(first)) == (second.kind, second.index, str(second))
         assert first.kind == kind
     assert_same(a, b)
-    assert bool(plans(a)) == plan
     assert bool(a.slow_loops) != plan
+    assert plans(a) or not plan
     return a
 
 
@@ -175,7 +175,9 @@ def test_what_only_data_decide_is_interpreted() -> None:
     inner = (("loopi", 3), ("ldw", 6, "l", 0), ("loop", 6), ("addi", 5, 5, 1), ("endl",), ("endl",))
     it = assert_alike(program(*inner, views=(words,)), "fused", {"l": [2]}, plan=False)
     assert it.regs[5] == 6
-    assert "the number of passes" in it.slow_loops[0]
+    assert set(it.slow_loops) == {0}  # the outer one; the inner one is a plan for the number that it finds
+    assert "the number of passes depends on r6" in it.slow_loops[0]
+    assert plans(it)
     moving = (("loopi", 3), ("drain", "d", "a", RowRange(4, 0, 1)), ("addi", 4, 4, 1), ("endl",))  # rows move from pass to pass
     tall, sums = view("d", "buf", "i32", (3, 1, 2)), view("a", "acc", "i32", (3, 1, 2))
     it = assert_alike(program(*moving, views=(tall, sums)), "fused", {"a": range(6)})

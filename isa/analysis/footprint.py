@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sasimc.isa.objects import Geometry, View
+from sasimc.isa.objects import Geometry
 from sasimc.isa.spec import GeomField, Instruction, ViewField
 
 __all__ = ["Touch", "covered_rows", "footprint", "window_rows"]
@@ -17,9 +17,9 @@ __all__ = ["Touch", "covered_rows", "footprint", "window_rows"]
 
 @dataclass(frozen=True)
 class Touch:
-    """Rows ``first <= y < last`` of a view, and how: ``r``, ``w``, ``a`` (accumulate), ``d`` (drain) or ``rw``."""
+    """Rows ``first <= y < last`` of a view (a `View`, or what stands for one), and how: ``r``, ``w``, ``a`` (accumulate), ``d`` (drain) or ``rw``."""
 
-    view: View
+    view: Any
     access: str
     first: int
     last: int

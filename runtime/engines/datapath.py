@@ -355,7 +355,7 @@ class Datapath:
     def loaded(self, matrix: BoundMatrix) -> bool:
         """Whether every cell of the matrix was written or loaded."""
         if not matrix.initialised:
-            matrix.initialised = uninitialised(self.state.written, matrix.index, 0, matrix.k)[0] < 0
+            matrix.initialised = bool(uninitialised(self.state.written, matrix.index, 0, matrix.k)[0] < 0)
         return matrix.initialised
 
     def require(self, matrix: BoundMatrix) -> None:

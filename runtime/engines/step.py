@@ -34,7 +34,7 @@ Bytes = npt.NDArray[np.uint8]
 _ONE = Geometry("<one element>")
 
 
-def _window(geom: Geometry, inner: BoundView, outer: BoundView) -> tuple[int, ...]:
+def _window(geom: Geometry, inner: BoundView, outer: BoundView) -> Any:
     return geometry_record(geom, inner, outer)[:12]
 
 
