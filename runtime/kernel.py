@@ -215,7 +215,7 @@ class Stage:
     decides how many shares are worth it, or a function of the operands that gives the time of a row; ``grain``: pixels that stay together;
     ``when``: whether it is needed, given (operands, whether zero bits are skipped); ``work``: bytes that the stages share, given the operands;
     ``weights``: names what it derives from the cells of ``op.mat`` (then it runs only after these have changed), given the operands, and
-    ``shape``: bytes and first two sizes of that.
+    ``shape``: bytes and first two sizes of that. ``rare``: only some machines need it, so it is compiled when it is needed.
     """
 
     function: Callable[..., Any]
@@ -226,6 +226,7 @@ class Stage:
     work: Callable[[Any], int] | None = None
     weights: Callable[[Any], Any] | None = None
     shape: Callable[[Any], tuple[int, int, int]] | None = None
+    rare: bool = False
 
 
 KERNELS: dict[tuple[str, str], list[Stage]] = {}
@@ -276,10 +277,10 @@ def scalar_address(spec: type[Instruction]) -> int:
 
 
 def compiled(engine: str) -> list[tuple[str, Callable[[], object]]]:
-    """(name, what compiles or loads it) of every kernel of an engine, in every form an instruction has it."""
+    """(name, what compiles or loads it) of the kernels of an engine, in every form an instruction has them."""
     out: list[tuple[str, Callable[[], object]]] = []
     for spec in TABLE.values():
-        for stage in stages(spec.kernel, engine):
+        for stage in (s for s in stages(spec.kernel, engine) if not s.rare):
             out.append((f"{spec.mnemonic}: {stage.function.__name__}", lambda s=stage, d=spec: address_of(s, d)))
         if spec.group == "control" and not spec.flow:
             out.append((spec.mnemonic, lambda d=spec: scalar_address(d)))

@@ -30,7 +30,9 @@ EMULATED = {
 
 PROGRAM = """
 import numpy as np
-from sasimc.runtime import kernels as K
+from sasimc.runtime.kernels import form
+from sasimc.runtime.kernels.dense import dense_bitserial, dense_fused, make_view, pack_weights, prepare_fused
+from sasimc.runtime.kernels.depthwise import dw_scatter, make_geom
 rng = np.random.default_rng(5)
 for pixels, k, n in ((1, 5, 17), (13, 40, 48), (9, 300, 33), (7, 1100, 16)):
     for signed in (False, True):
@@ -40,10 +42,10 @@ for pixels, k, n in ((1, 5, 17), (13, 40, 48), (9, 300, 33), (7, 1100, 16)):
             x[:], w[:] = 255 if not signed else 128, -128
         x = x.view(np.int8) if signed else x
         expected = x.astype(np.int64) @ w.astype(np.int64)
-        assert np.array_equal(K.dense_bitserial(x, K.pack_weights(w), n, signed), expected), ("bitserial", pixels, k, n, signed)
-        assert np.array_equal(K.dense_fused(x, K.prepare_fused(w), n, signed), expected), ("fused", pixels, k, n, signed)
+        assert np.array_equal(dense_bitserial(x, pack_weights(w), n, signed), expected), ("bitserial", pixels, k, n, signed)
+        assert np.array_equal(dense_fused(x, prepare_fused(w), n, signed), expected), ("fused", pixels, k, n, signed)
 for chans, stride, signed in ((16, 1, False), (24, 2, True), (48, 1, True)):
-    geom, side = K.make_geom(3, 3, stride, stride, 1, 1, 1, 1, 9, 9, -(-9 // stride), -(-9 // stride)), -(-9 // stride)
+    geom, side = make_geom(3, 3, stride, stride, 1, 1, 1, 1, 9, 9, -(-9 // stride), -(-9 // stride)), -(-9 // stride)
     x = rng.integers(0, 256, (9, 9, chans), dtype=np.uint8)
     w = rng.integers(-128, 128, (3, 3, chans)).astype(np.int8)
     values = np.pad((x.view(np.int8) if signed else x).astype(np.int64), ((1, 1), (1, 1), (0, 0)), constant_values=7)
@@ -54,10 +56,10 @@ for chans, stride, signed in ((16, 1, False), (24, 2, True), (48, 1, True)):
     for engine in ("fused", "bitserial"):
         acc = np.zeros(side * side * chans, np.int32)
         for r0, r1 in ((-1, 4), (4, 5), (5, 10)):
-            K.dw_scatter(engine, x.reshape(-1), K.make_view(0, 9, chans, 9), signed, w, geom, 7, r0, r1, acc,
-                         K.make_view(0, side, chans, side))
+            dw_scatter(engine, x.reshape(-1), make_view(0, 9, chans, 9), signed, w, geom, 7, r0, r1, acc,
+                         make_view(0, side, chans, side))
         assert np.array_equal(acc.reshape(side, side, chans), expected), (engine, chans, stride, signed)
-print(K.form())
+print(form())
 """
 
 

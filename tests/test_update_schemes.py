@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import models
 import numpy as np
 import pytest
 from golden_numbers import Memory
+from test_periphery import Bench
+from test_runtime import ALL
 from whole_path import check, compile_onnx, machine_with
 
 from sasimc.api import CompileOptions, compile_model
@@ -19,7 +22,6 @@ from sasimc.frontend.onnx_import import import_model
 from sasimc.ir.interp_train import STEP_LIMIT
 from sasimc.isa.errors import SasError
 from sasimc.passes.backward import Backward
-from sasimc.runtime import kernels
 from sasimc.runtime.device import Device
 from sasimc.training.recipe import Recipe, Schedule
 from sasimc.training.trainer import train
@@ -110,20 +112,20 @@ def test_kernels_equal_the_golden_numbers_at_their_limits() -> None:
     rng = np.random.default_rng(1)
     step = np.concatenate([rng.integers(-STEP_LIMIT, STEP_LIMIT + 1, 500), [STEP_LIMIT, -STEP_LIMIT, 0]]).astype(np.int32)
     low = np.concatenate([rng.integers(-128, 128, 500), [-128, 127, 127]]).astype(np.int8)
-    for s, part in ((step, low), (step, low[::-1])):
-        total = part.astype(np.int64) - s
-        delta, rest = kernels.train.carry(part, s)
-        assert np.array_equal(rest - 256 * delta.astype(np.int64), total)
-        assert rest.min() >= -128
-        assert np.abs(delta.astype(np.int64)).max() <= 127
+    b = Bench()
+    for name, dtype in (("v", "i32"), ("s", "i32"), ("low", "i8"), ("d", "i8"), ("g", "i32"), ("r", "i32")):
+        b.view(name, "buf", dtype, (step.size, 1, 1))
     v = rng.integers(-STEP_LIMIT, STEP_LIMIT + 1, step.size).astype(np.int32)
-    want = np.clip(v - golden_numbers.rne(v.astype(np.int64), 3) + step, -STEP_LIMIT, STEP_LIMIT)
-    assert np.array_equal(kernels.train.velocity(v, step, 3), want)
-    g = rng.integers(-(2**30), 2**30, 500).astype(np.int32)
-    for shift in (-3, 0, 7, 14, 15, 40, 70):
-        assert np.array_equal(
-            kernels.train.psr(g, shift, STEP_LIMIT), golden_numbers.pseudo_stochastic(g.astype(np.int64), shift, STEP_LIMIT)
-        )
+    g = rng.integers(-(2**30), 2**30, step.size).astype(np.int32)
+    for part, shift in itertools.product((low, low[::-1]), (-3, 0, 7, 14, 15, 40, 70)):
+        code = (("mom", "v", "s", 3, ALL), ("carry", "d", "low", "s", ALL), ("li", 1, shift), ("psr", "r", "g", 1, ALL))
+        it = b.run({"v": v, "s": step, "low": part, "g": g}, *code)
+        delta, rest, rounded, speed = (it.read_view(name).reshape(-1).astype(np.int64) for name in ("d", "low", "r", "v"))
+        assert np.array_equal(rest - 256 * delta, part.astype(np.int64) - step)
+        assert rest.min() >= -128
+        assert np.abs(delta).max() <= 127
+        assert np.array_equal(speed, np.clip(v - golden_numbers.rne(v.astype(np.int64), 3) + step, -STEP_LIMIT, STEP_LIMIT))
+        assert np.array_equal(rounded, golden_numbers.pseudo_stochastic(g.astype(np.int64), shift, STEP_LIMIT))
 
 
 def test_only_changed_word_lines_are_written() -> None:
@@ -211,6 +213,8 @@ def test_carried_errors_of_many_classes_keep_their_sum() -> None:
     assert each.e == kept.e == shift
     assert each.v.sum() > 60
     assert abs(kept.v.sum()) <= 1
-    view, made = (0, classes, classes, 1, 1, classes), np.zeros(classes, np.uint8)
-    kernels.shift8_carried(errors.astype(np.int32).reshape(-1), view, made, view, shift, 0, 1)
-    np.testing.assert_array_equal(made.view(np.int8), kept.v.reshape(-1))
+    b = Bench()
+    b.view("e", "buf", "i32", (1, 1, classes))
+    b.view("m", "buf", "i8", (1, 1, classes))
+    made = b.run({"e": errors}, ("li", 1, shift), ("shr8c", "m", "e", 1, ALL)).read_view("m").reshape(-1)
+    np.testing.assert_array_equal(made, kept.v.reshape(-1))

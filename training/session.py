@@ -134,11 +134,12 @@ class Session:
 
     def _load_kernels(self) -> None:
         """Compile the kernels, or load them from the cache, before anything is timed."""
-        if cold():
+        if cold(self.options.engine):
             self._line("compiling the simulator's kernels for this computer (once, up to a minute)")
         start = time.perf_counter()
         with self.console.status("loading the kernels") as status:
-            compiled, _ = warm_up(lambda name, i, n: status.update(f"loading the kernels: {i + 1} of {n}, {name}"))
+            say: Any = lambda name, i, n: status.update(f"loading the kernels: {i + 1} of {n}, {name}")  # noqa: E731
+            compiled, _ = warm_up(say, self.options.engine)
         if compiled:
             self._line(f"compiled {compiled} kernels in {time.perf_counter() - start:.1f} s")
 

@@ -19,13 +19,13 @@ def rne(value, shift):  # type: ignore[no-untyped-def]
     return (value + ((np.int64(1) << (shift - 1)) - 1) + odd) >> shift
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True)
 def at(view, y, x):  # type: ignore[no-untyped-def]
     """Where pixel (y, x) of a view begins in its flat array."""
     return view.base + (y % view.ring) * view.row + x * view.pixel
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True)
 def value8(byte, signed):  # type: ignore[no-untyped-def]
     """A byte as the number it stands for."""
     flip = np.int64(128) if signed else np.int64(0)

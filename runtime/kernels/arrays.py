@@ -120,8 +120,8 @@ def _copies(o: Any) -> int:
     return o.mat.copies
 
 
-@kernel("forward_product", "bitserial", ns=0.5, grain=_copies, when=_skips)
-@kernel("forward_product", "fused", ns=0.5, grain=_copies, when=_skips)
+@kernel("forward_product", "bitserial", ns=0.5, grain=_copies, when=_skips, rare=True)
+@kernel("forward_product", "fused", ns=0.5, grain=_copies, when=_skips, rare=True)
 def skip_windows(op, m, first, last):  # type: ignore[no-untyped-def]
     _skip(op, m, _windows(op.x, geometry(op.geom), op.geom.same, buf(m), first, last))
     return 0
@@ -131,19 +131,19 @@ def skip_windows(op, m, first, last):  # type: ignore[no-untyped-def]
 def _skip_elements(op, m, v, y0, y1, x0, x1, share, shares):  # type: ignore[no-untyped-def]
     p0, p1 = part(0, (y1 - y0) * (x1 - x0), op.mat.copies, share, shares)
     if p0 < p1:
-        _skip(op, m, _windows(v, _plane(y0, y1, x0, x1, v), False, buf(m), p0, p1))
+        _skip(op, m, _windows(v, _plane(y0, y1, x0, x1, v), np.int64(0), buf(m), p0, p1))
     return 0
 
 
-@kernel("depthwise_product", "bitserial", ns=0.5, when=_skips)
-@kernel("depthwise_product", "fused", ns=0.5, when=_skips)
+@kernel("depthwise_product", "bitserial", ns=0.5, when=_skips, rare=True)
+@kernel("depthwise_product", "fused", ns=0.5, when=_skips, rare=True)
 def skip_elements(op, m, r0, r1, share, shares):  # type: ignore[no-untyped-def]
     y0, y1, x0, x1 = _streamed(op.x, geometry(op.geom), r0, r1)
     return _skip_elements(op, m, op.x, y0, y1, x0, x1, share, shares)
 
 
-@kernel("depthwise_transposed", "bitserial", ns=0.5, when=_skips)
-@kernel("depthwise_transposed", "fused", ns=0.5, when=_skips)
+@kernel("depthwise_transposed", "bitserial", ns=0.5, when=_skips, rare=True)
+@kernel("depthwise_transposed", "fused", ns=0.5, when=_skips, rare=True)
 def skip_errors(op, m, r0, r1, share, shares):  # type: ignore[no-untyped-def]
     return _skip_elements(op, m, op.e, r0, r1, np.int64(0), op.e.width, share, shares)
 
@@ -287,7 +287,7 @@ def _transposed(engine: str) -> dict[str, Any]:
 @njit(cache=True, nogil=True)
 def _errors(op, m, first, last):  # type: ignore[no-untyped-def]
     e, zero = op.e, np.int64(0)
-    x = _windows(e, _plane(zero, e.height, zero, e.width, e), True, buf(m), first, last)
+    x = _windows(e, _plane(zero, e.height, zero, e.width, e), np.int64(1), buf(m), first, last)
     count(op, m, ONES, ones(x.reshape(-1), 0, x.size) * _INPUT_BITS * op.mat.k)
     return x
 
@@ -412,19 +412,11 @@ def _hold(op, m, values):  # type: ignore[no-untyped-def]
     i = 0
     for k0 in range(0, k, rows):
         for n0 in range(0, n, cols):
-            out[i, :3] = slots[i % slots.shape[0], :3]
+            slot = slots[i % slots.shape[0]]
+            out[i, 0], out[i, 1], out[i, 2] = slot[0], slot[1], slot[2]
             out[i, 3], out[i, 4], out[i, 5], out[i, 6] = k0, n0, min(rows, k - k0), min(cols, n - n0)
             i += 1
     write_block(op, m, out, np.int64(0), np.int64(0), values)
-
-
-@njit(cache=True, nogil=True)
-def _bytes_of(v, g, data, r0, r1):  # type: ignore[no-untyped-def]
-    """Windows of rows r0..r1, copied: uint8 [P, K]."""
-    pixels, k = (r1 - r0) * g[11], g[0] * g[1] * v.channels
-    flat = np.empty(pixels * k + 15, np.uint8)
-    gather_pixels(data, view(v), g, v.pad & 255, r0, np.int64(0), pixels, flat)
-    return flat[: pixels * k].reshape(pixels, k)
 
 
 @njit(cache=True, nogil=True)
@@ -451,9 +443,9 @@ def _operands(op, m, r0, r1):  # type: ignore[no-untyped-def]
     """Put one operand into the scratch rows, transpose the patches, add up the errors; returns these [P, N] and where they are prepared."""
     data, k, n = buf(m), op.acc.height, op.e.channels
     pixels, to, totals, held = _places(op, r0, r1)
-    patches = _bytes_of(op.a, geometry(op.geom), data, r0, r1)
-    zero = np.int64(0)
-    errors = _bytes_of(op.e, _plane(zero, op.e.height, zero, op.e.width, op.e), data, r0, r1)
+    first, last, zero = r0 * op.e.width, r1 * op.e.width, np.int64(0)
+    patches = _windows(op.a, geometry(op.geom), op.geom.same, data, first, last)
+    errors = _windows(op.e, _plane(zero, op.e.height, zero, op.e.width, op.e), np.int64(1), data, first, last)
     kept = op.stationary == 0
     _hold(op, m, patches if kept else errors)
     streaming = (errors if kept else patches).reshape(-1)
@@ -576,7 +568,8 @@ def gradient_depthwise_operands(op, m, r0, r1):  # type: ignore[no-untyped-def]
     """One row of the scratch matrix a channel and pixel; values of nine bits take two columns: low byte, high byte."""
     data, a, pixels, taps = buf(m), op.a, (r1 - r0) * op.e.width, op.geom.kh * op.geom.kw
     wide = a.pad != 0 or a.signed == 0
-    patches, values = _bytes_of(a, geometry(op.geom), data, r0, r1), _patch_values(op, pixels)
+    patches = _windows(a, geometry(op.geom), op.geom.same, data, r0 * op.e.width, r1 * op.e.width)
+    values = _patch_values(op, pixels)
     width = 2 * taps if wide else taps
     held = np.empty((a.channels * pixels, width), np.uint8)
     for p in range(pixels):

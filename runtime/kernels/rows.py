@@ -24,8 +24,9 @@ def _rows_of(data, v, first, last):  # type: ignore[no-untyped-def]
     """Rows of a (K, 1, N) view as bytes [rows, N]."""
     out = np.empty((last - first, v.channels), np.uint8)
     for y in range(first, last):
-        of = at(v, y, 0)
-        out[y - first] = data[of : of + v.channels]
+        of, line = at(v, y, 0), out[y - first]
+        for c in range(v.channels):
+            line[c] = data[of + c]
     return out
 
 
@@ -45,8 +46,9 @@ def read_rows(op, m, first, last):  # type: ignore[no-untyped-def]
     values = np.zeros((last - first, n), np.uint8)
     gather_block(cells(m), where, 0, first, last, values)
     for y in range(first, last):
-        to = at(op.dst, y, 0)
-        data[to : to + n] = values[y - first]
+        to, line = at(op.dst, y, 0), values[y - first]
+        for c in range(n):
+            data[to + c] = line[c]
     return 0
 
 
@@ -78,7 +80,10 @@ def update_changed_rows(op, m, first, last):  # type: ignore[no-untyped-def]
     where = tiles(op.mat)
     change = _rows_of(buf(m), op.delta, first, last)
     for k in range(change.shape[0]):
-        if change[k].any():
+        differs = False
+        for c in range(change.shape[1]):
+            differs |= change[k, c] != 0
+        if differs:
             found = _never_written(m, where, first + k, first + k + 1)
             if found:
                 return found

@@ -119,7 +119,9 @@ def apply_mask(op, m, first, last):  # type: ignore[no-untyped-def]
                 _masked(errors, of, n, kept, line)
             else:
                 _masked(words, of, n, kept, line)
-            words[to : to + n] = line
+            target = words[to : to + n]
+            for c in range(n):
+                target[c] = line[c]
     return 0
 
 
