@@ -7,7 +7,7 @@ buffer, accumulators, cells and host memory follows from its fields.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -35,6 +35,7 @@ __all__ = [
     "RowsField",
     "TableField",
     "ViewField",
+    "forget",
     "lookup",
 ]
 
@@ -450,6 +451,12 @@ def _register(cls: type[Instruction]) -> None:
         raise TypeError(f"instruction {cls.__name__}: " + "; ".join(problems))
     TABLE[cls.mnemonic] = cls
     _BY_OPCODE[cls.opcode] = cls
+
+
+def forget(mnemonics: Iterable[str]) -> None:
+    """Take declarations out of the table again (of a file that turned out to be broken)."""
+    for mnemonic in mnemonics:
+        del _BY_OPCODE[TABLE.pop(mnemonic).opcode]
 
 
 def lookup(opcode: int) -> type[Instruction] | None:

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import sasimc.isa.instructions  # noqa: F401  (fills TABLE)
 from sasimc.isa.errors import SasError
+from sasimc.isa.extend import lookup
 from sasimc.isa.program import Instr, Origin, Program
-from sasimc.isa.spec import OPCODE_BITS, WORD_BYTES, Field, GeomField, Instruction, MatField, TableField, ViewField, lookup
+from sasimc.isa.spec import OPCODE_BITS, WORD_BYTES, Field, GeomField, Instruction, MatField, TableField, ViewField
 
 __all__ = ["Names", "decode_word", "encode_word", "pack_fields", "unpack_fields"]
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-import sasimc.isa.instructions  # noqa: F401  (fills TABLE)
 from sasimc.isa.analysis.check import check_instruction, check_matrix, check_structure, check_table, check_tensor
 from sasimc.isa.errors import Diagnostic, DiagnosticsError, near
+from sasimc.isa.extend import find
 from sasimc.isa.machine import load_machine
 from sasimc.isa.plan import ENGINES, AsmTest, Expectation, Initial, Run
 from sasimc.isa.program import Instr, Origin, Program, Tensor
@@ -216,7 +216,7 @@ def _tensor_use(program: Program, name: str, at: Value, dtype: str, size: int) -
 
 
 def _instruction(program: Program, s: Statement, origin: Origin) -> Instr:
-    spec = TABLE.get(s.name)
+    spec = find(s.name)
     if spec is None:
         raise Problem(
             f"unknown instruction {s.name!r}", line=s.line, column=s.column, width=len(s.name), hint=near(s.name, tuple(TABLE))
