@@ -1,6 +1,8 @@
 ; A training step of a two-layer network, written by hand: 4 inputs -> 6 hidden (ReLU) -> 3 classes.
-; The tutorial "Writing programs" explains its parts. The tests at the end
-; run under pytest from a copy named test_two_layer.s.
+; docs/tutorials/assembly.md explains it, docs/reference/numerics.md states the arithmetic. The tests at the end:
+;   sasc test two_layer.s
+; A step on two samples of your own:
+;   sasrun two_layer.s --entry train_step --set batch=2 --set mu=3 --set x.host=200,30,10,60,20,220,40,15 --set label=0,1
 .sas 1
 .machine "sas28"
 .meta batch "4"

@@ -68,7 +68,7 @@ class Interface:
             raise SasError(
                 "the program has no images-in, classes-out interface (entry `infer` and meta `io`)",
                 where=program.source,
-                hint="hand-written programs run with the assembly tests or sasimc.runtime.interpreter.Interpreter",
+                hint=f"run one of its entry points: sasrun {program.source} --entry {next(iter(program.entries), 'NAME')}",
             )
         try:
             io: Mapping[str, str] = json.loads(meta["io"])

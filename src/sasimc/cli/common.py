@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 __all__ = [
-    "EXIT_ERROR", "EXIT_INTERRUPTED", "Group", "command", "console", "invoke", "require_package", "require_suffix", "require_writable", "run_app", "write_json",
+    "EXIT_ERROR", "EXIT_FAILED", "EXIT_INTERRUPTED", "Group", "command", "console", "invoke", "require_package", "require_suffix", "require_writable", "run_app", "write_json",
 ]  # fmt: skip
 
+EXIT_FAILED: Final = 1
 EXIT_ERROR: Final = 2
 EXIT_INTERRUPTED: Final = 130
 

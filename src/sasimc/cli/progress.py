@@ -10,8 +10,10 @@ from typing import Final
 
 __all__ = ["counted", "progress"]
 
-EVERY_S: Final = 2.0
-"""A plain line at most this often; what takes less says nothing."""
+FIRST_S: Final = 2.0
+"""What takes less says nothing where it cannot be wiped out again."""
+EVERY_S: Final = 10.0
+"""After that a plain line at most this often."""
 
 
 @contextmanager
@@ -23,13 +25,13 @@ def progress(what: str) -> Iterator[Callable[[str], None]]:
         with Console(stderr=True).status(what) as status:
             yield lambda text: status.update(text)
         return
-    said = time.monotonic()
+    due = time.monotonic() + FIRST_S
 
     def show(text: str) -> None:
-        nonlocal said
-        if time.monotonic() - said >= EVERY_S:
+        nonlocal due
+        if time.monotonic() >= due:
             print(text, file=sys.stderr, flush=True)
-            said = time.monotonic()
+            due = time.monotonic() + EVERY_S
 
     yield show
 

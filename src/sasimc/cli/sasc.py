@@ -18,6 +18,7 @@ app = Group(
             "asm": "sasimc.cli.asm:asm",
             "disasm": "sasimc.cli.asm:disasm",
             "lint": "sasimc.cli.asm:lint",
+            "test": "sasimc.cli.test:test",
         },
         "Runs": {
             "energy": "sasimc.cli.energy:energy",

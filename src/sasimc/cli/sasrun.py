@@ -1,19 +1,21 @@
-"""``sasrun``: classify images, train and evaluate a compiled program on the simulated device."""
+"""``sasrun``: classify images, train and evaluate a compiled program on the simulated device; run any program."""
 
 from __future__ import annotations
 
-import platform
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import click
+
 from sasimc.cli import options
-from sasimc.cli.common import command, console, require_suffix, require_writable, run_app, write_json
+from sasimc.cli.common import command, console, require_suffix, require_writable, run_app
 from sasimc.cli.options import AtLeast, Choice, File, argument, option
+from sasimc.cli.outcome import Outcome, traced, write_outcome
 from sasimc.cli.progress import progress
 from sasimc.cli.tables import say
+from sasimc.isa.errors import SasError
 
 __all__ = ["app", "main"]
 
@@ -24,6 +26,18 @@ __all__ = ["app", "main"]
 @option("--train", section="What to do", metavar="DATASET", help="Data set to train on: a name (`sasc data list`) or a path.")
 @option("--eval", "evaluate", section="What to do", metavar="DATASET", help="Data set to evaluate on.")
 @option("--save", section="What to do", type=File(), help="Write the program with its trained weights (.s or .bin).")
+@option(
+    "--entry", "entries", section="Any program", metavar="NAME", multiple=True,
+    help="Run this entry point, also of a program without the compiler's interface (may be repeated: one after the other).",
+)  # fmt: skip
+@option(
+    "--set", "settings", section="Any program", metavar="NAME=VALUE", multiple=True,
+    help="Before the run: r1=3, or a named register; VIEW=FILE.npy, VIEW=1,2,3 or VIEW[0:4]=FILE.npy (samples); MATRIX=FILE.npy.",
+)  # fmt: skip
+@option(
+    "--dump", "dumps", section="Any program", metavar="NAME=FILE.npy", multiple=True,
+    help="After the run: write a register, a view, samples of a view or a matrix.",
+)  # fmt: skip
 @options.data_folder
 @option("--split", section="Data", type=Choice("sasimc.datasets.dataset:SPLITS"), default="test", help="Split that --eval uses.")
 @option("--limit", section="Data", type=AtLeast(1), help="Use at most this many images of a split.")
@@ -95,22 +109,43 @@ __all__ = ["app", "main"]
     "--trace-lanes", section="Output", type=Choice("sasimc.profiling.lanes:LANE_KINDS"), default="auto",
     help="What of the arrays has a lane. auto: sub-arrays, unless there are too many.",
 )  # fmt: skip
+@click.pass_context
 def app(
-    program: Path | None, inputs: tuple[Path, ...], train: str | None, evaluate: str | None, save: Path | None, data: Path | None, split: str,
-    limit: int | None, top: int, recipe: str | None, epochs: int | None, batch: int | None, seed: int | None, patience: int | None,
-    head_exponent: str | None, module_exponent: str | None, augment: bool | None, freeze: str, image: Path | None, task: str | None,
-    resume: bool, bit_error_rate: tuple[str, ...], fault_seed: int, engine: str, threads: int | None, cross_check: int, technology: str,
-    interpretation: str | None, json_file: Path | None, trace: Path | None, trace_limit: int, trace_lanes: str,
+    ctx: click.Context, program: Path | None, entries: tuple[str, ...], settings: tuple[str, ...], dumps: tuple[str, ...],
+    bit_error_rate: tuple[str, ...], fault_seed: int, engine: str, threads: int | None, cross_check: int, technology: str,
+    interpretation: str | None, json_file: Path | None, trace: Path | None, trace_limit: int, trace_lanes: str, **session: Any,
 ) -> None:  # fmt: skip
     """Run a compiled program: classify (--input), train (--train), evaluate (--eval). Without a task it trains on `flowers`.
 
-    `sasc data list` lists the data sets, `sasc image show` the tasks of a device image.
+    `sasc data list` lists the data sets, `sasc image show` the tasks of a device image. --entry runs any program, also a hand-written one.
     """
-    from sasimc.costs import cost_of, price_list
-    from sasimc.datasets.images import Augment
-    from sasimc.evaluation.text import cost_lines
-    from sasimc.profiling.profile import profile, profile_rows
+    from sasimc.costs import price_list
     from sasimc.runtime.faults import parse_bit_errors
+
+    bit_errors = parse_bit_errors(bit_error_rate, fault_seed)
+    prices = price_list(technology, interpretation)
+    outcome = Outcome(engine, threads, technology, prices, json_file, trace, trace_limit, trace_lanes)
+    if not (entries or settings or dumps):
+        _session(program, bit_errors, cross_check, outcome, **session)
+        return
+    from sasimc.cli.entry import run_entries
+
+    if program is None:
+        raise SasError("--entry, --set and --dump need a program", hint="sasrun FILE.s --entry NAME")
+    for param in ctx.command.params:
+        if param.name in session and ctx.get_parameter_source(param.name) is not click.core.ParameterSource.DEFAULT:
+            raise SasError(f"{param.opts[0]} has no meaning for a single entry point", hint="leave out --entry, --set and --dump")
+    run_entries(program, entries, settings, dumps, bit_errors, cross_check, outcome)
+
+
+def _session(
+    program: Path | None, bit_errors: Any, cross_check: int, outcome: Outcome, inputs: tuple[Path, ...], train: str | None,
+    evaluate: str | None, save: Path | None, data: Path | None, split: str, limit: int | None, top: int, recipe: str | None,
+    epochs: int | None, batch: int | None, seed: int | None, patience: int | None, head_exponent: str | None, module_exponent: str | None,
+    augment: bool | None, freeze: str, image: Path | None, task: str | None, resume: bool,
+) -> None:  # fmt: skip
+    """Classify, train, evaluate."""
+    from sasimc.datasets.images import Augment
     from sasimc.training.recipe import Schedule
     from sasimc.training.session import Session, SessionOptions
 
@@ -127,62 +162,27 @@ def app(
     if augment is not None:
         changes["augment"] = Augment(crop="random" if augment else "middle", flip=augment)
     what_to_do = SessionOptions(
-        program=runnable, what=what, inputs=inputs, train=train, evaluate=evaluate, data=data, engine=engine,
-        threads=threads, recipe=recipe, changes=changes, freeze=freeze, image=image, task=task, resume=resume, split=split,
+        program=runnable, what=what, inputs=inputs, train=train, evaluate=evaluate, data=data, engine=outcome.engine,
+        threads=outcome.threads, recipe=recipe, changes=changes, freeze=freeze, image=image, task=task, resume=resume, split=split,
         cross_check=cross_check, top=top,
     )  # fmt: skip
     require_suffix(save, ".s", ".bin")
-    require_writable(save, json_file, trace, image)
-    bit_errors = parse_bit_errors(bit_error_rate, fault_seed)
-    prices = price_list(technology, interpretation)
+    require_writable(save, image, *outcome.files)
     with closing(Session(what_to_do, console())) as session:
-        session.device.inject(bit_errors, fresh=session.image is None)
+        device = session.device
+        device.inject(bit_errors, fresh=session.image is None)
         if bit_errors.active:
-            say(f"bit errors, rates: {bit_errors}; seed {fault_seed}")
-        with _traced(session.device, trace, trace_limit, trace_lanes, prices):
+            say(f"bit errors, rates: {bit_errors}; seed {bit_errors.seed}")
+        with traced(device.interpreter, outcome) as run:
+            device.run_with(run)
             made: dict[str, Any] = session.run()
-        if faults := session.device.faults:
+        if faults := device.faults:
             made["bit_errors"] = faults.summary()
             say(str(faults))
-        rows = profile_rows(session.device.interpreter)
-        cost = cost_of(session.device.interpreter, made, prices, rows)
-        for line in cost_lines(cost):
-            say(line)
         if save:
             session.save(save)
             say(f"wrote {save}")
-    made["wall_s"] = time.perf_counter() - start
-    made["host"] = platform.machine()
-    if json_file:
-        write_json(
-            json_file,
-            {
-                **made,
-                "technology": technology,
-                "interpretation": prices.interpretation,
-                "cost": cost.summary(),
-                **profile(session.device.interpreter, rows),
-            },
-        )
-
-
-@contextmanager
-def _traced(device: Any, path: Path | None, limit: int, lanes: str, prices: Any) -> Iterator[None]:
-    """Record what the device does and write it, also when the run ends with an error."""
-    if path is None:
-        yield
-        return
-    from sasimc.costs import joules_of
-    from sasimc.profiling.trace import Tracer
-
-    tracer = Tracer(device.interpreter, limit, joules_of(device.program, prices), lanes)
-    device.run_with(tracer.run)
-    try:
-        yield
-    finally:
-        tracer.write(path, {"technology": prices.technology.name, "interpretation of the circuit figures": prices.interpretation})
-        cut = f"; the limit of {limit} was reached after {tracer.end:.0f} cycles, the rest is not in it" if tracer.full else ""
-        say(f"wrote {path}: {tracer.events} events{cut}")
+    write_outcome(device.interpreter, made, outcome, start)
 
 
 def _embedded() -> Any:
