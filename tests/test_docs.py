@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -104,7 +105,8 @@ def commands() -> list[tuple[str, str]]:
         if path.name == "CHANGELOG.md":
             continue
         text = path.read_text(encoding="utf-8")
-        for line in (part[4:] for part in text.splitlines() if part.startswith("    s")):
+        blocks = re.findall(r"^```sh\n(.*?)^```$", text, flags=re.S | re.M)
+        for line in [*"".join(blocks).splitlines(), *(part[4:] for part in text.splitlines() if part.startswith("    s"))]:
             for part in re.split(r"[;&]+", line.split(" #")[0]):
                 words = part.strip().removeprefix(".venv/bin/")
                 if re.match(r"(sasc|sasrun)\b", words):
@@ -240,6 +242,26 @@ def test_recipe_keys() -> None:
             }, key
         else:
             assert f"{value:g}" in words, key
+
+
+def test_tutorial_from_a_folder_of_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the tutorial shows runs as it stands, on fewer images and for one epoch."""
+    text = page("docs/tutorials/folder-of-images.md")
+    script = re.findall(r"^```python\n(.*?)^```$", text, flags=re.S | re.M)
+    lines = "".join(re.findall(r"^```sh\n(.*?)^```$", text, flags=re.S | re.M)).splitlines()
+    assert len(script) == 1
+    assert len(lines) == 6
+    monkeypatch.chdir(tmp_path)
+    exec(compile(script[0].replace("range(100)", "range(5)"), "tutorial", "exec"), {})
+    for line in lines:
+        command, *words = shlex.split(line.replace("--epochs 8", "--epochs 1"))
+        assert invoke({"sasc": sasc.app, "sasrun": sasrun.app}[command], words) == 0, line
+    said = capsys.readouterr().out
+    assert "photos: 4 classes, 12 / 4 / 4 images" in said
+    assert re.search(r"%  (rose|daisy|tulip|poppy)\n", said), "the saved program names the classes it learned"
+    assert "<!doctype html>" in (tmp_path / "run.html").read_text(encoding="utf-8")[:100].lower()
 
 
 def test_api_page_has_what_the_package_exports() -> None:
