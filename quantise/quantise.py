@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -88,23 +88,42 @@ def quantise(
     write_atomically(out, model.SerializeToString())
 
 
-def _classes(path: Path, plane: InputPlane, samples: Samples, progress: Callable[[int], None]) -> npt.NDArray[np.int64]:
+def _classes(
+    path: Path, plane: InputPlane, samples: Samples, progress: Callable[[int], None]
+) -> tuple[npt.NDArray[np.int64], int]:
+    """The class of every sample, and how many classes there are."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    found = []
-    for number, x in enumerate(samples, 1):
-        found.append(int(np.argmax(np.asarray(session.run(None, {plane.name: x})[0]).ravel())))
-        progress(number)
-    return np.asarray(found, np.int64)
+    found, outputs = [], 0
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        for number, x in enumerate(samples, 1):
+            values = np.asarray(session.run(None, {plane.name: x})[0]).ravel()
+            found.append(int(np.argmax(values)))
+            outputs = values.size
+            progress(number)
+    except Exception as exc:  # onnxruntime has an exception of its own for every kind of failure
+        raise SasError(f"{path}: onnxruntime cannot run it: {' '.join(str(exc).split())[:300]}") from None
+    return np.asarray(found, np.int64), outputs
 
 
 def compare(
-    before: Path, after: Path, plane: InputPlane, samples: Samples, progress: Callable[[int], None] = lambda _: None
-) -> Quality:
-    """Classes of both networks on the same samples."""
-    a, b = _classes(before, plane, samples, progress), _classes(after, plane, samples, progress)
+    before: Path, after: Path, plane: InputPlane, samples: Samples, names: Sequence[str] = (), progress: Callable[[int], None] = lambda _: None
+) -> Quality:  # fmt: skip
+    """Classes of both networks on the same samples. ``names``: the network's classes; without them and with as many outputs as classes the samples'
+    class numbers are the network's.
+
+    Raises:
+        SasError: onnxruntime cannot run a network.
+    """
+    (a, outputs), (b, _) = _classes(before, plane, samples, progress), _classes(after, plane, samples, progress)
     labels = np.asarray(samples.labels, np.int64)
+    if names and samples.classes:
+        known = {name: i for i, name in enumerate(names)}
+        labels = np.asarray([known.get(samples.classes[label], -1) for label in labels], np.int64)
+        labels = labels if (labels >= 0).all() else labels[:0]
+    elif samples.classes and len(samples.classes) != outputs:
+        labels = labels[:0]
     right = [float((found == labels).mean()) if labels.size else float("nan") for found in (a, b)]
     return Quality(len(a), float((a == b).mean()), *right)

@@ -16,7 +16,7 @@ from sasimc.datasets.dataset import Dataset, open_dataset
 from sasimc.datasets.images import Preprocess, eval_crop, read_image
 from sasimc.isa.errors import SasError
 
-__all__ = ["InputPlane", "Samples", "array_samples", "image_samples", "input_plane"]
+__all__ = ["InputPlane", "Samples", "array_samples", "image_samples", "input_plane", "plane_of"]
 
 F32 = npt.NDArray[np.float32]
 
@@ -43,6 +43,19 @@ def input_plane(model: ModelProto) -> InputPlane:
     Raises:
         SasError: none, several, not float, or a shape that is not fixed.
     """
+    quantised = next(
+        (n for n in model.graph.node if n.op_type.startswith(("QuantizeLinear", "DequantizeLinear", "QLinear", "QGemm"))), None
+    )
+    if quantised is not None:
+        raise SasError(
+            f"the network is quantised already ({quantised.op_type} {quantised.name!r})",
+            hint="compile it as it is, or give the float network",
+        )
+    return plane_of(model)
+
+
+def plane_of(model: ModelProto) -> InputPlane:
+    """The same of a network that may be quantised."""
     constants = {t.name for t in model.graph.initializer}
     inputs = [v for v in model.graph.input if v.name not in constants]
     if len(inputs) != 1:

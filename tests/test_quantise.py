@@ -11,13 +11,15 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
+from sasimc.cli.common import invoke
+from sasimc.cli.sasc import app
 from sasimc.datasets.images import Preprocess
 from sasimc.frontend.check import check_model
 from sasimc.frontend.load import load_model
 from sasimc.isa.errors import SasError
 from sasimc.quantise.preprocessing import find_preprocess, parse_numbers
 from sasimc.quantise.quantise import compare, quantise
-from sasimc.quantise.samples import array_samples, image_samples, input_plane
+from sasimc.quantise.samples import Samples, array_samples, image_samples, input_plane
 
 
 def float_net(path: Path, *, channels_last: bool = False, producer: str = "pytorch", channels: int = 3, size: int = 16) -> Path:
@@ -236,3 +238,43 @@ def test_from_torch_gives_the_modules_classes(tmp_path: Path) -> None:
         export_torch(module, np.zeros((2, 3, 16, 16), np.int64), tmp_path / "t.onnx")
     with pytest.raises(SasError, match="cannot be exported"):
         export_torch(module, np.zeros((2, 5, 16, 16), np.float32), tmp_path / "t.onnx")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_commands_from_float_network_to_trainable_network(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = float_net(tmp_path / "f.onnx")
+    q, a = tmp_path / "q.onnx", tmp_path / "a.onnx"
+    assert (
+        invoke(app, ["quantize", str(source), "--calibrate", str(folder), "-o", str(q), "--json", str(tmp_path / "q.json")]) == 0
+    )
+    said = capsys.readouterr().out
+    assert "a guess from the exporter 'pytorch'" in said
+    assert "all " in said
+    answer = json.loads((tmp_path / "q.json").read_text())
+    assert answer["supported"]
+    assert answer["images"] == 24
+    assert answer["top1_float"] is not None  # four outputs, four folders
+    assert invoke(app, ["quantize", str(q), "--calibrate", str(folder), "-o", str(tmp_path / "r.onnx")]) == 2
+    assert "quantised already" in capsys.readouterr().err
+    assert not (tmp_path / "r.onnx").exists()
+    assert invoke(app, ["attach", str(q), "--classes", "4", "--calibrate", str(folder), "--labels", "a,b,c,d", "-o", str(a)]) == 0
+    assert "rep.1: reads the image, corrects /conv/Conv" in capsys.readouterr().out
+    assert check_model(load_model(a)).ok
+    assert invoke(app, ["attach", str(source), "--classes", "4", "--calibrate", str(folder), "-o", str(tmp_path / "n.onnx")]) == 2
+    assert "no quantised activation" in capsys.readouterr().err
+    assert invoke(app, ["attach", str(q), "--classes", "4", "--labels", "a,b", "-o", str(a)]) == 2
+    assert "2 labels for 4 classes" in capsys.readouterr().err
+
+
+def test_top1_follows_names_where_the_network_has_them(tmp_path: Path) -> None:
+    source = float_net(tmp_path / "f.onnx")
+    plane = input_plane(load_model(source))
+    x = tuple(np.random.default_rng(i).normal(size=(1, 3, 16, 16)).astype(np.float32) for i in range(6))
+    free = compare(source, source, plane, Samples(x, (0,) * 6, ("b", "a", "c", "d"), ""))
+    named = compare(source, source, plane, Samples(x, (0,) * 6, ("b", "a", "c", "d"), ""), ("a", "b", "c", "d"))
+    right = compare(source, source, plane, Samples(x, (1,) * 6, ("a", "b", "c", "d"), ""))
+    assert named.top1_float == right.top1_float
+    assert np.isnan(compare(source, source, plane, Samples(x, (0,) * 6, ("a", "b"), "")).top1_float)
+    assert free.same_class == 1.0

@@ -11,6 +11,8 @@ app = Group(
     {
         "Models": {
             "zoo": "sasimc.cli.zoo:zoo",
+            "quantize": "sasimc.cli.network:quantize",
+            "attach": "sasimc.cli.network:attach",
             "check": "sasimc.cli.compile:check",
             "compile": "sasimc.cli.compile:compile_command",
         },
