@@ -17,12 +17,12 @@ from sasimc.isa.errors import SasError
 from sasimc.quantise.quantise import Method, quantise
 from sasimc.quantise.samples import Samples, input_plane
 
-__all__ = ["export_torch"]
+__all__ = ["from_torch"]
 
 _OPSET = 17
 
 
-def export_torch(
+def from_torch(
     module: Any, images: Any, path: str | Path, *, preprocess: Preprocess | Mapping[str, Any] | None = None, labels: Sequence[str] = (),
     method: Method = "minmax", per_channel: bool = True,
 ) -> Path:  # fmt: skip

@@ -209,7 +209,7 @@ def test_an_int8_network_is_told_so(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_from_torch_gives_the_modules_classes(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
-    from sasimc.quantise.from_torch import export_torch
+    from sasimc.quantise.from_torch import from_torch
 
     torch.manual_seed(0)
     nn = torch.nn
@@ -218,7 +218,7 @@ def test_from_torch_gives_the_modules_classes(tmp_path: Path) -> None:
     )  # fmt: skip
     module.train()
     images = torch.randn(16, 3, 16, 16)
-    path = export_torch(
+    path = from_torch(
         module, images, tmp_path / "t.onnx", preprocess={"mean": 0.5, "std": 0.25, "size": 16}, labels=["a", "b", "c", "d"]
     )
     assert module.training
@@ -235,9 +235,9 @@ def test_from_torch_gives_the_modules_classes(tmp_path: Path) -> None:
     assert (ours.argmax(1) == theirs.argmax(1)).mean() >= 0.8
     assert json.loads({p.key: p.value for p in onnx.load(path).metadata_props}["sasimc.labels"]) == ["a", "b", "c", "d"]
     with pytest.raises(SasError, match="images are int64"):
-        export_torch(module, np.zeros((2, 3, 16, 16), np.int64), tmp_path / "t.onnx")
+        from_torch(module, np.zeros((2, 3, 16, 16), np.int64), tmp_path / "t.onnx")
     with pytest.raises(SasError, match="cannot be exported"):
-        export_torch(module, np.zeros((2, 5, 16, 16), np.float32), tmp_path / "t.onnx")
+        from_torch(module, np.zeros((2, 5, 16, 16), np.float32), tmp_path / "t.onnx")
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sasimc.isa.machine import Machine, load_machine
     from sasimc.isa.program import Program
     from sasimc.isa.text.assembler import assemble
+    from sasimc.quantise.from_torch import from_torch
     from sasimc.runtime.activations import Activation
     from sasimc.runtime.device import Device, Inference, StepResult
     from sasimc.training.recipe import Recipe, load_recipe
@@ -43,6 +44,7 @@ _LAZY = {
     "compile_model": "sasimc.api",
     "cost": "sasimc.costs",
     "evaluate": "sasimc.training.trainer",
+    "from_torch": "sasimc.quantise.from_torch",
     "load_machine": "sasimc.isa.machine",
     "load_program": "sasimc.isa.files",
     "load_recipe": "sasimc.training.recipe",
