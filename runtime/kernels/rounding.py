@@ -1,0 +1,120 @@
+"""The inner loop of requantisation: sums times a factor, rounded to the nearest even integer, clamped to a byte."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import types
+
+from sasimc.runtime.kernels.forms import FORM, Form
+from sasimc.runtime.kernels.simd import intrinsic
+from sasimc.runtime.kernels.vector import I8, I32, I64, constant, integer, load, loop, pointer, shuffle, splat, store, vector
+
+__all__ = ["LEAST_SHIFT", "STEP", "requantise_constants", "requantise_run", "write_prepare", "write_requantise"]
+
+STEP = FORM.lanes
+"""Sums that are requantised together."""
+
+LEAST_SHIFT = 32
+"""Shifts from here on leave a result in the upper half of the 64-bit product."""
+
+
+def _split(builder: Any, form: Form, value: Any) -> tuple[Any, Any]:
+    """int32 lanes in 64 bits, in two vectors: the even and the odd ones on x86, whose multiplication takes them so, else the first and the last."""
+    lanes = form.lanes
+    long = vector(I64, lanes // 2)
+    if not form.x86:
+        halves = (shuffle(builder, value, value, list(range(first, first + lanes // 2))) for first in (0, lanes // 2))
+        first, last = (builder.sext(half, long) for half in halves)
+        return first, last
+    by, both = constant(32, long), builder.bitcast(value, long)
+    return builder.ashr(builder.shl(both, by), by), builder.ashr(both, by)
+
+
+def _upper(builder: Any, form: Form, first: Any, last: Any) -> Any:
+    """The upper 32 bits of what `_split` made, in order."""
+    lanes = form.lanes
+    words = vector(I32, lanes)
+    a, b = builder.bitcast(first, words), builder.bitcast(last, words)
+    if not form.x86:
+        return shuffle(builder, a, b, list(range(1, 2 * lanes, 2)))
+    return shuffle(builder, a, b, [lane + 1 if lane % 2 == 0 else lanes + lane for lane in range(lanes)])
+
+
+def write_prepare(builder: Any, form: Form, operands: list[Any]) -> None:
+    """Constants as `write_requantise` reads them: of every step, bias, mult, shift - 32 and twice half a vector of 2^(shift - 1) - 1.
+
+    operands (64-bit): addresses of bias, mult, shift (int64 each), steps, address of the result (20 * lanes bytes a step).
+    """
+    bias_, mult_, shift_, steps, out_ = operands
+    lanes = form.lanes
+    words, long = vector(I32, lanes), vector(I64, lanes)
+    sources, out = [pointer(builder, value) for value in (bias_, mult_, shift_)], pointer(builder, out_)
+
+    def body(step: Any, state: list[Any]) -> list[Any]:
+        where = builder.mul(step, integer(8 * lanes))
+        bias, mult, shift = (builder.trunc(load(builder, source, where, long), words) for source in sources)
+        halves = []
+        for by in _split(builder, form, shift):
+            one = constant(1, by.type)
+            halves.append(builder.sub(builder.shl(one, builder.sub(by, one)), one))
+        at_out = builder.mul(step, integer(20 * lanes))
+        for value in (bias, mult, builder.sub(shift, constant(32, words)), *halves):
+            store(builder, value, out, at_out)
+            at_out = builder.add(at_out, integer(4 * lanes))
+        return state
+
+    loop(builder, steps, [], body)
+
+
+def write_requantise(builder: Any, form: Form, operands: list[Any]) -> None:
+    """out = clamp(rne((sum + bias) * mult, shift) + zero, lo, hi), a byte each; the sums are cleared.
+
+    operands (64-bit): addresses of the sums (int32), of the bytes, of what `write_prepare` made, numbers zero, lo, hi, steps of `form.lanes`
+    sums. |sum + bias| and mult are less than 2^31, shift is 32..62, so that a result is in the upper half of a product.
+    """
+    sums_, out_, table_, zero_, low_, high_, steps = operands
+    sums, out, table = (pointer(builder, value) for value in (sums_, out_, table_))
+    lanes = form.lanes
+    words, long = vector(I32, lanes), vector(I64, lanes // 2)
+    zero, low, high = (splat(builder, builder.trunc(value, I32), words) for value in (zero_, low_, high_))
+
+    def body(step: Any, state: list[Any]) -> list[Any]:
+        at_sum, at_table = builder.mul(step, integer(4 * lanes)), builder.mul(step, integer(20 * lanes))
+        bias, mult, by = (
+            load(builder, table, builder.add(at_table, integer(4 * lanes * place)), words) for place in range(3)
+        )
+        halves = [load(builder, table, builder.add(at_table, integer(4 * lanes * place)), long) for place in (3, 4)]
+        value = builder.add(load(builder, sums, at_sum, words), bias)
+        store(builder, constant(0, words), sums, at_sum)
+        products = [builder.mul(a, b) for a, b in zip(_split(builder, form, value), _split(builder, form, mult), strict=True)]
+        odd = builder.and_(builder.ashr(_upper(builder, form, *products), by), constant(1, words))
+        rounded = [
+            builder.add(builder.add(product, half), more)
+            for product, half, more in zip(products, halves, _split(builder, form, odd), strict=True)
+        ]
+        result = builder.add(builder.ashr(_upper(builder, form, *rounded), by), zero)
+        result = builder.select(builder.icmp_signed(">", result, low), result, low)
+        result = builder.select(builder.icmp_signed("<", result, high), result, high)
+        store(builder, builder.trunc(result, vector(I8, lanes)), out, builder.mul(step, integer(lanes)))
+        return state
+
+    loop(builder, steps, [], body)
+
+
+@intrinsic
+def requantise_constants(typingctx: Any, bias: Any, mult: Any, shift: Any, steps: Any, out: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        write_prepare(builder, FORM, list(args))
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 5), codegen
+
+
+@intrinsic
+def requantise_run(typingctx: Any, sums: Any, out: Any, table: Any, zero: Any, low: Any, high: Any, steps: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        write_requantise(builder, FORM, list(args))
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 7), codegen
