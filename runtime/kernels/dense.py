@@ -16,12 +16,17 @@ import numpy.typing as npt
 from numba import njit
 
 from sasimc.runtime.kernels.forms import FORM
+from sasimc.runtime.kernels.packing import mix_lines, slice_lines
 from sasimc.runtime.kernels.products import (
     bit_block_signed,
     bit_block_unsigned,
     dot_row,
     dot_tile,
     dot_tile_narrow,
+    narrow_block_signed,
+    narrow_block_unsigned,
+    narrow_tables_signed,
+    narrow_tables_unsigned,
     tables_signed,
     tables_unsigned,
 )
@@ -52,7 +57,8 @@ View = tuple[int, int, int, int, int, int]
 _PIXELS = FORM.pixels  # rows of a tile
 _BLOCKS = FORM.blocks
 _PAIRS = not FORM.dot  # the integer kernel takes pairs of 16-bit values, not fours of bytes
-_LINES = 2 * FORM.lanes  # word lines of a vector of the bit-serial kernel
+_LINES, _NARROW_LINES = 2 * FORM.lanes, 2 * FORM.narrow().lanes  # word lines of a vector of the bit-serial kernels
+_NARROW = 64 if FORM.narrow() != FORM else 0  # up to so many word lines the narrow one is faster
 _SIGNED = FORM.dot == "sdot"  # and its bytes have a sign
 
 
@@ -66,19 +72,26 @@ def make_view(base: int, cols: int, chans: int, ring: int, row_stride: int = 0, 
 
 
 @njit(cache=True, nogil=True)
+def _lines(w, step):  # type: ignore[no-untyped-def]
+    """W [K, N] with zeros behind, up to multiples of the step and of 16; W itself if it has them."""
+    k, n = w.shape
+    if k % step == 0 and n % LANES == 0:
+        return w
+    lines = np.zeros(((k + step - 1) // step * step, (n + LANES - 1) // LANES * LANES), np.int8)
+    for row in range(k):
+        lines[row, :n] = w[row]
+    return lines
+
+
+@njit(cache=True, nogil=True)
 def fill_planes(w: npt.NDArray[np.int8], planes: npt.NDArray[np.uint32]) -> None:
     """The work of `pack_weights`, into planes of zeros."""
-    k_count, n_count = w.shape
-    flat = planes.view(np.uint8)
+    lines = _lines(w, 8)
+    row, at, to = lines.shape[1], lines.ctypes.data, planes.ctypes.data
     for block in range(planes.shape[0]):
-        first = block * LANES
-        for k in range(k_count):
-            row = w[k, first : min(first + LANES, n_count)]
-            at, shift = (k >> 3 & 3) * LANES, np.uint8(k & 7)
-            for bit in range(8):
-                plane, of = flat[block, k >> 5, bit, at : at + LANES], np.uint8(bit)
-                for lane in range(row.shape[0]):
-                    plane[lane] |= ((np.uint8(row[lane]) >> of) & np.uint8(1)) << shift
+        for eight in range(lines.shape[0] // 8):
+            place = to + ((block * planes.shape[1] + (eight >> 2)) * 8 * 4 + (eight & 3)) * LANES
+            slice_lines(at + eight * 8 * row + block * LANES, row, place)
 
 
 def pack_weights(w: npt.NDArray[np.int8]) -> npt.NDArray[np.uint32]:
@@ -93,19 +106,12 @@ def pack_weights(w: npt.NDArray[np.int8]) -> npt.NDArray[np.uint32]:
 
 
 @njit(cache=True, nogil=True)
-def fill_fused(w: npt.NDArray[np.int8], out: npt.NDArray[np.int8], begin: npt.NDArray[np.int32]) -> None:
-    """The work of `prepare_fused`, into zeros; begin: out as int32, first of every four."""
-    k_count, n_count = w.shape
-    last = out.shape[1] - 1
-    offset = np.int32(128 if _SIGNED else -128)
-    for block in range(out.shape[0]):
-        first = block * LANES
-        for k in range(k_count):
-            row, group = w[k, first : min(first + LANES, n_count)], out[block, k >> 2].reshape(-1)
-            at, step = ((k & 2) * LANES + (k & 1), 2) if _PAIRS else (k & 3, 4)
-            for lane in range(row.shape[0]):
-                group[at + step * lane] = row[lane]
-                begin[block, last, lane] += offset * np.int32(row[lane])
+def fill_fused(w: npt.NDArray[np.int8], out: npt.NDArray[np.int8]) -> None:
+    """The work of `prepare_fused`, into zeros."""
+    lines = _lines(w, 4)
+    row, at, to = lines.shape[1], lines.ctypes.data, out.ctypes.data
+    for block in range(row // LANES):
+        mix_lines(at + block * LANES, row, lines.shape[0] // 4, to + block * out.shape[1] * 4 * LANES)
 
 
 def prepare_fused(w: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
@@ -117,7 +123,7 @@ def prepare_fused(w: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
     """
     k, n = w.shape
     out = np.zeros((2 * (-(-n // (2 * LANES))), -(-k // 4) + 1, LANES, 4), np.int8)
-    fill_fused(np.ascontiguousarray(w).view(np.int8), out, out.view(np.int32)[..., 0])
+    fill_fused(np.ascontiguousarray(w).view(np.int8), out)
     return out
 
 
@@ -138,11 +144,35 @@ def add_row(acc, at, values, n):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
+def _tabulate(narrow, signed_x, source, vectors, tables):  # type: ignore[no-untyped-def]
+    if narrow and signed_x:
+        narrow_tables_signed(source, vectors, tables)
+    elif narrow:
+        narrow_tables_unsigned(source, vectors, tables)
+    elif signed_x:
+        tables_signed(source, vectors, tables)
+    else:
+        tables_unsigned(source, vectors, tables)
+
+
+@njit(cache=True, nogil=True)
+def _sense(narrow, signed_x, tables, planes, vectors, target):  # type: ignore[no-untyped-def]
+    if narrow and signed_x:
+        return narrow_block_signed(tables, planes, vectors, target)
+    if narrow:
+        return narrow_block_unsigned(tables, planes, vectors, target)
+    if signed_x:
+        return bit_block_signed(tables, planes, vectors, target)
+    return bit_block_unsigned(tables, planes, vectors, target)
+
+
+@njit(cache=True, nogil=True)
 def bitserial_range(x, planes, signed_x, acc, view, r0, c0, n, p0):  # type: ignore[no-untyped-def]
     """x [P, K] are pixels p0 .. p0 + P of the rows from r0 on; else as `dense_bitserial_acc`."""
     base, row_stride, pixel_stride, ring, cols, _ = view
     pixels, k = x.shape
-    lines = _LINES
+    narrow = k <= _NARROW
+    lines = _NARROW_LINES if narrow else _LINES
     vectors, whole = np.int64((k + lines - 1) // lines), n // LANES
     flat_x = x.reshape(-1)
     tables, tail = np.empty(vectors * lines * 8, np.uint8), np.zeros(vectors * lines, np.uint8)
@@ -156,17 +186,11 @@ def bitserial_range(x, planes, signed_x, acc, view, r0, c0, n, p0):  # type: ign
         if i * k + vectors * lines > flat_x.shape[0]:  # else word lines beyond K, which meet weights of 0, may be read
             tail[:k] = flat_x[i * k : (i + 1) * k]
             source = tail.ctypes.data
-        if signed_x:
-            tables_signed(source, vectors, tables_at)
-        else:
-            tables_unsigned(source, vectors, tables_at)
+        _tabulate(narrow, signed_x, source, vectors, tables_at)
         at = base + ((r0 + p // cols) % ring) * row_stride + (p % cols) * pixel_stride + c0
         for block in range((n + LANES - 1) // LANES):
             target = acc_at + 4 * (at + block * LANES) if block < whole else rest_at
-            if signed_x:
-                wrapped |= bit_block_signed(tables_at, w_at + block * block_bytes, vectors, target)
-            else:
-                wrapped |= bit_block_unsigned(tables_at, w_at + block * block_bytes, vectors, target)
+            wrapped |= _sense(narrow, signed_x, tables_at, w_at + block * block_bytes, vectors, target)
         if whole * LANES < n:
             wrapped |= add_row(acc, at + whole * LANES, rest, n - whole * LANES)
             rest[:] = 0

@@ -16,9 +16,9 @@ import numpy.typing as npt
 from numba import njit
 
 from sasimc.runtime.kernels.dense import View, add_row
+from sasimc.runtime.kernels.packing import mix_lines
 from sasimc.runtime.kernels.simd import LANES
 from sasimc.runtime.kernels.taps import (
-    prepare_taps,
     taps_bitserial_signed,
     taps_bitserial_unsigned,
     taps_fused_signed,
@@ -82,7 +82,7 @@ def _prepared(lines):  # type: ignore[no-untyped-def]
     groups, blocks = lines.shape[0] // 4, lines.shape[1] // LANES
     out = np.empty((blocks, (groups + 1) * 4 * LANES), np.int8)
     for block in range(blocks):
-        prepare_taps(lines.ctypes.data + block * LANES, lines.shape[1], groups, out.ctypes.data + block * out.shape[1])
+        mix_lines(lines.ctypes.data + block * LANES, lines.shape[1], groups, out.ctypes.data + block * out.shape[1])
     return out
 
 

@@ -7,7 +7,7 @@ does not choose the form). numba keeps compiled code by name and features of the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -35,6 +35,10 @@ class Form:
     pixels: int
     blocks: int
     x86: bool = False
+
+    def narrow(self) -> Form:
+        """The same with registers of at most 256 bits: less of them is empty where there is little to sum over."""
+        return replace(self, lanes=8, look_up=_PSHUFB) if self.lanes > 8 else self
 
     def __str__(self) -> str:
         return f"{self.name}, {32 * self.lanes} bit"

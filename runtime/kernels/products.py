@@ -38,6 +38,10 @@ __all__ = [
     "dot_row",
     "dot_tile",
     "dot_tile_narrow",
+    "narrow_block_signed",
+    "narrow_block_unsigned",
+    "narrow_tables_signed",
+    "narrow_tables_unsigned",
     "tables_signed",
     "tables_unsigned",
     "write_bit_block",
@@ -315,22 +319,22 @@ def _dot_tile(pixels: int, blocks: int) -> Any:
     return dot
 
 
-def _bit_block(signed_x: bool) -> Any:
+def _bit_block(form: Form, signed_x: bool) -> Any:
     @intrinsic
     def block(typingctx: Any, tables: Any, planes: Any, vectors: Any, target: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            return write_bit_block(builder, FORM, signed_x, list(args))
+            return write_bit_block(builder, form, signed_x, list(args))
 
         return types.int32(*[types.int64] * 4), codegen
 
     return block
 
 
-def _tables(signed_x: bool) -> Any:
+def _tables(form: Form, signed_x: bool) -> Any:
     @intrinsic
     def tables(typingctx: Any, x: Any, vectors: Any, tables: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            write_tables(builder, FORM, signed_x, list(args))
+            write_tables(builder, form, signed_x, list(args))
             return context.get_dummy_value()
 
         return types.void(*[types.int64] * 3), codegen
@@ -341,5 +345,7 @@ def _tables(signed_x: bool) -> Any:
 dot_tile = _dot_tile(FORM.pixels, FORM.blocks)
 dot_tile_narrow = _dot_tile(FORM.pixels, 1)
 dot_row = _dot_tile(1, 2)
-bit_block_unsigned, tables_unsigned = _bit_block(False), _tables(False)
-bit_block_signed, tables_signed = _bit_block(True), _tables(True)
+bit_block_unsigned, tables_unsigned = _bit_block(FORM, False), _tables(FORM, False)
+bit_block_signed, tables_signed = _bit_block(FORM, True), _tables(FORM, True)
+narrow_block_unsigned, narrow_tables_unsigned = _bit_block(FORM.narrow(), False), _tables(FORM.narrow(), False)
+narrow_block_signed, narrow_tables_signed = _bit_block(FORM.narrow(), True), _tables(FORM.narrow(), True)

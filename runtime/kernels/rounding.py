@@ -81,9 +81,7 @@ def write_requantise(builder: Any, form: Form, operands: list[Any]) -> None:
 
     def body(step: Any, state: list[Any]) -> list[Any]:
         at_sum, at_table = builder.mul(step, integer(4 * lanes)), builder.mul(step, integer(20 * lanes))
-        bias, mult, by = (
-            load(builder, table, builder.add(at_table, integer(4 * lanes * place)), words) for place in range(3)
-        )
+        bias, mult, by = (load(builder, table, builder.add(at_table, integer(4 * lanes * place)), words) for place in range(3))
         halves = [load(builder, table, builder.add(at_table, integer(4 * lanes * place)), long) for place in (3, 4)]
         value = builder.add(load(builder, sums, at_sum, words), bias)
         store(builder, constant(0, words), sums, at_sum)

@@ -11,6 +11,7 @@ from typing import Any
 from numba import types
 
 from sasimc.runtime.kernels.forms import FORM, Form
+from sasimc.runtime.kernels.packing import mixed
 from sasimc.runtime.kernels.products import dot2, dot4
 from sasimc.runtime.kernels.simd import LANES, intrinsic
 from sasimc.runtime.kernels.vector import (
@@ -24,64 +25,17 @@ from sasimc.runtime.kernels.vector import (
     load,
     loop,
     pointer,
-    shuffle,
-    store,
     vector,
     wrapped_any,
 )
 
 __all__ = [
-    "prepare_taps",
     "taps_bitserial_signed",
     "taps_bitserial_unsigned",
     "taps_fused_signed",
     "taps_fused_unsigned",
-    "write_prepare_taps",
     "write_taps",
 ]
-
-
-def _mixed(builder: Any, form: Form, lines: list[Any]) -> list[list[Any]]:
-    """Lines of 16 bytes, one for each of four taps, channel by channel: [step][part], a step is all taps (or two), a part is a register."""
-    if form.dot:
-        halves = [shuffle(builder, lines[i], lines[i + 1], list(range(2 * LANES))) for i in (0, 2)]
-        channels = [range(part, part + form.lanes) for part in range(0, LANES, form.lanes)]
-        return [[shuffle(builder, *halves, [LANES * tap + c for c in some for tap in range(4)]) for some in channels]]
-    channels = [range(part, part + form.lanes) for part in range(0, LANES, form.lanes)]
-    return [
-        [shuffle(builder, lines[i], lines[i + 1], [LANES * tap + c for c in some for tap in range(2)]) for some in channels]
-        for i in (0, 2)
-    ]
-
-
-def write_prepare_taps(builder: Any, form: Form, operands: list[Any]) -> None:
-    """Weights of 16 channels as `write_taps` reads them.
-
-    operands (64-bit): address of the first tap's 16 bytes, bytes from tap to tap, groups of four taps, address of the result: 64 bytes a
-    group, then 16 int32 with which the sums begin.
-    """
-    w_, row, groups, out_ = operands
-    w, out = pointer(builder, w_), pointer(builder, out_)
-    sums = vector(I32, form.lanes)
-    parts = LANES // form.lanes
-    # signed inputs are multiplied as x + 128, a byte without a sign; unsigned ones as x - 128 where the form's bytes are signed
-    offset = constant(-128, vector(I8, 4 * form.lanes))
-
-    def body(group: Any, state: list[Any]) -> list[Any]:
-        first = builder.mul(builder.shl(group, integer(2)), row)
-        lines = [load(builder, w, builder.add(first, builder.mul(row, integer(tap))), vector(I8, LANES)) for tap in range(4)]
-        at = builder.shl(group, integer(6))
-        for step in _mixed(builder, form, lines):
-            for part, mixed in enumerate(step):
-                store(builder, mixed, out, at)
-                at = builder.add(at, integer(mixed.type.count))
-                if form.dot:
-                    state = [*state[:part], dot4(builder, form, state[part], offset, mixed), *state[part + 1 :]]
-        return state
-
-    begin = loop(builder, groups, [constant(0, sums)] * parts, body)
-    for part, total in enumerate(begin):
-        store(builder, builder.neg(total), out, builder.add(builder.shl(groups, integer(6)), integer(4 * form.lanes * part)))
 
 
 def write_taps(builder: Any, form: Form, bitserial: bool, signed_x: bool, operands: list[Any]) -> Any:
@@ -107,7 +61,7 @@ def write_taps(builder: Any, form: Form, bitserial: bool, signed_x: bool, operan
                 address = builder.add(builder.add(load(builder, where, at_tap, I64), channel), moved)
                 lines.append(load(builder, pointer(builder, address), 0, vector(I8, LANES)))
             at = builder.shl(group, integer(6))
-            for step in _mixed(builder, form, lines):
+            for step in mixed(builder, form, lines):
                 for part, given in enumerate(step):
                     weights = load(builder, w, at, given.type)
                     at = builder.add(at, integer(given.type.count))
@@ -156,15 +110,6 @@ def _taps(bitserial: bool, signed_x: bool) -> Any:
         return types.int32(*[types.int64] * 8), codegen
 
     return taps
-
-
-@intrinsic
-def prepare_taps(typingctx: Any, w: Any, row: Any, groups: Any, out: Any) -> Any:
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        write_prepare_taps(builder, FORM, list(args))
-        return context.get_dummy_value()
-
-    return types.void(*[types.int64] * 4), codegen
 
 
 taps_fused_unsigned, taps_fused_signed = _taps(False, False), _taps(False, True)
