@@ -97,7 +97,7 @@ def fill_planes(w: npt.NDArray[np.int8], planes: npt.NDArray[np.uint32]) -> None
 def pack_weights(w: npt.NDArray[np.int8]) -> npt.NDArray[np.uint32]:
     """Bit planes of int8 W [K, N]: uint32 [ceil(N/16), ceil(K/32), 8, 16], two's complement.
 
-    As bytes the last axis is [4, 16]: 16 columns of 8 word lines each, word line k in bit k % 8.
+    As bytes the last two axes are [4, 2, 4, 4, 4]: 4 columns, 4 planes, 8 word lines, a column, a plane; word line k is bit k % 8 of a byte.
     """
     k, n = w.shape
     planes = np.zeros((-(-n // LANES), -(-k // 32), 8, LANES), np.uint32)
@@ -180,20 +180,24 @@ def bitserial_range(x, planes, signed_x, acc, view, r0, c0, n, p0):  # type: ign
     x_at, w_at, acc_at, rest_at = flat_x.ctypes.data, planes.ctypes.data, acc.ctypes.data, rest.ctypes.data
     tables_at, block_bytes = tables.ctypes.data, planes.shape[1] * 32 * LANES
     wrapped = np.int32(0)
+    y, column = r0 + p0 // cols, p0 % cols
+    at = base + (y % ring) * row_stride + column * pixel_stride + c0
     for i in range(pixels):
-        p = p0 + i
         source = x_at + i * k
         if i * k + vectors * lines > flat_x.shape[0]:  # else word lines beyond K, which meet weights of 0, may be read
             tail[:k] = flat_x[i * k : (i + 1) * k]
             source = tail.ctypes.data
         _tabulate(narrow, signed_x, source, vectors, tables_at)
-        at = base + ((r0 + p // cols) % ring) * row_stride + (p % cols) * pixel_stride + c0
         for block in range((n + LANES - 1) // LANES):
             target = acc_at + 4 * (at + block * LANES) if block < whole else rest_at
             wrapped |= _sense(narrow, signed_x, tables_at, w_at + block * block_bytes, vectors, target)
         if whole * LANES < n:
             wrapped |= add_row(acc, at + whole * LANES, rest, n - whole * LANES)
             rest[:] = 0
+        column, at = column + 1, at + pixel_stride
+        if column == cols:
+            y, column = y + 1, np.int64(0)
+            at = base + (y % ring) * row_stride + c0
     return wrapped < 0
 
 
@@ -231,7 +235,7 @@ def fused_range(x, w, signed_x, acc, view, r0, c0, n, p0):  # type: ignore[no-un
     targets_at, rests_at = targets.ctypes.data, rests.ctypes.data
     block_bytes = (quads + 1) * 4 * LANES
     wrapped, zero = np.int32(0), np.int64(0)
-    first = np.int64(0)
+    first, y, column = np.int64(0), r0 + p0 // cols, p0 % cols
     while first < pixels:
         count = np.int64(min(_PIXELS, pixels - first))
         few = count <= _PIXELS // 4  # row by row, instead of a tile of which most is empty
@@ -243,8 +247,10 @@ def fused_range(x, w, signed_x, acc, view, r0, c0, n, p0):  # type: ignore[no-un
             for i in range(count):
                 _prepare_row(flat_x[(first + i) * k : (first + i + 1) * k], k, signed_x, bytes_, halves, i * width)
         for i in range(count):
-            p = p0 + first + i
-            targets[i] = acc_at + 4 * (base + ((r0 + p // cols) % ring) * row_stride + (p % cols) * pixel_stride + c0)
+            targets[i] = acc_at + 4 * (base + (y % ring) * row_stride + column * pixel_stride + c0)
+            column += 1
+            if column == cols:
+                y, column = y + 1, zero
         block = 0
         while block < whole:
             at, offset = w_at + block * block_bytes, np.int64(4 * LANES * block)

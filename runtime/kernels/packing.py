@@ -68,12 +68,14 @@ def mix_lines(typingctx: Any, w: Any, row: Any, groups: Any, out: Any) -> Any:
 
 @intrinsic
 def slice_lines(typingctx: Any, w: Any, row: Any, out: Any) -> Any:
-    """Bits of 8 lines of 16 bytes, `row` bytes apart: plane i (16 bytes, 64 from the next) has bit i of line k in bit k."""
+    """Bits of 8 lines of 16 bytes, `row` bytes apart: for every 4 columns and every 4 planes 16 bytes (64 from the next), column by column,
+    the planes of a column together; bit k of a byte is line k."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         w_, row_, out_ = args
         source, target, kind = pointer(builder, w_), pointer(builder, out_), vector(I8, LANES)
         lines = [load(builder, source, builder.mul(row_, integer(line)), kind) for line in range(8)]
+        planes = []
         for bit in range(8):
             plane = constant(0, kind)
             for line, given in enumerate(lines):
@@ -82,7 +84,12 @@ def slice_lines(typingctx: Any, w: Any, row: Any, out: Any) -> Any:
                     builder.shl(one, constant(line - bit, kind)) if line >= bit else builder.lshr(one, constant(bit - line, kind))
                 )
                 plane = builder.or_(plane, moved)
-            store(builder, plane, target, 4 * LANES * bit)
+            planes.append(plane)
+        for first in (0, 4):
+            halves = [shuffle(builder, planes[i], planes[i + 1], list(range(2 * LANES))) for i in (first, first + 2)]
+            for four in range(4):
+                mask = [LANES * plane + column for column in range(4 * four, 4 * four + 4) for plane in range(4)]
+                store(builder, shuffle(builder, *halves, mask), target, 4 * LANES * (2 * four + first // 4))
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 3), codegen

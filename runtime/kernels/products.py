@@ -137,18 +137,6 @@ def write_dot_tile(builder: Any, form: Form, pixels: int, blocks: int, operands:
     return wrapped_any(builder, wrapped)
 
 
-def _in_lanes(form: Form, bits: int, high: bool) -> list[int]:
-    """Shuffle mask that interleaves two vectors of `bits` wide elements, of every 128 bits the lower or the upper half."""
-    per_lane, count = 128 // bits, 32 * form.lanes // bits
-    first = per_lane // 2 if high else 0
-    return [
-        lane + first + place + side * count
-        for lane in range(0, count, per_lane)
-        for place in range(per_lane // 2)
-        for side in (0, 1)
-    ]
-
-
 def _look_up(builder: Any, form: Form, table: Any, index: Any) -> Any:
     """Of every 128 bits the bytes of the table (16) at the indices 0..15."""
     kind = table.type
@@ -162,37 +150,34 @@ def _look_up(builder: Any, form: Form, table: Any, index: Any) -> Any:
     return found
 
 
-def _joined(builder: Any, form: Form, low: Any, high: Any, upper: bool) -> Any:
-    """low + 16 high (bytes without a sign), in 16 bits, of every 128 bits the lower or the upper half of the bytes."""
-    both = shuffle(builder, low, high, _in_lanes(form, 8, upper))
-    halves = vector(I16, 2 * form.lanes)
+def _dot_bytes(builder: Any, form: Form, total: Any, x: Any, weights: list[int]) -> Any:
+    """total (int32 lanes) + 4 products a lane: bytes x of up to 120 times constants, of which neighbours weigh at most 192 together."""
+    lanes = form.lanes
+    factors = ir.Constant(x.type, weights * lanes)
+    if form.dot:
+        return dot4(builder, form, total, x, factors)
+    halves, words = vector(I16, 2 * lanes), total.type
     if form.x86 and form.look_up:
-        name = {4: "ssse3.pmadd.ub.sw.128", 8: "avx2.pmadd.ub.sw", 16: "avx512.pmaddubs.w.512"}[form.lanes]
-        weights = ir.Constant(both.type, [1, 16] * (both.type.count // 2))
-        kind = ir.FunctionType(halves, [both.type, both.type])
-        return builder.call(declared(builder, f"llvm.x86.{name}", kind), [both, weights])
-    pairs = builder.bitcast(both, halves)
-    eight = constant(8, halves)
-    return builder.add(builder.and_(pairs, constant(255, halves)), builder.shl(builder.lshr(pairs, eight), constant(4, halves)))
-
-
-def _weighted(builder: Any, form: Form, a: Any, b: Any, weights: tuple[int, int], upper: bool) -> Any:
-    """weights[0] a + weights[1] b (int16) in 32 bits, of every 128 bits the lower or the upper half."""
-    both = shuffle(builder, a, b, _in_lanes(form, 16, upper))
-    factors = ir.Constant(both.type, list(weights) * form.lanes)
-    words = vector(I32, form.lanes)
-    if not form.x86:
-        return dot2(builder, constant(0, words), both, factors)
-    name = {4: "sse2.pmadd.wd", 8: "avx2.pmadd.wd", 16: "avx512.pmaddw.d.512"}[form.lanes]
-    return builder.call(declared(builder, f"llvm.x86.{name}", ir.FunctionType(words, [both.type] * 2)), [both, factors])
+        join = {4: "ssse3.pmadd.ub.sw.128", 8: "avx2.pmadd.ub.sw", 16: "avx512.pmaddubs.w.512"}[lanes]
+        add = {4: "sse2.pmadd.wd", 8: "avx2.pmadd.wd", 16: "avx512.pmaddw.d.512"}[lanes]
+        kind = ir.FunctionType(halves, [x.type, x.type])
+        pairs = builder.call(declared(builder, f"llvm.x86.{join}", kind), [x, factors])
+        kind = ir.FunctionType(words, [halves, halves])
+        return builder.add(total, builder.call(declared(builder, f"llvm.x86.{add}", kind), [pairs, constant(1, halves)]))
+    both = builder.bitcast(x, halves)
+    even, odd = (ir.Constant(halves, [weights[first], weights[first + 2]] * lanes) for first in (0, 1))
+    low, high = builder.and_(both, constant(255, halves)), builder.lshr(both, constant(8, halves))
+    pairs = builder.bitcast(builder.add(builder.mul(low, even), builder.mul(high, odd)), words)
+    by = constant(16, words)
+    return builder.add(total, builder.add(builder.ashr(builder.shl(pairs, by), by), builder.ashr(pairs, by)))
 
 
 def write_tables(builder: Any, form: Form, signed_x: bool, operands: list[Any]) -> None:
     """Of every four word lines, what each of the 16 subsets of them adds up to where a stored bit is 1, for `write_bit_block`.
 
     operands (64-bit): address of x (a byte a word line), vectors of 2 * lanes word lines, address of the tables. The input bits are shifted
-    and added apart for the lower and the upper four (the upper ones with the sign), so that a sum fits a byte. Of a vector come four tables:
-    lower bits of the first four of every 8 lines, of the second four, upper bits of the first, of the second.
+    and added apart for the lower and the upper four, so that a sum fits a byte; upper bits with a sign have 32 added. Of a vector come four
+    tables: lower bits of the first four of every 8 lines, of the second four, upper bits of the first, of the second.
     """
     x_, vectors, tables_ = operands
     lanes, groups = form.lanes, form.lanes // 4
@@ -208,7 +193,7 @@ def write_tables(builder: Any, form: Form, signed_x: bool, operands: list[Any]) 
         where = builder.mul(number, integer(16 * lanes))
         for half, bits in enumerate((builder.and_(given, constant(15, lines)), upper)):
             for side in (0, 1):
-                table = None
+                table = constant(32, vector(I8, 4 * lanes)) if half and signed_x else None
                 for line in range(4):
                     mask = [
                         8 * group + 4 * side + line if subset >> line & 1 else 2 * lanes
@@ -223,88 +208,62 @@ def write_tables(builder: Any, form: Form, signed_x: bool, operands: list[Any]) 
     loop(builder, vectors, [], body)
 
 
-_CHUNK = 16
-"""Vectors of word lines whose sums fit 16 bits: 8 times 4 * 60 * (1 + 16)."""
-
-
 def write_bit_block(builder: Any, form: Form, signed_x: bool, operands: list[Any]) -> Any:
     """Bit-serial dot product of one pixel with 16 weight columns, added into 16 accumulators.
 
-    operands (64-bit): address of the tables of `write_tables`, of the weight bit planes (`dense.fill_planes`), vectors of word lines,
-    address of the sums. The stored bits of four word lines, a bit plane at a time, choose what those lines add to the bit line; the sums of
+    operands (64-bit): address of the tables of `write_tables`, of the weight bit planes (`dense.pack_weights`), vectors of word lines,
+    address of the sums. The stored bits of four word lines, bit plane by bit plane, choose what those lines add to the bit line; the sums of
     the planes are shifted and added, the sign plane's subtracted (two's complement, paper fig. 4). Returns -1 (int32) if a sum left 32
     bits, else 0.
     """
     tables_, planes_, vectors, target_ = operands
-    lanes, groups = form.lanes, form.lanes // 4
+    lanes = form.lanes
     bytes_, halves, words = vector(I8, 4 * lanes), vector(I16, 2 * lanes), vector(I32, lanes)
     tables, planes, target = pointer(builder, tables_), pointer(builder, planes_), pointer(builder, target_)
-    parts = LANES // lanes  # vectors of a plane's 64 bytes
+    parts = LANES // lanes  # vectors of the 64 bytes that 32 word lines, 4 columns and 4 planes take
     shift = parts.bit_length() - 1
+    low = constant(15, bytes_)
 
-    def step(first: Any, count: int, pair: int, state: list[Any]) -> list[Any]:
-        """Add the sums of one or two vectors for planes pair and pair + 1."""
-        sums: list[list[Any]] = [[None, None], [None, None]]
-        for number in range(count):
-            at_vector = builder.add(first, integer(number))
-            where = builder.mul(at_vector, integer(16 * lanes))
-            given = [load(builder, tables, builder.add(where, integer(4 * lanes * place)), bytes_) for place in range(4)]
-            word, part = builder.lshr(at_vector, integer(shift)), builder.and_(at_vector, integer(parts - 1))
-            at_plane = builder.add(builder.mul(word, integer(32 * LANES)), builder.mul(part, integer(4 * lanes)))
-            for plane in (0, 1):
-                stored = load(builder, planes, builder.add(at_plane, integer(4 * LANES * (pair + plane))), bytes_)
-                low = constant(15, bytes_)
+    def body(number: Any, state: list[Any], fours: range) -> list[Any]:
+        where = builder.mul(number, integer(16 * lanes))
+        given = [load(builder, tables, builder.add(where, integer(4 * lanes * place)), bytes_) for place in range(4)]
+        word, part = builder.lshr(number, integer(shift)), builder.and_(number, integer(parts - 1))
+        at_word = builder.add(builder.mul(word, integer(32 * LANES)), builder.mul(part, integer(4 * lanes)))
+        state = list(state)
+        for four in fours:
+            for first_plane in (0, 4):
+                at_planes = builder.add(at_word, integer(4 * LANES * (2 * four + first_plane // 4)))
+                stored = load(builder, planes, at_planes, bytes_)
                 second = builder.bitcast(builder.lshr(builder.bitcast(stored, halves), constant(4, halves)), bytes_)
-                index = builder.and_(stored, low), builder.and_(second, low)
+                indices = builder.and_(stored, low), builder.and_(second, low)
+                weights = [1 << plane if plane < 7 else -128 for plane in range(first_plane, first_plane + 4)]
                 for half in (0, 1):
-                    for side in (0, 1):
-                        more = _look_up(builder, form, given[2 * half + side], index[side])
-                        before = sums[plane][half]
-                        if before is None and half and signed_x:
-                            before = constant(-128, bytes_)  # upper sums are kept as sum + 128
-                        sums[plane][half] = more if before is None else builder.add(before, more)
-        return [
-            builder.add(state[2 * plane + upper], _joined(builder, form, sums[plane][0], sums[plane][1], bool(upper)))
-            for plane in (0, 1)
-            for upper in (0, 1)
-        ]
+                    found = [_look_up(builder, form, given[2 * half + side], indices[side]) for side in (0, 1)]
+                    place = 2 * (four - fours.start) + half
+                    state[place] = _dot_bytes(builder, form, state[place], builder.add(*found), weights)
+        return state
 
-    def chunk(number: Any, totals: list[Any]) -> list[Any]:
-        first = builder.mul(number, integer(_CHUNK))
-        left = builder.sub(vectors, first)
-        count = builder.select(builder.icmp_signed("<", left, integer(_CHUNK)), left, integer(_CHUNK))
-        last = builder.add(first, builder.and_(count, integer(-2)))
-        totals = list(totals)
-        for pair in range(0, 8, 2):
+    four_lanes = vector(I32, 4)
+    wrapped: Any = constant(0, four_lanes)
+    # of the 32s that were added, 16 a table, the planes leave -1: their weights' sum
+    owed = splat(builder, builder.trunc(builder.mul(vectors, integer(256 * lanes)), I32), four_lanes)
+    together = 2 if form.x86 and lanes < 16 else 4  # fours of columns whose sums stay in registers
+    for begin in range(0, 4, together):
+        fours = range(begin, begin + together)
 
-            def two(k: Any, state: list[Any], pair: int = pair) -> list[Any]:
-                return step(builder.add(first, builder.mul(k, integer(2))), 2, pair, state)
+        def step(number: Any, state: list[Any], fours: range = fours) -> list[Any]:
+            return body(number, state, fours)
 
-            def one(k: Any, state: list[Any], pair: int = pair) -> list[Any]:
-                return step(last, 1, pair, state)
-
-            state = loop(builder, builder.lshr(count, integer(1)), [constant(0, halves)] * 4, two)
-            state = loop(builder, builder.and_(count, integer(1)), state, one)
-            weights = (1 << pair, -128 if pair == 6 else 2 << pair)
-            for quarter in range(4):
-                a, b = state[quarter // 2], state[2 + quarter // 2]
-                totals[quarter] = builder.add(totals[quarter], _weighted(builder, form, a, b, weights, bool(quarter % 2)))
-        return totals
-
-    chunks = builder.sdiv(builder.add(vectors, integer(_CHUNK - 1)), integer(_CHUNK))
-    totals = loop(builder, chunks, [constant(0, words)] * 4, chunk)
-    four = vector(I32, 4)
-    wrapped: Any = constant(0, four)
-    steps = builder.lshr(builder.add(vectors, integer(1)), integer(1))
-    # of the 128s that were added, the planes leave -16 * 128 a step and group: their weights sum to -1
-    owed = splat(builder, builder.trunc(builder.mul(steps, integer(2048 * groups)), I32), four)
-    for quarter, total in enumerate(totals):
-        while total.type.count > 4:
-            half = total.type.count // 2
-            low, high = (shuffle(builder, total, total, list(range(start, start + half))) for start in (0, half))
-            total = builder.add(low, high)
-        total = builder.add(total, owed) if signed_x else total
-        wrapped = add_checked(builder, total, target, 16 * quarter, wrapped)
+        sums = loop(builder, vectors, [constant(0, words)] * (2 * together), step)
+        for four in fours:
+            lower, upper = sums[2 * (four - begin) : 2 * (four - begin) + 2]
+            total = builder.add(lower, builder.shl(upper, constant(4, words)))
+            while total.type.count > 4:
+                half = total.type.count // 2
+                first, last = (shuffle(builder, total, total, list(range(start, start + half))) for start in (0, half))
+                total = builder.add(first, last)
+            total = builder.add(total, owed) if signed_x else total
+            wrapped = add_checked(builder, total, target, 16 * four, wrapped)
     return wrapped_any(builder, wrapped)
 
 
