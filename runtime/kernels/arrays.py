@@ -180,7 +180,7 @@ def _pack(w, address, blocks, groups):  # type: ignore[no-untyped-def]
 def _fuse(w, address, blocks, groups):  # type: ignore[no-untyped-def]
     pairs = _pairs(address, blocks, groups)
     pairs[:] = 0
-    fill_fused(w, pairs, carray(pointer(address), (blocks, groups, LANES), np.int32))
+    fill_fused(w, pairs)
 
 
 def _prepared(engine: str, transposed: bool) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from numba import njit
 
 from sasimc.runtime.kernel import acc, buf, buf32, geometry, kernel, set_reg, vector
 from sasimc.runtime.kernels.arithmetic import at, value8
+from sasimc.runtime.kernels.rounding import LEAST_SHIFT, STEP, requantise_constants, requantise_run
 
 __all__: list[str] = []
 
@@ -34,16 +35,22 @@ def requantise(op, m, first, last):  # type: ignore[no-untyped-def]
     cols, chans, zero, lo, hi = op.acc.width, op.acc.channels, t.zero, t.lo, t.hi
     bias, mult, shift, half = vector(t.bias, t.count), vector(t.mult, t.count), vector(t.shift, t.count), vector(t.half, t.count)
     together = t.count // chans if op.acc.pixel == chans and op.dst.pixel == chans else np.int64(1)
+    whole = shift.min() >= LEAST_SHIFT  # else one by one
+    constants = np.empty(5 * t.count, np.int32)
+    if whole:
+        requantise_constants(t.bias, t.mult, t.shift, t.count // STEP, constants.ctypes.data)
     p, y, x = first, first // cols, first % cols
     while p < last:
         run = min(together, cols - x, last - p)
         n, of, to = run * chans, at(op.acc, y, x), at(op.dst, y, x)
         source, target = sums[of : of + n], out[to : to + n]
-        for c in range(n):
+        steps = n // STEP if whole else np.int64(0)
+        requantise_run(source.ctypes.data, target.ctypes.data, constants.ctypes.data, zero, lo, hi, steps)
+        for c in range(steps * STEP, n):
             product = (np.int64(source[c]) + bias[c]) * mult[c]
             value = ((product + half[c] + ((product >> shift[c]) & np.int64(1))) >> shift[c]) + zero
             target[c] = np.uint8(min(max(value, lo), hi))
-        source[:] = 0
+            source[c] = 0
         p += run
         x += run
         if x == cols:
