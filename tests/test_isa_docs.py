@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 from two_layer_reference import TwoLayer
 
+from sasimc.cli import sasc, sasrun
+from sasimc.cli.common import invoke
 from sasimc.isa import manual
 from sasimc.isa.analysis.lint import lint
 from sasimc.isa.errors import SasError
@@ -112,3 +115,15 @@ def test_two_layer_example_equals_the_reference(engine: str) -> None:
     machine.run("infer")
     logits = reference.forward(x)[1]
     assert [int(machine.read_view("prediction", i)[0, 0, 0]) for i in range(count)] == logits.argmax(axis=1).tolist()
+
+
+def test_first_program_on_other_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tutorial's commands give what it says."""
+    page = (TUTORIALS / "first-program.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "test_dot.s").write_text(blocks("first-program.md")[0])
+    command = re.findall(r"^```sh\nsasrun (.*?)\n```$", page, re.M)
+    assert len(command) == 1
+    assert invoke(sasc.app, ["test", "test_dot.s"]) == 0
+    assert invoke(sasrun.app, shlex.split(command[0])) == 0
+    assert np.load(tmp_path / "out.npy").ravel().tolist() == [-2, -765]
