@@ -113,6 +113,8 @@ def compile_graph(
     if train is not None:
         meta |= train.options
         meta["training_state"] = json.dumps(kept)
+        learning = [pair for parts in placement.layers.values() for pair in parts if pair[0].trainable]
+        meta["layers"] = json.dumps({matrix.tensor: [part.layer, part.kind, part.n0] for part, matrix in learning})
     program = Program(
         machine, tuple(b.code), b.views, b.geometries, b.matrices, b.tables, b.entries, params, meta,
         {name: np.ascontiguousarray(a) for name, a in b.tensors.items()},

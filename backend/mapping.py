@@ -24,7 +24,7 @@ from sasimc.isa.instructions.array import INPUT_BITS
 from sasimc.isa.machine import Machine
 from sasimc.isa.objects import Matrix, Tile
 
-__all__ = ["LayerMatrix", "Placement", "cut_layers", "place", "row_window", "split_depthwise", "spread"]
+__all__ = ["LayerMatrix", "Placement", "cut_layers", "place", "rejoin", "row_window", "split_depthwise", "spread"]
 
 Int8 = npt.NDArray[np.int8]
 
@@ -202,6 +202,21 @@ def cut_layers(graph: Graph, machine: Machine, transposed: Iterable[str]) -> dic
                     )
         out[op.name] = parts
     return out
+
+
+def rejoin(shape: tuple[int, ...], parts: Iterable[tuple[str, int, Int8]]) -> Int8:
+    """The weight [kh, kw, input channels of a group, output channels] of that shape whose parts :func:`cut_layers` cut: (kind, n0, values [K, N])."""
+    kh, kw, cg, n_out = shape
+    weight = np.zeros((kh, kw, cg, n_out), np.int8)
+    for kind, n0, values in parts:
+        if kind == "depthwise":
+            channels = len(values)
+            taps = values.reshape(channels, n_out // channels, kh * kw).transpose(2, 0, 1)
+            weight[...] = taps.reshape(kh, kw, 1, n_out)
+        else:
+            n = values.shape[1]
+            weight[:, :, :, n0 : n0 + n] = values.reshape(kh, kw, cg, n)
+    return weight
 
 
 def place(

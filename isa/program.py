@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -94,3 +95,13 @@ class Program:
         if not matrix.tensor:
             return np.zeros((matrix.k, matrix.n), np.int8)
         return np.asarray(self.tensors[matrix.tensor], dtype=np.int8).reshape(matrix.k, matrix.n)
+
+    def with_trained(self, state: Mapping[str, npt.NDArray[np.int8]], labels: Sequence[str] | None = None) -> Program:
+        """The program with other weights in trainable matrices (int8 [K, N] by name), and with the names of the classes it has learned."""
+        tensors, meta = dict(self.tensors), dict(self.meta)
+        for name, values in state.items():
+            tensor = self.matrices[name].tensor
+            tensors[tensor] = values.reshape(tensors[tensor].shape)
+        if labels is not None:
+            meta["note.sasimc.labels"] = json.dumps(list(labels))
+        return replace(self, tensors=tensors, meta=meta, digest="", weights_file="")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import shlex
 import time
@@ -162,14 +161,8 @@ class Session:
 
     def save(self, path: Path) -> None:
         """Write the program with the device's current weights and, when it was trained, the names of the classes it learned."""
-        program = self.program
-        tensors, meta = dict(program.tensors), dict(program.meta)
-        if self._training:
-            meta["note.sasimc.labels"] = json.dumps(list(self._training.classes))
-        for name, values in self.device.state().items():
-            tensor = program.matrices[name].tensor
-            tensors[tensor] = values.reshape(tensors[tensor].shape)
-        save_program(dataclasses.replace(program, tensors=tensors, meta=meta, digest="", weights_file=""), path)
+        labels = self._training.classes if self._training else None
+        save_program(self.program.with_trained(self.device.state(), labels), path)
 
     def _default_data(self) -> Dataset:
         """What a run without a task trains on: ``flowers``, drawn when the network has too few outputs for the real ones."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sasimc.backend.compile import Compiled
     from sasimc.costs import cost, report
     from sasimc.datasets.dataset import open_dataset
+    from sasimc.export import export_onnx
     from sasimc.isa.errors import SasError, Trap
     from sasimc.isa.files import load_program, save_program
     from sasimc.isa.machine import Machine, load_machine
@@ -45,6 +46,7 @@ _LAZY = {
     "cost": "sasimc.costs",
     "evaluate": "sasimc.training.trainer",
     "from_torch": "sasimc.quantise.from_torch",
+    "export_onnx": "sasimc.export",
     "load_machine": "sasimc.isa.machine",
     "load_program": "sasimc.isa.files",
     "load_recipe": "sasimc.training.recipe",

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+
+from onnx import ModelProto
 
 from sasimc.backend.bound import bound_cycles
 from sasimc.backend.compile import Compiled, compile_graph
 from sasimc.backend.explain import explain, explain_training
 from sasimc.frontend.load import load_model
 from sasimc.frontend.onnx_import import import_graph
+from sasimc.frontend.weights_out import model_digest
 from sasimc.ir.graph import TrainGraph
 from sasimc.isa.binary.container import encode_program
 from sasimc.isa.machine import Machine, load_machine
@@ -27,7 +31,7 @@ __all__ = ["CompileOptions", "compile", "compile_model", "compile_report"]
 
 
 def compile_model(
-    model: str | Path, options: CompileOptions | None = None, *, progress: Callable[[str], None] = lambda _: None,
+    model: str | Path | ModelProto, options: CompileOptions | None = None, *, progress: Callable[[str], None] = lambda _: None,
     sink: Callable[[str], None] | None = None,
 ) -> Compiled:  # fmt: skip
     """Compile an ONNX file; entries ``infer`` and, when the model has trainable layers, ``train_step``."""
@@ -36,9 +40,9 @@ def compile_model(
     machine = opt.machine if isinstance(opt.machine, Machine) else load_machine(opt.machine)
     progress("import")
     trainable = "" if opt.inference_only else opt.trainable  # an empty pattern: nothing is trained, nothing need be transposable
+    proto = model if isinstance(model, ModelProto) else load_model(model)
     passes = (*forward_passes(trainable), Backward.of(opt))
-    loaded = load_model(model)
-    result = run_passes(import_graph(loaded), passes, print_ir_after=opt.print_ir_after, sink=sink)
+    result = run_passes(import_graph(proto), passes, print_ir_after=opt.print_ir_after, sink=sink)
     graph, train = (result.forward, result) if isinstance(result, TrainGraph) else (result, None)
     compiled = compile_graph(graph, machine, train, batch=opt.batch, progress=progress)
     verified = "no"
@@ -46,11 +50,13 @@ def compile_model(
         from sasimc.verify.check import verify_compiled
 
         progress("verify")
-        verified = str(verify_compiled(loaded, compiled, graph))
-    return replace(compiled, program=replace(compiled.program, meta={**compiled.program.meta, "verified": verified}))
+        verified = str(verify_compiled(proto, compiled, graph))
+    origin = {"sha256": model_digest(proto), "trainable": trainable}
+    meta = {**compiled.program.meta, "verified": verified, "model": json.dumps(origin)}
+    return replace(compiled, program=replace(compiled.program, meta=meta))
 
 
-def compile(model: str | Path, **options: Any) -> Program:
+def compile(model: str | Path | ModelProto, **options: Any) -> Program:
     """Compile an ONNX file to a :class:`Program`, checked unless ``verify=False``; keyword arguments are the fields of :class:`CompileOptions`."""
     return compile_model(model, CompileOptions(**{"verify": True, **options})).program
 

@@ -15,6 +15,7 @@ app = Group(
             "attach": "sasimc.cli.network:attach",
             "check": "sasimc.cli.compile:check",
             "compile": "sasimc.cli.compile:compile_command",
+            "export": "sasimc.cli.export:export",
         },
         "Programs": {
             "asm": "sasimc.cli.asm:asm",

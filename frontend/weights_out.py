@@ -1,0 +1,160 @@
+"""Trained weights back into the ONNX file they came from.
+
+Where a stored weight stands in the file (transposed by the importer, permuted behind a Flatten, centred) is not written down a second time: the
+importer is asked. Trainable weights may have any value, so the graph does not depend on them; imports of the model with numbered weights show where
+each element went.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnx import ModelProto, TensorProto, numpy_helper
+
+from sasimc.frontend.onnx_import import import_model
+from sasimc.frontend.state import tensor_array
+from sasimc.ir.graph import Graph, Op
+from sasimc.isa.errors import SasError
+
+__all__ = ["model_digest", "trainable_shapes", "with_metadata", "with_weights"]
+
+Int8 = npt.NDArray[np.int8]
+
+_DIGIT = 64
+"""Positions are told in digits of this base, small enough to be weights of every 8-bit type and zero point."""
+
+
+def model_digest(model: ModelProto) -> str:
+    """SHA-256 of what a model computes: its nodes with their attributes, inputs, outputs and constants; not of metadata, or of how the file
+    stores them."""
+    graph, digest = model.graph, hashlib.sha256()
+
+    def add(*parts: bytes) -> None:
+        for part in parts:
+            digest.update(len(part).to_bytes(8, "little") + part)
+
+    for opset in sorted((o.domain, o.version) for o in model.opset_import):
+        add(repr(opset).encode())
+    for node in graph.node:
+        add(node.domain.encode(), node.op_type.encode(), node.name.encode(), repr((list(node.input), list(node.output))).encode())
+        for attribute in sorted(node.attribute, key=lambda a: a.name):
+            add(attribute.SerializeToString(deterministic=True))
+    for info in (*graph.input, *graph.output):
+        add(info.SerializeToString(deterministic=True))
+    for tensor in sorted(graph.initializer, key=lambda t: t.name):
+        values = tensor_array(tensor)
+        add(tensor.name.encode(), values.dtype.str.encode(), repr(values.shape).encode(), values.tobytes())
+    return digest.hexdigest()
+
+
+def trainable_shapes(model: ModelProto, trainable: str | None) -> dict[str, tuple[int, ...]]:
+    """Shape [kh, kw, input channels of a group, output channels] of the weight of every layer that learns, by name."""
+    graph = import_model(model, trainable)
+    return {name: graph.constant(op, "weight").shape for name, op in _layers(graph).items()}
+
+
+def _layers(graph: Graph) -> dict[str, Op]:
+    return {op.name: op for op in graph.ops if op.kind == "conv" and op.flag("trainable")}
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a layer's weights stand: the initialiser, and for each element [kh, kw, cin, n] its index there and its zero point."""
+
+    tensor: TensorProto
+    index: npt.NDArray[np.int64]
+    zero: npt.NDArray[np.int64]
+
+
+def with_weights(model: ModelProto, trainable: str | None, weights: Mapping[str, Int8]) -> ModelProto:
+    """A copy of the model with other weights in its trainable layers.
+
+    Args:
+        trainable: the pattern that says which these are (None: the model's own list).
+        weights: int8 [kh, kw, input channels of a group, output channels] of every trainable layer, by its name in the graph.
+
+    Raises:
+        SasError: layers that are not those of the model, or whose weights do not stand in an 8-bit constant of their own.
+    """
+    layers = _layers(import_model(model, trainable))
+    if layers.keys() != weights.keys():
+        odd = sorted(layers.keys() ^ weights.keys())
+        raise SasError(
+            f"the trainable layers are not those of the model: {', '.join(odd[:6])}", hint="give the model that was compiled"
+        )
+    out = ModelProto()
+    out.CopyFrom(model)
+    for name, place in _places(out, trainable, layers).items():
+        values = np.array(tensor_array(place.tensor))
+        if weights[name].shape != place.index.shape:
+            raise SasError(f"{name}: weights {weights[name].shape}, the model has {place.index.shape}")
+        stored = weights[name].astype(np.int64) + place.zero
+        limits = np.iinfo(values.dtype)
+        if stored.min() < limits.min or stored.max() > limits.max:
+            raise SasError(f"{name}: trained weights do not fit {values.dtype} with this zero point")
+        values.reshape(-1)[place.index.reshape(-1)] = stored.reshape(-1)
+        _set(place.tensor, values)
+    again = import_model(out, trainable)
+    for name, op in _layers(again).items():
+        if not np.array_equal(again.constant(op, "weight"), weights[name]):
+            raise SasError(f"{name}: its weights cannot be put back into the model", where=op.origin)
+    return out
+
+
+def with_metadata(model: ModelProto, entries: Mapping[str, str]) -> None:
+    """Set metadata entries of a model."""
+    kept = [(e.key, e.value) for e in model.metadata_props if e.key not in entries]
+    del model.metadata_props[:]
+    for key, value in (*kept, *entries.items()):
+        model.metadata_props.add(key=key, value=value)
+
+
+def _places(model: ModelProto, trainable: str | None, layers: Mapping[str, Op]) -> dict[str, _Place]:
+    tensors = {t.name: t for t in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant":
+            tensors.update((node.output[0], a.t) for a in node.attribute if a.name == "value")
+    chosen: dict[str, TensorProto] = {}
+    for name, op in layers.items():
+        tensor = tensors.get(op.str_attr("param"))
+        if tensor is None or tensor.data_type not in (TensorProto.INT8, TensorProto.UINT8):
+            what = "is computed from other constants" if tensor is None else "is not stored in 8 bits"
+            hint = "export needs int8 weights as initialisers, each with a DequantizeLinear or a QLinear operator behind it"
+            raise SasError(f"weight {op.str_attr('param')!r} {what}", where=op.origin, hint=hint)
+        chosen[name] = tensor
+    kept = {name: np.array(tensor_array(t)) for name, t in chosen.items()}
+    base = {name: 128 if values.dtype == np.uint8 else 0 for name, values in kept.items()}
+
+    def imported(power: int | None) -> dict[str, npt.NDArray[Any]]:
+        """Weights of the graph when each stored one is a digit of its index (None: all are the base)."""
+        for name, values in kept.items():
+            digits = np.arange(values.size) // _DIGIT**power % _DIGIT if power is not None else np.zeros(values.size, np.int64)
+            _set(chosen[name], (digits + base[name]).reshape(values.shape).astype(values.dtype))
+        graph = import_model(model, trainable)
+        return {n: np.asarray(graph.constant(op, "weight")).astype(np.int64) for n, op in _layers(graph).items()}
+
+    zero = imported(None)
+    index = {name: np.zeros_like(values) for name, values in zero.items()}
+    largest = max((values.size for values in kept.values()), default=1)
+    for power in range(max(1, math.ceil(math.log(max(2, largest), _DIGIT)))):
+        for name, values in imported(power).items():
+            index[name] += (values - zero[name]) * _DIGIT**power
+    for name, values in kept.items():
+        _set(chosen[name], values)
+        if not np.array_equal(np.sort(index[name], axis=None), np.arange(values.size)):
+            raise SasError(f"weight {chosen[name].name!r} cannot be found again in the compiled layer", where=layers[name].origin)
+    return {name: _Place(chosen[name], index[name], base[name] - zero[name]) for name in layers}
+
+
+def _set(tensor: TensorProto, values: npt.NDArray[Any]) -> None:
+    """Replace a tensor's values, its name and shape stay."""
+    made = numpy_helper.from_array(np.ascontiguousarray(values), tensor.name)
+    for field in ("raw_data", "int32_data", "external_data"):
+        tensor.ClearField(field)
+    tensor.raw_data = made.raw_data
