@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -247,3 +249,21 @@ def test_cost_and_report_of_a_device(embedded: Compiled, tmp_path: Path) -> None
     assert "Floor plan" in text
     with pytest.raises(SasError, match="cannot write"):
         sasimc.report(device, tmp_path / "nowhere" / "page.html")
+
+
+# ------------------------------------------------------------------------------------------------------------------------ pages
+
+
+@pytest.mark.parametrize("page", ["how-to/python.md", "how-to/export.md"])
+def test_the_examples_of_the_pages_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the order of the page, in one namespace, in a folder with a model."""
+    text = (Path(__file__).parents[1] / "docs" / page).read_text(encoding="utf-8")
+    blocks = [b for b in re.findall(r"^```python\n(.*?)^```$", text, flags=re.S | re.M) if "--8<--" not in b]
+    assert len(blocks) >= 2
+    shutil.copy(default_model_path(), tmp_path / "model.onnx")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {"images": photos(2), "labels": np.array([0, 1])}
+    for block in blocks:
+        exec(compile(block, page, "exec"), names)
+    made = {path.name for path in tmp_path.iterdir()}
+    assert made >= ({"run.html", "trained.onnx"} if page == "how-to/python.md" else {"trained.onnx"})
