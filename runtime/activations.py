@@ -70,7 +70,7 @@ class Recorder:
     """Records tensors of entry ``infer`` while it runs.
 
     Args:
-        nodes: ONNX names of nodes or of (quantised) tensors; None: the last node of every layer. A node whose result is only computed together with the
+        nodes: ONNX names of nodes or of (quantised) tensors; None: every node. A node whose result is only computed together with the
             next one's (a convolution and its activation function) has that result.
 
     Raises:
@@ -81,7 +81,7 @@ class Recorder:
         self.program, self._all = program, _tensors(program)
         by_node = {node: t.name for t in self._all.values() for node in t.node.split(",")}
         self.wanted: dict[str, str] = {}
-        for node in self._last_nodes(by_node) if nodes is None else nodes:
+        for node in self._names(by_node) if nodes is None else nodes:
             tensor = by_node.get(node, node)
             if tensor not in self._all:
                 known = [*by_node, *self._all]
@@ -91,10 +91,12 @@ class Recorder:
         self._missing: dict[str, npt.NDArray[np.bool_]] = {}
         self._writes = self._writers()
 
-    def _last_nodes(self, by_node: Mapping[str, str]) -> list[str]:
-        """A name for every tensor: its last node's, or its own where that node has several (parts of a concatenation)."""
-        last = {t.name: t.node.split(",")[-1] for t in self._all.values()}
-        return [node if by_node[node] == name else name for name, node in last.items()]
+    def _names(self, by_node: Mapping[str, str]) -> list[str]:
+        """Every node, and every tensor whose node has a later one (parts of a concatenation)."""
+        out: list[str] = []
+        for t in self._all.values():
+            out += [node for node in t.node.split(",") if by_node[node] == t.name] or [t.name]
+        return out
 
     def _root(self, name: str) -> _Tensor:
         tensor = self._all[name]
@@ -174,7 +176,8 @@ def _offset(view: View, whole: View) -> tuple[int, int, int] | None:
 
 def join(parts: Sequence[Mapping[str, Activation]]) -> dict[str, Activation]:
     """One batch of single samples."""
-    return {
-        node: Activation(a.tensor, np.concatenate([part[node].values for part in parts]), a.scale, a.zero)
-        for node, a in parts[0].items()
-    }
+    made: dict[str, Activation] = {}
+    for node, a in parts[0].items():
+        if a.tensor not in made:
+            made[a.tensor] = Activation(a.tensor, np.concatenate([part[node].values for part in parts]), a.scale, a.zero)
+    return {node: made[a.tensor] for node, a in parts[0].items()}

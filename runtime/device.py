@@ -212,7 +212,7 @@ class Device:
 
         Args:
             images: as for :meth:`infer`.
-            nodes: ONNX names of nodes or of quantised tensors; None: all layers. An activation function that is computed together with its
+            nodes: ONNX names of nodes or of quantised tensors; None: all. An activation function that is computed together with its
                 convolution has the same result.
 
         Raises:

@@ -74,7 +74,7 @@ def test_every_layer_of_the_embedded_network_is_onnxruntimes(embedded: Compiled)
     }
     ours = {a.tensor: a for a in found.values()}
     (first,) = set(quant) - set(ours)  # the quantised input
-    assert len(ours) == len(found) > 90
+    assert len(found) > len(ours) > 90
     feeds = {"input": np.zeros((2, 3, 96, 96), np.float32), f"fed:{first}": device.input.integers(images).transpose(0, 3, 1, 2)}
     for name, a in ours.items():
         scale, zero = quant[name]
