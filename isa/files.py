@@ -17,6 +17,7 @@ import safetensors.numpy
 
 from sasimc.isa.analysis.check import check_program
 from sasimc.isa.binary.container import MAGIC, decode_program, encode_program
+from sasimc.isa.cache import cache_of, pack, unpack
 from sasimc.isa.errors import DiagnosticsError, SasError
 from sasimc.isa.program import Program, Tensor
 from sasimc.isa.text.assembler import Assembly, assemble_source
@@ -132,7 +133,10 @@ def weights_loader(folder: Path, source: str) -> Callable[[str, str], tuple[Mapp
 def load_assembly(path: str | Path) -> Assembly:
     """Read a program in text form, with the tests in it."""
     path = Path(path)
-    data = _read(path, "program")
+    return _assemble(path, _read(path, "program"))
+
+
+def _assemble(path: Path, data: bytes) -> Assembly:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as exc:
@@ -143,7 +147,8 @@ def load_assembly(path: str | Path) -> Assembly:
 
 
 def load_program(path: str | Path) -> Program:
-    """Read a program, text or binary (told apart by content), with its weights.
+    """Read a program, text or binary (told apart by content), with its weights. The assembled form of a long text is kept beside it
+    (:mod:`sasimc.isa.cache`).
 
     Raises:
         SasError: whatever is wrong with the files; a :class:`DiagnosticsError` lists every mistake of a text.
@@ -152,7 +157,14 @@ def load_program(path: str | Path) -> Program:
     data = _read(path, "program")
     if data.startswith(MAGIC[:6]):
         return decode_program(data, str(path), weights_loader(path.parent, str(path)))
-    return load_assembly(path).program
+    with contextlib.suppress(OSError, SasError):  # what is wrong is said by the assembler
+        if found := unpack(cache_of(path).read_bytes(), data, str(path), weights_loader(path.parent, str(path))):
+            return found
+    program = _assemble(path, data).program
+    if kept := pack(data, program):
+        with contextlib.suppress(SasError):  # a folder that cannot be written to
+            write_atomically(cache_of(path), kept)
+    return program
 
 
 def save_program(program: Program, path: str | Path) -> Program:
