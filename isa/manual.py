@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sasimc.isa import instructions
 from sasimc.isa.binary import container
+from sasimc.isa.extend import load_instructions
 from sasimc.isa.files import write_atomically
 from sasimc.isa.objects import Geometry, Matrix, Table, Tile, View
 from sasimc.isa.spec import (
@@ -207,11 +208,14 @@ def manual() -> str:
 def main(args: list[str] | None = None) -> int:
     """Write or check the manual; 0 when it is current or was written, 1 when stale."""
     parser = argparse.ArgumentParser(prog="python -m sasimc.isa.manual", description=__doc__)
+    parser.add_argument("--isa", action="append", default=[], metavar="FILE", help="Python file that declares more instructions")
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 when the file is stale")
     parser.add_argument(
         "path", nargs="?", type=Path, default=Path(__file__).resolve().parent.parent / "docs" / "reference" / "isa.md"
     )
     options = parser.parse_args(args)
+    for path in options.isa:
+        load_instructions(path)
     text = manual()
     if options.check:
         current = options.path.exists() and options.path.read_text(encoding="utf-8") == text

@@ -48,7 +48,11 @@ def assert_same(a: Interpreter, b: Interpreter) -> None:
         assert phase.measured == other.measured, name
         assert phase.executed == other.executed, name
         regions = [
-            sorted((start, r.times, sorted(r.executed.items())) for start, known in p.regions.items() for r in known)
+            sorted(
+                (start, r.times, r.gained, sorted(r.skips.items()), sorted(r.executed.items()))
+                for start, known in p.regions.items()
+                for r in known
+            )
             for p in (phase, other)
         ]
         assert regions[0] == regions[1], name

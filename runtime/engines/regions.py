@@ -61,13 +61,13 @@ class RegionSkips:
         open_: tuple[int, dict[Key, int]] | None = None
         for place, key in enumerate(keys):
             flow = code[key[0]].spec.flow
-            if open_ is not None and flow in ("overlap", "sync"):
-                self._close(keys[open_[0]][0], *open_, place)
-                open_ = None
+            if open_ is not None:
+                open_[1][key] = open_[1].get(key, 0) + 1  # what ends a region belongs to it
+                if flow in ("overlap", "sync"):
+                    self._close(keys[open_[0]][0], *open_, place)
+                    open_ = None
             if flow == "overlap":
                 open_ = place, {}
-            elif open_ is not None:
-                open_[1][key] = open_[1].get(key, 0) + 1
 
     def _close(self, start: int, begin: int, executed: dict[Key, int], end: int) -> None:
         numbers = sorted({pc for pc, r0, _ in executed if r0 >= 0})

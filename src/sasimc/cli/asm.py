@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sasimc.cli import options
 from sasimc.cli.common import EXIT_ERROR, command, require_writable, write_json
 from sasimc.cli.options import File, argument, json_file, option
 from sasimc.cli.tables import say
@@ -27,6 +28,7 @@ def _same(a: Path, b: Path) -> bool:
 @command("asm")
 @_program
 @option("-o", "--output", section="Output", type=File(), show_default="the program's name, ending in .bin", help="File to write.")
+@options.isa
 def asm(program: Path, output: Path | None) -> None:
     """Assemble a text program into a binary one."""
     from sasimc.isa.binary.container import encoded_bytes
@@ -46,6 +48,7 @@ def asm(program: Path, output: Path | None) -> None:
 @command("disasm")
 @_program
 @option("-o", "--output", section="Output", type=File(), show_default="standard output", help="File to write.")
+@options.isa
 def disasm(program: Path, output: Path | None) -> None:
     """Print a program as canonical text, or write it with its weights file."""
     from sasimc.isa.files import load_program, save_program
@@ -68,6 +71,7 @@ def disasm(program: Path, output: Path | None) -> None:
 @_program
 @option("--strict", is_flag=True, help="Treat warnings as errors.")
 @json_file("the findings")
+@options.isa
 def lint(program: Path, strict: bool, json_file: Path | None) -> int:
     """Check a program without running it. The exit code is 2 when there are errors."""
     from sasimc.isa.analysis.lint import lint as findings_of

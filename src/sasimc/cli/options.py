@@ -15,7 +15,7 @@ from sasimc.isa.errors import near
 from sasimc.isa.options import options_of
 
 __all__ = [
-    "MACHINE", "AtLeast", "Choice", "File", "Folder", "argument", "circuit", "data_folder", "declared", "engine", "interpretation", "json_file",
+    "MACHINE", "AtLeast", "Choice", "File", "Folder", "argument", "circuit", "data_folder", "declared", "engine", "interpretation", "isa", "json_file",
     "machine", "option", "rows", "seed", "technology", "threads",
 ]  # fmt: skip
 
@@ -166,6 +166,17 @@ interpretation = option(
 )  # fmt: skip
 threads = option("--threads", section="Execution", type=AtLeast(1), show_default="all cores", help="Worker threads.")
 data_folder = option("--data", section="Data", type=Folder(), show_default="SASIMC_DATA", help="Folder of data sets.")
+
+
+def _load_isa(ctx: click.Context, param: click.Parameter, paths: tuple[Path, ...]) -> None:
+    for path in paths:
+        _found("sasimc.isa.extend:load_instructions")(path)
+
+
+isa = option(
+    "--isa", section="Execution", type=File(), multiple=True, expose_value=False, is_eager=True, callback=_load_isa,
+    help="Python file that declares more instructions (may be repeated).",
+)  # fmt: skip
 
 
 def technology(

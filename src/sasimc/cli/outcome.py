@@ -67,6 +67,8 @@ def write_outcome(it: Interpreter, made: dict[str, Any], outcome: Outcome, start
     from sasimc.evaluation.text import cost_lines
     from sasimc.profiling.profile import profile, profile_rows
 
+    for reason in it.slow_loops.values():
+        say(f"a loop was interpreted, on one core: {reason}")
     rows = profile_rows(it)
     cost = cost_of(it, made, outcome.prices, rows)
     for line in cost_lines(cost):

@@ -93,6 +93,7 @@ __all__ = ["app", "main"]
 @option("--fault-seed", section="Device", type=AtLeast(0), default=0, help="Seed of the bit errors.")
 @options.engine("bitserial")
 @options.threads
+@options.isa
 @option(
     "--cross-check",
     section="Execution",
