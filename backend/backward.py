@@ -1,7 +1,7 @@
 """Emit the backward pass of a batch: errors layer by layer, gradients, updates.
 
 Error tensors live in host memory (int8 mantissas, one exponent register each); a layer is propagated for all samples before its exponent
-is known (docs/numerics.md), so its 32-bit sums pass through one host scratch tensor: explicit, counted movement.
+is known (docs/reference/numerics.md), so its 32-bit sums pass through one host scratch tensor: explicit, counted movement.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["BackwardEmitter"]
 
 Shape = tuple[int, int, int]
 MOMENTUM = 3
-"""A velocity keeps 1 - 2^-3 of itself a step (docs/numerics.md)."""
+"""A velocity keeps 1 - 2^-3 of itself a step (docs/reference/numerics.md)."""
 RANGE_OFFSET, RANGE_PERIOD = 256, 16
 """A remembered range is stored plus the offset, so that 0 is less than any; it loses one bit every period (a power of two) of steps."""
 PRODUCTS = ("xent", "merge", "conv_t", "avgpool_t", "maxpool_t", "resize_t")

@@ -93,7 +93,7 @@ class LayerMatrix:
 @dataclass
 class Placement:
     """Result: matrices by layer (in order of groups and column chunks), the scratch matrix if any, sub-arrays used by kind; ``cost`` of the mapping
-    problem (docs/mapping.md) and the proven lower ``limit`` of any solution.
+    problem (docs/explanation/mapping.md) and the proven lower ``limit`` of any solution.
 
     ``twins``: by the name of a part, the matrix that its transposed products use, where that is another one.
     """
@@ -222,7 +222,7 @@ def rejoin(shape: tuple[int, ...], parts: Iterable[tuple[str, int, Int8]]) -> In
 def place(
     layers: Mapping[str, Sequence[LayerMatrix]], machine: Machine, scratch: bool, transposed: Iterable[str] = ()
 ) -> Placement:
-    """Cut, copy and pack all matrices: Lagrange multipliers of the capacity, then single improvements (docs/mapping.md).
+    """Cut, copy and pack all matrices: Lagrange multipliers of the capacity, then single improvements (docs/explanation/mapping.md).
 
     ``transposed``: layers whose transposed product is needed; ``scratch``: gradient products need scratch rows.
 

@@ -1,4 +1,4 @@
-"""The integer recipe, one change at a time: what each idea of docs/training.md is worth, on validation images.
+"""The integer recipe, one change at a time: what each idea of docs/explanation/training.md is worth, on validation images.
 
     python benchmarks/ablation.py --data FOLDER [--datasets flowers17,pets] [--seeds 0,1,2] [--rows PATTERN]
     python benchmarks/ablation.py --data FOLDER --set module_exponent=3:-2 --set compile.update=accumulate      (a row of one's own)

@@ -3,7 +3,7 @@
     python benchmarks/mapping.py [--weights FOLDER] [--json FILE]
 
 ``bound_cycles`` is the limit that no mapping beats: dense layers MAC x input bits / (active sub-arrays x weights a row), depth-wise layers
-input elements x input bits / active sub-arrays, nothing for everything else (`docs/mapping.md`). ``word lines`` is what remains when a word
+input elements x input bits / active sub-arrays, nothing for everything else (`docs/explanation/mapping.md`). ``word lines`` is what remains when a word
 line of 64 weights serves one pixel only, so that layers with N mod 64 columns leave some idle. Programs are for inference (every
 layer may be copied). Networks above the target name the layers that lose most, and the unit that binds there.
 """

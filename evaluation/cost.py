@@ -352,7 +352,7 @@ class Cost:
         return out
 
     def summary(self) -> dict[str, Any]:
-        """Figures, energy by phase and by component, and what they rest on, for a run report (docs/reports.md)."""
+        """Figures, energy by phase and by component, and what they rest on, for a run report (page "Run and compile JSON")."""
         return {
             "figures": {name: f.as_dict() for name, f in self.figures.items()},
             "by_phase_j": self.by_phase(),
@@ -362,7 +362,7 @@ class Cost:
         }
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything, for JSON, at full precision (docs/reports.md)."""
+        """Everything, for JSON, at full precision (page "Run and compile JSON")."""
         model = self.model
         peak = model.peak()
         return {

@@ -38,7 +38,7 @@ class Difference:
     parts: dict[str, list[Pair]]
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON, at full precision (docs/reports.md)."""
+        """For JSON, at full precision (docs/reference/run-json.md)."""
         return {
             "a": self.names[0],
             "b": self.names[1],

@@ -1,4 +1,4 @@
-"""What the evaluation knows of a run: the part of ``sasrun --json`` that docs/reports.md calls the profile."""
+"""What the evaluation knows of a run: the part of ``sasrun --json`` that docs/reference/run-json.md calls the profile."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _HINT = "write one with `sasrun PROGRAM --json FILE`"
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the profile: where, executions, share of the cycles, counts of events (docs/reports.md)."""
+    """A row of the profile: where, executions, share of the cycles, counts of events (docs/reference/run-json.md)."""
 
     phase: str
     node: str = ""

@@ -2,7 +2,7 @@
 
 Values and operations are frozen; a graph changes only by building another one (:meth:`Graph.with_changes`). One sample is
 described, channels last, ``(H, W, C)``; a vector is ``(1, 1, C)``. What each kind of operation may carry stands in
-:mod:`sasimc.ir.kinds`; formulas stand in ``docs/numerics.md``.
+:mod:`sasimc.ir.kinds`; formulas stand in ``docs/reference/numerics.md``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A plain numpy interpreter of the integer forward graph, batch of samples [B, H, W, C] in int64: what a graph means.
 
-It follows docs/numerics.md (Forward) operation by operation. Products run in BLAS, which is exact while every partial sum fits the
+It follows docs/reference/numerics.md (Forward) operation by operation. Products run in BLAS, which is exact while every partial sum fits the
 mantissa: float32 below 2^24, float64 below 2^53.
 """
 

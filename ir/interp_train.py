@@ -1,6 +1,6 @@
 """A plain numpy interpreter of training graphs: errors, gradients, updates of one batch, in int64. Tests check passes with it.
 
-It follows docs/numerics.md (Loss, Backward, Gradient and update) operation by operation; products run in BLAS as in
+It follows docs/reference/numerics.md (Loss, Backward, Gradient and update) operation by operation; products run in BLAS as in
 :mod:`sasimc.ir.interp`.
 """
 

@@ -1,4 +1,4 @@
-"""Every kind of operation, declared once: level, arity, attributes, constants, rule, meaning. Formulas: docs/numerics.md.
+"""Every kind of operation, declared once: level, arity, attributes, constants, rule, meaning. Formulas: docs/reference/numerics.md.
 
 Levels: ``float`` kinds stand between a dequantize and a quantize and are gone after canonicalisation; ``int`` kinds are what the
 backend consumes; ``both`` moves stored values without arithmetic; ``train`` kinds form the backward half of a training graph.

@@ -1,11 +1,11 @@
-"""The words that operations of a training graph may carry. Formulas: docs/numerics.md."""
+"""The words that operations of a training graph may carry. Formulas: docs/reference/numerics.md."""
 
 from typing import Literal
 
 __all__ = ["Range", "Rounding", "Update"]
 
 Update = Literal["direct", "accumulate", "momentum"]
-"""What an ``update`` does with a gradient; absent: the first (docs/numerics.md, "Gradient and update")."""
+"""What an ``update`` does with a gradient; absent: the first (docs/reference/numerics.md, "Gradient and update")."""
 Range = Literal["batch", "peak"]
 """What an ``update`` compares a gradient with: the largest of this batch, or of the batches so far; absent: the first."""
 Rounding = Literal["nearest", "stochastic", "carried"]

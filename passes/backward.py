@@ -1,4 +1,4 @@
-"""Derive the backward half of a training step from an integer forward graph (docs/numerics.md: Backward, Where errors go).
+"""Derive the backward half of a training step from an integer forward graph (docs/reference/numerics.md: Backward, Where errors go).
 
 Works on any graph and any set of trainable layers. The rules that fix every bit:
 

@@ -1,4 +1,4 @@
-"""Fixed-point factors, exactly as docs/numerics.md states them (section Forward)."""
+"""Fixed-point factors, exactly as docs/reference/numerics.md states them (section Forward)."""
 
 from __future__ import annotations
 

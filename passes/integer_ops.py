@@ -1,4 +1,4 @@
-"""Integer operations for real ones whose input and output quantisation is known (docs/numerics.md, Forward).
+"""Integer operations for real ones whose input and output quantisation is known (docs/reference/numerics.md, Forward).
 
 Each function returns the operation and its constant arrays by role; :class:`FactorError` where no integers can carry it.
 """

@@ -13,7 +13,7 @@ __all__ = ["BackwardOptions"]
 
 @dataclass(frozen=True, kw_only=True)
 class BackwardOptions:
-    """How the backward half of a training step is derived (docs/training.md, docs/numerics.md)."""
+    """How the backward half of a training step is derived (pages "Training on the device" and "Arithmetic")."""
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012  a recipe holds these options and refuses any others
 

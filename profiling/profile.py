@@ -1,5 +1,5 @@
 """What a run did and where: executions, cycles and events by (phase, ONNX node, unit, mnemonic, matrix), and how the matrices stand in the
-sub-arrays. This is what the cost model and the reports read (docs/reports.md)."""
+sub-arrays. This is what the cost model and the reports read (docs/reference/run-json.md)."""
 
 from __future__ import annotations
 
@@ -225,7 +225,7 @@ class Meter:
 
 
 def profile(it: Interpreter, rows: list[ProfileRow] | None = None) -> dict[str, Any]:
-    """The part of a run report that the cost model and the pages are made from (docs/reports.md). ``rows``: when they are known already."""
+    """The part of a run report that the cost model and the pages are made from (docs/reference/run-json.md). ``rows``: when they are known already."""
     rows = profile_rows(it) if rows is None else rows
     return {
         "schema": SCHEMA,

@@ -237,7 +237,7 @@ def _pass(x: Tensor, *_: Tensor | None, a: Mapping[str, Any]) -> Tensor:
 
 
 class _Straight(torch.autograd.Function):
-    """Quantise and dequantise; the gradient passes straight through, as errors do on the device (docs/numerics.md, Backward)."""
+    """Quantise and dequantise; the gradient passes straight through, as errors do on the device (docs/reference/numerics.md, Backward)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: float, low: int, high: int) -> Tensor:

@@ -1,6 +1,6 @@
 """Bit errors of the arrays: failed writes, wrong reads, stuck cells, each with its rate, by sub-array kind.
 
-What is drawn, and when (docs/device.md):
+What is drawn, and when (page "Run with bit errors"):
 
 - *Write errors*: every bit of a word line that is written ends on the wrong side with this probability, whatever stood there before (a SAS
   write suspends every cell of the pulse and decides it anew). Weights that are loaded, trained or put back by the host are written.

@@ -1,4 +1,4 @@
-"""pytest plugin: collects ``test_*.s`` files; every ``.test`` in them is a test (docs/assembly.md).
+"""pytest plugin: collects ``test_*.s`` files; every ``.test`` in them is a test (page "Writing programs").
 
 It is installed with the package. Options: ``--no-asm`` leaves assembly files out.
 """

@@ -1,4 +1,4 @@
-"""The golden model: forward and whole training steps of a QDQ ONNX file in integers, written from docs/numerics.md alone.
+"""The golden model: forward and whole training steps of a QDQ ONNX file in integers, written from docs/reference/numerics.md alone.
 
 It imports onnx and numpy and nothing of the toolchain, so that an error there cannot hide here. Whole tensors, no tiling,
 no machine. Where the page leaves room, this model reads it as follows (the numbers are cited in comments and tests):

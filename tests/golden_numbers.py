@@ -1,4 +1,4 @@
-"""Integer formulas of docs/numerics.md, one function each, on int64 numpy arrays. Part of the golden model (see golden.py)."""
+"""Integer formulas of docs/reference/numerics.md, one function each, on int64 numpy arrays. Part of the golden model (see golden.py)."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Every builder returns an ``onnx.ModelProto`` with a symbolic batch, runnable under onnxruntime, whose metadata key
 ``sasimc.trainable`` holds the JSON list of the names of the trainable nodes. Scales are calibrated on random inputs, so that
-no layer is dead or saturated. Activations next to trainable layers have power-of-two scales and z = 0 (docs/numerics.md,
+no layer is dead or saturated. Activations next to trainable layers have power-of-two scales and z = 0 (docs/reference/numerics.md,
 "Forward"); frozen ones get arbitrary scales and zero points, uint8 and int8.
 
     mlp, plain_cnn, residual_net, mobilenet_like, random_graph, and Builder for tests that need their own graph.

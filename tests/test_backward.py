@@ -34,7 +34,7 @@ PRODUCTS = {"xent", "conv_t", "avgpool_t", "maxpool_t", "resize_t", "merge"}
 
 
 def plain(**options: Any) -> Backward:
-    """The rules of docs/numerics.md without their variants."""
+    """The rules of docs/reference/numerics.md without their variants."""
     return Backward(update="direct", round_errors="nearest", **options)
 
 

@@ -268,3 +268,12 @@ def test_api_page_has_what_the_package_exports() -> None:
     shown = re.findall(r"^::: ([\w.]+)$", page("docs/reference/api.md"), flags=re.M)
     missing = {name: module for name, module in sasimc._LAZY.items() if f"{module}.{name}" not in shown}
     assert missing == {}
+
+
+def test_sources_name_pages_that_exist() -> None:
+    sources = [
+        p for folder in ROOT.iterdir() if folder.is_dir() and not folder.name.startswith(".") for p in folder.rglob("*.py")
+    ]
+    named = {(p.name, path) for p in sources for path in re.findall(r"docs/[\w/-]+\.md", p.read_text(encoding="utf-8"))}
+    generated = {f"docs/{name}" for name in GENERATED}
+    assert [pair for pair in sorted(named) if pair[1] not in generated and not (ROOT / pair[1]).exists()] == []

@@ -154,7 +154,7 @@ def test_pools_and_their_transposes(geom: Geometry, inner: tuple[int, int], oute
 
 
 def linear_matrix(size: int) -> np.ndarray:
-    """Four times the factor-2 half-pixel resize, as written in docs/numerics.md."""
+    """Four times the factor-2 half-pixel resize, as written in docs/reference/numerics.md."""
     m = np.zeros((2 * size, size), np.int64)
     for i in range(size):
         m[2 * i, max(i - 1, 0)] += 1

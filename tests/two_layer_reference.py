@@ -1,4 +1,4 @@
-"""The network of examples/two_layer.s in plain integers, from docs/numerics.md alone."""
+"""The network of examples/two_layer.s in plain integers, from docs/reference/numerics.md alone."""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ class Session:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def run(self) -> dict[str, Any]:
-        """Do what the options ask for; returns the report (docs/reports.md)."""
+        """Do what the options ask for; returns the report (docs/reference/run-json.md)."""
         if self.options.inputs:
             self._classify()
         if self._training:

@@ -1,4 +1,4 @@
-"""Every compilation is checked before anything is written: (a) import, (b) passes, (c) program, (d) linter (docs/verification.md)."""
+"""Every compilation is checked before anything is written: (a) import, (b) passes, (c) program, (d) linter (docs/explanation/verification.md)."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ model that onnxruntime runs and that carries what the compiler needs as metadata
 - ``sasimc.preprocess``: JSON ``{"mean", "std", "size", "resize", "interpolation"}`` (RGB, mean and std for pixel / 255),
 - ``sasimc.labels``: JSON list of class names, when known.
 
-Numbers of the trainable part (``docs/numerics.md``; the paper leaves them open):
+Numbers of the trainable part (``docs/reference/numerics.md``; the paper leaves them open):
 
 - Activations: power-of-two scale, zero point 0, calibrated with head-room for growth during training.
 - Weights: int8 drawn with standard deviation ``rep_weight_max`` / 3 and cut at ``rep_weight_max`` (default 48 of 127), so

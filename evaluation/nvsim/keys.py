@@ -154,7 +154,7 @@ _CELL: Final = (
     Key("Stitching", "", "", "", "a layout detail of NVSim"),
 )
 
-_ADD_ON: Final = "an added circuit; the circuits that are counted are those of the circuit table (docs/energy.md)"
+_ADD_ON: Final = "an added circuit; the circuits that are counted are those of the circuit table (page 'Energy, latency, area')"
 
 
 def _add_on(level: str) -> tuple[Key, ...]:
@@ -166,7 +166,7 @@ def _add_on(level: str) -> tuple[Key, ...]:
 
 
 _PIM: Final = (
-    Key("Max Row Activation", "", "", "", "one word line of a sub-array works in a cycle (docs/machine.md)"),
+    Key("Max Row Activation", "", "", "", "one word line of a sub-array works in a cycle (page 'Machine')"),
     Key("Sense Amplifier Latency", "s", "ns", "write.read_cycles_per_row"),
     Key("Sense Amplifier Read Dynamic Energy", "J", "fJ", "read energy"),
     Key("Sense Amplifier Power", "W", "uW", "", "the energy of a read is used instead"),

@@ -1,4 +1,4 @@
-"""Periphery: what happens to sums beside the arrays. All roundings are to nearest, ties to even (``rne`` in docs/numerics.md)."""
+"""Periphery: what happens to sums beside the arrays. All roundings are to nearest, ties to even (``rne`` on the page "Arithmetic")."""
 
 from __future__ import annotations
 
@@ -443,7 +443,7 @@ class CarriedShiftTo8(_Periphery):
 
 
 class PseudoStochasticRound(_Periphery):
-    """dst = pseudo-stochastic rounding of src / 2^rs (NITI; docs/numerics.md): the discarded low bits decide, no random generator. A magnitude is
+    """dst = pseudo-stochastic rounding of src / 2^rs (NITI; page "Arithmetic"): the discarded low bits decide, no random generator. A magnitude is
     at most 127 (dst i8), or 127 x 256 (dst i32: a 16-bit step of an accumulated weight)."""
 
     opcode = 0x51
@@ -532,7 +532,7 @@ class ArgMax(_Periphery):
 
 
 class CrossEntropy(_Periphery):
-    """Integer cross-entropy, base 2 (docs/numerics.md): dst = softmax - target in Q15, summing to zero; rloss = the loss in Q12 bits. Traps
+    """Integer cross-entropy, base 2 (page "Arithmetic"): dst = softmax - target in Q15, summing to zero; rloss = the loss in Q12 bits. Traps
     when the label is not a channel."""
 
     opcode = 0x53

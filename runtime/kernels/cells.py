@@ -128,7 +128,7 @@ _ONES = np.array([b.bit_count() for b in range(256)], np.int64)
 
 @njit(cache=True, nogil=True)
 def driven_cycles(streamed, tiles, place, unit, units, copies, mats, banks):  # type: ignore[no-untyped-def]
-    """Cycles of streaming bytes uint8 [P, K] through word lines that are active once per one bit (docs/numerics.md, "Zero bits").
+    """Cycles of streaming bytes uint8 [P, K] through word lines that are active once per one bit (docs/reference/numerics.md, "Zero bits").
 
     ``tiles`` int64 [T, 8]; tile i stands in sub-array ``place[i]``, sub-array s in group or bank ``unit[s]`` of ``units``. ``mats`` = 0: groups one
     after another, each as long as its busiest sub-array; else ``mats`` sub-arrays of each bank and ``banks`` banks work at a time.

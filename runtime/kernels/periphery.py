@@ -1,4 +1,4 @@
-"""The digital periphery in inference: bias, requantise, additions, pools, resampling. Formulas of docs/numerics.md; integers only."""
+"""The digital periphery in inference: bias, requantise, additions, pools, resampling. Formulas of docs/reference/numerics.md; integers only."""
 
 from __future__ import annotations
 

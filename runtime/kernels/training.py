@@ -1,4 +1,4 @@
-"""The digital periphery in training: ranges, shifts, masks, error scaling, rounding, loss. Formulas of docs/numerics.md, sections "Loss",
+"""The digital periphery in training: ranges, shifts, masks, error scaling, rounding, loss. Formulas of docs/reference/numerics.md, sections "Loss",
 "Backward", "Gradient and update"; integers only."""
 
 from __future__ import annotations
@@ -235,7 +235,7 @@ def carry(op, m, first, last):  # type: ignore[no-untyped-def]
 
 @kernel("cross_entropy")
 def cross_entropy(op, m, first, last):  # type: ignore[no-untyped-def]
-    """docs/numerics.md, "Loss", with the targets of the table."""
+    """docs/reference/numerics.md, "Loss", with the targets of the table."""
     data, out, src, t, label = buf(m), buf32(m), op.src, op.table, reg(m, op.label)
     n = src.channels
     if label < 0 or label >= n:

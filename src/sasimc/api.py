@@ -62,7 +62,7 @@ def compile(model: str | Path | ModelProto, **options: Any) -> Program:
 
 
 def compile_report(compiled: Compiled, wall_s: float) -> dict[str, Any]:
-    """The stable keys of ``sasc compile --json`` (docs/reports.md)."""
+    """The stable keys of ``sasc compile --json`` (page "Run and compile JSON")."""
     p, place = compiled.program, compiled.placement
     report: dict[str, Any] = {
         "machine": p.machine.name,
