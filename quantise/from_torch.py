@@ -34,7 +34,8 @@ def from_torch(
         path: the file to write.
         preprocess: how ``images`` were made from RGB bytes (:class:`Preprocess` or its keys), kept in the file for `sasrun`; None: not said.
         labels: names of the classes, kept in the file.
-        method, per_channel: as of :func:`sasimc.quantise.quantise.quantise`.
+        method: as of :func:`sasimc.quantise.quantise.quantise`.
+        per_channel: likewise.
 
     Raises:
         SasError: inputs of another kind; a module that cannot be exported or quantised.

@@ -86,7 +86,7 @@ class Interpreter:
 
     Raises:
         SasError: the program cannot run on its machine (operands out of range or illegal, no such engine, not enough
-        memory).
+            memory).
     """
 
     def __init__(self, program: Program, engine: str = "bitserial", threads: int | None = None) -> None:
