@@ -19,6 +19,7 @@ import sasimc.frontend.ops_shape
 import sasimc.frontend.ops_window  # noqa: F401
 from sasimc.frontend.load import load_model, model_opset, sorted_nodes
 from sasimc.frontend.ops_quant import fold
+from sasimc.frontend.qdq_form import qdq_form
 from sasimc.frontend.state import (
     Act,
     Finding,
@@ -138,6 +139,7 @@ def import_float(model: ModelProto) -> FloatImport:
             outputs.append(act.value)
         elif out.name in imp.consts:
             imp.findings.append(Finding(out.name, "output", "is a constant", "remove this output"))
+    imp.findings += _second_outputs(imp, graph)
     ops = tuple(imp.ops)
     if not imp.findings and not (outputs and inputs):
         imp.findings.append(Finding(graph.name or "graph", "graph", "no output depends on an input", "check the export"))
@@ -148,6 +150,29 @@ def import_float(model: ModelProto) -> FloatImport:
         graph.name or "main", dict(imp.values), ops, dict(imp.constants), tuple(inputs), tuple(dict.fromkeys(outputs)), notes
     )
     return FloatImport(ir, tuple(imp.findings), operators, dict(imp.acts), imp.batch)
+
+
+def _second_outputs(imp: Importer, graph: onnx.GraphProto) -> list[Finding]:
+    """Outputs that are not the logits of the first one: a softmax, an arg max and real values of one tensor are one output."""
+    made = {op.output: op for op in imp.ops}
+
+    def root(value: str) -> str:
+        while value in made and made[value].kind in ("argmax", "softmax_f", "dequantize", "reshape"):
+            value = made[value].inputs[0]
+        return value
+
+    first, more = "", []
+    for out in graph.output:
+        if out.name in imp.acts:
+            value = root(imp.acts[out.name].value)
+            if first and value != first:
+                more.append(
+                    Finding(
+                        out.name, "output", "is a second output; a program gives one tensor", "remove it from the graph's outputs"
+                    )
+                )
+            first = first or value
+    return more
 
 
 def _initialisers(imp: Importer, model: ModelProto) -> None:
@@ -164,10 +189,20 @@ def _initialisers(imp: Importer, model: ModelProto) -> None:
 
 def _inputs(imp: Importer, model: ModelProto, nodes: list[NodeProto]) -> list[str]:
     """Types of the graph inputs. Batch may be symbolic; height, width and channels may not."""
-    found = []
+    found: list[str] = []
+    read = {name for node in nodes for name in node.input} | {o.name for o in model.graph.output}
     for info in model.graph.input:
-        if info.name in imp.consts or info.name in imp.poisoned:
+        if info.name in imp.consts or info.name in imp.poisoned or (info.name not in read and len(model.graph.input) > 1):
             continue  # old files list initialisers among the inputs
+        if found:
+            imp.findings.append(
+                Finding(
+                    info.name,
+                    "input",
+                    f"is a second input beside {found[0]!r}; a program reads one tensor",
+                    "make it an initialiser",
+                )
+            )
         try:
             found.append(_input(imp, info, nodes))
         except Unsupported as e:
@@ -289,6 +324,9 @@ def _opaque(imp: Importer, node: NodeProto, shapes: _InferredShapes) -> None:
     """Stand-in outputs, so that what follows is checked too; without a known shape the outputs poison their readers."""
     for out in filter(None, node.output):
         found = shapes.get(out) if out not in imp.poisoned else None
+        if found is None and out == node.output[0] and not handler(node):
+            # most operators that nobody knows work element by element
+            found = next((replace(imp.type(imp.acts[i]), scale=1.0, zero=0) for i in node.input if i in imp.acts), None)
         imp.acts.pop(out, None)
         if found is None:
             imp.poisoned.add(out)
@@ -301,8 +339,21 @@ def _opaque(imp: Importer, node: NodeProto, shapes: _InferredShapes) -> None:
         imp.acts[out] = Act(value)
 
 
+def _one_sample(model: ModelProto) -> ModelProto:
+    """The model with a batch of 1 where it is symbolic and with all its domains declared, so that more shapes can be inferred."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    for domain in sorted({n.domain for n in copy.graph.node} - {e.domain for e in copy.opset_import} - {"", "ai.onnx"}):
+        copy.opset_import.add(domain=domain, version=1)
+    for info in copy.graph.input:
+        dims = info.type.tensor_type.shape.dim
+        if dims and not dims[0].HasField("dim_value"):
+            dims[0].dim_value = 1
+    return copy
+
+
 class _InferredShapes:
-    """Shapes by onnx's own inference, computed only when something unsupported needs them."""
+    """Shapes by onnx's own inference of the QDQ form, computed only when something unsupported needs them."""
 
     def __init__(self, model: ModelProto) -> None:
         self._model, self._shapes = model, None
@@ -314,7 +365,7 @@ class _InferredShapes:
 
     def _infer(self) -> dict[str, TensorType]:
         try:
-            inferred = onnx.shape_inference.infer_shapes(self._model)
+            inferred = onnx.shape_inference.infer_shapes(_one_sample(qdq_form(self._model)), data_prop=True)
         except Exception:
             return {}
         found: dict[str, TensorType] = {}

@@ -10,7 +10,7 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
-from sasimc.verify.qdq_form import qdq_form
+from sasimc.frontend.qdq_form import qdq_form
 
 
 class Net:

@@ -593,6 +593,37 @@ def test_the_report_is_complete() -> None:
     assert len(e.value.diagnostics) >= 3
 
 
+def test_the_report_looks_behind_everything() -> None:
+    """An unknown quantised operator, a reshape that cuts axes, a constant in a Concat: what stands behind them is listed too."""
+    net = Net(("n", 3, 6, 6))
+    a, b = net.quant(0.02, 100, np.uint8), net.quant(1 / 256, 0, np.uint8)
+    x = net.node("QuantizeLinear", "x", *a)
+    x = net.node("DequantizeLinear", net.node("QLinearSigmoid", x, *a, *b, domain="com.microsoft", name="first"), *b)
+    x = net.node("Reshape", net.q(net.node("Sigmoid", x, name="second")), net.const([0, 4, 27], np.int64), name="third")
+    x = net.node("Concat", x, net.const(np.zeros((1, 1, 27))), axis=1, name="fourth")
+    x = net.q(net.node("Elu", net.q(x), name="fifth"))
+    x = net.q(net.node("Foo", x, domain="com.example", name="sixth"))
+    report = check_model(net.model(net.q(net.node("Tanh", x, name="seventh"))))
+    assert {"first", "second", "third", "fourth", "fifth", "sixth", "seventh"} <= {f.node for f in report.findings}
+
+
+def test_one_input_and_one_output() -> None:
+    """More are refused by name; a softmax and an arg max of the logits are the same output."""
+    net = Net()
+    x = net.q(net.conv(net.q("x", 0.02, 5), 3, 4), 0.04)
+    y = net.q(net.node("Flatten", net.node("GlobalAveragePool", x)), 0.03)
+    logits = net.q(net.node("Gemm", y, net.weight((4, 5), 1)), 0.05)
+    assert check_model(net.model(logits, net.node("Softmax", logits), net.node("Identity", logits))).ok
+    (finding,) = check_model(net.model(logits, y)).findings
+    assert (finding.node, "second output" in finding.reason) == (y, True)
+    model = net.model(logits)
+    model.graph.input.append(helper.make_tensor_value_info("mask", TensorProto.FLOAT, ["n", 3, 6, 6]))
+    assert check_model(model).ok  # nothing reads it
+    quantised = next(n for n in model.graph.node if n.op_type == "Gemm")
+    quantised.input[0] = "mask"
+    assert any(f.node == "mask" and "second input" in f.reason for f in check_model(model).findings)
+
+
 @pytest.mark.parametrize(
     ("shape", "reason"),
     [

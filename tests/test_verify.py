@@ -23,10 +23,10 @@ import sasimc.verify.program
 from sasimc.api import CompileOptions, compile_model
 from sasimc.cli.common import invoke
 from sasimc.cli.sasc import app
+from sasimc.frontend.qdq_form import qdq_form
 from sasimc.ir.graph import Graph, Op
 from sasimc.isa.files import load_program
 from sasimc.verify.difference import Difference
-from sasimc.verify.qdq_form import qdq_form
 
 Monkey = pytest.MonkeyPatch
 

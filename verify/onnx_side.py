@@ -21,10 +21,10 @@ import onnxruntime as ort
 from onnx import ModelProto, TensorProto, helper
 
 from sasimc.frontend.onnx_import import FloatImport
+from sasimc.frontend.qdq_form import qdq_form
 from sasimc.ir.graph import Graph, Op
 from sasimc.isa.errors import SasError
 from sasimc.verify.difference import Difference, first_difference
-from sasimc.verify.qdq_form import qdq_form
 
 __all__ = ["against_onnx"]
 
