@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -40,15 +41,18 @@ def qlinear_conv(imp: Importer, node: NodeProto) -> None:
 @handles("Gemm")
 def gemm(imp: Importer, node: NodeProto) -> None:
     attrs = imp.attrs(node)
-    for name in ("alpha", "beta"):
-        if attrs.get(name, 1.0) != 1.0:
-            raise Unsupported(f"{name} = {attrs[name]:g}", f"fold {name} into the weights before quantising")
     act = _transposed(imp, imp.floats(node, 0)) if attrs.get("transA") else imp.floats(node, 0)
     w = _weight(imp, node, 1)
     if attrs.get("transB"):
         w = _swap(w)
+    alpha, beta = attrs.get("alpha", 1.0), attrs.get("beta", 1.0)
+    if not (math.isfinite(alpha) and alpha > 0 and math.isfinite(beta)):
+        raise Unsupported(f"alpha = {alpha:g}, beta = {beta:g}", "fold them into the weights before quantising")
+    bias = _bias(imp, node, 2)
+    if beta != 1 and bias is not None:
+        bias = beta * (bias.real() if isinstance(bias, QConst) else np.asarray(bias, np.float64))
     act = imp.vector(node, act)
-    _matmul(imp, node, act, act.value, w, _bias(imp, node, 2), node.output[0])
+    _matmul(imp, node, act, act.value, replace(w, scale=w.scale * alpha), bias, node.output[0])
 
 
 @handles("com.microsoft.QGemm")

@@ -276,6 +276,9 @@ def test_operator(name: str, zero: int) -> None:
 
 VECTORS: dict[str, Callable[[Net, str], str]] = {
     "flatten gemm": lambda net, x: net.node("Gemm", net.node("Flatten", x), net.weight((108, 7), 1), net.const(np.arange(7) / 7)),
+    "gemm alpha beta": lambda net, x: net.node(
+        "Gemm", net.node("Flatten", x), net.weight((108, 7), 1), net.const(np.arange(7) / 7), alpha=0.6, beta=-1.5
+    ),
     "reshape gemm transB": lambda net, x: net.node(
         "Gemm", net.node("Reshape", x, net.const([0, -1], np.int64)), net.weight((7, 108), 0), transB=1
     ),
@@ -511,7 +514,7 @@ UNSUPPORTED: dict[str, tuple[Callable[[Net], str], str, str]] = {
     ),
     "bias length": (lambda n: n.q(n.node("Conv", x_of(n), n.weight((4, 3, 1, 1)), n.const([1.0, 2.0]))), "bias of shape (2,)", ""),
     "alpha": (
-        lambda n: n.q(n.node("Gemm", n.node("Flatten", x_of(n)), n.weight((108, 7), 1), alpha=0.5)), "alpha = 0.5", "fold alpha"
+        lambda n: n.q(n.node("Gemm", n.node("Flatten", x_of(n)), n.weight((108, 7), 1), alpha=-0.5)), "alpha = -0.5", "fold them"
     ),
     "attention": (lambda n: n.q(n.node("MatMul", x_of(n), x_of(n))), "both operands are activations", "attention"),
     "left operand": (lambda n: n.q(n.node("MatMul", n.weight((6, 6), 1), x_of(n))), "the constant is the left operand", "transpose"),
