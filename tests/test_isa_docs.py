@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -127,3 +129,16 @@ def test_first_program_on_other_numbers(tmp_path: Path, monkeypatch: pytest.Monk
     assert invoke(sasc.app, ["test", "test_dot.s"]) == 0
     assert invoke(sasrun.app, shlex.split(command[0])) == 0
     assert np.load(tmp_path / "out.npy").ravel().tolist() == [-2, -765]
+
+
+def test_own_instruction_is_tested_by_the_command(tmp_path: Path) -> None:
+    """``sasc test --isa``: 10 x 3 / 2 and -3 x 3 / 2, the half to the even neighbour."""
+    source = ".view s buf i32 1x1x2\n.view d buf i8 1x1x2 addr=16\n    muls d, s, 3, 1, all\n    halt\n"
+    (tmp_path / "muls.s").write_text(source + ".tests\n.init s [10, -3]\n.run main\n.expect d [15, -4]\n")
+    command = (
+        "import sys; from sasimc.cli.sasc import app; from sasimc.cli.common import invoke; sys.exit(invoke(app, sys.argv[1:]))"
+    )
+    words = ["test", str(tmp_path / "muls.s"), "--isa", str(ROOT / "examples" / "isa_multiply_shift.py")]
+    done = subprocess.run([sys.executable, "-c", command, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 test, 0 failed" in done.stdout

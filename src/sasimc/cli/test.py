@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sasimc.cli.common import EXIT_FAILED, command, require_writable, write_json
-from sasimc.cli.options import File, argument, json_file
+from sasimc.cli.options import File, argument, isa, json_file
 from sasimc.cli.progress import progress
 from sasimc.cli.tables import say
 from sasimc.isa.errors import SasError
@@ -17,6 +17,7 @@ __all__ = ["test"]
 @command("test")
 @argument("files", "Assembly files with tests (.test, .init, .run, .expect).", type=File(), nargs=-1, required=True)
 @json_file("the results")
+@isa
 def test(files: tuple[Path, ...], json_file: Path | None) -> int:
     """Run the tests of assembly files on all engines.
 
