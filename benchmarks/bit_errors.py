@@ -86,7 +86,7 @@ class Bench:
             device, self.data, Recipe(epochs=self.o.epochs), None,
             lambda e: print(f"epoch {e.epoch + 1}/{self.o.epochs}: val {e.val_top1:.1f} %, {time.perf_counter() - start:.0f} s", flush=True),
         )  # fmt: skip
-        return device, evaluate(device, self.data, "test", None, self.o.limit)
+        return device, evaluate(device, self.data, "test", None, self.o.limit)[0]
 
     def accuracy(self, errors: Any) -> float:
         """Test accuracy, percent, of the trained network with bit errors (None: without)."""
@@ -101,7 +101,7 @@ class Bench:
             device.load_state(self.state)
         if errors is not None:
             device.inject(errors)
-        top1 = evaluate(device, self.data, "test", None, self.o.limit)
+        top1, _ = evaluate(device, self.data, "test", None, self.o.limit)
         counts = device.faults.counts if device.faults else {"write": 0, "read": 0, "stuck": 0, "runs": 1}
         return top1, counts["write"] + counts["stuck"] + counts["read"] // max(1, counts["runs"])
 

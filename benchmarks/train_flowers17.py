@@ -42,7 +42,7 @@ def one(path: Path, dataset: Dataset, what: str, seed: int, o: argparse.Namespac
     start = time.perf_counter()
     result = train(device, dataset, recipe, None, lambda e: print(f"  {what} seed {seed}: {e}", flush=True))
     wall, simulated, events = time.perf_counter() - start, device.simulated_s, device.interpreter.events
-    top1 = evaluate(device, dataset, "test", limit=o.limit)
+    top1, _ = evaluate(device, dataset, "test", limit=o.limit)
     return {
         "what": what,
         "seed": seed,

@@ -63,13 +63,15 @@ def parse_npy(data: bytes | memoryview, where: str) -> Array:
 
 
 class ArrayFile:
-    """The arrays of an ``.npz`` (or the one of an ``.npy``) file by name; each is read when it is first asked for."""
+    """The arrays of an ``.npz`` (or the one of an ``.npy``) file, told apart by content, by name; each is read when it is first asked for."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._arrays: dict[str, Array] = {}
         try:
-            if path.suffix.lower() == ".npy":
+            with path.open("rb") as f:
+                plain = f.read(6) == b"\x93NUMPY"
+            if plain:
                 if path.stat().st_size > MAX_ARRAY_BYTES:
                     raise self._too_large()
                 self._arrays[""] = parse_npy(path.read_bytes(), str(path))

@@ -41,7 +41,7 @@ def check_headers(dataset: Dataset, strict: bool = False, watch: Watch | None = 
     """The data set without files whose header is no image's; they stand in ``damaged``.
 
     Raises:
-        SasError: a class that has none left in a split; with ``strict`` the first damaged file.
+        SasError: a class that has none left, or none to train with; with ``strict`` the first damaged file.
     """
     if dataset.synthetic:
         return dataset
@@ -52,13 +52,15 @@ def check_headers(dataset: Dataset, strict: bool = False, watch: Watch | None = 
     if not bad:
         return dataset
     left = {s: tuple(i for i in dataset.items(s) if i not in bad) for s in SPLITS}
-    for split, items in left.items():
-        lost = {i.class_id for i in dataset.items(split)} - {i.class_id for i in items}
+    parts = {"training": ("train",), "": SPLITS}
+    for what, splits in parts.items():
+        lost = {i.class_id for s in splits for i in dataset.items(s)} - {i.class_id for s in splits for i in left[s]}
         if lost:
             name = dataset.classes[min(lost)]
-            first = next(str(e) for i, e in bad.items() if i.class_id == min(lost))
+            first = next(e.diagnostic.message for i, e in bad.items() if i.class_id == min(lost))
             raise SasError(
-                f"{dataset.name}: no {split} image of class {name!r} can be read ({first})", hint="repair or replace its files"
+                f"{dataset.name}: no {what} image of class {name!r} can be read ({first})".replace("  ", " "),
+                hint="repair or replace its files",
             )
     return replace(dataset, splits=left)
 

@@ -28,6 +28,7 @@ __all__ = [
 U8 = npt.NDArray[np.uint8]
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box")
+CROPS = ("middle", "none")
 
 
 def _triple(value: Any, key: str) -> tuple[float, float, float]:
@@ -79,7 +80,7 @@ class Preprocess:
                 f"preprocessing: short side {self.resize} is smaller than the crop {min(sides)}",
                 hint="'resize' must be at least 'size'",
             )
-        if self.crop not in ("middle", "none"):
+        if self.crop not in CROPS:
             raise SasError(f"preprocessing: 'crop' is {self.crop!r}", hint="middle, or none: the whole image is scaled")
         if self.interpolation not in INTERPOLATIONS:
             raise SasError(
@@ -221,6 +222,25 @@ def parse_preprocess(text: str) -> Mapping[str, Any]:
     if not text.lstrip().startswith("{"):
         raise SasError(f"no preprocessing {text!r}", hint=near(text, list(PRESETS)) or f"{', '.join(PRESETS)}, or a JSON object")
     return {k: v for k, v in json.loads(Preprocess.from_json(text).to_json()).items() if k in json.loads(text)}
+
+
+def preprocess_fields(
+    *, mean: str | None, std: str | None, size: str | None, resize: int | None, crop: str | None, interpolation: str | None
+) -> dict[str, Any]:
+    """Fields of a :class:`Preprocess` from options as they are typed: ``0.5``, ``0.485,0.456,0.406``, ``224``, ``96x160``; None: not given.
+
+    Raises:
+        SasError: text that is no such number.
+    """
+    fields: dict[str, Any] = {"resize": resize, "crop": crop, "interpolation": interpolation}
+    for name, text, separator, kind in (("mean", mean, ",", float), ("std", std, ",", float), ("size", size, "x", int)):
+        if text is not None:
+            try:
+                numbers = tuple(kind(part) for part in text.split(separator))
+            except ValueError:
+                raise SasError(f"--{name} {text}: numbers are needed", hint="0.5 or 0.485,0.456,0.406; 224 or 96x160") from None
+            fields[name] = numbers[0] if len(numbers) == 1 else numbers
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def guess(height: int, width: int, channels: int, scale: float, zero: int, dtype: str) -> tuple[Preprocess, str]:

@@ -37,7 +37,7 @@ print(data.note, data.counts())
 loader = Loader(data, "train", device.preprocess, device.batch_size, seed=0, augment=Augment(), limit=options.limit)
 
 # %% Before training: the new classifier is random.
-before = evaluate(device, data, "test", limit=options.limit)
+before, _ = evaluate(device, data, "test", limit=options.limit)
 print(f"before training: top-1 {before:.1f} %")
 
 # %% The loop. One call is one run of the program's `train_step`: forward, loss, backward, update, all on the device.
@@ -54,7 +54,7 @@ for epoch in range(options.epochs):
     )
 
 # %% After training, and where the device's time went: cycles by layer of the ONNX file.
-after = evaluate(device, data, "test", limit=options.limit)
+after, _ = evaluate(device, data, "test", limit=options.limit)
 print(f"after training: top-1 {after:.1f} %")
 layers: Counter[str] = Counter()
 for index, (_, cycles) in device.interpreter.instruction_cycles.items():

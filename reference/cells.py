@@ -196,7 +196,7 @@ class Runner:
             "bits_written": _bits(events, "written"),
             "bits_flipped": _bits(events, "flipped"),
         }
-        top1 = evaluate(device, data, self.settings.split, watch, recipe.limit)
+        top1, _ = evaluate(device, data, self.settings.split, watch, recipe.limit)
         return result, {"top1": top1, **figures, "cross_checked": device.replayed}
 
 

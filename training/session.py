@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import shlex
 import time
@@ -12,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from sasimc.datasets.catalog import CATALOGUE
-from sasimc.datasets.dataset import Dataset, hold_back, open_dataset
-from sasimc.datasets.images import read_image
+from sasimc.datasets.dataset import Dataset
+from sasimc.datasets.inputs import read_input
 from sasimc.isa.errors import SasError
 from sasimc.isa.files import load_program, save_program
 from sasimc.isa.options import options_of, texts_of
@@ -26,9 +27,11 @@ from sasimc.passes.options import BackwardOptions
 from sasimc.runtime.device import Device, Interface
 from sasimc.runtime.warmup import cold, warm_up
 from sasimc.training.image.image import Task
-from sasimc.training.session_image import Keeper, SessionImage, interruptible, plain_device
+from sasimc.training.program_notes import untrained, with_notes, with_preprocess
+from sasimc.training.session_data import SessionData
+from sasimc.training.session_image import Begun, Keeper, SessionImage, interruptible, learner, plain_device
 from sasimc.training.session_options import SessionOptions, check_options, make_recipe
-from sasimc.training.trainer import Epoch, TrainState, batch_of, check_classes, evaluate, train
+from sasimc.training.trainer import Epoch, TrainState, batch_of, evaluate, train
 from sasimc.training.trainer import Progress as Shown
 from sasimc.training.writes import writes
 
@@ -36,6 +39,16 @@ __all__ = ["Session", "SessionOptions"]
 
 _PLAIN_EVERY_S = 10.0
 """Where the output is no terminal (a log), progress is a plain line this often."""
+
+
+def _outputs_of(begun: Begun) -> dict[str, Path]:
+    """The files that an interrupted training was to write. A timeline of its first part stays; the next has a number."""
+    outputs = {name: Path(text) for name, text in begun.outputs.items()}
+    if (trace := outputs.get("trace")) and trace.exists():
+        stem, dot, suffixes = trace.name.partition(".")
+        numbered = (trace.with_name(f"{stem}-{i}{dot}{suffixes}") for i in itertools.count(2))
+        outputs["trace"] = next(path for path in numbered if not path.exists())
+    return outputs
 
 
 class Session:
@@ -53,9 +66,11 @@ class Session:
         self.report: dict[str, Any] = {}
         self._accuracy: dict[str, float] = {}
         with console.status("loading the program"):
-            self.program = options.program if isinstance(options.program, Program) else load_program(options.program)
+            program = options.program if isinstance(options.program, Program) else load_program(options.program)
+            self.program = with_preprocess(program, options.preprocess, options.preprocess_changes)
             self.about = Interface.of(self.program)
         self.image = SessionImage(self.program, options, self._line) if options.image else None
+        self.data: SessionData | None = None
         try:
             self._prepare(options)
         except BaseException:
@@ -66,18 +81,34 @@ class Session:
         """Recipe, data sets and device."""
         begun = self.image.begun if self.image else None
         self.recipe = begun.recipe if begun else make_recipe(o)
-        self._data = o.data or (Path(begun.data) if begun and begun.data else None)
-        self._training = self._open(o.train or (begun.train if begun else None))
-        self._evaluation = self._open(o.evaluate or (begun.evaluate if begun else None))
-        if not (o.inputs or self._training or self._evaluation):
-            self._training = self._evaluation = self._default_data()
-        if self._training:
+        self.outputs = {**(_outputs_of(begun) if begun else {}), **o.outputs}
+        folder = o.data or (Path(begun.data) if begun and begun.data else None)
+        self.data = data = SessionData(dataclasses.replace(o, match=begun.match) if begun else o, self.about, folder, self._line)
+        data.open(
+            o.train or (begun.train if begun else None),
+            o.evaluate or (begun.evaluate if begun else None),
+            self.recipe.data.hold_back,
+        )
+        if data.training and "train_step" not in self.program.entries:
+            raise SasError(
+                "the program has no train_step", where=self.program.source, hint="compile a model with trainable layers"
+            )
+        if data.training:
             self._check_recipe()
-            self._training = hold_back(self._training, self.recipe.data.hold_back)
         elif o.freeze:
             raise SasError("--freeze holds for a training", hint="--train DATASET")
+        uses = self.image is not None and data.training is None
+        data.match(
+            self.about.labels,
+            not untrained(self.program)[0],
+            self.image.classes(data.evaluation) if self.image and uses else None,
+        )
+        with self.console.status("checking the files") as status:
+            data.check(o.split, lambda done, total: status.update(f"checking the files: {done} of {total}"))
+        self._training, self._evaluation = data.training, data.evaluation
         self.device = self._make_device()
         self._say_what_runs()
+        data.watch()
         self._load_kernels()
         self.device.cross_check(o.cross_check)
 
@@ -92,6 +123,8 @@ class Session:
 
     def close(self) -> None:
         """Give the device image back."""
+        if self.data is not None:
+            self.data.close()
         if self.image is not None:
             self.image.close()
 
@@ -103,6 +136,9 @@ class Session:
         device, task = self.device, self._training or self._evaluation
         notes = list(dict.fromkeys(d.note for d in (self._training, self._evaluation) if d is not None and d.note))
         machine, source = device.program.machine, device.program.source
+        _, lacks = untrained(device.program)
+        matched = self.data.notes if self.data else []
+        notes = [n for n in (lacks, str(device.input), *notes, *matched) if n]
         if device.program.meta.get("verified") == "no":
             notes.append("its translation was not verified (sasc compile --no-verify)")
         if self._task:
@@ -117,6 +153,7 @@ class Session:
             "dataset": task.name if task else None,
             "synthetic": bool(task.synthetic) if task else False,
             "notes": notes,
+            "input": device.input.summary(),
         }
 
     def _check_recipe(self) -> None:
@@ -146,80 +183,69 @@ class Session:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def run(self) -> dict[str, Any]:
-        """Do what the options ask for; returns the report (docs/reference/run-json.md)."""
-        if self.options.inputs:
-            self._classify()
+        """Do what the options ask for; returns the report (docs/reference/run-json.md). What was learned is saved before anything else can fail; when the
+        run is broken off, ``report`` holds what there is, and why it ended as ``ended``."""
+        try:
+            if self.options.inputs:
+                self._classify()
+            if self._training:
+                self._train(self._training)
+            evaluated = self._evaluation or (self._training if self._training and self._training.items("test") else None)
+            if evaluated:
+                self._evaluate(evaluated)
+            if self.image and self._training:
+                self.image.measured(self._accuracy)
+            if not self._training:
+                self._save()
+        except (KeyboardInterrupt, SasError) as exc:
+            self.report["ended"] = exc.diagnostic.message if isinstance(exc, SasError) else "interrupted"
+            raise
+        finally:
+            self._fill_report()
+            if self.images:
+                self._say_summary()
+        return self.report
+
+    def _save(self) -> None:
+        """Write the program with the device's current weights where that was asked for; when it was trained, with the names of the classes it
+        learned, and predictions among them."""
+        if "save" not in self.outputs:
+            return
+        path, program = self.outputs["save"], self.program
         if self._training:
-            self._train(self._training)
-        if self._evaluation:
-            self._evaluate(self._evaluation)
-        elif self._training and self._training.items("test"):
-            self._evaluate(self._training)
-        if self.image and self._training:
-            self.image.learned({"val": self.image.run.best_top1, **self._accuracy})
-        return self._summary()
-
-    def save(self, path: Path) -> None:
-        """Write the program with the device's current weights and, when it was trained, the names of the classes it learned."""
-        labels = self._training.classes if self._training else None
-        save_program(self.program.with_trained(self.device.state(), labels), path)
-
-    def _default_data(self) -> Dataset:
-        """What a run without a task trains on: ``flowers``, drawn when the network has too few outputs for the real ones."""
-        size = self.about.input.shape[0]
-        found = open_dataset("flowers", self._data, size=size)
-        if len(found.classes) > self.about.classes:
-            drawn = open_dataset("drawn-flowers", size=size)
-            why = f"{drawn.note} (the network has {self.about.classes} outputs, {found.name} {len(found.classes)} classes)"
-            found = dataclasses.replace(drawn, note=why)
-        check_classes(self.about, found)
-        return found
-
-    def _open(self, name: str | None) -> Dataset | None:
-        if name is None:
-            return None
-        size = self.about.input.shape[0]
-        found = open_dataset(name, self._data, size=size)
-        if len(found.classes) > self.about.classes and (relative := self._relative(name, size)) is not None:
-            self.console.print(
-                f"{found.name} has {len(found.classes)} classes, the program {self.about.classes}: taking {relative.name} "
-                f"({len(relative.classes)} classes) instead",
-                highlight=False,
-            )
-            found = relative
-        check_classes(self.about, found)
-        return found
-
-    def _relative(self, name: str, size: int) -> Dataset | None:
-        """A data set whose name begins with ``name`` (``flowers`` -> ``flowers17``) and whose classes fill the classifier exactly."""
-        for other, known in CATALOGUE.items():
-            if other != name and other.startswith(name) and known.classes == self.about.classes:
-                try:
-                    return open_dataset(other, self._data, size=size)
-                except SasError:
-                    continue
-        return None
+            program = with_notes(learner(program, self._training.classes), self._task.notes if self._task else {})
+        save_program(program.with_trained(self.device.state()), path)
+        self._line(f"wrote {path}")
 
     def _label(self, index: int) -> str:
-        labels = self._task.classes if self._task else self.about.labels
+        labels = self.device.labels
         return labels[index] if index < len(labels) else f"class {index}"
 
     def _classify(self) -> None:
-        scale = float(self.device.program.meta["logit_scale"])
-        images = [(path, read_image(path)) for path in self.options.inputs]  # a bad file ends the run before it begins
+        device = self.device
+        scale, no_answers = float(device.program.meta["logit_scale"]), untrained(device.program)[0]
+        examples = [
+            e for path in self.options.inputs for e in read_input(path, device.input)
+        ]  # a bad file ends the run before it begins
         with self._bar() as watch:
-            for number, (path, image) in enumerate(images, 1):
-                got = self.device.infer(image[None])
-                watch(Shown("images", number, len(images), simulated_s=self.device.simulated_s))
-                z = got.logits[0] * scale
-                p = np.exp(z - z.max())
-                p /= p.sum()
-                self._line(f"{path}:")
-                for i in np.argsort(-z, kind="stable")[: max(1, self.options.top)]:
-                    self._line(f"  {100 * p[i]:5.1f} %  {self._label(int(i))}")
-                chosen = int(got.classes[0])
-                row = {"file": str(path), "class": chosen, "label": self._label(chosen), "logits": got.logits[0].tolist()}
+            for number, (name, example) in enumerate(examples, 1):
+                got = device.infer(example)
+                watch(Shown("images", number, len(examples), simulated_s=device.simulated_s))
+                row: dict[str, Any] = {"file": name, "class": None, "label": None, "logits": got.logits[0].tolist()}
+                if no_answers:
+                    self._line(f"{name}: no answer, the program is untrained (its outputs stand in the report)")
+                else:
+                    row |= {"class": int(got.classes[0]), "label": self._label(int(got.classes[0]))}
+                    self._line(f"{name}:")
+                    self._show(got.logits[0] * scale)
                 self.report.setdefault("predictions", []).append(row)
+
+    def _show(self, logits: npt.NDArray[np.float64]) -> None:
+        """The likeliest classes."""
+        p = np.exp(logits - logits.max())
+        p /= p.sum()
+        for i in np.argsort(-logits, kind="stable")[: max(1, self.options.top)]:
+            self._line(f"  {100 * p[i]:5.1f} %  {self._label(int(i))}")
 
     @contextmanager
     def _bar(self) -> Iterator[Any]:
@@ -237,6 +263,8 @@ class Session:
             state: dict[str, Any] = {"what": "", "base": first, "said": start}
 
             def watch(p: Shown) -> None:
+                if self.data:
+                    self.data.watch()
                 if p.what != state["what"]:
                     state.update(what=p.what, base=self.images)
                 self.images = int(state["base"]) + p.done
@@ -274,12 +302,17 @@ class Session:
             try:
                 with self._bar() as watch:
                     result = train(self.device, dataset, recipe, watch, done, state=run, keep=keep)
-            except KeyboardInterrupt:
-                self._say_how_to_go_on(run, keep.saved)
+            except BaseException as exc:
+                if run.step:
+                    self._save()
+                if isinstance(exc, KeyboardInterrupt):
+                    self._say_how_to_go_on(run, keep.saved)
                 raise
-        self.report["epochs"] = result.rows()
-        self.report["best_epoch"] = result.best_epoch
-        self.report["steps"] = run.step
+            finally:
+                self.report.update(epochs=run.training.rows(), best_epoch=run.best_epoch, steps=run.step)
+            if self.image:
+                self.image.learned({"val": run.best_top1})
+            self._save()
         if recipe.patience and len(result.epochs) < recipe.epochs:
             self._line(f"stopped: {recipe.patience} epochs without a better validation accuracy")
         if dataset.items("val") and recipe.keep == "best":
@@ -293,21 +326,26 @@ class Session:
         o = self.options
         words = ["sasrun", *([str(o.program)] if isinstance(o.program, Path) else []), "--image", str(saved), "--resume"]
         words += [] if o.engine == SessionOptions.engine else ["--engine", o.engine]
+        words += ["--data", str(o.data)] if o.data else []
         self._line(f"broken off in {where}; saved in {saved}. To go on: {shlex.join(words)}")
 
     def _evaluate(self, dataset: Dataset) -> None:
         with self._bar() as watch:
-            top1 = evaluate(self.device, dataset, self.options.split, watch, self.recipe.limit)
-        count = min(len(dataset.items(self.options.split)), self.recipe.limit or 1 << 60)
+            top1, count = evaluate(self.device, dataset, self.options.split, watch, self.recipe.limit)
+        whole = min(len(dataset.items(self.options.split)), self.recipe.limit or 1 << 60)
         error = math.sqrt(max(top1 * (100 - top1), 0) / max(1, count))
-        self.report.update(top1=top1, split=self.options.split)
+        self.report.update(top1=top1, split=self.options.split, evaluated=count)
         self._accuracy[self.options.split] = top1
-        self._line(f"{dataset.name} {self.options.split}: top-1 {top1:.2f} % of {count} images (standard error {error:.2f})")
+        skipped = f"; {whole - count} damaged, skipped" if count < whole else ""
+        self._line(
+            f"{dataset.name} {self.options.split}: top-1 {top1:.2f} % of {count} images (standard error {error:.2f}){skipped}"
+        )
 
-    def _summary(self) -> dict[str, Any]:
+    def _fill_report(self) -> None:
         it, simulated_s = self.device.interpreter, self.device.simulated_s
         self.report.setdefault("top1", None)
         self.report.update(
+            data=self.data.summary() if self.data else None,
             images=self.images,
             images_per_s=self.images / self.busy_s if self.busy_s else 0.0,
             cycles=it.cycles,
@@ -317,9 +355,16 @@ class Session:
             phase_cycles=dict(it.phase_cycles),
             cross_checked=self.device.replayed,
         )
+        self.report["writes"] = writes(self.device)
+        self.report["task"] = self._task.model_dump(mode="json") if self._task else None
+
+    def _say_summary(self) -> None:
+        it, simulated_s = self.device.interpreter, self.device.simulated_s
         self._line(
             f"{self.images} images, {self.report['images_per_s']:.1f} images/s; device: {it.cycles} cycles = {simulated_s:.3g} s"
         )
+        if self.data and self.data.damaged:
+            self._line(f"damaged files, skipped: {len(self.data.damaged)}")
         self._say_writes()
         if self.device.program.machine.bit_serial.zero_skip == "cycles":
             whole = it.cycles + it.cycles_saved
@@ -328,13 +373,10 @@ class Session:
             )
         if self.options.cross_check:
             self._line(f"{self.device.replayed} runs replayed on another engine: identical in values, cycles and events")
-        return self.report
 
     def _say_writes(self) -> None:
         """Writes of this run and wear of the device, by what stands in the word lines."""
-        written = writes(self.device)
-        self.report["writes"] = written
-        self.report["task"] = self._task.model_dump(mode="json") if self._task else None
+        written = self.report["writes"]
         if not written["weights"]["rows"] + written["scratch"]["rows"] + written["host"]["rows"]:
             return
         worn, steps = "of the device" if self.image else "of this run", self.report.get("steps", 0)

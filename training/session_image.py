@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,12 @@ from sasimc.runtime.device import Device
 from sasimc.training.image.image import DeviceImage, Task
 from sasimc.training.image.rebind import frozen_layers, with_classes, without_writes
 from sasimc.training.image.tasks import TaskStore
+from sasimc.training.program_notes import with_labels
 from sasimc.training.recipe import Recipe
 from sasimc.training.session_options import SessionOptions, make_recipe
 from sasimc.training.trainer import TrainState, batch_of
 
-__all__ = ["Begun", "Interrupts", "Keeper", "SessionImage", "fingerprint", "interruptible", "plain_device"]
+__all__ = ["Begun", "Interrupts", "Keeper", "SessionImage", "fingerprint", "interruptible", "learner", "plain_device"]
 
 
 def fingerprint(dataset: Dataset) -> str:
@@ -36,7 +37,7 @@ def fingerprint(dataset: Dataset) -> str:
 
 @dataclass(frozen=True)
 class Begun:
-    """What an unfinished training was begun with."""
+    """What an unfinished training was begun with; ``outputs``: files that are to be written at the end (``save``, ``json``, ``trace``)."""
 
     task: str
     train: str
@@ -45,6 +46,8 @@ class Begun:
     dataset: str
     recipe: Recipe
     freeze: str
+    match: str = "name"
+    outputs: Mapping[str, str] = field(default_factory=dict)
 
     @staticmethod
     def of(image: DeviceImage) -> Begun:
@@ -72,6 +75,8 @@ class Begun:
             SasError: one of them is not.
         """
         given: dict[str, tuple[Any, Any]] = {"--task": (o.task, self.task), "--freeze": (o.freeze or None, self.freeze)}
+        if o.match != SessionOptions.match:
+            given["--match"] = (o.match, self.match)
         if o.train and not Path(o.train).exists():  # a folder may have moved; whether its images are the same is seen later
             given["--train"] = (o.train, self.train)
         recipe = make_recipe(o, self.recipe)
@@ -111,10 +116,15 @@ def interruptible() -> Iterator[Interrupts]:
         signal.signal(signal.SIGINT, before)
 
 
+def learner(program: Program, classes: Sequence[str]) -> Program:
+    """The program with these classes' names, and predictions among them only."""
+    return with_labels(with_classes(program, len(classes)), classes)
+
+
 def plain_device(program: Program, o: SessionOptions, training: Dataset | None) -> Device:
     """A device without an image. In training, predictions are among the data set's classes."""
-    if training is not None and len(training.classes) < int(program.meta["classes"]):
-        program = with_classes(program, len(training.classes))
+    if training is not None:
+        program = learner(program, training.classes)
     frozen = frozen_layers(program, o.freeze)
     return Device(without_writes(program, frozen), o.engine, o.threads)
 
@@ -199,9 +209,17 @@ class SessionImage:
         """The selected task."""
         return self.bank.selected
 
+    def classes(self, dataset: Dataset | None) -> Sequence[str]:
+        """The classes of the task that --eval or --input is for."""
+        return self.bank.task(self._which(dataset)).classes
+
     def learned(self, accuracy: dict[str, float]) -> None:
-        """The training is finished and the task evaluated."""
+        """The training is finished; what was learned is on the disk from now on."""
         self.bank.learned(self.run, accuracy)
+
+    def measured(self, accuracy: dict[str, float]) -> None:
+        """The task that was learned is evaluated."""
+        self.bank.measured(accuracy)
 
     def close(self) -> None:
         self.image.close()
@@ -251,7 +269,8 @@ def _begun(task: str, o: SessionOptions, dataset: Dataset, recipe: Recipe, compi
     recipe = Recipe.model_validate({**recipe.model_dump(exclude_unset=True), "batch": batch_of(recipe, compiled)})
     train = str(Path(o.train).absolute()) if o.train and Path(o.train).exists() else o.train or dataset.name
     data = str(o.data.absolute()) if o.data else None
-    return Begun(task, train, data, o.evaluate, fingerprint(dataset), recipe, o.freeze)
+    outputs = {name: str(path.absolute()) for name, path in o.outputs.items()}
+    return Begun(task, train, data, o.evaluate, fingerprint(dataset), recipe, o.freeze, o.match, outputs)
 
 
 def _task_name(dataset: Dataset) -> str:

@@ -15,7 +15,10 @@ from sasimc.isa.program import Program
 from sasimc.runtime.interpreter import ENGINES
 from sasimc.training.recipe import Recipe, load_recipe
 
-__all__ = ["SessionOptions", "check_options", "make_recipe"]
+__all__ = ["MATCHES", "SessionOptions", "check_options", "make_recipe"]
+
+
+MATCHES = ("name", "position")
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,9 @@ class SessionOptions:
     """The options of ``sasrun``; ``program`` is a path or a compiled program, ``what`` names it in the first line.
 
     ``recipe``: name or file; ``changes``: fields of it that were given one by one. ``image``: the device image, in which ``task`` is learned
-    or used, and an unfinished training goes on (``resume``). ``freeze``: patterns of trainable layers that stay as they are.
+    or used, and an unfinished training goes on (``resume``). ``freeze``: patterns of trainable layers that stay as they are. ``preprocess`` (a
+    preset or JSON) and ``preprocess_changes`` (fields): what is done to images. ``match``: how classes of data and program belong together, by
+    ``name`` or ``position``. ``strict``: a damaged file ends the run before it begins. ``outputs``: files to write (``save``, ``json``, ``trace``).
     """
 
     program: Path | Program
@@ -43,6 +48,11 @@ class SessionOptions:
     split: str = "test"
     cross_check: int = 0
     top: int = 5
+    preprocess: str | None = None
+    preprocess_changes: Mapping[str, Any] = field(default_factory=dict)
+    match: str = "name"
+    strict: bool = False
+    outputs: Mapping[str, Path] = field(default_factory=dict)
 
 
 def check_options(o: SessionOptions) -> None:
@@ -56,6 +66,8 @@ def check_options(o: SessionOptions) -> None:
         raise SasError(f"--cross-check {o.cross_check}: a number from 1, or 0 for none")
     if o.split not in ("train", "val", "test"):
         raise SasError(f"no split {o.split!r}", hint=near(o.split, ("train", "val", "test")) or "train, val or test")
+    if o.match not in MATCHES:
+        raise SasError(f"--match {o.match}", hint=near(o.match, MATCHES) or " or ".join(MATCHES))
     if o.image is None and (o.resume or o.task):
         option = "--resume" if o.resume else "--task"
         raise SasError(f"{option} needs a device image", hint="--image d.sas")

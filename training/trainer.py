@@ -128,8 +128,8 @@ def batch_of(recipe: Recipe, compiled: int) -> int:
 
 def evaluate(
     device: Device, dataset: Dataset, split: str, watch: Watch | None = None, limit: int | None = None, threads: int = 1
-) -> float:
-    """Top-1 accuracy in percent on a split."""
+) -> tuple[float, int]:
+    """Top-1 accuracy in percent on the images of a split that can be read, and their number. Raises SasError when none can."""
     check_classes(device, dataset)
     loader = Loader(dataset, split, device.preprocess, device.batch_size, threads=threads, limit=limit)
     right = seen = 0
@@ -138,7 +138,9 @@ def evaluate(
         seen += len(labels)
         if watch:
             watch(Progress(split, seen, loader.images, top1=100 * right / seen, simulated_s=device.simulated_s))
-    return 100.0 * right / max(1, seen)
+    if not seen:
+        raise SasError(f"{dataset.name}: no image of the {split!r} split can be read")
+    return 100.0 * right / seen, seen
 
 
 def _bits_written(phase_events: Mapping[str, Mapping[str, int]]) -> int:
@@ -198,7 +200,7 @@ def _steps(device: Device, loader: Loader, recipe: Recipe, run: TrainState, watc
         n = len(labels)
         run.loss_sum += got.loss * n
         run.right, run.seen, run.images, run.through = run.right + got.correct, run.seen + n, run.images + n, run.through + n
-        run.step, run.batch = run.step + 1, run.batch + 1
+        run.step, run.batch = run.step + 1, loader.due
         run.wall_s = before + time.perf_counter() - start
         if keep:
             keep(run)
@@ -211,10 +213,12 @@ def _end_epoch(device: Device, dataset: Dataset, recipe: Recipe, run: TrainState
     """Validate, note the epoch and its weights if they are the best, and begin the next."""
     start, val = time.perf_counter(), float("nan")
     if dataset.items("val"):
-        val = evaluate(device, dataset, "val", watch, recipe.limit)
-        run.through += min(len(dataset.items("val")), recipe.limit or len(dataset.items("val")))
+        val, seen = evaluate(device, dataset, "val", watch, recipe.limit)
+        run.through += seen
     spent = meter.lap()
     wall_s = run.wall_s + time.perf_counter() - start
+    if not run.seen:
+        raise SasError(f"{dataset.name}: no training image can be read")
     loss, top1, written = run.loss_sum / run.seen, 100 * run.right / run.seen, _bits_written(spent["phase_events"])
     done = Epoch(run.epoch, loss, top1, val, written, wall_s, spent["phase_cycles"], spent["phase_events"])
     run.epochs.append(done)

@@ -6,6 +6,7 @@ model that onnxruntime runs and that carries what the compiler needs as metadata
 - ``sasimc.trainable``: JSON list of the names of the Conv and Gemm nodes to train,
 - ``sasimc.preprocess``: JSON ``{"mean", "std", "size", "resize", "interpolation"}`` (RGB, mean and std for pixel / 255),
 - ``sasimc.labels``: JSON list of class names, when known.
+- ``sasimc.untrained``: ``weights`` where all are random, ``classifier`` where that is new; absent: it gives answers.
 
 Numbers of the trainable part (``docs/reference/numerics.md``; the paper leaves them open):
 
@@ -173,6 +174,9 @@ def build_mobilenetv2_repnet(options: ZooOptions, images: Iterable[npt.NDArray[n
     trainable = [conv.name for m in modules for conv in (m.conv1, m.conv2)] + (["classifier"] if new_head else [])
     labels = options.labels if options.labels else (() if new_head else backbone.labels)
     _metadata(model, options, backbone, trainable, labels)
+    if options.weights is None or new_head:
+        what = "weights" if options.weights is None else "classifier"
+        model.metadata_props.add(key="sasimc.untrained", value=json.dumps(what))
     return onnx.shape_inference.infer_shapes(model)
 
 

@@ -20,6 +20,7 @@ from sasimc.isa.instructions import control  # noqa: F401  (the instruction that
 from sasimc.isa.objects import Matrix, View
 from sasimc.isa.program import Instr, Program
 from sasimc.isa.spec import TABLE, MatField
+from sasimc.training.program_notes import HOST_NOTES
 
 __all__ = [
     "Identity", "Slot", "at_slot", "frozen_layers", "identity", "place_slots", "remembered_views", "trainable_matrices", "with_classes",
@@ -33,7 +34,7 @@ Slot = Mapping[int, int]
 @dataclass(frozen=True)
 class Identity:
     """SHA-256 of what an image is bound to. ``backbone``: the constants that are not trained; ``program``: all of the program but trained
-    weights, file names and line numbers; ``machine``: the description."""
+    weights, file names, line numbers and what only the host reads; ``machine``: the description."""
 
     program: str
     backbone: str
@@ -54,7 +55,8 @@ def identity(program: Program) -> Identity:
         backbone.update(f"{name} {tensor.dtype.str} {tensor.shape}\n".encode())
         backbone.update(tensor.tobytes())
     code = tuple(replace(i, line=0) for i in program.code)
-    bare = replace(program, code=code, tensors={}, inline=frozenset(), weights_file="", digest="", source="", lines={})
+    meta = {k: v for k, v in program.meta.items() if k not in HOST_NOTES}
+    bare = replace(program, meta=meta, code=code, tensors={}, inline=frozenset(), weights_file="", digest="", source="", lines={})
     whole = hashlib.sha256(encode_program(bare) + backbone.digest())
     machine = hashlib.sha256(program.machine.key.encode())
     return Identity(whole.hexdigest(), backbone.hexdigest(), machine.hexdigest())

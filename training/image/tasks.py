@@ -31,6 +31,7 @@ from sasimc.training.image.rebind import (
     without_writes,
     written_rows,
 )
+from sasimc.training.program_notes import chosen_preprocess, with_labels, with_notes
 from sasimc.training.trainer import Epoch, TrainState
 from sasimc.training.writes import program_writes
 
@@ -90,7 +91,7 @@ class TaskStore:
         with_classes(self.program, len(classes))
         if not trainable_matrices(self.program):
             raise SasError("the program has nothing to train", hint="compile a model with trainable layers")
-        task = Task(name=name, classes=tuple(classes), dataset=dataset)
+        task = Task(name=name, classes=tuple(classes), dataset=dataset, notes=chosen_preprocess(self.program))
         values = {m: self.program.matrix_values(self.program.matrices[m]) for m in _first_matrices(self.program).values()}
         return self._place(task, values)
 
@@ -169,7 +170,8 @@ class TaskStore:
             task = self._place(task, self.weights(name))
             self.image.save()
         assert task.slot is not None
-        program = without_writes(with_classes(at_slot(self.program, self.slots[task.slot]), len(task.classes)), freeze)
+        noted = with_notes(with_labels(self.program, task.classes), {**task.notes, **chosen_preprocess(self.program)})
+        program = without_writes(with_classes(at_slot(noted, self.slots[task.slot]), len(task.classes)), freeze)
         self._task, self._device = task, Device(program, self.engine, self.threads)
         self._load(self._device)
         return self._device
@@ -177,7 +179,8 @@ class TaskStore:
     def adopt(self, device: Device, name: str, dataset: Dataset) -> Task:
         """Make what runs on a device without an image a task of this (empty) image, selected; the writes so far are its own."""
         rows = {t.subarray for m in trainable_matrices(self.program).values() for t in m.tiles}
-        task = Task(name=name, classes=dataset.classes, dataset=dataset.name, slot=0, subarrays=tuple(sorted(rows)))
+        notes = chosen_preprocess(self.program)
+        task = Task(name=name, classes=dataset.classes, dataset=dataset.name, notes=notes, slot=0, subarrays=tuple(sorted(rows)))
         self._task, self._device = self.image.touch(task), device
         return self._task
 
@@ -259,3 +262,10 @@ class TaskStore:
         self.image.end()
         self.image.save()
         return self._task
+
+    def measured(self, accuracy: Mapping[str, float]) -> None:
+        """Further accuracies of the selected task, which is learned; the image is saved."""
+        assert self._task is not None
+        task = self.task(self._task.name)
+        self._task = self.image.touch(task.model_copy(update={"accuracy": {**task.accuracy, **accuracy}}))
+        self.image.save()

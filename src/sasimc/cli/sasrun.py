@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,14 @@ __all__ = ["app", "main"]
 
 @command("sasrun")
 @argument("program", "Program (.s or .bin); default: the embedded small network, compiled now.", type=File(), required=False)
-@option("--input", "inputs", section="What to do", type=File(), multiple=True, help="Image to classify (may be repeated).")
+@option(
+    "--input",
+    "inputs",
+    section="What to do",
+    type=File(),
+    multiple=True,
+    help="Image, .npy or .npz to classify (may be repeated).",
+)
 @option("--train", section="What to do", metavar="DATASET", help="Data set to train on: a name (`sasc data list`) or a path.")
 @option("--eval", "evaluate", section="What to do", metavar="DATASET", help="Data set to evaluate on.")
 @option("--save", section="What to do", type=File(), help="Write the program with its trained weights (.s or .bin).")
@@ -40,6 +48,31 @@ __all__ = ["app", "main"]
 )  # fmt: skip
 @options.data_folder
 @option("--split", section="Data", type=Choice("sasimc.datasets.dataset:SPLITS"), default="test", help="Split that --eval uses.")
+@option(
+    "--match", section="Data", type=Choice("sasimc.training.session_options:MATCHES"), default="name",
+    help="How classes of data and program belong together.",
+)  # fmt: skip
+@option(
+    "--strict", section="Data", is_flag=True, help="Read all files first; a damaged one ends the run instead of being skipped."
+)
+@option(
+    "--preprocess", section="Preprocessing", type=Choice("sasimc.datasets.preprocess:PRESETS", "JSON"), show_default="the model's, else guessed",
+    help="What is done to images. The options below override it.",
+)  # fmt: skip
+@option("--mean", section="Preprocessing", metavar="NUMBER[,G,B]", help="Mean that is subtracted, of pixels in 0..1.")
+@option("--std", section="Preprocessing", metavar="NUMBER[,G,B]", help="Standard deviation that is divided by.")
+@option("--size", section="Preprocessing", metavar="PIXELS[xWIDTH]", help="Size that is cut out; the network's input has it.")
+@option("--resize", section="Preprocessing", type=AtLeast(1), help="Short side of the image before that.")
+@option(
+    "--crop", section="Preprocessing", type=Choice("sasimc.datasets.preprocess:CROPS"),
+    help="Cut out the middle, or scale the whole image (none).",
+)  # fmt: skip
+@option(
+    "--interpolation",
+    section="Preprocessing",
+    type=Choice("sasimc.datasets.preprocess:INTERPOLATIONS"),
+    help="Filter of the scaling.",
+)
 @option("--limit", section="Data", type=AtLeast(1), help="Use at most this many images of a split.")
 @option("--top", section="Data", type=AtLeast(1), default=5, help="Classes shown for --input.")
 @option(
@@ -143,10 +176,12 @@ def _session(
     program: Path | None, bit_errors: Any, cross_check: int, outcome: Outcome, inputs: tuple[Path, ...], train: str | None,
     evaluate: str | None, save: Path | None, data: Path | None, split: str, limit: int | None, top: int, recipe: str | None,
     epochs: int | None, batch: int | None, seed: int | None, patience: int | None, head_exponent: str | None, module_exponent: str | None,
-    augment: bool | None, freeze: str, image: Path | None, task: str | None, resume: bool,
+    augment: bool | None, freeze: str, image: Path | None, task: str | None, resume: bool, match: str, strict: bool, preprocess: str | None,
+    **fields: Any,
 ) -> None:  # fmt: skip
     """Classify, train, evaluate."""
     from sasimc.datasets.images import Augment
+    from sasimc.datasets.preprocess import preprocess_fields
     from sasimc.training.recipe import Schedule
     from sasimc.training.session import Session, SessionOptions
 
@@ -165,25 +200,27 @@ def _session(
     what_to_do = SessionOptions(
         program=runnable, what=what, inputs=inputs, train=train, evaluate=evaluate, data=data, engine=outcome.engine,
         threads=outcome.threads, recipe=recipe, changes=changes, freeze=freeze, image=image, task=task, resume=resume, split=split,
-        cross_check=cross_check, top=top,
+        cross_check=cross_check, top=top, preprocess=preprocess, preprocess_changes=preprocess_fields(**fields), match=match, strict=strict,
+        outputs={k: v for k, v in (("save", save), ("json", outcome.json_file), ("trace", outcome.trace)) if v},
     )  # fmt: skip
     require_suffix(save, ".s", ".bin")
     require_writable(save, image, *outcome.files)
     with closing(Session(what_to_do, console())) as session:
-        device = session.device
+        device, files = session.device, session.outputs
+        require_writable(*files.values())
+        outcome = replace(outcome, json_file=files.get("json"), trace=files.get("trace"))
         device.inject(bit_errors, fresh=session.image is None)
         if bit_errors.active:
             say(f"bit errors, rates: {bit_errors}; seed {bit_errors.seed}")
-        with traced(device.interpreter, outcome) as run:
-            device.run_with(run)
-            made: dict[str, Any] = session.run()
-        if faults := device.faults:
-            made["bit_errors"] = faults.summary()
-            say(str(faults))
-        if save:
-            session.save(save)
-            say(f"wrote {save}")
-    write_outcome(device.interpreter, made, outcome, start)
+        try:
+            with traced(device.interpreter, outcome) as run:
+                device.run_with(run)
+                session.run()
+        finally:  # a run that was broken off is reported as far as it went
+            if faults := device.faults:
+                session.report["bit_errors"] = faults.summary()
+                say(str(faults))
+            write_outcome(device.interpreter, session.report, outcome, start)
 
 
 def _embedded() -> Any:
