@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import signal
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from sasimc.runtime.device import Device, Interface
 from sasimc.training import session as session_module
 from sasimc.training.program_notes import with_notes
 from sasimc.training.session import Session
+from sasimc.training.session_data import SessionData
 from sasimc.training.session_options import SessionOptions
 from tests.colour_nets import colour_program
 
@@ -183,15 +184,21 @@ def test_learned_weights_are_saved_before_the_evaluation(
     assert run(program, "--image", tmp_path / "d.sas", "--eval", data) == 0
 
 
-def test_ctrl_c_writes_all_outputs_and_resume_writes_them_again(run: Run, program: Path, data: Path, tmp_path: Path) -> None:
+def test_ctrl_c_writes_all_outputs_and_resume_writes_them_again(
+    run: Run, program: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole, out = tmp_path / "whole.s", {name: tmp_path / name for name in ("t.s", "trace.json")}
-    words = ("--train", data, "--epochs", 60, "--seed", 3)
+    words = ("--train", data, "--epochs", 5, "--seed", 3)
     assert run(program, *words, "--save", whole) == 0
-    complete = run.made
-    threading.Timer(0.4, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
-    code = run(program, *words, "--save", out["t.s"], "--trace", out["trace.json"], "--image", tmp_path / "d.sas")
-    assert code == 130, "the training was over before it could be interrupted"
+    complete, shown = run.made, itertools.count()
+    watch = SessionData.watch
+    monkeypatch.setattr(
+        SessionData, "watch", lambda self: (watch(self), os.kill(os.getpid(), signal.SIGINT) if next(shown) == 15 else None)
+    )
+    assert run(program, *words, "--save", out["t.s"], "--trace", out["trace.json"], "--image", tmp_path / "d.sas") == 130
+    monkeypatch.undo()
     assert run.made["ended"] == "interrupted"
+    assert 0 < run.made["steps"] < complete["steps"]
     assert "To go on: sasrun" in run.out
     assert all(path.stat().st_size for path in out.values())
     first = out["trace.json"].read_bytes()

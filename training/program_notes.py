@@ -64,7 +64,8 @@ def with_preprocess(program: Program, base: str | None, changes: Mapping[str, An
         **changes,
     }
     if "resize" not in changes and not (base or "").count('"resize"'):
-        fields["resize"] = max(fields["resize"], min(now.preprocess.height, now.preprocess.width))
+        size = fields["size"]
+        fields["resize"] = max(fields["resize"], min(size) if isinstance(size, list | tuple) else size)
     chosen = Preprocess.from_json(fields)
     options = ", ".join(f"--{name}" for name in (*(("preprocess",) if base is not None else ()), *changes))
     made = with_notes(program, {PREPROCESS: chosen.to_json(), SOURCE: options})
