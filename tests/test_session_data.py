@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from colour_nets import colour_program
 from PIL import Image
 from rich.console import Console
 
@@ -27,7 +28,6 @@ from sasimc.training.program_notes import with_notes
 from sasimc.training.session import Session
 from sasimc.training.session_data import SessionData
 from sasimc.training.session_options import SessionOptions
-from tests.colour_nets import colour_program
 
 RGB = ((64, 0, 0), (0, 64, 0), (0, 0, 64))
 COLOURS = {"red": 0, "green": 1, "blue": 2}
@@ -299,7 +299,7 @@ def test_the_guess_decides_as_the_formula_does(run: Run, tmp_path: Path) -> None
 
 def _by_onnxruntime(model: Path, x: np.ndarray) -> list[int]:
     """Stored logits (zero point 0) of a network whose last scale is 1/32."""
-    from tests.models import ort_run
+    from models import ort_run
 
     (y,) = ort_run(onnx.load(model), x).values()
     return np.rint(y[0] * 32).astype(int).tolist()
