@@ -150,7 +150,7 @@ def _descriptors() -> Iterator[str]:
 def _directives() -> Iterator[str]:
     yield "## Directives"
     yield ""
-    yield "The grammar is `isa/text/grammar.lark`. `;` and `#` begin comments. Directives of a section may stand anywhere as long as no section was begun."
+    yield "The grammar is `isa/text/grammar.lark`. `;` and `#` begin comments. Directives may be in any order until a section begins; then each must be in its own."
     yield ""
     yield "| directive | section | meaning |"
     yield "|---|---|---|"
