@@ -242,22 +242,28 @@ def _train_step(
 
 
 def _prove_accumulators(graph: Graph) -> None:
-    """No 32-bit sum of a convolution can overflow, its bias included: sum of |w| times the largest input, for trainable layers the largest weights."""
+    """No sum of products of a convolution needs more than 32 bits, and none with its bias, times its factor, more than 64: the sum of |w| times the
+    largest input, for trainable layers of the largest weights. Biases have 32 bits."""
     for op in graph.ops:
         if op.kind != "conv":
             continue
         weight = np.asarray(graph.constant(op, "weight"), dtype=np.int64)
         low, high = type_range(graph.type(op.inputs[0]).dtype)
-        per_column = (
-            np.abs(weight).sum(axis=(0, 1, 2))
-            if not op.flag("trainable")
-            else np.full(weight.shape[3], 127 * weight[..., 0].size)
+        trains = op.flag("trainable")
+        sizes = np.full(weight.shape[3], 127 * weight[..., 0].size) if trains else np.abs(weight).sum(axis=(0, 1, 2))
+        columns = zip(
+            *(np.asarray(graph.constant(op, role)).tolist() for role in ("bias", "mult", "shift")), sizes.tolist(), strict=True
         )
-        bias = np.abs(np.asarray(graph.constant(op, "bias"), dtype=np.int64))
-        worst = int((per_column * max(abs(low), high) + bias).max())
-        if worst >= 1 << 31:
-            raise CapacityError(
-                f"a 32-bit sum may reach {worst}",
-                where=op.origin or op.name,
-                hint="split the layer's input channels, or check the scale of its bias",
-            )
+        for channel, (bias, mult, shift, size) in enumerate(columns):
+            products = size * max(-low, high)
+            if products >= 1 << 31:
+                raise CapacityError(
+                    f"output channel {channel}: a 32-bit sum of products may reach {products}",
+                    where=op.origin or op.name, hint="split the layer's input channels in two layers and add their outputs",
+                )  # fmt: skip
+            top = (products + abs(bias)) * abs(mult) + (1 << (shift - 1))
+            if abs(bias) >= 1 << 31 or top >= 1 << 63 or (top >> shift) + 256 >= 1 << 31:
+                raise CapacityError(
+                    f"output channel {channel}: a bias of {bias} steps of its products, of up to {products}, needs more bits than there are",
+                    where=op.origin or op.name, hint="give this channel a larger weight scale; that of a channel of tiny weights may be far larger than its weights ask for",
+                )  # fmt: skip

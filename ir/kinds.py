@@ -124,9 +124,10 @@ def _conv(g: Graph | TrainGraph, op: Op) -> str | None:
     if bad := _conv_geometry(g, op):
         return bad
     out, n = g.type(op.output), g.constant(op, "weight").shape[3]
-    for role in ("bias", "mult", "shift"):
-        if (a := g.constant(op, role)).dtype != "int32" or a.shape != (n,):
-            return f"{role} must be int32 [{n}], not {a.dtype} {a.shape}"
+    # between passes a bias may need more than 32 bits, until the zero point of the input is another
+    for role, dtypes in (("bias", ("int32", "int64")), ("mult", ("int32",)), ("shift", ("int32",))):
+        if (a := g.constant(op, role)).dtype.name not in dtypes or a.shape != (n,):
+            return f"{role} must be {dtypes[0]} [{n}], not {a.dtype} {a.shape}"
     channels = g.type(op.inputs[0]).shape[2]
     if op.flag("depthwise") != (op.int_attr("groups") == channels > 1):
         return "depthwise must say whether groups == Cin > 1"

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from sasimc.ir.graph import Attr, Graph, Op, TensorType
 from sasimc.passes.factors import FactorError, add_factors, factor, factors
 
-__all__ = ["BIAS_TOLERANCE", "add", "avgpool", "conv", "rescale", "resize"]
+__all__ = ["BIAS_TOLERANCE", "add", "avgpool", "conv", "narrow", "rescale", "resize"]
 
 Array = npt.NDArray[Any]
 Lowered = tuple[Op, dict[str, Array]]
@@ -47,7 +47,7 @@ def conv(graph: Graph, base: Op, real: Op, x: TensorType, out: TensorType) -> Lo
     """Convolution, Gemm or MatMul."""
     weight, wscale = graph.constant(real, "weight"), graph.constant(real, "wscale")
     mult, shift = factors(x.scale * wscale / out.scale)
-    bias = _shifted(_bias(graph, real, x.scale * wscale), x.zero, weight, real.origin)
+    bias = _shifted(_bias(graph, real, x.scale * wscale), x.zero, weight)
     geometry: dict[str, Attr] = {k: real.attrs[k] for k in ("kernel", "stride", "pads", "dilation", "groups")}
     geometry["depthwise"] = real.int_attr("groups") == x.shape[2] > 1
     if "param" in real.attrs:
@@ -73,7 +73,7 @@ def _affine(base: Op, x: TensorType, out: TensorType, scale: Array, offset: Arra
     size = np.where(scale == 0, out.scale / x.scale, np.abs(scale)) / UNIT
     weight = (np.sign(scale) * UNIT).astype(np.int8).reshape(1, 1, 1, channels)
     mult, shift = factors(x.scale * size / out.scale)
-    bias = _shifted(_to_int(offset / (x.scale * size), base.origin), x.zero, weight, base.origin)
+    bias = _shifted(_to_int(offset / (x.scale * size), base.origin), x.zero, weight)
     geometry: dict[str, Attr] = {
         "kernel": (1, 1), "stride": (1, 1), "pads": (0, 0, 0, 0), "dilation": (1, 1),
         "groups": channels, "depthwise": channels > 1, "trainable": False, "head": False,
@@ -94,19 +94,25 @@ def _bias(graph: Graph, real: Op, scale: Array) -> npt.NDArray[np.int64]:
     return np.zeros(scale.shape, np.int64)
 
 
-def _shifted(bias: npt.NDArray[np.int64], zero: int, weight: Array, origin: str) -> npt.NDArray[np.int32]:
+def _shifted(bias: npt.NDArray[np.int64], zero: int, weight: Array) -> npt.NDArray[np.signedinteger[Any]]:
     """b' = b - z_x sum w."""
-    moved = bias - zero * weight.astype(np.int64).sum(axis=(0, 1, 2))
-    if np.abs(moved).max(initial=0) >= 2**31:
-        raise _too_large(origin)
-    return moved.astype(np.int32)
+    return narrow(bias - zero * weight.astype(np.int64).sum(axis=(0, 1, 2)))
+
+
+def narrow(bias: npt.NDArray[np.int64]) -> npt.NDArray[np.signedinteger[Any]]:
+    """A bias in 32 bits, if it fits."""
+    return bias.astype(np.int32) if np.abs(bias).max(initial=0) < 2**31 else bias
 
 
 def _to_int(values: Array, origin: str) -> npt.NDArray[np.int64]:
-    if not np.isfinite(values).all() or np.abs(values).max(initial=0) >= 2**31:
-        raise _too_large(origin)
+    beyond = ~(np.isfinite(values) & (np.abs(values) < 2**31))
+    if beyond.any():
+        raise _too_large(origin, int(np.argmax(beyond)))
     return np.rint(values).astype(np.int64)
 
 
-def _too_large(origin: str) -> FactorError:
-    return FactorError(f"bias of {origin!r} needs more than 32 bits at the scale of its input and weights")
+def _too_large(origin: str, channel: int) -> FactorError:
+    return FactorError(
+        f"bias of {origin!r}, output channel {channel}, needs more than 32 bits at the scale of its input and weights: give this channel a "
+        "larger weight scale"
+    )

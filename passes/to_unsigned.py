@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sasimc.ir.graph import Graph, Op
+from sasimc.passes.integer_ops import narrow
 
 __all__ = ["ToUnsigned"]
 
@@ -42,6 +43,6 @@ def _rewrite(op: Op, graph: Graph, moved: set[str], constants: dict[str, npt.NDA
         name, bias = f"{op.consts['bias']}.u8", graph.constant(op, "bias").astype(np.int64)
         # acc grows by 128 sum w and b' = bias - z_x sum w shrinks by as much: z_x goes from -128 to 0
         per_unit = graph.constant(op, "weight").astype(np.int64).sum(axis=(0, 1, 2)) if op.kind == "conv" else 1
-        constants[name] = (bias - 128 * per_unit).astype(np.int32)
+        constants[name] = narrow(bias - 128 * per_unit)
         return op.with_consts(bias=name)
     return op

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from sasimc.ir.graph import Graph, Op, TensorType, type_range
 from sasimc.passes.factors import factors
+from sasimc.passes.integer_ops import narrow
 
 __all__ = ["NOTE", "ZeroInputs"]
 
@@ -69,7 +70,8 @@ def _on_new_input(graph: Graph, op: Op, x: str, t: TensorType, constants: dict[s
     weight, wscale = graph.constant(op, "weight").astype(np.int64), graph.constant(op, "wscale")
     bias = graph.constant(op, "bias").astype(np.int64) + old.zero * weight.sum(axis=(0, 1, 2))
     mult, shift = factors(t.scale * wscale / graph.type(op.output).scale)
-    arrays = {"bias": np.rint(bias * (old.scale / t.scale)).astype(np.int32), "mult": mult, "shift": shift}
+    moved = narrow(np.rint(bias * (old.scale / t.scale)).astype(np.int64))
+    arrays = {"bias": moved, "mult": mult, "shift": shift}
     names = {role: f"{op.name}.{role}.z0" for role in arrays}
     constants.update({names[role]: a for role, a in arrays.items()})
     return replace(op, inputs=(x,)).with_consts(**names)

@@ -99,7 +99,7 @@ def multiplier(f: float) -> tuple[int, int]:
 def requantise(acc: I64, bias: npt.ArrayLike, f: npt.ArrayLike, zero: int, lo: int, hi: int) -> I64:
     """clamp(rne((acc + bias) M, S) + zero, lo, hi), with ``bias`` and ``f`` per channel (the last axis) or scalar."""
     pairs = np.array([multiplier(float(v)) for v in np.atleast_1d(np.asarray(f, np.float64))], np.int64)
-    return np.clip(rne(accumulator(acc + np.asarray(bias, np.int64)) * pairs[:, 0], pairs[:, 1]) + zero, lo, hi)
+    return np.clip(rne((accumulator(acc) + np.asarray(bias, np.int64)) * pairs[:, 0], pairs[:, 1]) + zero, lo, hi)
 
 
 def residual_factors(f_a: float, f_b: float) -> tuple[int, int, int]:

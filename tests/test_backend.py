@@ -18,7 +18,10 @@ from whole_path import Case, check, compile_onnx, machine_with
 
 from sasimc.api import CompileOptions, compile_model
 from sasimc.backend.builder import CapacityError
+from sasimc.backend.compile import Compiled
 from sasimc.backend.mapping import Placement
+from sasimc.ir import interp
+from sasimc.ir.graph import type_range
 from sasimc.isa.analysis.lint import lint
 from sasimc.isa.binary.container import encode_program
 from sasimc.isa.errors import SasError
@@ -159,21 +162,64 @@ def test_what_fits_only_truncated() -> None:
 def test_sums_that_may_overflow() -> None:
     b = Builder(0)
     x = b.flatten(b.input((70_000, 1, 1), low=0.0, pow2=True))
-    with pytest.raises(CapacityError, match=r"a 32-bit sum may reach \d{10,}"):
+    with pytest.raises(CapacityError, match=r"output channel 0: a 32-bit sum of products may reach \d{10,}"):
         compile_onnx(b.model(b.gemm(x, 2, trainable=True, name="head", dtype="int8")))
 
 
 def test_biases_and_logits_beyond_32_bits() -> None:
-    def edited(part: str, change: Callable[[np.ndarray], np.ndarray]) -> onnx.ModelProto:
+    def edited(part: str, change: Callable[[np.ndarray], np.ndarray], zero: int | None = None) -> onnx.ModelProto:
         model = models.mlp((12, 7, 3), train="head")
-        tensor = next(t for t in model.graph.initializer if part in t.name)
-        tensor.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(tensor)), tensor.name))
+        changes = {part: change} if zero is None else {part: change, "input_zero": lambda a: np.full_like(a, zero)}
+        for name, new in changes.items():
+            tensor = next(t for t in model.graph.initializer if name in t.name)
+            tensor.CopyFrom(numpy_helper.from_array(new(numpy_helper.to_array(tensor)), tensor.name))
         return model
 
-    with pytest.raises(CapacityError, match=r"fc1.*a 32-bit sum may reach 2147\d{6}"):
-        compile_onnx(edited("bias", lambda a: np.full_like(a, 2**31 - 1)))
+    with pytest.raises(SasError, match=r"fc1.*output channel \d+: a bias of -?\d{10} steps[\s\S]*larger weight scale"):
+        compile_onnx(edited("bias", lambda a: np.where(np.arange(len(a)) % 2, 1 - 2**31, 2**31 - 1).astype(a.dtype), zero=5))
     with pytest.raises(SasError, match=r"logits have scale 1e\+30"):
         compile_onnx(edited("fc2_scale", lambda a: np.full_like(a, 1e30)))
+
+
+@pytest.mark.parametrize("kind", ["dense", "depthwise"])
+@pytest.mark.parametrize("train", ["none", "head"])
+def test_dead_channels_with_biases_near_32_bits(kind: str, train: str) -> None:
+    """Per-channel quantisation gives a channel of tiny weights a bias near 2^31: sums and biases are added in 64 bits, and nothing is refused."""
+    b = Builder(3, pow2=train != "none")
+    x = b.conv(b.input((3, 5, 5)), 32, 3, act="relu")
+    x = b.conv(x, 32, 3, groups=32 if kind == "depthwise" else 1, act="relu", name="dead")
+    model = b.model(b.gemm(b.global_pool(x, pow2=train != "none"), 4, trainable=train != "none", name="head", dtype="int8"))
+    arrays = {t.name: t for t in model.graph.initializer}
+    node = next(n for n in model.graph.node if n.name == "dead")
+    made = {n.output[0]: n for n in model.graph.node}
+    (_, scale, _), (bias, bias_scale) = (made[v].input[:3] for v in node.input[1:])
+    values = {name: numpy_helper.to_array(arrays[name]).copy() for name in (scale, bias, bias_scale)}
+    step = values[bias_scale][0] / values[scale][0]
+    for channel, sign in ((0, 1), (5, -1), (17, 1), (31, -1)):
+        values[bias][channel] = sign * (2**31 - 2)
+        values[bias_scale][channel] = 0.3 / 2**31
+        values[scale][channel] = values[bias_scale][channel] / step
+    for name, value in values.items():
+        arrays[name].CopyFrom(numpy_helper.from_array(value, name))
+    case = check(model, engines=("fused", "bitserial"), train=train != "none")
+    graph = case.compiled.graph
+    conv = next(op for op in graph.ops if op.name == "dead")
+    weight = np.abs(graph.constant(conv, "weight").astype(np.int64)).sum(axis=(0, 1, 2))
+    worst = weight * 255 + np.abs(graph.constant(conv, "bias").astype(np.int64))
+    assert (worst >= 2**31).any(), "what 32 bits would not hold"
+    images = np.random.default_rng(0).random((4, 3, 5, 5)).astype(np.float32)
+    want = next(iter(models.ort_run(model, images).values()))
+    got = _floats(case.compiled, images)
+    assert np.abs(got - want).max() <= graph.type(graph.outputs[0]).scale * 1.01
+
+
+def _floats(compiled: Compiled, images: np.ndarray) -> np.ndarray:
+    """Real outputs of the compiled graph, by its reference semantics."""
+    graph = compiled.graph
+    t, out = graph.type(graph.inputs[0]), graph.type(graph.outputs[0])
+    stored = np.clip(np.rint(images.transpose(0, 2, 3, 1) / t.scale) + t.zero, *type_range(t.dtype))
+    values = interp.run(graph, {graph.inputs[0]: stored})[graph.outputs[0]]
+    return (values.reshape(len(images), -1) - out.zero) * out.scale
 
 
 def test_more_matrices_than_instructions_can_name() -> None:

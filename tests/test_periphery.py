@@ -57,9 +57,10 @@ def extreme(rng: np.random.Generator, dtype: str, shape: tuple[int, int, int]) -
     return rng.choice(np.array(EXTREMES[dtype]), shape)
 
 
-@pytest.mark.parametrize("chans", [1, 5, 19])
+@pytest.mark.parametrize("far", [False, True], ids=["near", "biases near 32 bits"])
+@pytest.mark.parametrize("chans", [1, 5, 19, 64])
 @pytest.mark.parametrize(("dtype", "zero", "lo", "hi"), [("u8", 0, 0, 255), ("i8", -5, -128, 127), ("u8", 3, 3, 200)])
-def test_requantise(chans: int, dtype: str, zero: int, lo: int, hi: int) -> None:
+def test_requantise(chans: int, dtype: str, zero: int, lo: int, hi: int, far: bool) -> None:
     rng = np.random.default_rng(chans)
     b, shape = Bench(), (4, 5, chans)
     b.view("a", "acc", "i32", shape)
@@ -67,7 +68,13 @@ def test_requantise(chans: int, dtype: str, zero: int, lo: int, hi: int) -> None
     acc = rng.integers(-(2**20), 2**20, shape)
     acc.reshape(-1)[::7] = rng.choice(np.array([0, 2**31 - 1 - 2**20, -(2**31) + 2**20, 1, -1]), acc.reshape(-1)[::7].shape)
     bias, mult, shift = rng.integers(-(2**20), 2**20, chans), rng.integers(2**30, 2**31, chans), rng.integers(31, 62, chans)
-    if chans > 5:
+    if far:  # sum + bias needs 33 bits, its product with the factor 63
+        bias, shift = rng.choice(np.array([2**31 - 1, -(2**31), 2**31 - 2**20]), chans), rng.integers(36, 56, chans)
+        mult, acc = (
+            rng.integers(2**30, 2**31 - 2**26, chans),
+            rng.choice(np.array([2**30, -(2**30), 2**20, 2**31 - 1 - 2**27]), shape),
+        )
+    elif chans > 5:
         mult[:6], shift[:6], bias[:6] = (1, -1, 2**30, 2**30, 0, 3), (1, 2, 31, 33, 62, 1), (0, 1, 0, 1, 5, 0)
     constants = {role: tuple(int(v) for v in values) for role, values in (("bias", bias), ("mult", mult), ("shift", shift))}
     t = Table("t", "requant", {"zero": zero, "lo": lo, "hi": hi}, constants)

@@ -36,7 +36,7 @@ def requantise(op, m, first, last):  # type: ignore[no-untyped-def]
     bias, mult, shift, half = vector(t.bias, t.count), vector(t.mult, t.count), vector(t.shift, t.count), vector(t.half, t.count)
     together = t.count // chans if op.acc.pixel == chans and op.dst.pixel == chans else np.int64(1)
     whole = shift.min() >= LEAST_SHIFT  # else one by one
-    constants = np.empty(5 * t.count, np.int32)
+    constants = np.empty(6 * t.count, np.int32)
     if whole:
         requantise_constants(t.bias, t.mult, t.shift, t.count // STEP, constants.ctypes.data)
     p, y, x = first, first // cols, first % cols

@@ -42,9 +42,10 @@ def _upper(builder: Any, form: Form, first: Any, last: Any) -> Any:
 
 
 def write_prepare(builder: Any, form: Form, operands: list[Any]) -> None:
-    """Constants as `write_requantise` reads them: of every step, bias, mult, shift - 32 and twice half a vector of 2^(shift - 1) - 1.
+    """Constants as `write_requantise` reads them: of every step, mult, shift - 32, twice half a vector of 2^(shift - 1) - 1 and twice half a
+    vector of bias * mult.
 
-    operands (64-bit): addresses of bias, mult, shift (int64 each), steps, address of the result (20 * lanes bytes a step).
+    operands (64-bit): addresses of bias, mult, shift (int64 each), steps, address of the result (24 * lanes bytes a step).
     """
     bias_, mult_, shift_, steps, out_ = operands
     lanes = form.lanes
@@ -58,8 +59,9 @@ def write_prepare(builder: Any, form: Form, operands: list[Any]) -> None:
         for by in _split(builder, form, shift):
             one = constant(1, by.type)
             halves.append(builder.sub(builder.shl(one, builder.sub(by, one)), one))
-        at_out = builder.mul(step, integer(20 * lanes))
-        for value in (bias, mult, builder.sub(shift, constant(32, words)), *halves):
+        offsets = [builder.mul(a, b) for a, b in zip(_split(builder, form, bias), _split(builder, form, mult), strict=True)]
+        at_out = builder.mul(step, integer(24 * lanes))
+        for value in (mult, builder.sub(shift, constant(32, words)), *halves, *offsets):
             store(builder, value, out, at_out)
             at_out = builder.add(at_out, integer(4 * lanes))
         return state
@@ -71,7 +73,8 @@ def write_requantise(builder: Any, form: Form, operands: list[Any]) -> None:
     """out = clamp(rne((sum + bias) * mult, shift) + zero, lo, hi), a byte each; the sums are cleared.
 
     operands (64-bit): addresses of the sums (int32), of the bytes, of what `write_prepare` made, numbers zero, lo, hi, steps of `form.lanes`
-    sums. |sum + bias| and mult are less than 2^31, shift is 32..62, so that a result is in the upper half of a product.
+    sums. |(sum + bias) * mult| is less than 2^63 - 2^(shift - 1), shift is 32..62, so that a result is in the upper half of a product. The bias is added
+    as bias * mult, in 64 bits: sum + bias may need more than 32.
     """
     sums_, out_, table_, zero_, low_, high_, steps = operands
     sums, out, table = (pointer(builder, value) for value in (sums_, out_, table_))
@@ -80,12 +83,16 @@ def write_requantise(builder: Any, form: Form, operands: list[Any]) -> None:
     zero, low, high = (splat(builder, builder.trunc(value, I32), words) for value in (zero_, low_, high_))
 
     def body(step: Any, state: list[Any]) -> list[Any]:
-        at_sum, at_table = builder.mul(step, integer(4 * lanes)), builder.mul(step, integer(20 * lanes))
-        bias, mult, by = (load(builder, table, builder.add(at_table, integer(4 * lanes * place)), words) for place in range(3))
-        halves = [load(builder, table, builder.add(at_table, integer(4 * lanes * place)), long) for place in (3, 4)]
-        value = builder.add(load(builder, sums, at_sum, words), bias)
+        at_sum, at_table = builder.mul(step, integer(4 * lanes)), builder.mul(step, integer(24 * lanes))
+        mult, by = (load(builder, table, builder.add(at_table, integer(4 * lanes * place)), words) for place in range(2))
+        wide = [load(builder, table, builder.add(at_table, integer(4 * lanes * place)), long) for place in range(2, 6)]
+        halves, offsets = wide[:2], wide[2:]
+        value = load(builder, sums, at_sum, words)
         store(builder, constant(0, words), sums, at_sum)
-        products = [builder.mul(a, b) for a, b in zip(_split(builder, form, value), _split(builder, form, mult), strict=True)]
+        products = [
+            builder.add(builder.mul(a, b), offset)
+            for a, b, offset in zip(_split(builder, form, value), _split(builder, form, mult), offsets, strict=True)
+        ]
         odd = builder.and_(builder.ashr(_upper(builder, form, *products), by), constant(1, words))
         rounded = [
             builder.add(builder.add(product, half), more)
