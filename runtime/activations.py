@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sasimc.isa.analysis.footprint import footprint
+from sasimc.isa.analysis.standing import part_of
 from sasimc.isa.errors import SasError, near
 from sasimc.isa.objects import View
 from sasimc.isa.program import Program
@@ -114,7 +115,7 @@ class Recorder:
             for tensor in wanted.get(instr.origin.node, ()):
                 whole = self.program.views[tensor.view]
                 for touch in footprint(instr.spec, self.program.resolve(instr), 0, 1):
-                    at = _offset(touch.view, whole) if "w" in touch.access else None
+                    at = part_of(touch.view, whole) if "w" in touch.access else None
                     if at is not None:
                         out[index] = tensor, touch.view, at
             if instr.spec.mnemonic == "halt":
@@ -149,29 +150,13 @@ class Recorder:
         for touch in footprint(instr.spec, self.program.resolve(instr), max(r0, 0), max(r1, 0)):
             if touch.view.name != view.name or "w" not in touch.access or touch.first >= touch.last:
                 continue
-            got = it.read_view(view.name)
+            got = it.read_view(view.name, stale=True)
             if tensor.name not in self._rows:
                 self._rows[tensor.name] = np.zeros(tensor.shape, got.dtype)
                 self._missing[tensor.name] = np.ones(tensor.shape, np.bool_)
             where = (slice(y + touch.first, y + touch.last), slice(x, x + view.width), slice(c, c + view.channels))
             self._rows[tensor.name][where] = got[touch.first : touch.last]
             self._missing[tensor.name][where] = False
-
-
-def _offset(view: View, whole: View) -> tuple[int, int, int] | None:
-    """Where the first element of a view stands in a view that it is a part of; None: it is no part of it."""
-    if (view.space, view.dtype, view.ring) != (whole.space, whole.dtype, whole.ring) or view.dtype == "bit":
-        return None
-    same = [a == b or n == 1 for a, b, n in ((view.row, whole.row, view.height), (view.pix, whole.pix, view.width))]
-    rest = view.addr - whole.addr
-    if not all(same) or rest < 0:
-        return None
-    at: list[int] = []
-    for stride in (whole.row, whole.pix, whole.chan):
-        at.append(rest // stride if stride else 0)
-        rest -= at[-1] * stride
-    inside = all(a + n <= m for a, n, m in zip(at, view.shape, whole.shape, strict=True))
-    return (at[0], at[1], at[2]) if inside and not rest else None
 
 
 def join(parts: Sequence[Mapping[str, Activation]]) -> dict[str, Activation]:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sasimc.isa import instructions  # noqa: F401  (fills the table of instructions)
+from sasimc.isa.analysis.standing import Standing
 from sasimc.isa.analysis.timing import Limits, limited_cycles, region_limits
 from sasimc.isa.errors import SasError, near
 from sasimc.isa.program import Program
@@ -112,6 +113,10 @@ class Interpreter:
         self._plans: dict[int, list[tuple[list[int], int, LoopPlan]]] = {}
         self._interpreted: dict[int, NotNative] = {}
         self.stepped: Key = (0, 0, 0)
+        self._ran: str | None = None  # the last entry that ran to its end, the registers it began with, views written since
+        self._began: list[int] = []
+        self._since: list[str] = []
+        self._standing: Standing | None = None
 
     def _load_matrices(self) -> None:
         """Put every matrix that has a tensor into its cells (not counted: the arrays are loaded before the program
@@ -188,8 +193,9 @@ class Interpreter:
             Trap: the machine stopped an instruction (also when more than ``max_instructions`` were issued).
             SasError: no such entry.
         """
-        run = self._run
+        run, began = self._run, list(self.state.regs)
         run.start(self._entry(entry))
+        self._ran = None
         run.budget, run.plans = _ENDLESS if max_instructions is None else max_instructions, True
         try:
             while run.running:
@@ -199,13 +205,14 @@ class Interpreter:
                 self._next()
         finally:
             self.datapath.settle()
+        self._ran, self._began, self._since, self._standing = entry, began, [], None
 
     def steps(self, entry: str) -> Iterator[int]:
         """Execute one instruction at a time; yields the index of each after it has been executed (``stepped``: with its rows, for
         :meth:`cost`)."""
         run = self._run
         run.start(self._entry(entry))
-        run.plans = False
+        run.plans, self._ran = False, None
         while run.running:
             self.stepped = self._next()
             self.datapath.settle_one(self.stepped[0])
@@ -338,19 +345,30 @@ class Interpreter:
         self.state.grow_host(view.high + index * view.batch)
         return view, view.in_host(self.state.host, index)
 
-    def read_view(self, name: str, index: int = 0) -> npt.NDArray[Any]:
+    def read_view(self, name: str, index: int = 0, *, stale: bool = False) -> npt.NDArray[Any]:
         """A copy of a view's contents [H, W, C] in its type (``bit`` views as 0 and 1); ``index`` is the sample of a
-        host view.
+        host view. ``stale``: the bytes as they are, also where the last run wrote them through another view.
 
         Raises:
-            SasError: no such view, or outside host memory.
+            SasError: no such view, outside host memory, or (unless ``stale``) overwritten.
         """
         view, phys = self._view(name, index)
+        if not stale and view.space == "buf" and (problem := self._overwritten(name)):
+            hint = "Device.activations copies tensors when they are computed; stale=True reads the bytes as they are"
+            raise SasError(f"{problem} when entry {self._ran} had ended", hint=hint)
         rows = view.get(0, view.height, phys)
         if view.dtype == "bit":
             bits = np.unpackbits(rows.reshape(view.height, -1), axis=1, bitorder="little")
             return bits[:, : view.width * view.channels].reshape(view.shape)
         return rows.copy()
+
+    def _overwritten(self, name: str) -> str:
+        """What the last whole run left of a buffer view (empty: it stands, or nobody knows)."""
+        if self._ran is None:
+            return ""
+        if self._standing is None:
+            self._standing = Standing(self.program, self._ran, self._began, self._since)
+        return self._standing.problem(self.program.views[name])
 
     def write_view(self, name: str, array: npt.ArrayLike, index: int = 0) -> None:
         """Set a view's contents; the array must have the view's shape (or as many elements) and values of its type.
@@ -373,6 +391,8 @@ class Interpreter:
             view.put(0, packed[:, None, :], phys)
         else:
             view.put(0, values.astype(view.np_dtype), phys)
+        self._since.append(name)
+        self._standing = None
 
     def _matrix(self, name: str) -> BoundMatrix:
         if name not in self.program.matrices:
@@ -431,6 +451,7 @@ class Interpreter:
     def restore(self, snapshot: Snapshot) -> None:
         """Set the state to a snapshot of this or another interpreter of the same machine."""
         self.state.restore(snapshot)
+        self._ran = None
         self.cells_changed()
 
     def cells_changed(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import json
 import re
 import shutil
 import subprocess
@@ -27,6 +28,7 @@ from sasimc.datasets.procedural import draw
 from sasimc.ir import interp
 from sasimc.isa.errors import SasError
 from sasimc.runtime.device import Device
+from sasimc.runtime.interpreter import Interpreter
 from sasimc.zoo.zoo import default_model_path
 
 
@@ -249,6 +251,76 @@ def test_cost_and_report_of_a_device(embedded: Compiled, tmp_path: Path) -> None
     assert "Floor plan" in text
     with pytest.raises(SasError, match="cannot write"):
         sasimc.report(device, tmp_path / "nowhere" / "page.html")
+
+
+# ------------------------------------------------------------------------------------------------------------ overwritten views
+
+
+def test_a_view_reads_what_was_computed_or_says_that_it_is_gone(embedded: Compiled) -> None:
+    """After a run, every view of every layer: the tensor last computed through it, or an error."""
+    device, images = Device(embedded.program, "fused", 2), photos(2)
+    found = device.activations(images)
+    device.infer(images)
+    by_tensor = {a.tensor: a for a in found.values()}
+    last = {view: by_tensor[name] for name, _, _, _, _, view, _ in json.loads(embedded.program.meta["tensors"])}
+    it, stands, gone = device.interpreter, 0, ""
+    for view, a in last.items():
+        try:
+            assert (it.read_view(view) == a.values[-1]).all(), view
+            stands += 1
+        except SasError as exc:
+            gone += f"{exc}\n"
+            assert it.read_view(view, stale=True).shape == a.values.shape[1:]
+    assert stands >= 3
+    assert len(re.findall(r"row \d+ of \S+ (?:was overwritten through|is gone: its ring)", gone)) == len(last) - stands >= 20
+
+
+VIEWS = """.machine "sas28"
+.view all buf i8 4x2x3 addr=0
+.view half buf i8 4x2x2 addr=1 row=6 pix=3
+.view other buf i8 1x2x2 addr=4
+.view ring buf i8 6x1x4 addr=100 row=4 ring=2
+.view host host i8 6x1x4 addr=0 batch=64
+.entry first
+fill all, 1, r0:4
+fill half, 2, r0:4
+halt
+.entry second
+fill all, 1, r0:4
+fill other, 3, r0:1
+halt
+.entry third
+li r8, 0
+loopi 3
+hld ring, host, r0, r8:2
+addi r8, r8, 2
+endl
+halt
+"""
+
+
+def test_what_stands_in_the_buffer() -> None:
+    """Parts of a tensor are no other tensor; rings hold their last rows; what the host writes stands; a stepped run says nothing."""
+    it = Interpreter(sasimc.assemble(VIEWS), "fused", 1)
+    it.run("first")
+    assert it.read_view("all").tolist() == [[[1, 2, 2]] * 2] * 4
+    assert (it.read_view("half") == 2).all()
+    it.run("second")
+    with pytest.raises(SasError, match=r"(?s)row 0 of all was overwritten through other when entry second had ended.*stale=True"):
+        it.read_view("all")
+    with pytest.raises(SasError, match="row 0 of half was overwritten through other"):
+        it.read_view("half")
+    assert it.read_view("all", stale=True)[0].tolist() == [[1, 1, 1], [1, 3, 3]]
+    assert it.read_view("other")[0].tolist() == [[3, 3], [3, 3]]
+    it.write_view("all", np.arange(24, dtype=np.int8).reshape(4, 2, 3))
+    assert (it.read_view("all").reshape(-1) == np.arange(24)).all()
+    it.run("third")
+    with pytest.raises(SasError, match="row 0 of ring is gone: its ring of 2 rows holds row 4 in its place"):
+        it.read_view("ring")
+    assert (it.read_view("all").reshape(-1) == np.arange(24)).all()
+    for _ in it.steps("second"):
+        pass
+    assert it.read_view("all").shape == (4, 2, 3)
 
 
 # ------------------------------------------------------------------------------------------------------------------------ pages
