@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from sasimc.datasets import store
+from sasimc.datasets.arrays import parse_npy
 from sasimc.datasets.check import check_files, check_headers
 from sasimc.datasets.class_folders import split_of
 from sasimc.datasets.classes import align
@@ -390,6 +391,21 @@ def test_an_npy_header_that_promises_too_much(tmp_path: Path) -> None:
         )
     )
     assert set(check_headers(d).damaged.files) == {"a/1.npy", "b/1.npy"}
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"{'descr': '<f4', (\n",
+        b"{'descr'\0: 1}",
+        b"{" * 200,
+        b"\xff\xfe",
+        b"{'descr': '<f4', 'fortran_order': 0, 'shape': (-1,)}",
+    ],
+)
+def test_npy_headers_that_are_no_python(header: bytes) -> None:
+    with pytest.raises(SasError, match="not an .npy file of numbers"):
+        parse_npy(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header, "x.npy")
 
 
 def _npy() -> bytes:
