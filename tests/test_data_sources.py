@@ -404,7 +404,7 @@ def test_an_npy_header_that_promises_too_much(tmp_path: Path) -> None:
     ],
 )
 def test_npy_headers_that_are_no_python(header: bytes) -> None:
-    with pytest.raises(SasError, match="not an .npy file of numbers"):
+    with pytest.raises(SasError, match=r"not an \.npy file of numbers"):
         parse_npy(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header, "x.npy")
 
 
