@@ -67,7 +67,7 @@ def test_every_page_is_in_the_navigation() -> None:
     written = [path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")]
     assert sorted(named) == sorted([*written, *GENERATED])
     home = page("docs/index.md")
-    assert [name for name in named if name != "index.md" and f"({name})" not in home] == []
+    assert [name for name in named if name != "index.md" and home.count(f"({name})") != 1] == []
 
 
 def every_command() -> dict[str, click.Command]:
