@@ -2,13 +2,15 @@
 
 A real value is either a *view* of a stored tensor (a dequantize, moved or not), or *pending*: an operator whose result is not
 stored yet and waits for its quantize. Clips narrow a pending value; operators that only move elements (max pool, reshape, pad)
-commute with the quantize behind them, so they are carried along. Anything else that reads a pending value has no integer meaning
+commute with the quantize behind them, so they are carried along. A float side of a sum is quantised to the range that the sum's own
+quantisation and the other side leave it. Anything else that reads a pending value has no integer meaning
 and is reported, with the rewrite that would give it one; all such places are reported together.
 """
 
 from __future__ import annotations
 
 import heapq
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -17,15 +19,18 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from sasimc.ir.graph import Graph, Op, TensorType
+from sasimc.ir.graph import Graph, Op, TensorType, type_range
 from sasimc.isa.errors import Diagnostic, DiagnosticsError
 from sasimc.passes import integer_ops
 from sasimc.passes.factors import FactorError, clamp_bounds
 
-__all__ = ["Canonicalise", "canonicalise"]
+__all__ = ["ISLANDS", "Canonicalise", "canonicalise"]
 
 Array = npt.NDArray[Any]
 _MOVES = ("maxpool", "reshape", "pad")
+ISLANDS = "quantised_islands"
+"""Note of a graph: JSON, sums whose float sides were quantised with what is known, and how many steps that may move them."""
+_WHOLE = "quantise the float network as a whole: sasc quantize FLOAT.onnx --calibrate FOLDER -o INT8.onnx"
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,9 @@ class _State:
     names: set[str] = field(default_factory=set)
     notes: dict[str, str] = field(default_factory=dict)
     softmaxed: set[str] = field(default_factory=set)
+    moved: dict[str, tuple[str, tuple[Op, ...]]] = field(
+        default_factory=dict
+    )  # real value -> the input it is, and the moves on it
     index: dict[str, int] = field(default_factory=dict)
     position: dict[str, int] = field(default_factory=dict)  # new value -> place of its main operation in the old graph
 
@@ -118,8 +126,15 @@ class _State:
                 self._integer(op)
             case "argmax":
                 self._argmax(op)
+            case _ if op.kind in _MOVES and (op.inputs[0] in self.moved or self._bare_input(op.inputs[0])):
+                # a move of the real input: it commutes with the quantize behind it
+                source, moves = self.moved.get(op.inputs[0], (op.inputs[0], ()))
+                self.moved[op.output] = (source, (*moves, op))
             case _:
                 self._real(op)
+
+    def _bare_input(self, value: str) -> bool:
+        return value in self.graph.inputs and self.graph.type(value).dtype == "f32"
 
     def _set_unknown(self, op: Op) -> None:
         if self.graph.type(op.output).dtype == "f32":
@@ -182,7 +197,7 @@ class _State:
     def _read(self, op: Op, value: str) -> Real:
         if value in self.real:
             return self.real[value]
-        if value in self.graph.inputs:
+        if value in self.graph.inputs or value in self.moved:
             self._problem(
                 op,
                 f"reads the input {value!r} before it is quantised",
@@ -214,7 +229,21 @@ class _State:
             args = [self._settle(a) for a in args]
         if all(isinstance(a, View) for a in args):
             return Pending(op, tuple(a.stored for a in args if isinstance(a, View)), origins=trail)
+        if op.kind == "add_f" and any(isinstance(a, View) for a in args):
+            return Pending(op, (), parts=tuple(args), origins=trail)  # the range of the other side follows from the sum's
         return self._unquantised(op, args)
+
+    def _island(self, a: Pending, index: int, t: TensorType) -> TensorType:
+        """The int8 type of a float side of a sum that is stored as ``t``: what lies outside saturates the sum whatever the other side is."""
+        low, high = type_range(t.dtype)
+        low, high = max(a.lo, t.scale * (low - t.zero)), min(a.hi, t.scale * (high - t.zero))
+        part, other = a.parts[index], self.values[a.parts[1 - index].stored]
+        made = next((o for o in reversed(self.ops) if o.output == a.parts[1 - index].stored), None)
+        ends = (made.int_attr("lo"), made.int_attr("hi")) if made is not None and "lo" in made.attrs else type_range(other.dtype)
+        least, most = (other.scale * (q - other.zero) for q in ends)
+        low, high = min(max(low - most, part.lo), 0.0), max(min(high - least, part.hi), 0.0)
+        scale = (high - low) / 255 or 1.0
+        return replace(self._real_type(part), dtype="i8", scale=scale, zero=max(-128, min(127, round(-128 - low / scale))))
 
     def _settle(self, a: Real) -> Real:
         """A pending value whose own quantisation is exact as a view: ReLU or a nearest resize of a stored tensor."""
@@ -239,7 +268,7 @@ class _State:
         if isinstance(a, View):
             a = Pending(replace(op, kind="rescale"), (a.stored,))
         assert isinstance(a, Pending)
-        if a.parts or any(m.kind == "pad" for m in a.moves):
+        if a.op.kind == "concat" or any(m.kind == "pad" for m in a.moves):
             return self._unquantised(op, [a])
         new_lo, new_hi = min(max(a.lo, lo), hi), max(min(a.hi, hi), lo)
         return replace(a, lo=new_lo, hi=new_hi, origins=(*a.origins, op.origin))
@@ -270,7 +299,7 @@ class _State:
         self._problem(
             op,
             f"{what} reads the unquantised result of {between}",
-            f"put QuantizeLinear and DequantizeLinear between {between} and {op.origin!r}",
+            f"put QuantizeLinear and DequantizeLinear between {between} and {op.origin!r}, or {_WHOLE}",
         )
         return Unknown()
 
@@ -282,8 +311,8 @@ class _State:
     def _quantize(self, op: Op) -> None:
         source, t = op.inputs[0], self.graph.type(op.output)
         found = self.real.get(source)
-        if found is None and source in self.graph.inputs:
-            self._quantize_input(op, source, t)
+        if found is None and (source in self.graph.inputs or source in self.moved):
+            self._quantize_input(op, *self.moved.get(source, (source, ())), t)
             return
         if found is None or isinstance(found, Unknown):
             self.stored[op.output] = self._stand_in(op.output, t)
@@ -303,13 +332,13 @@ class _State:
         name = self._add(Op(f"{value}:opaque", "opaque", (), value), t)
         return name
 
-    def _quantize_input(self, op: Op, source: str, t: TensorType) -> None:
+    def _quantize_input(self, op: Op, source: str, moves: Sequence[Op], t: TensorType) -> None:
         """The host quantises the image; the integer graph's input keeps the ONNX input's name."""
         if source not in self.inputs:
-            self.values[source], self.inputs[source] = t, source
+            self.values[source], self.inputs[source] = t.shaped_like(self.graph.type(source)), source
         elif self.values[source].quant != t.quant:
             self._problem(op, f"the input {source!r} is quantised in two ways", "quantise the input once")
-        self.stored[op.output] = source
+        self.stored[op.output] = self._moved(source, t, moves, len(moves), op.output)
 
     def _store(self, a: Real, t: TensorType, op: Op) -> str:
         """The stored tensor of type ``t`` that holds the real value ``a``."""
@@ -335,6 +364,16 @@ class _State:
         if a.op.kind == "concat":
             parts = [self._store(p, t.shaped_like(self._real_type(p)), _part(a.op, i, output)) for i, p in enumerate(a.parts)]
             return self._add(Op(a.op.name, "concat", tuple(parts), output, {}, {}, origins), t)
+        if a.parts:
+            types = [self._island(a, i, t) if isinstance(p, Pending) else self.values[p.stored] for i, p in enumerate(a.parts)]
+            off = sum(0.5 * u.scale / t.scale for p, u in zip(a.parts, types, strict=True) if isinstance(p, Pending))
+            self.notes[ISLANDS] = json.dumps({**json.loads(self.notes.get(ISLANDS, "{}")), output: round(off, 3)})
+            a = replace(
+                a,
+                sources=tuple(
+                    self._store(p, u, _part(a.op, i, output)) for i, (p, u) in enumerate(zip(a.parts, types, strict=True))
+                ),
+            )
         bounds = clamp_bounds(t.dtype, t.scale, t.zero, a.lo, a.hi)
         x = self.values[a.sources[0]]
         base = Op(a.op.name, a.op.kind.removesuffix("_f"), a.sources, output, dict(bounds), {}, origins)
@@ -381,7 +420,7 @@ class _State:
                 settled = self._settle(found)
                 if not isinstance(settled, View):
                     where = found.op.origin or value
-                    hint = f"put QuantizeLinear (and DequantizeLinear) behind {where!r}"
+                    hint = f"put QuantizeLinear (and DequantizeLinear) behind {where!r}, or {_WHOLE}"
                     self.problems.append(Diagnostic(f"output {value!r} is not quantised", where=where, hint=hint))
                     continue
                 found = settled

@@ -325,6 +325,19 @@ def _quantised(net: Net) -> str:
     return net.node("DequantizeLinear", net.node("QuantizeLinear", w, s, z), s, z)
 
 
+@pytest.mark.parametrize("move", ["flatten", "pool", "pad"])
+def test_moves_of_the_real_input(move: str) -> None:
+    """What moves elements in front of the first QuantizeLinear, as quantize_static writes an MLP."""
+    net = Net()
+    x = {
+        "flatten": lambda: net.node("Flatten", "x"),
+        "pool": lambda: net.node("Flatten", net.node("MaxPool", "x", kernel_shape=[2, 2])),
+        "pad": lambda: net.node("Flatten", net.node("Pad", "x", net.const([0, 0, 1, 0, 0, 0, 0, 1], np.int64))),
+    }[move]()
+    size = {"flatten": 108, "pool": 75, "pad": 147}[move]
+    compare(net.model(net.q(net.node("Gemm", net.q(x, 0.011, 5), net.weight((size, 7), 1)), 0.05, 3)), image())
+
+
 @pytest.mark.parametrize("name", VECTORS)
 def test_operator_on_vectors(name: str) -> None:
     net = Net()
@@ -475,11 +488,11 @@ UNSUPPORTED: dict[str, tuple[Callable[[Net], str], str, str]] = {
     "typo": (lambda n: n.q(n.node("MaxPol", x_of(n))), "operator is not supported", "did you mean"),
     "other domain": (lambda n: n.q(n.node("Foo", x_of(n), domain="com.example")), "operator is not supported", "replace it"),
     "no quantize between": (
-        lambda n: n.q(n.node("Add", n.conv(x_of(n), 3, 3, 1), x_of(n))), "add reads the unquantised result of 'Conv", "put QuantizeLinear"
+        lambda n: n.q(n.node("Add", n.conv(x_of(n), 3, 3, 1), n.conv(x_of(n), 3, 3, 1))), "add reads the unquantised result of 'Conv", "put QuantizeLinear"
     ),
     "conv on conv": (lambda n: n.q(n.conv(n.conv(x_of(n), 3, 4), 4, 4)), "conv reads the unquantised result", "between 'Conv"),
     "input not quantised": (lambda n: n.q(n.conv("x", 3, 4)), "reads the input 'x' before it is quantised", "behind the input"),
-    "output not quantised": (lambda n: n.conv(x_of(n), 3, 4), "is not quantised", "put QuantizeLinear"),
+    "output not quantised": (lambda n: n.conv(x_of(n), 3, 4), "is not quantised", "sasc quantize"),
     "one result quantised in two ways": (lambda n: two_quantisers(n, 0.04), "is quantised in two ways", "quantise it once"),
     "float weights": (lambda n: n.q(n.node("Conv", x_of(n), n.const(np.ones((4, 3, 3, 3))))), "is not quantised", "quantise weights"),
     "weights as input": (lambda n: n.q(n.node("Conv", x_of(n), x_of(n))), "is not a constant", "initialiser"),
@@ -594,6 +607,27 @@ def test_the_report_is_complete() -> None:
     with pytest.raises(DiagnosticsError) as e:
         import_model(net.model(x))
     assert len(e.value.diagnostics) >= 3
+
+
+def test_the_float_side_of_a_sum_is_quantised_with_what_is_known() -> None:
+    """Q/DQ in front of weighted layers only: the range follows from the sum's and the other side's. The note bounds how far the sum may move."""
+    net = Net(("n", 3, 6, 6))
+    x = net.q(net.node("Relu", net.conv(net.q("x", 0.011, 5), 3, 4, pads=[1] * 4)), 0.02, -128)
+    total = net.node("Relu", net.node("Add", net.conv(x, 4, 4, pads=[1] * 4), x))
+    model = net.model(net.q(total, 0.04, -128))
+    graph = import_model(model)
+    assert [op.kind for op in graph.ops] == ["conv", "conv", "add"]
+    (steps,) = json.loads(graph.notes["quantised_islands"]).values()
+    assert 0.5 < steps < 1
+    stored = interp.quantize_input(graph, image().transpose(0, 2, 3, 1))
+    off = interp.run(graph, {"x": stored})[graph.outputs[0]] - np.rint(run_ort(model, image())[0] / np.float32(0.04)).transpose(
+        0, 2, 3, 1
+    )
+    assert np.abs(off).max() <= 2
+    assert np.abs(off).mean() < 0.3
+    trunk = net.node("Add", total, net.conv(net.q(total, 0.04, -128), 4, 4, pads=[1] * 4))  # nothing bounds a float trunk
+    report = check_model(net.model(net.q(trunk, 0.05)))
+    assert "sasc quantize" in str(report)
 
 
 def test_the_report_looks_behind_everything() -> None:

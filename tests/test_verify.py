@@ -51,6 +51,14 @@ def compiled(model: onnx.ModelProto, folder: Path, **options: Any) -> str:
     return made.program.meta["verified"]
 
 
+def test_a_requantised_input_is_no_difference(tmp_path: Path) -> None:
+    """A trainable layer behind a zero point: its own result is what onnxruntime is asked about, not that of the coarser input."""
+    net = Net(("n", 3, 6, 6), seed=3)
+    x = net.q(net.node("Flatten", net.q(net.conv(net.q("x", 0.011, 5), 3, 8), 0.004, -21)), 0.004, -21)
+    fine = net.model(net.q(net.node("Gemm", x, net.weight((128, 4), None, scale=0.0006), name="fc"), 0.001, 21))
+    assert "training step" in compiled(fine, tmp_path, trainable="fc")
+
+
 @pytest.mark.parametrize("make", [flattened, models.mobilenet_like, models.residual_net, models.mlp])
 def test_right_compilations_pass(make: Callable[[], onnx.ModelProto], tmp_path: Path) -> None:
     said = compiled(make(), tmp_path)

@@ -77,11 +77,11 @@ def verify_compiled(model: ModelProto, compiled: Compiled, final: Graph) -> Veri
     x = samples(imported, count)
     with ThreadPoolExecutor(1) as beside:
         findings = beside.submit(lint, compiled.program)
-        old, new = against_import(imported, final, {imported.inputs[0]: x})
-        tensors = against_onnx(model, found, imported, old)
+        runs = against_import(imported, final, {imported.inputs[0]: x})
+        tensors = against_onnx(model, found, imported, runs.fed, runs.imported)
         classes = final.type(final.outputs[0]).shape[2]
         steps = min(count, compiled.batch, 2 if count > 1 else 1)
-        against_graph(compiled, new, [(i * (classes - 1)) % classes for i in range(steps)])
+        against_graph(compiled, runs.final, [(i * (classes - 1)) % classes for i in range(steps)])
         if errors := [d for d in findings.result() if d.severity == "error"]:
             raise DiagnosticsError(errors)
     return Verified(count, tensors, compiled.train is not None)

@@ -8,6 +8,7 @@ the old graph goes on with the new results, so everything else stays exact.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -16,13 +17,23 @@ from sasimc.ir import interp
 from sasimc.ir.graph import Graph, Op
 from sasimc.verify.difference import Difference, first_difference
 
-__all__ = ["against_import"]
+__all__ = ["Runs", "against_import"]
 
 Ints = npt.NDArray[np.int64]
 
 
-def against_import(before: Graph, after: Graph, feeds: Mapping[str, Ints]) -> tuple[dict[str, Ints], dict[str, Ints]]:
-    """All values of both graphs for stored inputs of ``before``; the values of ``before`` are those the passes started from.
+@dataclass(frozen=True)
+class Runs:
+    """All values of both graphs. ``fed``: what the operations of the imported graph read; ``imported``: what they made of it, which differs
+    from ``fed`` only at layers whose input was requantised; ``final``: the graph after the passes."""
+
+    fed: dict[str, Ints]
+    imported: dict[str, Ints]
+    final: dict[str, Ints]
+
+
+def against_import(before: Graph, after: Graph, feeds: Mapping[str, Ints]) -> Runs:
+    """Run both graphs on stored inputs of ``before``.
 
     Raises:
         Difference: the first operation whose result differs.
@@ -31,12 +42,13 @@ def against_import(before: Graph, after: Graph, feeds: Mapping[str, Ints]) -> tu
     for op in after.ops:
         new[op.output] = interp.run_op(after, op, [new[v] for v in op.inputs])
     old: dict[str, Ints] = dict(feeds)
+    made: dict[str, Ints] = dict(feeds)
     for op in before.ops:
         shared = op.output in after.values
         if shared and _same(before, after, op, old, new):
-            old[op.output] = new[op.output]
+            old[op.output] = made[op.output] = new[op.output]
             continue
-        old[op.output] = interp.run_op(before, op, [old[v] for v in op.inputs])
+        old[op.output] = made[op.output] = interp.run_op(before, op, [old[v] for v in op.inputs])
         if not shared:
             continue
         moved = _moved(before, after, op.output)
@@ -51,7 +63,7 @@ def against_import(before: Graph, after: Graph, feeds: Mapping[str, Ints]) -> tu
             )
         ) is not None:
             raise Difference("the graph after the passes", "the imported graph", a, "output", *hit)
-    return old, new
+    return Runs(old, made, new)
 
 
 def _moved(before: Graph, after: Graph, value: str) -> int:
