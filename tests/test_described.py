@@ -11,14 +11,15 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from sasimc.cli import sasc
 from sasimc.cli.common import invoke
 from sasimc.evaluation.circuit.circuit import Circuit, load_circuit
 from sasimc.evaluation.machine_notes import flat_fields, machine_file, machine_notes, notes_of, toml_value
+from sasimc.evaluation.run import read_run
 from sasimc.evaluation.technologies.technology import Technology, read_technology
-from sasimc.isa.described import Source, validate
+from sasimc.isa.described import Source, damage, validate
 from sasimc.isa.errors import SasError
 from sasimc.isa.machine import Machine, load_machine
 from sasimc.isa.text.assembler import assemble
@@ -232,3 +233,17 @@ def test_a_machine_is_the_same_whichever_way_it_is_given() -> None:
         place = nested.setdefault(head, {}) if head else nested
         place[leaf] = tomllib.loads(f"v = {toml_value(value)}")["v"]
     assert Machine.model_validate(nested) == machine
+
+
+def test_damaged_files_of_ours_are_described_in_our_words() -> None:
+    """Device images and run reports: the field, or what is missing; nothing of the validation library."""
+    with pytest.raises(ValidationError) as caught:
+        Recipe.model_validate({"batch": "many"})
+    assert damage(caught.value) == "batch is not what belongs there"
+    assert damage(KeyError("shape")) == "'shape' is missing"
+    assert damage(ValueError("first line\nsecond")) == "first line"
+    assert damage(IndexError()) == "IndexError"
+    report = {"schema": 1, "profile": [], "machine_description": {**load_machine().model_dump(mode="json"), "array": 3}}
+    with pytest.raises(SasError, match="report is damaged: array is not what belongs there") as refused:
+        read_run(report, "run.json")
+    assert not [f for f in FOREIGN if f in str(refused.value)]

@@ -180,6 +180,14 @@ def test_machine_fields() -> None:
     assert list(rows(machine_table())) == list(flat_fields(load_machine()))
 
 
+def test_meta_data_of_programs() -> None:
+    """The page lists every key that the compiler writes, and no other."""
+    listed = rows(section(page("docs/reference/program-text.md"), "Meta data of compiled programs")).items()
+    keys = {word for word, line in listed if f"`{word}`" in line.split("|")[1]}
+    meta = compile_model(default_model_path()).program.meta
+    assert keys == {"note.KEY" if key.startswith("note.") else key for key in meta}
+
+
 def test_tiny_machine() -> None:
     """The example machine has another shape, and the embedded network computes the same on it."""
     path = ROOT / "examples" / "tiny_machine.toml"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sasimc.datasets.dataset import Dataset
+from sasimc.isa.described import damage
 from sasimc.isa.errors import SasError
 from sasimc.isa.program import Program
 from sasimc.runtime.device import Device
@@ -60,7 +61,7 @@ class Begun:
             return Begun(image.pending.task, **{**setup, "recipe": Recipe.model_validate(setup["recipe"])})
         except (TypeError, ValueError, KeyError) as exc:
             raise SasError(
-                f"the unfinished training is damaged: {exc}", where=where, hint="sasc image forget IMAGE TASK"
+                f"the unfinished training is damaged: {damage(exc)}", where=where, hint="sasc image forget IMAGE TASK"
             ) from None
 
     def json(self) -> dict[str, Any]:
