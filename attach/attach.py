@@ -191,6 +191,7 @@ def _refuse_twice(host: Host, e: Emitter, constants: Mapping[str, TensorProto]) 
 def _metadata(model: ModelProto, trainable: Sequence[str], labels: Sequence[str]) -> None:
     kept = {p.key: p.value for p in model.metadata_props if p.key != "sasimc.labels"}
     kept["sasimc.trainable"] = json.dumps(list(trainable))
+    kept["sasimc.untrained"] = json.dumps("classifier")
     if labels:
         kept["sasimc.labels"] = json.dumps(list(labels))
     helper.set_model_props(model, kept)

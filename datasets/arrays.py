@@ -7,7 +7,9 @@ own type are taken as they are. Channels may stand first, as in ONNX files, or l
 from __future__ import annotations
 
 import io
+import lzma
 import re
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -27,6 +29,11 @@ Array = npt.NDArray[Any]
 
 MAX_ARRAY_BYTES = 8 << 30
 """All arrays of an ``.npz`` together."""
+
+_DAMAGE = (
+    OSError, EOFError, ValueError, TypeError, KeyError, OverflowError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError,
+    SyntaxError, tokenize.TokenError,  # numpy reads headers as Python text
+)  # fmt: skip
 
 
 def parse_npy(data: bytes | memoryview, where: str) -> Array:
@@ -48,17 +55,7 @@ def parse_npy(data: bytes | memoryview, where: str) -> Array:
             raise ValueError(f"{dtype} {list(shape)} takes {count * dtype.itemsize:,} bytes, {len(rest):,} are there")
         flat = np.frombuffer(rest, dtype, count) if count else np.zeros(0, dtype)
         return flat.reshape(shape, order="F" if fortran else "C")
-    except (
-        ValueError,
-        TypeError,
-        SyntaxError,
-        OverflowError,
-        EOFError,
-        KeyError,
-        UnicodeError,
-        RecursionError,
-        MemoryError,
-    ) as e:
+    except _DAMAGE as e:
         raise SasError(f"{where}: not an .npy file of numbers, or damaged ({e})") from e
 
 
@@ -82,7 +79,7 @@ class ArrayFile:
                 if sum(i.file_size for i in infos) > MAX_ARRAY_BYTES or len(infos) > MAX_MEMBERS:
                     raise self._too_large()
                 self.names = tuple(i.filename.removesuffix(".npy") for i in infos if i.filename.endswith(".npy"))
-        except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as e:
+        except _DAMAGE as e:
             raise SasError(f"{path}: not an .npz file, or damaged ({e})") from e
 
     def _too_large(self) -> SasError:
@@ -96,16 +93,7 @@ class ArrayFile:
                     info = z.getinfo(f"{name}.npy")
                     with z.open(info) as f:
                         data = f.read(info.file_size)
-            except (
-                OSError,
-                EOFError,
-                ValueError,
-                KeyError,
-                RuntimeError,
-                NotImplementedError,
-                zipfile.BadZipFile,
-                zlib.error,
-            ) as e:
+            except _DAMAGE as e:
                 raise SasError(f"{where}: damaged ({e})") from e
             self._arrays[name] = parse_npy(data, where)
         return self._arrays[name]

@@ -241,7 +241,7 @@ class _ZipTree(_ArchiveTree):
         weakref.finalize(self, self._zip.close)
         self._members: dict[str, zipfile.ZipInfo] = {}
         for info in self._zip.infolist():
-            if info.is_dir():
+            if info.filename.endswith("/"):
                 continue
             kind = stat.S_IFMT(info.external_attr >> 16) if info.create_system == 3 else 0
             if kind not in (0, stat.S_IFREG):

@@ -104,4 +104,6 @@ class Program:
             tensors[tensor] = values.reshape(tensors[tensor].shape)
         if labels is not None:
             meta["note.sasimc.labels"] = json.dumps(list(labels))
+            if meta.pop("note.sasimc.untrained", "") == '"weights"':
+                meta["note.sasimc.untrained"] = '"backbone"'
         return replace(self, tensors=tensors, meta=meta, digest="", weights_file="")

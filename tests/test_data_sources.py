@@ -463,6 +463,18 @@ def test_encrypted_and_oversized_archives_are_refused(tmp_path: Path, monkeypatc
             open_dataset(tmp_path / name)
 
 
+def test_a_zip_member_without_a_name(tmp_path: Path) -> None:
+    zipped(write(tmp_path / "f", {"a": picture()}), tmp_path / "a.zip")
+    data = (tmp_path / "a.zip").read_bytes()
+    at = data.index(b"PK\1\2")
+    nameless = data[: at + 28] + b"\0\0" + data[at + 30 : at + 46] + data[at + 47 :]
+    end = nameless.index(b"PK\5\6")
+    size = int.from_bytes(nameless[end + 12 : end + 16], "little") - 1
+    (tmp_path / "b.zip").write_bytes(nameless[: end + 12] + size.to_bytes(4, "little") + nameless[end + 16 :])
+    with pytest.raises(SasError, match="leads out of the data set"):
+        open_dataset(tmp_path / "b.zip")
+
+
 def test_the_limit_of_expansion() -> None:
     assert store.expanded_limit(0) == 1 << 30
     assert store.expanded_limit(10 << 20) == (1 << 30) + (1000 << 20)

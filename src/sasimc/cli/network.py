@@ -74,6 +74,7 @@ def quantize(
         else:
             found = find_preprocess(source, model, plane.size, values)
             why, metadata["sasimc.preprocess"] = found.why, found.preprocess.to_json()
+            metadata["sasimc.preprocess.source"] = why
             samples = image_samples(calibrate, data, plane, found.preprocess, images, seed)
         say(f"preprocessing: {metadata.get('sasimc.preprocess', '')} ({why})")
         say(f"calibration: {len(samples.inputs)} of {samples.note}")
