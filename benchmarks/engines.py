@@ -1,14 +1,16 @@
 """Speed of the engines beside three limits measured in the same run with the same threads.
 
-    python benchmarks/engines.py --data FOLDER [--threads 2] [--repeat 7] [--profile ENGINE] [--json FILE]
+    python benchmarks/engines.py --data FOLDER [--threads 2] [--repeat 7] [--cpu NAME] [--profile ENGINE] [--json FILE]
 
 The network is MobileNet-V2 1.0/224 with Rep-Net (``--random``: random weights, needs no data; the work is the same). The limits:
 
-(a) AND, population count and add on packed words that stay in the cache, all threads: 1-bit operations a second of this processor;
+(a) the innermost kernels on operands that stay in the cache, all threads: 1-bit operations and multiply-adds a second;
 (b) onnxruntime on the same QDQ graph, default optimisations;
 (c) PyTorch, float32, forward and backward of the same trainable part, where torch is installed.
 
 Every figure is the best of ``--repeat`` runs in a process of its own; ratios carry over to other machines better than seconds.
+``--cpu`` lets the simulator run the code of an older processor, and PyTorch, too. onnxruntime cannot be limited so: it keeps all instructions
+of this processor, and the ratios to it are worse than they would be on the other one.
 ``--profile`` prints instead where one engine spends its time, by mnemonic. "Outside of compiled code" is the interpreter's share.
 ``--clock processor --threads 1`` measures processor seconds: what to use where other work shares the cores.
 """
@@ -31,6 +33,8 @@ from typing import Any
 import numpy as np
 from common import add_common, data_folder, environment, finish, peak_rss_mb, table
 
+from sasimc.runtime.kernels.forms import FORM, PROCESSORS, acting, form
+
 BATCH = 8
 CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 clock = time.perf_counter
@@ -47,6 +51,9 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=17)
     parser.add_argument("--only", default=",".join(CHILDREN), help="what to measure, comma separated")
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
+    parser.add_argument(
+        "--cpu", choices=("native", *PROCESSORS), default="native", help="processor whose code the simulator runs"
+    )
     parser.add_argument("--profile", metavar="ENGINE", help="print time by mnemonic of one engine")
     parser.add_argument("--one", nargs=2, metavar=("NAME", "FOLDER"), help=argparse.SUPPRESS)
     o = parser.parse_args()
@@ -55,7 +62,12 @@ def main() -> None:
     if o.one:
         print(json.dumps(measure(o.one[0], Path(o.one[1]), o)))
         return
-    print(environment(o.threads))
+    if o.cpu != "native" and "NUMBA_CPU_NAME" not in os.environ:
+        act(o.cpu)
+    about = {**environment(o.threads), "form": form(), "emulated": o.cpu != "native"}
+    print(about)
+    if about["emulated"]:
+        print("onnxruntime uses all instructions of this processor: the ratios to it are worse than on a real", o.cpu)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         build_all(folder, o)
@@ -65,7 +77,18 @@ def main() -> None:
         found = {name: child(name, folder, o) for name in o.only.split(",")}
     rows = summary({name: r for name, r in found.items() if r})
     print("\n" + report(rows))
-    finish(o, {"rows": rows})
+    finish(o, {"about": about, "rows": rows})
+
+
+def act(cpu: str) -> None:
+    """Start again with the environment of another processor's code; ends the program if this one cannot run it."""
+    found = acting(cpu)
+    if found is None:
+        sys.exit(f"this processor lacks instructions of {cpu}")
+    if cpu == "haswell":
+        found |= {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    sys.stdout.flush()
+    os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **found})
 
 
 def build_all(folder: Path, o: argparse.Namespace) -> None:
@@ -128,7 +151,6 @@ def measure_limit(folder: Path, o: argparse.Namespace) -> dict[str, Any]:
     import numba
 
     from sasimc.runtime.kernels.dense import pack_weights, prepare_fused
-    from sasimc.runtime.kernels.forms import FORM, form
     from sasimc.runtime.kernels.products import bit_block_unsigned, dot_tile, tables_unsigned
 
     k, times, columns = 512, 20_000, 16 * FORM.blocks
@@ -166,7 +188,7 @@ def measure_limit(folder: Path, o: argparse.Namespace) -> dict[str, Any]:
 
         bits = o.threads * times * k * 64 * 16 / everywhere(count, tables, planes)
         products = o.threads * times * k * pixels * columns / everywhere(multiply, x, prepared)
-    return {"form": form(), "bit_operations_per_s": bits, "products_per_s": products}
+    return {"bit_operations_per_s": bits, "products_per_s": products}
 
 
 def measure_onnxruntime(folder: Path, o: argparse.Namespace) -> dict[str, Any]:

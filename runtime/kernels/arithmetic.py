@@ -1,11 +1,11 @@
-"""Rounding, shared by kernels."""
+"""Rounding and places in views, shared by kernels."""
 
 from __future__ import annotations
 
 import numpy as np
 from numba import njit
 
-__all__ = ["at", "rne", "value8"]
+__all__ = ["at", "rne", "runs", "value8"]
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -23,6 +23,14 @@ def rne(value, shift):  # type: ignore[no-untyped-def]
 def at(view, y, x):  # type: ignore[no-untyped-def]
     """Where pixel (y, x) of a view begins in its flat array."""
     return view.base + (y % view.ring) * view.row + x * view.pixel
+
+
+@njit(cache=True, nogil=True)
+def runs(a, b):  # type: ignore[no-untyped-def]
+    """(runs a row, elements a run) of two views of one shape: a row is one run where pixels are neighbours in both."""
+    if a.pixel == a.channels and b.pixel == b.channels:
+        return np.int64(1), a.width * a.channels
+    return a.width, a.channels
 
 
 @njit(cache=True, nogil=True)

@@ -12,8 +12,20 @@ from typing import Any
 
 import llvmlite.binding as llvm
 
-__all__ = ["FORM", "Form", "choose", "features", "form"]
+__all__ = ["FORM", "PROCESSORS", "Form", "acting", "choose", "features", "form"]
 
+
+_AVX2 = ("sse3", "ssse3", "sse4.1", "sse4.2", "popcnt", "avx", "avx2", "bmi", "bmi2", "fma", "f16c", "lzcnt", "movbe")
+_AVX512 = (*_AVX2, "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd")
+
+PROCESSORS: dict[str, tuple[str, ...]] = {
+    "haswell": _AVX2,
+    "skylake-avx512": _AVX512,
+    "alderlake": (*_AVX512, "avx512vnni", "prefer-256-bit"),
+    "core2": ("sse3", "ssse3"),
+    "x86-64": ("sse2",),
+}
+"""Processors that a newer one can act: name -> features of the code. alderlake's AVX-VNNI in the encoding that AVX-512 has for it."""
 
 _TBL, _PSHUFB = "llvm.aarch64.neon.tbl1.v16i8", "llvm.x86.avx2.pshuf.b"
 
@@ -79,6 +91,15 @@ def features() -> frozenset[str]:
 
 FORM = choose(llvm.get_process_triple(), features())
 """The form in use."""
+
+
+def acting(processor: str) -> dict[str, str] | None:
+    """Environment in which a new process runs the code of another processor (`PROCESSORS`); None if this one lacks instructions for it."""
+    wanted, host = PROCESSORS[processor], llvm.get_host_cpu_features()
+    if not all(host.get(feature, False) for feature in wanted if feature not in ("prefer-256-bit", "sse2")):
+        return None
+    name = "haswell" if processor == "alderlake" else processor
+    return {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": ",".join(f"+{feature}" for feature in wanted)}
 
 
 def form() -> str:

@@ -17,9 +17,9 @@ __all__ = ["mix_lines", "mixed", "slice_lines", "write_mix_lines"]
 def mixed(builder: Any, form: Form, lines: list[Any]) -> list[list[Any]]:
     """Four lines of 16 bytes, column by column: [step][part]; a step is all lines (or two), a part fills a register."""
     if form.dot:
-        halves = [shuffle(builder, lines[i], lines[i + 1], list(range(2 * LANES))) for i in (0, 2)]
+        low, high = (shuffle(builder, lines[i], lines[i + 1], list(range(2 * LANES))) for i in (0, 2))
         columns = [range(part, part + form.lanes) for part in range(0, LANES, form.lanes)]
-        return [[shuffle(builder, *halves, [LANES * line + c for c in some for line in range(4)]) for some in columns]]
+        return [[shuffle(builder, low, high, [LANES * line + c for c in some for line in range(4)]) for some in columns]]
     columns = [range(part, part + form.lanes) for part in range(0, LANES, form.lanes)]
     return [
         [shuffle(builder, lines[i], lines[i + 1], [LANES * line + c for c in some for line in range(2)]) for some in columns]
@@ -86,10 +86,10 @@ def slice_lines(typingctx: Any, w: Any, row: Any, out: Any) -> Any:
                 plane = builder.or_(plane, moved)
             planes.append(plane)
         for first in (0, 4):
-            halves = [shuffle(builder, planes[i], planes[i + 1], list(range(2 * LANES))) for i in (first, first + 2)]
+            low, high = (shuffle(builder, planes[i], planes[i + 1], list(range(2 * LANES))) for i in (first, first + 2))
             for four in range(4):
                 mask = [LANES * plane + column for column in range(4 * four, 4 * four + 4) for plane in range(4)]
-                store(builder, shuffle(builder, *halves, mask), target, 4 * LANES * (2 * four + first // 4))
+                store(builder, shuffle(builder, low, high, mask), target, 4 * LANES * (2 * four + first // 4))
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 3), codegen

@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 
 from sasimc.runtime.kernel import acc, buf, buf32, geometry, kernel, set_reg, vector
-from sasimc.runtime.kernels.arithmetic import at, value8
+from sasimc.runtime.kernels.arithmetic import at, runs, value8
 from sasimc.runtime.kernels.rounding import LEAST_SHIFT, STEP, requantise_constants, requantise_run
 
 __all__: list[str] = []
@@ -60,9 +60,10 @@ def requantise(op, m, first, last):  # type: ignore[no-untyped-def]
 
 @kernel("drain", ns=0.4)
 def drain(op, m, first, last):  # type: ignore[no-untyped-def]
-    sums, out, n = acc(m), buf32(m), op.acc.channels
+    sums, out = acc(m), buf32(m)
+    count, n = runs(op.acc, op.dst)
     for y in range(first, last):
-        for x in range(op.acc.width):
+        for x in range(count):
             of, to = at(op.acc, y, x), at(op.dst, y, x)
             source, target = sums[of : of + n], out[to : to + n]
             for c in range(n):

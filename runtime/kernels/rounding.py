@@ -1,4 +1,4 @@
-"""The inner loop of requantisation: sums times a factor, rounded to the nearest even integer, clamped to a byte."""
+"""The inner loops of rounding to a byte: sums times a factor, words shifted; to the nearest integer, ties to even."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sasimc.runtime.kernels.forms import FORM, Form
 from sasimc.runtime.kernels.simd import intrinsic
 from sasimc.runtime.kernels.vector import I8, I32, I64, constant, integer, load, loop, pointer, shuffle, splat, store, vector
 
-__all__ = ["LEAST_SHIFT", "STEP", "requantise_constants", "requantise_run", "write_prepare", "write_requantise"]
+__all__ = ["LEAST_SHIFT", "STEP", "requantise_constants", "requantise_run", "shift_run", "write_prepare", "write_requantise"]
 
 STEP = FORM.lanes
 """Sums that are requantised together."""
@@ -123,3 +123,42 @@ def requantise_run(typingctx: Any, sums: Any, out: Any, table: Any, zero: Any, l
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 7), codegen
+
+
+def write_shift(builder: Any, form: Form, operands: list[Any]) -> None:
+    """out = clamp(rne(word, shift), -127, 127), a byte each.
+
+    operands (64-bit): addresses of the words (int32) and bytes, shift (1..31), steps of `form.lanes` words. Nothing leaves 32 bits.
+    """
+    words_, out_, shift, steps = operands
+    source, out = pointer(builder, words_), pointer(builder, out_)
+    lanes = form.lanes
+    words = vector(I32, lanes)
+    one = constant(1, words)
+    by = splat(builder, builder.trunc(shift, I32), words)
+    half = builder.shl(one, builder.sub(by, one))
+    below = builder.sub(builder.shl(one, by), one)
+
+    def body(step: Any, state: list[Any]) -> list[Any]:
+        value = load(builder, source, builder.mul(step, integer(4 * lanes)), words)
+        whole, rest = builder.ashr(value, by), builder.and_(value, below)
+        tie = builder.and_(
+            builder.icmp_signed("==", rest, half), builder.icmp_signed("!=", builder.and_(whole, one), constant(0, words))
+        )
+        up = builder.or_(builder.icmp_signed(">", rest, half), tie)
+        whole = builder.add(whole, builder.zext(up, words))
+        for comparison, limit in (("<", constant(127, words)), (">", constant(-127, words))):
+            whole = builder.select(builder.icmp_signed(comparison, whole, limit), whole, limit)
+        store(builder, builder.trunc(whole, vector(I8, lanes)), out, builder.mul(step, integer(lanes)))
+        return state
+
+    loop(builder, steps, [], body)
+
+
+@intrinsic
+def shift_run(typingctx: Any, words: Any, out: Any, shift: Any, steps: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        write_shift(builder, FORM, list(args))
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 4), codegen

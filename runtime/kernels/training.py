@@ -7,7 +7,8 @@ import numpy as np
 from numba import njit
 
 from sasimc.runtime.kernel import buf, buf8, buf32, kernel, raise_reg, reg, set_reg, vector
-from sasimc.runtime.kernels.arithmetic import at, rne, value8
+from sasimc.runtime.kernels.arithmetic import at, rne, runs, value8
+from sasimc.runtime.kernels.rounding import STEP, shift_run
 from sasimc.runtime.kernels.simd import plane_words
 
 __all__ = ["STEP_LIMIT"]
@@ -27,10 +28,11 @@ def _digits(value):  # type: ignore[no-untyped-def]
 
 @kernel("range_bits", ns=0.15)
 def range_bits(op, m, first, last):  # type: ignore[no-untyped-def]
-    data, n = buf32(m), op.src.channels
+    data = buf32(m)
+    count, n = runs(op.src, op.src)
     low, high = np.int32(0), np.int32(0)
     for y in range(first, last):
-        for x in range(op.src.width):
+        for x in range(count):
             of = at(op.src, y, x)
             values = data[of : of + n]
             for c in range(n):
@@ -42,12 +44,15 @@ def range_bits(op, m, first, last):  # type: ignore[no-untyped-def]
 
 @kernel("shift8", ns=0.5)
 def shift8(op, m, first, last):  # type: ignore[no-untyped-def]
-    words, out, n, shift = buf32(m), buf(m), op.src.channels, reg(m, op.rs)
+    words, out, shift = buf32(m), buf(m), reg(m, op.rs)
+    count, n = runs(op.src, op.dst)
     for y in range(first, last):
-        for x in range(op.src.width):
+        for x in range(count):
             of, to = at(op.src, y, x), at(op.dst, y, x)
             source, target = words[of : of + n], out[to : to + n]
-            for c in range(n):
+            steps = n // STEP if 0 < shift < 32 else np.int64(0)
+            shift_run(source.ctypes.data, target.ctypes.data, shift, steps)
+            for c in range(steps * STEP, n):
                 target[c] = np.uint8(min(max(rne(np.int64(source[c]), shift), -127), 127))
     return 0
 
@@ -70,7 +75,8 @@ def shift8_carried(op, m, first, last):  # type: ignore[no-untyped-def]
 @kernel("make_mask", ns=0.3)
 def make_mask(op, m, first, last):  # type: ignore[no-untyped-def]
     """Bit x * channels + c of a row, least significant first."""
-    data, t, cols, n = buf(m), op.table, op.src.width, op.src.channels
+    data, t = buf(m), op.table
+    cols, n = runs(op.src, op.src)
     flip = np.int16(128 if op.src.signed else 0)
     # bounds that an activation did not set lie outside every byte
     above = np.int16(t.lo if t.use_lo else -1000)
@@ -102,8 +108,9 @@ def _masked(source, of, n, kept, line):  # type: ignore[no-untyped-def]
 
 @kernel("apply_mask", ns=0.4)
 def apply_mask(op, m, first, last):  # type: ignore[no-untyped-def]
-    words, errors, mask, n = buf32(m), buf8(m), buf(m), op.src.channels
-    spread = np.empty(-(-op.src.width * n // 8), np.uint64)
+    words, errors, mask = buf32(m), buf8(m), buf(m)
+    count, n = runs(op.src, op.dst)
+    spread = np.empty(-(-count * n // 8), np.uint64)
     keep = spread.view(np.int8)
     line = np.empty(n, np.int32)  # source and target may be one memory: a loop over both would stay scalar code
     for y in range(first, last):
@@ -113,7 +120,7 @@ def apply_mask(op, m, first, last):  # type: ignore[no-untyped-def]
             lanes = (np.uint64(packed[i]) * np.uint64(0x0101010101010101)) & np.uint64(0x8040201008040201)
             ones = ((lanes + np.uint64(0x7F7F7F7F7F7F7F7F)) >> np.uint64(7)) & np.uint64(0x0101010101010101)
             spread[i] = ones * np.uint64(255)
-        for x in range(op.src.width):
+        for x in range(count):
             of, to, kept = at(op.src, y, x), at(op.dst, y, x), keep[x * n : (x + 1) * n]
             if op.src.item == 1:
                 _masked(errors, of, n, kept, line)
