@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import importlib.util
+import io
 import json
 import os
 import sys
@@ -95,10 +96,21 @@ class Group(_Command, click.Group):
 
 
 def console() -> Console:
-    """The console for progress and the lines of a session; rich is imported here because `--help` does without it."""
+    """The console for progress and the lines of a session, which it breaks between words only. rich is imported here because `--help` does
+    without it."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else 160)
+    from sasimc.cli.tables import say
+
+    class Lines(Console):
+        def print(self, *objects: Any, soft_wrap: bool | None = None, **style: Any) -> None:
+            if soft_wrap and len(objects) == 1 and isinstance(objects[0], str):
+                with io.StringIO() as text:
+                    say(objects[0], file=text)
+                    objects = (text.getvalue().removesuffix("\n"),)
+            super().print(*objects, soft_wrap=soft_wrap, **style)
+
+    return Lines(width=None if sys.stdout.isatty() else 160)
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:

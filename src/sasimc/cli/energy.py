@@ -19,6 +19,7 @@ __all__ = ["diff", "energy"]
 @options.circuit
 @options.rows("ONNX nodes listed")
 @options.json_file()
+@options.isa
 def energy(
     run: Path, technology: str | None, interpretation: str | None, circuit: Path | None, rows: int, json_file: Path | None
 ) -> None:
@@ -53,6 +54,7 @@ def energy(
 @option("--circuit-b", section="Prices", type=File(), show_default="as the first", help="Circuit figures of the second run.")
 @options.rows("Rows of a table")
 @options.json_file("the comparison")
+@options.isa
 def diff(
     a: Path, b: Path, technology: str | None, technology_b: str | None, interpretation: str | None, interpretation_b: str | None,
     circuit: Path | None, circuit_b: Path | None, rows: int, json_file: Path | None,

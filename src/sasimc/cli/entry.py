@@ -95,7 +95,7 @@ def run_entries(
                 else:
                     compare(it, other, name)
     if other is not None:
-        say(f"{len(chosen)} runs replayed on engine {other.engine.name}: identical in values, cycles and events")
+        say(f"{len(chosen)} runs replayed on engine {other.engine}: identical in values, cycles and events")
     if faults:
         say(str(faults))
     made: dict[str, Any] = {

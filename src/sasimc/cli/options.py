@@ -14,10 +14,7 @@ from click.shell_completion import CompletionItem
 from sasimc.isa.errors import near
 from sasimc.isa.options import options_of
 
-__all__ = [
-    "MACHINE", "AtLeast", "Choice", "File", "Folder", "argument", "circuit", "data_folder", "declared", "engine", "interpretation", "isa", "json_file",
-    "machine", "option", "rows", "seed", "technology", "threads",
-]  # fmt: skip
+__all__ = ["MACHINE", "AtLeast", "Choice", "File", "Folder", "argument", "circuit", "completion", "data_folder", "declared", "engine", "interpretation", "isa", "json_file", "machine", "option", "rows", "seed", "technology", "threads", "version"]  # fmt: skip
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -168,14 +165,53 @@ threads = option("--threads", section="Execution", type=AtLeast(1), show_default
 data_folder = option("--data", section="Data", type=Folder(), show_default="SASIMC_DATA", help="Folder of data sets.")
 
 
-def _load_isa(ctx: click.Context, param: click.Parameter, paths: tuple[Path, ...]) -> None:
-    for path in paths:
-        _found("sasimc.isa.extend:load_instructions")(path)
+def _load_isa(ctx: click.Context, param: click.Parameter, files: tuple[Path, ...]) -> None:
+    from sasimc.isa.extend import load_instructions
+
+    for file in files if not ctx.resilient_parsing else ():
+        load_instructions(file)
 
 
 isa = option(
-    "--isa", section="Execution", type=File(), multiple=True, expose_value=False, is_eager=True, callback=_load_isa,
-    help="Python file that declares more instructions (may be repeated).",
+    "--isa", section="Other", type=File(), multiple=True, is_eager=True, expose_value=False, callback=_load_isa,
+    help="Python file that declares further instructions (may be repeated).",
+)  # fmt: skip
+
+
+def _show_version(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
+    if not wanted or ctx.resilient_parsing:
+        return
+    import platform
+
+    import sasimc
+    from sasimc.runtime.kernels.forms import form
+
+    click.echo(f"{ctx.find_root().info_name} {sasimc.__version__} (sas-imc)")
+    click.echo(f"Python {platform.python_version()}, {platform.system()} {platform.machine()}")
+    click.echo(f"kernels: {form()}")
+    ctx.exit()
+
+
+def _show_completion(ctx: click.Context, param: click.Parameter, shell: str | None) -> None:
+    if not shell or ctx.resilient_parsing:
+        return
+    from click.shell_completion import get_completion_class
+
+    root = ctx.find_root()
+    kind = get_completion_class(shell)
+    assert kind is not None
+    name = root.info_name or ""
+    click.echo(kind(root.command, {}, name, f"_{name.upper()}_COMPLETE").source())
+    ctx.exit()
+
+
+version = option(
+    "--version", section="Other", is_flag=True, is_eager=True, expose_value=False, callback=_show_version,
+    help="Show the versions of the program and of Python, and which form of the kernels runs.",
+)  # fmt: skip
+completion = option(
+    "--completion", section="Other", type=Choice(("bash", "zsh", "fish")), is_eager=True, expose_value=False, callback=_show_completion,
+    help='Show the script that completes commands and options: eval "$(sasc --completion bash)".',
 )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ __all__ = ["report"]
 @options.technology(None)
 @options.interpretation
 @options.circuit
+@options.isa
 def report(
     run: Path, output: Path | None, csv: Path | None, technology: str | None, interpretation: str | None, circuit: Path | None
 ) -> None:

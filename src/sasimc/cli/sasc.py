@@ -2,44 +2,53 @@
 
 from __future__ import annotations
 
+import click
+
+from sasimc.cli import options
 from sasimc.cli.common import Group, run_app
 
 __all__ = ["app", "main"]
 
-app = Group(
-    "sasc",
-    {
-        "Models": {
-            "zoo": "sasimc.cli.zoo:zoo",
-            "quantize": "sasimc.cli.network:quantize",
-            "attach": "sasimc.cli.network:attach",
-            "check": "sasimc.cli.compile:check",
-            "compile": "sasimc.cli.compile:compile_command",
-            "export": "sasimc.cli.export:export",
-        },
-        "Programs": {
-            "asm": "sasimc.cli.asm:asm",
-            "disasm": "sasimc.cli.asm:disasm",
-            "lint": "sasimc.cli.asm:lint",
-            "test": "sasimc.cli.test:test",
-        },
-        "Runs": {
-            "energy": "sasimc.cli.energy:energy",
-            "diff": "sasimc.cli.energy:diff",
-            "report": "sasimc.cli.report:report",
-        },
-        "Data and devices": {
-            "data": "sasimc.cli.data:data",
-            "image": "sasimc.cli.image:image",
-            "machine": "sasimc.cli.machine:machine",
-        },
-        "The paper": {
-            "mtj": "sasimc.cli.mtj:mtj",
-            "paper": "sasimc.cli.paper:paper",
-        },
+_WHERE = {
+    "Models": {
+        "zoo": "sasimc.cli.zoo:zoo",
+        "quantize": "sasimc.cli.network:quantize",
+        "attach": "sasimc.cli.network:attach",
+        "check": "sasimc.cli.compile:check",
+        "compile": "sasimc.cli.compile:compile_command",
+        "export": "sasimc.cli.export:export",
     },
-    help="Build, check and compile models; assemble, check and test programs; price runs; compare with the paper. Programs run with `sasrun`.",
-)
+    "Programs": {
+        "asm": "sasimc.cli.asm:asm",
+        "disasm": "sasimc.cli.asm:disasm",
+        "lint": "sasimc.cli.asm:lint",
+        "test": "sasimc.cli.test:test",
+    },
+    "Runs": {
+        "energy": "sasimc.cli.energy:energy",
+        "diff": "sasimc.cli.energy:diff",
+        "report": "sasimc.cli.report:report",
+    },
+    "Data and devices": {
+        "data": "sasimc.cli.data:data",
+        "image": "sasimc.cli.image:image",
+        "machine": "sasimc.cli.machine:machine",
+    },
+    "The paper": {
+        "mtj": "sasimc.cli.mtj:mtj",
+        "paper": "sasimc.cli.paper:paper",
+    },
+}
+
+
+@click.command(cls=Group, name="sasc", where=_WHERE)
+@options.version
+@options.completion
+def app() -> None:
+    """Build, check and compile models; assemble, check and test programs; price runs; compare with the paper.
+
+    Programs run with `sasrun`.
+    """
 
 
 def main() -> None:

@@ -126,7 +126,6 @@ __all__ = ["app", "main"]
 @option("--fault-seed", section="Device", type=AtLeast(0), default=0, help="Seed of the bit errors.")
 @options.engine("bitserial")
 @options.threads
-@options.isa
 @option(
     "--cross-check",
     section="Execution",
@@ -143,6 +142,9 @@ __all__ = ["app", "main"]
     "--trace-lanes", section="Output", type=Choice("sasimc.profiling.lanes:LANE_KINDS"), default="auto",
     help="What of the arrays has a lane. auto: sub-arrays, unless there are too many.",
 )  # fmt: skip
+@options.isa
+@options.version
+@options.completion
 @click.pass_context
 def app(
     ctx: click.Context, program: Path | None, entries: tuple[str, ...], settings: tuple[str, ...], dumps: tuple[str, ...],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from sasimc.evaluation.table import wrapped
 
@@ -23,12 +23,12 @@ def line_width() -> int | None:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
-def say(text: str = "", hang: int = 4) -> None:
-    """A line of output; where it is too long for one, it goes on indented by ``hang`` more characters."""
+def say(text: str = "", hang: int = 4, file: TextIO | None = None) -> None:
+    """A line of output (``file`` None: standard output); where it is too long for one, it goes on indented by ``hang`` more characters."""
     words = text.lstrip(" ")
     first = text[: len(text) - len(words)]
     for line in wrapped(words, line_width(), first, first + " " * hang):
-        print(line)
+        print(line, file=file)
 
 
 def print_tables(*tables: Table) -> None:
