@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,15 +26,27 @@ def progress(what: str) -> Iterator[Callable[[str], None]]:
         with Console(stderr=True).status(what) as status:
             yield lambda text: status.update(text)
         return
-    due = time.monotonic() + FIRST_S
+    current, due = what, 0.0
+
+    def announce() -> None:
+        nonlocal due
+        print(current, file=sys.stderr, flush=True)
+        due = time.monotonic() + EVERY_S
+
+    first = threading.Timer(FIRST_S, announce)
+    first.daemon = True
+    first.start()
 
     def show(text: str) -> None:
-        nonlocal due
-        if time.monotonic() >= due:
-            print(text, file=sys.stderr, flush=True)
-            due = time.monotonic() + EVERY_S
+        nonlocal current
+        current = text
+        if due and time.monotonic() >= due:
+            announce()
 
-    yield show
+    try:
+        yield show
+    finally:
+        first.cancel()
 
 
 def counted(show: Callable[[str], None]) -> Callable[[str, int, int], None]:
