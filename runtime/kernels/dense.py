@@ -1,4 +1,4 @@
-"""Dense products on the arrays: bit-serial on packed bit planes, fused on integers, and one row activation at a time.
+"""Dense products on the arrays: bit-serial on packed bit planes, fused on integers.
 
 Weights W are int8 [K, N] (K word lines, N weight columns), inputs x are uint8 or int8 [P, K] (P pixels), results int32
 [P, N] = x W, exact. The transposed product e W^T uses the same functions with the planes of W.T, the gradient a^T e with
@@ -37,7 +37,6 @@ __all__ = [
     "accumulate",
     "add_row",
     "bitserial_range",
-    "column_step",
     "dense_bitserial",
     "dense_bitserial_acc",
     "dense_fused",
@@ -48,7 +47,6 @@ __all__ = [
     "make_view",
     "pack_weights",
     "prepare_fused",
-    "tile_step",
 ]
 
 View = tuple[int, int, int, int, int, int]
@@ -329,59 +327,3 @@ def accumulate(acc, view, values, r0, c0):  # type: ignore[no-untyped-def]
         at = base + ((r0 + p // cols) % ring) * row_stride + (p % cols) * pixel_stride + c0
         wrapped |= add_row(acc, at, values[p], values.shape[1])
     return wrapped < 0
-
-
-# -------------------------------------------------------------------------------------------------------- the reference engine
-
-
-@njit(cache=True, nogil=True)
-def tile_step(x_value, bits, signed, row_bytes, acc):  # type: ignore[no-untyped-def]
-    """One row activation: the input drives one word line, one bit per cycle (paper fig. 4).
-
-    In cycle i the word line carries input bit i; every bit column senses (input AND stored bit); the shift-and-add of a
-    weight column joins its 8 sensed bits (bit 7 weighs -128), shifts by i, and adds, or subtracts in the sign cycle of a
-    signed input. row_bytes: uint8 [n], the stored weights of the row; acc: int32 [n].
-    Returns the number of cycles in which the word line was driven (sense operations with input bit 1).
-    """
-    ones = 0
-    for cycle in range(bits):
-        if (x_value >> cycle) & 1 == 0:
-            continue
-        ones += 1
-        for column in range(row_bytes.shape[0]):
-            total = np.int32(0)
-            for bit in range(8):
-                sensed = np.int32((row_bytes[column] >> bit) & 1)
-                if bit == 7:
-                    total -= sensed << bit
-                else:
-                    total += sensed << bit
-            if signed and cycle == bits - 1:
-                acc[column] -= total << cycle
-            else:
-                acc[column] += total << cycle
-    return ones
-
-
-@njit(cache=True, nogil=True)
-def column_step(e_value, bits, signed, column_bits, acc):  # type: ignore[no-untyped-def]
-    """One weight column read through the transposed lines (paper fig. 5): the bit columns one after another.
-
-    The transpose word line of bit column j carries error bit i; the transpose bit lines sense all rows.
-    column_bits: uint8 [8, rows] of 0 and 1, bit j of the column's weight in every row; acc: int32 [rows] += e times the column.
-    Returns the number of (error bit, bit column) cycles driven with a one.
-    """
-    ones = 0
-    for bit in range(8):
-        for cycle in range(bits):
-            if (e_value >> cycle) & 1 == 0:
-                continue
-            ones += 1
-            negative = (bit == 7) != (bool(signed) and cycle == bits - 1)
-            for row in range(column_bits.shape[1]):
-                sensed = np.int32(column_bits[bit, row] & 1)
-                if negative:
-                    acc[row] -= sensed << (bit + cycle)
-                else:
-                    acc[row] += sensed << (bit + cycle)
-    return ones

@@ -1,9 +1,8 @@
 """Depth-wise products: every input element meets every tap of its channel's kernel, the products are scattered (fig. 3b, c).
 
-Weights W int8 [kh, kw, C * m]; output channel n = c * m + j belongs to input channel c. Three engines with one meaning:
-`fused` multiplies integers; `bitserial` does for every input bit AND, shift and add over all channels at once; `step`
-runs `dw_row_step`, the shift-and-add of one row activation, for every element. Integer addition has no order, so rows
-may stream in any order and in any portions.
+Weights W int8 [kh, kw, C * m]; output channel n = c * m + j belongs to input channel c. Two engines with one meaning:
+`fused` multiplies integers; `bitserial` does for every input bit AND, shift and add over all channels at once. Integer addition has no
+order, so rows may stream in any order and in any portions.
 
 Geometry tuple `geom` = (kh, kw, sh, sw, dh, dw, pt, pl, h, w, ho, wo): input plane h x w, output plane ho x wo,
 iy = oy * sh - pt + ky * dh. Views as in `kernels.dense`.
@@ -25,44 +24,17 @@ from sasimc.runtime.kernels.taps import (
     taps_fused_unsigned,
 )
 
-__all__ = ["ENGINES", "Geom", "dw_row_step", "dw_scatter", "dw_scatter_t", "make_geom"]
+__all__ = ["ENGINES", "Geom", "dw_scatter", "dw_scatter_t", "make_geom"]
 
 Geom = tuple[int, int, int, int, int, int, int, int, int, int, int, int]
 """(kh, kw, sh, sw, dh, dw, pt, pl, h, w, ho, wo)."""
 
-ENGINES = {"fused": 0, "bitserial": 1, "step": 2}
+ENGINES = {"fused": 0, "bitserial": 1}
 
 
 def make_geom(kh: int, kw: int, sh: int, sw: int, dh: int, dw: int, pt: int, pl: int, h: int, w: int, ho: int, wo: int) -> Geom:
     """The geometry tuple of a sliding window: kernel, strides, dilations, top and left padding, input and output plane."""
     return (kh, kw, sh, sw, dh, dw, pt, pl, h, w, ho, wo)
-
-
-@njit(cache=True, nogil=True)
-def dw_row_step(x_value, bits, signed, taps, out):  # type: ignore[no-untyped-def]
-    """One row activation of a depth-wise kernel: out[t] = x w_t, one input bit a cycle, sensed bits joined and shifted.
-
-    taps: uint8 [t] stored weights, out: int32 [t], overwritten. Returns the number of cycles with input bit 1.
-    """
-    out[:] = 0
-    ones = 0
-    for cycle in range(bits):
-        if (x_value >> cycle) & 1 == 0:
-            continue
-        ones += 1
-        for t in range(taps.shape[0]):
-            total = np.int32(0)
-            for bit in range(8):
-                sensed = np.int32((taps[t] >> bit) & 1)
-                if bit == 7:
-                    total -= sensed << bit
-                else:
-                    total += sensed << bit
-            if signed and cycle == bits - 1:
-                out[t] -= total << cycle
-            else:
-                out[t] += total << cycle
-    return ones
 
 
 @njit(cache=True, nogil=True)
@@ -101,17 +73,6 @@ def _copy_tap(flat, first, chans, times, scratch, slot):  # type: ignore[no-unty
 
 
 @njit(cache=True, nogil=True)
-def _taps_step(signed, scratch, lines, sums):  # type: ignore[no-untyped-def]
-    """The sums of one pixel by single row activations; the bytes of every tap stand in scratch."""
-    stored, product = np.empty(1, np.uint8), np.empty(1, np.int32)
-    for t in range(lines.shape[0]):
-        for c in range(lines.shape[1]):
-            stored[0] = np.uint8(lines[t, c])
-            dw_row_step(np.int64(scratch[t, c]), 8, signed, stored, product)
-            sums[c] += product[0]
-
-
-@njit(cache=True, nogil=True)
 def _run(engine, signed, where, moves, prepared, target, pitch, pixels):  # type: ignore[no-untyped-def]
     """Add the sums over taps of a run of pixels to 32-bit sums at an address; negative if one wrapped.
 
@@ -144,8 +105,8 @@ def dw_band(engine, buf, xv, signed, w, geom, pad, r0, r1, acc, av, o0, o1):  # 
     lines = _lines(w)
     prepared = _prepared(lines)
     taps, line = lines.shape
-    # whole blocks are read where they stand; others (and those of the reference engine) are copied first
-    in_place = times == 1 and outs == line and engine != 2
+    # whole blocks are read where they stand; others are copied first
+    in_place = times == 1 and outs == line
     origin, sums_at = buf.ctypes.data, acc.ctypes.data
     scratch = np.zeros((taps, line), np.uint8)
     nothing, border = np.zeros(line, np.uint8), np.full(line, np.uint8(pad))
@@ -182,7 +143,6 @@ def dw_band(engine, buf, xv, signed, w, geom, pad, r0, r1, acc, av, o0, o1):  # 
                     moves[t] = 0
                     if row == -2 or (not inner and pad == 0 and (ix < 0 or ix >= width)):
                         where[t] = nothing.ctypes.data
-                        scratch[t] = 0
                     elif row == -1 or ix < 0 or ix >= width:
                         where[t] = border.ctypes.data if in_place else _copy_tap(border, 0, chans, times, scratch, t)
                     elif in_place:
@@ -194,10 +154,7 @@ def dw_band(engine, buf, xv, signed, w, geom, pad, r0, r1, acc, av, o0, o1):  # 
             if in_place:
                 wrapped |= _run(engine, signed, where, moves, prepared, sums_at + 4 * at, 4 * a_pixel, count)
             else:
-                if engine == 2:
-                    _taps_step(signed, scratch, lines, sums)
-                else:
-                    _run(engine, signed, where, still, prepared, sums.ctypes.data, one, one)
+                _run(engine, signed, where, still, prepared, sums.ctypes.data, one, one)
                 wrapped |= add_row(acc, at, sums, outs)
                 sums[:] = 0
             ox += count
@@ -243,7 +200,7 @@ def dw_t_band(engine, ebuf, ev, w, geom, r0, r1, acc, av, i0, i1):  # type: igno
     lines = _lines(w)
     prepared = _prepared(lines)
     taps, line = lines.shape
-    in_place = times == 1 and outs == line and engine != 2
+    in_place = times == 1 and outs == line
     origin, sums_at = ebuf.ctypes.data, acc.ctypes.data
     scratch, nothing = np.zeros((taps, line), np.uint8), np.zeros(line, np.uint8)
     sums = np.zeros(line, np.int32)
@@ -278,7 +235,6 @@ def dw_t_band(engine, ebuf, ev, w, geom, r0, r1, acc, av, i0, i1):  # type: igno
                         moves[t] = 0
                         if rows[ky] < 0 or right < 0 or right % sw != 0 or right // sw >= wo:
                             where[t] = nothing.ctypes.data
-                            scratch[t] = 0
                             continue
                         met_one = True
                         element = rows[ky] + (right // sw) * pixel_stride
@@ -294,10 +250,7 @@ def dw_t_band(engine, ebuf, ev, w, geom, r0, r1, acc, av, i0, i1):  # type: igno
                 if in_place:
                     wrapped |= _run(engine, one, where, moves, prepared, sums_at + 4 * at, 4 * sw * a_pixel, count)
                 else:
-                    if engine == 2:
-                        _taps_step(one, scratch, lines, sums)
-                    else:
-                        _run(engine, one, where, still, prepared, sums.ctypes.data, one, one)
+                    _run(engine, one, where, still, prepared, sums.ctypes.data, one, one)
                     if times > 1:  # the products of one input channel's kernels are joined
                         for c in range(chans):
                             total = np.int32(0)

@@ -14,7 +14,7 @@ from sasimc.runtime.kernels.dense import View, add_row
 from sasimc.runtime.kernels.depthwise import Geom
 from sasimc.runtime.kernels.simd import copy16, load_u64, popcount
 
-__all__ = ["gather_patches", "gather_pixels", "ones", "popcount_sum", "scatter_patches"]
+__all__ = ["gather_patches", "gather_pixels", "ones", "scatter_patches"]
 
 
 @njit(cache=True, nogil=True)
@@ -111,30 +111,4 @@ def ones(buf, at, count):  # type: ignore[no-untyped-def]
         total += np.int64(popcount(load_u64(buf, at + 8 * i)))
     for i in range(8 * words, count):
         total += np.int64(popcount(buf[at + i]))
-    return total
-
-
-@njit(cache=True, nogil=True)
-def popcount_sum(buf, xv, my, mx, r0, r1):  # type: ignore[no-untyped-def]
-    """Sum over rows r0..r1, columns x and channels c of popcount(byte) * my[y - r0] * mx[x]: sense operations with input bit 1.
-
-    my int64 [r1 - r0], mx int64 [cols]: how many windows use the row, the column.
-    """
-    base, row_stride, pixel_stride, ring, cols, chans = xv
-    total = np.int64(0)
-    for y in range(r0, r1):
-        if my[y - r0] == 0:
-            continue
-        row = base + (y % ring) * row_stride
-        line = np.int64(0)
-        x = 0
-        while x < cols:
-            run = 1
-            if pixel_stride == chans:  # neighbours of equal weight are counted in one run
-                while x + run < cols and mx[x + run] == mx[x]:
-                    run += 1
-            if mx[x] != 0:
-                line += mx[x] * ones(buf, row + x * pixel_stride, run * chans)
-            x += run
-        total += line * my[y - r0]
     return total
