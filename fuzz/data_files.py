@@ -53,6 +53,9 @@ def _image(kind: str, mode: str = "RGB") -> bytes:
     return out.getvalue()
 
 
+_PNG = _image("PNG")
+
+
 def _files() -> dict[str, bytes]:
     return {f"{split}/{c}/{i}.png": _image("PNG") for split in ("train", "test") for c in ("cat", "dog") for i in range(2)}
 
@@ -100,7 +103,7 @@ def _opened(suffix: str) -> Callable[[bytes, Path], object]:
 
 def _table(data: bytes, folder: Path) -> object:
     for i in range(4):
-        (folder / f"{i}.png").write_bytes(b"")
+        (folder / f"{i}.png").write_bytes(_PNG)
     return _opened(".csv")(data, folder)
 
 
