@@ -23,10 +23,16 @@ import sasimc.verify.program
 from sasimc.api import CompileOptions, compile_model
 from sasimc.cli.common import invoke
 from sasimc.cli.sasc import app
+from sasimc.frontend.onnx_import import import_graph
 from sasimc.frontend.qdq_form import qdq_form
+from sasimc.ir import interp
 from sasimc.ir.graph import Graph, Op
 from sasimc.isa.files import load_program
+from sasimc.passes.manager import run_passes
+from sasimc.passes.pipeline import forward_passes, import_passes
+from sasimc.verify.check import samples
 from sasimc.verify.difference import Difference
+from sasimc.verify.graphs import against_import
 
 Monkey = pytest.MonkeyPatch
 
@@ -51,19 +57,23 @@ def compiled(model: onnx.ModelProto, folder: Path, **options: Any) -> str:
     return made.program.meta["verified"]
 
 
-def test_a_requantised_input_is_no_difference(tmp_path: Path) -> None:
-    """A trainable layer behind a zero point: its own result is what onnxruntime is asked about, not that of the coarser input."""
-    net = Net(("n", 3, 6, 6), seed=3)
-    x = net.q(net.node("Flatten", net.q(net.conv(net.q("x", 0.011, 5), 3, 8), 0.004, -21)), 0.004, -21)
-    fine = net.model(net.q(net.node("Gemm", x, net.weight((128, 4), None, scale=0.0006), name="fc"), 0.001, 21))
-    assert "training step" in compiled(fine, tmp_path, trainable="fc")
-
-
 @pytest.mark.parametrize("make", [flattened, models.mobilenet_like, models.residual_net, models.mlp])
 def test_right_compilations_pass(make: Callable[[], onnx.ModelProto], tmp_path: Path) -> None:
     said = compiled(make(), tmp_path)
     assert "tensors" in said
     assert ("training step" in said) == (make is not flattened)
+
+
+def test_a_requantised_layer_is_compared_by_its_own_result() -> None:
+    """The imported graph goes on with what the coarser input gave, but onnxruntime is asked about what the layer itself makes."""
+    before = run_passes(import_graph(flattened()), import_passes())
+    after = run_passes(import_graph(flattened()), forward_passes("fc"))
+    runs = against_import(before, after, {"x": samples(before, 4)})
+    out = before.outputs[0]
+    fc = before.ops[-1]
+    assert np.array_equal(runs.imported[out], interp.run_op(before, fc, [runs.fed[v] for v in fc.inputs]))
+    assert np.array_equal(runs.fed[out], runs.final[after.outputs[0]])
+    assert not np.array_equal(runs.fed[out], runs.imported[out])
 
 
 # -- planted faults ------------------------------------------------------------------------------------------------------
@@ -87,7 +97,7 @@ def rounds_a_factor(m: Monkey) -> None:
 
 
 def forgets_the_zero_point(m: Monkey) -> None:
-    m.setattr(sasimc.passes.integer_ops, "_shifted", lambda bias, zero, weight, origin: bias.astype(np.int32))
+    m.setattr(sasimc.passes.integer_ops, "_shifted", lambda bias, zero, weight: bias.astype(np.int32))
 
 
 def moves_no_bias(m: Monkey) -> None:
@@ -112,8 +122,8 @@ def wrong_cell(m: Monkey) -> None:
     """A machine that stores one weight wrongly."""
     right = sasimc.verify.program.Device
 
-    def broken(program: Any, engine: str) -> Any:
-        device = right(program, engine)
+    def broken(program: Any, engine: str, threads: int) -> Any:
+        device = right(program, engine, threads)
         name = next(n for n, matrix in program.matrices.items() if matrix.tensor)
         values = device.interpreter.read_matrix(name)
         values[0, 0] ^= 64

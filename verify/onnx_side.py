@@ -143,6 +143,7 @@ def _session(model: ModelProto, values: list[str], more: list[str]) -> tuple[ort
     cut.graph.input.extend(helper.make_tensor_value_info(v + _FED, kinds[v], None) for v in values if v in read)
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4
     try:
         session = ort.InferenceSession(cut.SerializeToString(), options, providers=["CPUExecutionProvider"])

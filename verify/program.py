@@ -32,7 +32,7 @@ def against_graph(compiled: Compiled, env: Mapping[str, Ints], labels: Sequence[
     """
     graph = compiled.graph
     logits = _logits(graph)
-    device = Device(compiled.program, "fused")
+    device = Device(compiled.program, "fused", 1)
     x = env[graph.inputs[0]]
     got = _infer(device, x, compiled.batch)
     want = env[logits].reshape(len(x), -1)
@@ -102,7 +102,7 @@ def _first_layer(compiled: Compiled, env: Mapping[str, Ints]) -> Difference | No
             made = compile_graph(part, compiled.program.machine, batch=compiled.batch)
         except CapacityError:
             return None
-        hit = first_difference(_infer(Device(made.program, "fused"), x, made.batch), env[op.output].reshape(len(x), -1))
+        hit = first_difference(_infer(Device(made.program, "fused", 1), x, made.batch), env[op.output].reshape(len(x), -1))
         return Difference("the program", "the graph", op.origin or op.name, op.kind, *hit) if hit is not None else None
 
     low, high, found = 0, len(ops) - 1, None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -121,6 +122,8 @@ def compile_command(
 
     A text program (.s) has its weights in a file beside it."""
     start = time.perf_counter()
+    # the check's products run beside the linter and onnxruntime; several threads of BLAS would only spin for each other
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from sasimc.api import compile_model, compile_report
     from sasimc.isa.files import save_program
     from sasimc.zoo.zoo import default_model_path
