@@ -22,7 +22,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -202,9 +202,7 @@ def run(row: Row, name: str, seed: int, o: argparse.Namespace) -> dict[str, Any]
         seed=seed,
         **recipe.zoo.model_dump(),
     )
-    options = CompileOptions(
-        machine=roomy(load_machine(None)), batch=recipe.batch, trainable=change.trainable, **asdict(recipe.compile)
-    )
+    options = CompileOptions(machine=roomy(load_machine(None)), trainable=change.trainable, **recipe.compile_options())
     pictures = None
     if change.calibrate == "task":
         train = dataset.items("train")

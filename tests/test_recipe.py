@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from models import plain_cnn
+from rich.console import Console
+from tiny_task import machine
 
+from sasimc.api import CompileOptions, compile_model
+from sasimc.cli import sasc
+from sasimc.cli.common import invoke
 from sasimc.datasets.dataset import hold_back, open_dataset
 from sasimc.datasets.images import Augment, eval_crop, train_crop
 from sasimc.datasets.loader import Loader
 from sasimc.datasets.preprocess import Preprocess
 from sasimc.isa.errors import SasError
+from sasimc.isa.files import load_program
 from sasimc.passes.options import BackwardOptions
 from sasimc.training.recipe import Recipe, Schedule, load_recipe, save_recipe, shipped_recipes
+from sasimc.training.session import Session
 from sasimc.training.session_options import SessionOptions, make_recipe
+from sasimc.zoo.zoo import ZooOptions
 
 SMALL = Preprocess(size=16, resize=18)
 
@@ -156,3 +167,62 @@ def test_hold_back_keeps_test_images_and_every_class() -> None:
     assert (per_class == 2).all()
     assert hold_back(data, 0.0) is data
     assert hold_back(data, 0.2, 2).items("val") != part.items("val")
+
+
+TRAINED = {"data": None, "train": "drawn-flowers", "engine": "fused", "threads": 1}
+
+
+def _session(recipe: Path, **compiled: Any) -> Session:
+    model = plain_cnn(size=8, channels=(3,), classes=10)
+    program = compile_model(model, CompileOptions(batch=2, machine=machine(2), **compiled)).program
+    options = SessionOptions(program=program, recipe=str(recipe), changes={"limit": 2, "epochs": 1}, **TRAINED)
+    return Session(options, Console(quiet=True))
+
+
+@pytest.mark.parametrize(
+    ("text", "compiled", "said"),
+    [
+        (
+            '[compile]\nupdate = "direct"',
+            {},
+            r"--update direct; this one was compiled with 'momentum'[\s\S]*sasc compile --recipe",
+        ),
+        ("[compile]\neps = 0.2", {"eps": 0.3}, "--eps 0.2; this one was compiled with '0.3'"),
+        ("[zoo]\nlogit_exponent = -3", {}, r"made with something unknown[\s\S]*sasc zoo --recipe"),
+    ],
+)
+def test_a_recipe_for_another_program_is_refused(tmp_path: Path, text: str, compiled: dict[str, Any], said: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(SasError, match=said):
+        _session(path, **compiled)
+
+
+def test_a_recipe_for_this_program_is_taken(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('[compile]\nupdate = "direct"\neps = 0.2', encoding="utf-8")
+    _session(path, update="direct", eps=0.2).close()
+    path.write_text("epochs = 2", encoding="utf-8")
+    _session(path, update="direct").close()
+
+
+def test_compile_and_zoo_take_a_recipe(tmp_path: Path) -> None:
+    """Options of the command line come before the recipe's, those before the defaults."""
+    recipe, model, out = tmp_path / "mine.toml", tmp_path / "m.onnx", tmp_path / "p.s"
+    recipe.write_text(
+        'batch = 3\n[compile]\nupdate = "direct"\neps = 0.2\n[zoo]\nlogit_exponent = -2\nheadroom = 2.0\ncalibration_images = 1',
+        encoding="utf-8",
+    )
+    size = ("--size", "32", "--width", "0.1", "--classes", "5", "--modules", "none", "--headroom", "1.5")
+    assert invoke(sasc.app, ["zoo", "mobilenetv2-repnet", "-o", str(model), *size, "--recipe", str(recipe)]) == 0
+    assert invoke(sasc.app, ["compile", str(model), "-o", str(out), "--recipe", str(recipe), "--eps", "0.3", "--no-verify"]) == 0
+    meta = load_program(out).meta
+    assert (meta["update"], meta["eps"], meta["batch"], meta["round_errors"]) == (
+        "direct",
+        "0.3",
+        "3",
+        BackwardOptions().round_errors,
+    )
+    made = json.loads(meta["note.sasimc.zoo"])
+    assert (made["logit_exponent"], made["headroom"], made["rep_gain"]) == (-2, 1.5, ZooOptions().rep_gain)
+    assert float(meta["logit_scale"]) == 0.25

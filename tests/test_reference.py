@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -290,6 +291,9 @@ def test_every_shipped_recipe_belongs_to_a_data_set() -> None:
 
     found = {recipe_for(open_dataset(name)) for name in ("flowers17", "flowers", "pets", "cars")}
     assert found == {"flowers17", "flowers102-64px", "pets", "cars"}
+    other = open_dataset("drawn-shapes", size=24, per_class=(1, 1, 1))
+    assert recipe_for(other) == "default"
+    assert recipe_for(replace(other, classes=tuple(f"class {i}" for i in range(150)))) == "many-classes"
 
 
 def test_mu_schedules_of_a_recipe_reach_the_device(tmp_path: Path) -> None:

@@ -13,11 +13,13 @@ from sasimc.isa.errors import SasError
 from sasimc.isa.program import Program
 from sasimc.runtime.device import Interface
 
-__all__ = ["HOST_NOTES", "chosen_preprocess", "untrained", "with_labels", "with_notes", "with_preprocess"]
+__all__ = ["HOST_NOTES", "ZOO", "chosen_preprocess", "more_classes", "untrained", "with_labels", "with_notes", "with_preprocess"]
 
 LABELS: Final = "note.sasimc.labels"
 UNTRAINED: Final = "note.sasimc.untrained"
-HOST_NOTES: Final = frozenset({LABELS, UNTRAINED, PREPROCESS, SOURCE})
+ZOO: Final = "note.sasimc.zoo"
+"""The tuned options that `sasc zoo` built the network with, as JSON."""
+HOST_NOTES: Final = frozenset({LABELS, UNTRAINED, PREPROCESS, SOURCE, ZOO})
 """Entries of a program's meta data that say nothing of what the device does."""
 
 _UNTRAINED_WORDS: Final = {
@@ -31,6 +33,11 @@ def untrained(program: Program) -> tuple[bool, str]:
     """(whether its classes are no answers, in words what has not been trained or an empty string)."""
     what = program.meta.get(UNTRAINED, "").strip('"')
     return what in ("weights", "classifier"), _UNTRAINED_WORDS.get(what, "")
+
+
+def more_classes(classes: int) -> str:
+    """What to do about a classifier with too few outputs."""
+    return f"a classifier of {classes} outputs: sasc attach --classes {classes} for a network of yours, sasc zoo --classes {classes} for the zoo's"
 
 
 def with_notes(program: Program, notes: Mapping[str, str]) -> Program:

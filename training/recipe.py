@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import tomllib
+from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,6 +24,7 @@ from sasimc.isa.files import write_atomically
 from sasimc.passes.options import BackwardOptions
 
 __all__ = [
+    "MANY_CLASSES",
     "DataSection",
     "Recipe",
     "ReferenceSection",
@@ -134,6 +136,10 @@ class Recipe(_Section):
     zoo: ZooSection = ZooSection()
     reference: ReferenceSection = ReferenceSection()
 
+    def compile_options(self) -> dict[str, Any]:
+        """What a compile takes from the recipe, by the names of ``CompileOptions``."""
+        return {"batch": self.batch, **asdict(self.compile)}
+
 
 def shipped_recipes() -> tuple[str, ...]:
     """Names of the recipes that come with the package."""
@@ -158,8 +164,12 @@ def load_recipe(name_or_path: str | Path = "default") -> Recipe:
     return validate(Recipe, parse_toml(source), [source], "recipe")
 
 
+MANY_CLASSES = 120
+"""From so many classes on, the recipe of a data set that has none of its own is ``many-classes``."""
+
+
 def recipe_for(dataset: Dataset) -> str:
-    """Name of the shipped recipe of a data set: that of its name or folder, letters and digits compared; else ``default``."""
+    """Name of the shipped recipe of a data set: that of its name or folder, letters and digits compared; else ``default`` or ``many-classes``."""
 
     def plain(text: str) -> str:
         return "".join(c for c in text.lower() if c.isalnum())
@@ -168,7 +178,7 @@ def recipe_for(dataset: Dataset) -> str:
     for text in (dataset.name, Path(dataset.source).name):
         if plain(text) in known:
             return known[plain(text)]
-    return "default"
+    return "default" if len(dataset.classes) < MANY_CLASSES else "many-classes"
 
 
 def recipe_text(recipe: Recipe) -> str:

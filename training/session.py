@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import math
 import shlex
 import time
@@ -27,7 +28,8 @@ from sasimc.passes.options import BackwardOptions
 from sasimc.runtime.device import Device, Interface
 from sasimc.runtime.warmup import cold, warm_up
 from sasimc.training.image.image import Task
-from sasimc.training.program_notes import untrained, with_notes, with_preprocess
+from sasimc.training.program_notes import ZOO, untrained, with_notes, with_preprocess
+from sasimc.training.recipe import MANY_CLASSES
 from sasimc.training.session_data import SessionData
 from sasimc.training.session_image import Begun, Keeper, SessionImage, interruptible, learner, plain_device
 from sasimc.training.session_options import SessionOptions, check_options, make_recipe
@@ -95,6 +97,11 @@ class Session:
             )
         if data.training:
             self._check_recipe()
+            classes = len(data.training.classes)
+            if not o.recipe and not begun and classes >= MANY_CLASSES:
+                self._line(
+                    f"{classes} classes: --recipe many-classes is made for so many, and `sasc zoo --recipe many-classes` for their network"
+                )
         elif o.freeze:
             raise SasError("--freeze holds for a training", hint="--train DATASET")
         uses = self.image is not None and data.training is None
@@ -157,15 +164,21 @@ class Session:
         }
 
     def _check_recipe(self) -> None:
-        """Refuse a recipe whose compile options are not those of the program."""
-        if not self.options.recipe or "compile" not in self.recipe.model_fields_set:
-            return
+        """Refuse a recipe whose sections ``compile`` and ``zoo`` are not what the program was made with."""
+        sections = self.recipe.model_fields_set if self.options.recipe else frozenset[str]()
+        made_with = json.loads(self.program.meta.get(ZOO, "{}"))
+        for key, value in self.recipe.zoo.model_dump().items() if "zoo" in sections else ():
+            if made_with.get(key) != value:
+                raise SasError(
+                    f"the recipe is for a network with {key} = {value}; this one was made with {made_with.get(key, 'something unknown')}",
+                    hint=f"sasc zoo --recipe {self.options.recipe} builds one, or take a recipe without [zoo]",
+                )
         wanted = texts_of(self.recipe.compile, BackwardOptions)
-        for o in options_of(BackwardOptions):
+        for o in options_of(BackwardOptions) if "compile" in sections else ():
             if (made := self.program.meta.get(o.name, "")) != wanted[o.name]:
                 raise SasError(
                     f"the recipe is for a program compiled with {o.flag} {wanted[o.name] or 'left out'}; this one was compiled with {made!r}",
-                    hint=f"compile it with {o.flag} {wanted[o.name]}, or take a recipe without [compile]",
+                    hint=f"sasc compile --recipe {self.options.recipe}, or take a recipe without [compile]",
                 )
 
     def _load_kernels(self) -> None:

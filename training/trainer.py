@@ -18,6 +18,7 @@ from sasimc.datasets.loader import Loader
 from sasimc.isa.errors import SasError
 from sasimc.profiling.profile import Meter
 from sasimc.runtime.device import Device, Interface
+from sasimc.training.program_notes import more_classes
 from sasimc.training.recipe import Recipe
 
 __all__ = ["Epoch", "TrainState", "Training", "batch_of", "check_classes", "evaluate", "train"]
@@ -106,7 +107,7 @@ def check_classes(device: Device | Interface, dataset: Dataset) -> None:
     if len(dataset.classes) > device.classes:
         raise SasError(
             f"{dataset.name} has {len(dataset.classes)} classes and the program {device.classes}",
-            hint=f"build the model with --classes {len(dataset.classes)}",
+            hint=more_classes(len(dataset.classes)),
         )
 
 

@@ -5,7 +5,8 @@ model that onnxruntime runs and that carries what the compiler needs as metadata
 
 - ``sasimc.trainable``: JSON list of the names of the Conv and Gemm nodes to train,
 - ``sasimc.preprocess``: JSON ``{"mean", "std", "size", "resize", "interpolation"}`` (RGB, mean and std for pixel / 255),
-- ``sasimc.labels``: JSON list of class names, when known.
+- ``sasimc.labels``: JSON list of class names, when known,
+- ``sasimc.zoo``: the tuned options, as JSON.
 - ``sasimc.untrained``: ``weights`` where all are random, ``classifier`` where that is new; absent: it gives answers.
 
 Numbers of the trainable part (``docs/reference/numerics.md``; the paper leaves them open):
@@ -28,7 +29,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -270,6 +271,9 @@ def _metadata(
             "size": options.resolution,
             "resize": options.short_side,
             "interpolation": "bilinear",
+        },
+        "sasimc.zoo": {
+            name: getattr(options, name) for name in (*(f.name for f in fields(LearnerOptions)), "calibration_images")
         },
     }
     if labels:

@@ -20,7 +20,7 @@ from sasimc.isa.instructions import control  # noqa: F401  (the instruction that
 from sasimc.isa.objects import Matrix, View
 from sasimc.isa.program import Instr, Program
 from sasimc.isa.spec import TABLE, MatField
-from sasimc.training.program_notes import HOST_NOTES
+from sasimc.training.program_notes import HOST_NOTES, more_classes
 
 __all__ = [
     "Identity", "Slot", "at_slot", "frozen_layers", "identity", "place_slots", "remembered_views", "trainable_matrices", "with_classes",
@@ -140,9 +140,7 @@ def with_classes(program: Program, classes: int) -> Program:
     """
     outputs = int(program.meta["classes"])
     if not 1 <= classes <= outputs:
-        raise SasError(
-            f"{classes} classes, the classifier has {outputs} outputs", hint=f"build the model with --classes {classes}"
-        )
+        raise SasError(f"{classes} classes, the classifier has {outputs} outputs", hint=more_classes(classes))
     if classes == outputs:
         return program
     views: dict[str, View] = dict(program.views)

@@ -115,8 +115,9 @@ def _ranges(numbers: list[int]) -> str:
 @declared(CompileOptions, "round_errors", "Training")
 @declared(CompileOptions, "gradient_power", "Training")
 @declared(CompileOptions, "gradient_range", "Training")
+@options.recipe
 def compile_command(
-    model: Path | None, output: Path, json_file: Path | None, explain: bool, no_verify: bool, **given: Any
+    model: Path | None, output: Path, json_file: Path | None, explain: bool, no_verify: bool, recipe: str | None, **given: Any
 ) -> None:
     """Compile an ONNX file to a program, and check it before it is written.
 
@@ -128,6 +129,10 @@ def compile_command(
     from sasimc.isa.files import save_program
     from sasimc.zoo.zoo import default_model_path
 
+    if recipe:
+        from sasimc.training.recipe import load_recipe
+
+        given = options.over(load_recipe(recipe).compile_options(), given)
     require_suffix(output, ".s", ".bin")
     require_writable(output, json_file)
     with progress("compiling") as show:

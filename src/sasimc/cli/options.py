@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
 from sasimc.isa.errors import near
 from sasimc.isa.options import options_of
 
-__all__ = ["MACHINE", "AtLeast", "Choice", "File", "Folder", "argument", "circuit", "completion", "data_folder", "declared", "engine", "interpretation", "isa", "json_file", "machine", "option", "rows", "seed", "technology", "threads", "version"]  # fmt: skip
+__all__ = ["MACHINE", "AtLeast", "Choice", "File", "Folder", "argument", "circuit", "completion", "data_folder", "declared", "engine", "interpretation", "isa", "json_file", "machine", "option", "over", "recipe", "rows", "seed", "technology", "threads", "version"]  # fmt: skip
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -236,3 +237,16 @@ def seed(what: str, section: str = "Options", default: int | None = 0, **setting
 def rows(what: str) -> Decorator:
     """``--rows``: how long a table gets."""
     return option("--rows", section="Output", type=AtLeast(0), default=20, help=f"{what}; 0: all.")
+
+
+recipe = option(
+    "--recipe", section="Training", type=Choice("sasimc.training.recipe:shipped_recipes", "FILE"), show_default="none",
+    help="Recipe whose options are taken where they are not given here.",
+)  # fmt: skip
+
+
+def over(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a command: those on the command line, else ``values``, else their defaults."""
+    source = click.get_current_context().get_parameter_source
+    left_out = {name for name in given if source(name) is not ParameterSource.COMMANDLINE}
+    return {**given, **{name: value for name, value in values.items() if name not in given or name in left_out}}

@@ -191,7 +191,7 @@ def _session(
     what = ""
     runnable: Any = program
     if program is None:
-        runnable, what = _embedded(), "the embedded MobileNet-V2 + Rep-Net"
+        runnable, what = _embedded(recipe), "the embedded MobileNet-V2 + Rep-Net"
     given = {"epochs": epochs, "batch": batch, "seed": seed, "patience": patience, "limit": limit}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     for name, text in (("head_exponent", head_exponent), ("module_exponent", module_exponent)):
@@ -228,13 +228,16 @@ def _session(
             write_outcome(device.interpreter, session.report, outcome, start)
 
 
-def _embedded() -> Any:
-    """The embedded model, compiled for the default machine."""
+def _embedded(recipe: str | None) -> Any:
+    """The embedded model, compiled for the default machine as the recipe asks for."""
     from sasimc.api import CompileOptions, compile_model
+    from sasimc.training.recipe import Recipe, load_recipe
     from sasimc.zoo.zoo import default_model_path
 
     with progress("compiling the embedded model"):
-        return compile_model(default_model_path(), CompileOptions()).program
+        return compile_model(
+            default_model_path(), CompileOptions(**(load_recipe(recipe) if recipe else Recipe()).compile_options())
+        ).program
 
 
 def main() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,7 @@ def compiler(engine: str, threads: int | None) -> Any:
     from sasimc.training.recipe import Recipe
 
     def compiled(model: Path, recipe: Recipe) -> Device:
-        options = CompileOptions(batch=recipe.batch, **asdict(recipe.compile))
+        options = CompileOptions(**recipe.compile_options())
         return Device(compile_model(model, options).program, engine, threads)
 
     return compiled

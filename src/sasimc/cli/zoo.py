@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from sasimc.cli import options
 from sasimc.cli.common import command, require_suffix, require_writable
 from sasimc.cli.options import AtLeast, Choice, File, Folder, argument, option, seed
 from sasimc.cli.progress import progress
@@ -58,15 +59,18 @@ ZOO = "sasimc.zoo.zoo:ZooOptions"
     "--headroom", section="Calibration", type=float, of=ZOO,
     help="Factor by which ranges of trainable activations may grow in training.",
 )  # fmt: skip
-def zoo(name: str, output: Path, modules: str, **given: Any) -> None:
+@options.recipe
+def zoo(name: str, output: Path, modules: str, recipe: str | None, **given: Any) -> None:
     """Build MobileNet-V2 + Rep-Net as a quantised ONNX file."""
+    from sasimc.training.recipe import load_recipe
     from sasimc.zoo.zoo import ZooOptions, build, parse_modules, write
 
     require_suffix(output, ".onnx")
     require_writable(output)
-    options = ZooOptions(modules=parse_modules(modules), **given)
+    tuned = load_recipe(recipe).zoo.model_dump() if recipe else {}
+    made = ZooOptions(modules=parse_modules(modules), **options.over(tuned, given))
     with progress(f"building {name}"):
-        model = build(name, options)
+        model = build(name, made)
         path = write(model, output)
     trainable = next((p.value for p in model.metadata_props if p.key == "sasimc.trainable"), "[]")
     say(f"wrote {path} ({path.stat().st_size / 1e6:.2f} MB), trainable layers: {trainable}")
