@@ -206,7 +206,7 @@ def _session(
         outputs={k: v for k, v in (("save", save), ("json", outcome.json_file), ("trace", outcome.trace)) if v},
     )  # fmt: skip
     for file in inputs:
-        if not file.is_file():
+        if not file.exists():
             raise SasError(f"there is no image {file}", hint="--input names an image file")
     require_suffix(save, ".s", ".bin")
     require_writable(save, image, *outcome.files)
