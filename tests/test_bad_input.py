@@ -257,7 +257,7 @@ def test_models(case: str, command: str, scene: Scene) -> None:
 OPTION_CASES: dict[str, tuple[list[str], str]] = {
     "unknown command": (["sasc", "compil"], "compil"),
     "unknown option": (["sasc", "compile", "model.onnx", "--bach", "8"], "--bach"),
-    "batch 0": (["sasc", "compile", "model.onnx", "-o", "prog.s", "--batch", "0"], "batch of 0"),
+    "batch 0": (["sasc", "compile", "model.onnx", "-o", "prog.s", "--batch", "0"], "batch 0 is not in"),
     "batch is no number": (["sasc", "compile", "model.onnx", "-o", "prog.s", "--batch", "many"], "--batch.*integer"),
     "backprop": (["sasc", "compile", "model.onnx", "-o", "prog.s", "--backprop", "foo"], "foo.*exact"),
     "smoothing": (["sasc", "compile", "model.onnx", "-o", "prog.s", "--eps", "1.5"], "1.5"),

@@ -70,7 +70,7 @@ def test_compile_report(compiled: Path) -> None:
     report = read(compiled.with_name("compile.json"))
     program = load_program(compiled)
     assert report["instructions"] == len(program.code)
-    assert 0 < report["encoded_bytes"] < 256_000
+    assert 0 < report["encoded_bytes"] < 264_000  # 12 kB of them name every layer's tensor
     assert report["cycles"]["train_step"] > 8 * report["cycles"]["infer"] > 0
     assert sum(report["phases"]["train_step"].values()) == report["cycles"]["train_step"]
     kinds = ("subarrays_compute", "subarrays_transposable", "subarrays_scratch")
@@ -202,7 +202,7 @@ def test_bad_options_of_sasrun(
         (("compile", "-o", "prog.txt"), "end the name in .s or .bin"),
         (("compile", "-o", "no/such/folder/prog.s"), "cannot write"),
         (("compile", "--backprop", "exakt", "-o", "x.s"), "'exakt' is none of exact, truncated"),
-        (("compile", "--eps", "1.5", "-o", "x.s"), "label smoothing"),
+        (("compile", "--eps", "1.5", "-o", "x.s"), "eps 1.5 is not in"),
         (("compile", "--batch", "0", "-o", "x.s"), "batch"),
         (("compile", "--machine", "no.toml", "-o", "x.s"), "cannot read the machine description"),
         (("compile", "--trainable", "clasifier", "-o", "x.s"), "did you mean 'classifier'"),
