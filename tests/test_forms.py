@@ -79,7 +79,7 @@ bias, mult, shift = rng.integers(-(2**20), 2**20, 256), rng.integers(2**30, 2**3
 bias[:128], mult[:128], shift[:128] = 0, 2**30, rng.integers(49, 53, 128)
 wanted = [min(max(rounded((int(a) + int(b)) * int(c), int(d)) + 3, -90), 127) for a, b, c, d in zip(sums, bias, mult, shift)]
 out, words = np.zeros(256, np.int8), sums.copy()
-requantise(sums, out, bias, mult, shift, np.zeros(5 * 256, np.int32))
+requantise(sums, out, bias, mult, shift, np.zeros(6 * 256, np.int32))
 assert out.tolist() == wanted and not sums.any()
 for shift in (1, 20, 24, 31):
     words[:4] = -(2**31), 2**31 - 1, 3 << (shift - 1) if shift < 31 else 0, -(3 << (shift - 1)) if shift < 31 else 0

@@ -30,7 +30,7 @@ from sasimc.runtime.kernels.products import (
     tables_signed,
     tables_unsigned,
 )
-from sasimc.runtime.kernels.simd import LANES
+from sasimc.runtime.kernels.simd import LANES, hold
 
 __all__ = [
     "View",
@@ -90,6 +90,7 @@ def fill_planes(w: npt.NDArray[np.int8], planes: npt.NDArray[np.uint32]) -> None
         for eight in range(lines.shape[0] // 8):
             place = to + ((block * planes.shape[1] + (eight >> 2)) * 8 * 4 + (eight & 3)) * LANES
             slice_lines(at + eight * 8 * row + block * LANES, row, place)
+    hold(lines)
 
 
 def pack_weights(w: npt.NDArray[np.int8]) -> npt.NDArray[np.uint32]:
@@ -110,6 +111,7 @@ def fill_fused(w: npt.NDArray[np.int8], out: npt.NDArray[np.int8]) -> None:
     row, at, to = lines.shape[1], lines.ctypes.data, out.ctypes.data
     for block in range(row // LANES):
         mix_lines(at + block * LANES, row, lines.shape[0] // 4, to + block * out.shape[1] * 4 * LANES)
+    hold(lines)
 
 
 def prepare_fused(w: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
@@ -196,6 +198,9 @@ def bitserial_range(x, planes, signed_x, acc, view, r0, c0, n, p0):  # type: ign
         if column == cols:
             y, column = y + 1, np.int64(0)
             at = base + (y % ring) * row_stride + c0
+    hold(tables)
+    hold(tail)
+    hold(rest)
     return wrapped < 0
 
 
@@ -268,6 +273,11 @@ def fused_range(x, w, signed_x, acc, view, r0, c0, n, p0):  # type: ignore[no-un
                 wrapped |= add_row(acc, at, rest[i], n - whole * LANES)
                 rest[i] = 0
         first += count
+    hold(rests)
+    hold(targets)
+    hold(bytes_)
+    hold(halves)
+    hold(rest)
     return wrapped < 0
 
 

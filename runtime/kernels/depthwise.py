@@ -16,7 +16,7 @@ from numba import njit
 
 from sasimc.runtime.kernels.dense import View, add_row
 from sasimc.runtime.kernels.packing import mix_lines
-from sasimc.runtime.kernels.simd import LANES
+from sasimc.runtime.kernels.simd import LANES, hold
 from sasimc.runtime.kernels.taps import (
     taps_bitserial_signed,
     taps_bitserial_unsigned,
@@ -158,6 +158,10 @@ def dw_band(engine, buf, xv, signed, w, geom, pad, r0, r1, acc, av, o0, o1):  # 
                 wrapped |= add_row(acc, at, sums, outs)
                 sums[:] = 0
             ox += count
+    hold(nothing)
+    hold(border)
+    hold(scratch)
+    hold(sums)
     return wrapped < 0
 
 
@@ -260,6 +264,9 @@ def dw_t_band(engine, ebuf, ev, w, geom, r0, r1, acc, av, i0, i1):  # type: igno
                     wrapped |= add_row(acc, at, sums, chans)
                     sums[:] = 0
                 ix += count * sw
+    hold(nothing)
+    hold(scratch)
+    hold(sums)
     return wrapped < 0
 
 

@@ -8,6 +8,7 @@ from numba import njit
 from sasimc.runtime.kernel import acc, buf, buf32, geometry, kernel, set_reg, vector
 from sasimc.runtime.kernels.arithmetic import at, runs, value8
 from sasimc.runtime.kernels.rounding import LEAST_SHIFT, STEP, requantise_constants, requantise_run
+from sasimc.runtime.kernels.simd import hold
 
 __all__: list[str] = []
 
@@ -55,6 +56,7 @@ def requantise(op, m, first, last):  # type: ignore[no-untyped-def]
         x += run
         if x == cols:
             x, y = np.int64(0), y + 1
+    hold(constants)
     return 0
 
 

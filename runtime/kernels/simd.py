@@ -14,6 +14,7 @@ from numba.extending import intrinsic as _intrinsic
 __all__ = [
     "LANES",
     "copy16",
+    "hold",
     "load_u64",
     "plane_words",
     "popcount",
@@ -92,3 +93,13 @@ def plane_words(typingctx: Any, source: Any, src_offset: Any, target: Any, dst_o
         return context.get_dummy_value()
 
     return types.void(source, types.intp, target, types.intp), codegen
+
+
+@intrinsic
+def hold(typingctx: Any, array: Any) -> Any:
+    """Keep an array until here: numba frees one after its last use, and does not see the use of its address."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return context.get_dummy_value()
+
+    return types.void(array), codegen
