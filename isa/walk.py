@@ -36,15 +36,20 @@ def loop_ends(program: Program) -> tuple[dict[int, int], list[int]]:
 class Walker:
     """Where a program is: next instruction ``pc``, registers, open loops ([first instruction of the body, passes left]), phase.
 
-    ``operands``: of every instruction, by field name. Subclasses say what regions, phases and loops mean to them.
+    ``operands``: of every instruction, by field name; ``like``: a walker of the same program, so that nothing is looked up again. Subclasses say what regions, phases and loops mean to them.
     """
 
-    def __init__(self, program: Program, operands: Sequence[Any], regs: list[int] | None = None) -> None:
+    def __init__(
+        self, program: Program, operands: Sequence[Any], regs: list[int] | None = None, like: Walker | None = None
+    ) -> None:
         self.program, self.operands = program, operands
-        self.ends = loop_ends(program)[0]
         self.regs = [0] * program.machine.controller.registers if regs is None else regs
         self.pc, self.running, self.phase = 0, False, PHASES[0]
         self.stack: list[list[int]] = []
+        if like is not None:
+            self.ends, self._ranges = like.ends, like._ranges
+            return
+        self.ends = loop_ends(program)[0]
         self._ranges: list[tuple[int, int, int, int] | None] = []
         for instr, o in zip(program.code, operands, strict=True):
             rows = instr.spec.rows_field()

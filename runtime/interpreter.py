@@ -145,7 +145,7 @@ class Interpreter:
             if (times == passes or not plan.whole) and plan.fits(regs, first):
                 return plan
         try:
-            body = unroll(self.program, self._run.operands, start, regs, passes)
+            body = unroll(self._run, start, regs, passes)
             plan = LoopPlan(self.datapath, body)
         except NotNative as exc:
             self._interpreted[start] = exc

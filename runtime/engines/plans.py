@@ -8,11 +8,10 @@ unrolled list, and what depends on data is counted while running.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from sasimc.isa.program import Program
 from sasimc.isa.spec import Reg, ViewField
 from sasimc.isa.walk import EMPTY, Key, Walker
 from sasimc.runtime.engines.datapath import Datapath, Operation, Step, plan_array
@@ -45,8 +44,8 @@ class Unrolled(Walker):
     that is a constant. ``depth``: loops inside one another. ``whole``: whether it is all passes.
     """
 
-    def __init__(self, program: Program, operands: Sequence[Any], start: int, entry: Sequence[int] | None, passes: int) -> None:
-        super().__init__(program, operands, list(entry) if entry is not None else None)
+    def __init__(self, run: Walker, start: int, entry: Sequence[int] | None, passes: int) -> None:
+        super().__init__(run.program, run.operands, list(entry) if entry is not None else None, run)
         self.keys: list[Key] = []
         self.samples: list[tuple[BoundView, int, int]] = []
         self.needed: set[int] = set()
@@ -146,19 +145,19 @@ class Unrolled(Walker):
                 self._origin[getattr(o, f.name)] = -1 - pc
 
 
-def unroll(program: Program, operands: Sequence[Any], start: int, regs: Sequence[int], passes: int) -> Unrolled:
-    """The loop at instruction ``start``: one pass if that holds for all, else all passes from these registers on.
+def unroll(run: Walker, start: int, regs: Sequence[int], passes: int) -> Unrolled:
+    """The loop of a run at instruction ``start``: one pass if that holds for all, else all passes from these registers on.
 
     Raises:
         NotNative: control flow, rows or samples depend on data.
     """
     try:
-        body = Unrolled(program, operands, start, None, passes)
+        body = Unrolled(run, start, None, passes)
         if all(register in body.moves for _, register, _ in body.samples):
             return body
     except NotNative:
         pass
-    return Unrolled(program, operands, start, regs, passes)
+    return Unrolled(run, start, regs, passes)
 
 
 class LoopPlan:
