@@ -28,7 +28,7 @@ SHORTEST = 1 << 16
 """Texts of so many bytes are kept; shorter ones are assembled in a moment."""
 _MAGIC = b"SASCACHE"
 _HEAD = struct.Struct("<8s32sII")
-"""Magic, key, CRC-32 of what follows, bytes of the lines."""
+"""Magic, key, CRC-32 of what follows (begun with the next number), bytes of the lines."""
 
 
 def cache_of(path: Path) -> Path:
@@ -67,7 +67,7 @@ def pack(text: bytes, program: Program) -> bytes | None:
         kept = body + encode_program(program)
     except SasError:
         return None
-    return _HEAD.pack(_MAGIC, _key(text), zlib.crc32(kept), len(body)) + kept
+    return _HEAD.pack(_MAGIC, _key(text), zlib.crc32(kept, len(body)), len(body)) + kept
 
 
 def unpack(data: bytes, text: bytes, source: str, loader: WeightsLoader) -> Program | None:
@@ -76,7 +76,7 @@ def unpack(data: bytes, text: bytes, source: str, loader: WeightsLoader) -> Prog
         return None
     magic, key, check, size = _HEAD.unpack_from(data)
     kept = data[_HEAD.size :]
-    if magic != _MAGIC or key != _key(text) or check != zlib.crc32(kept):
+    if magic != _MAGIC or key != _key(text) or check != zlib.crc32(kept, size):
         return None
     lines, program = json.loads(kept[:size]), decode_program(kept[size:], source, loader)
     code = tuple(replace(instr, line=line) for instr, line in zip(program.code, lines["code"], strict=True))

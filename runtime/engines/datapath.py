@@ -95,7 +95,6 @@ class Datapath:
         self._operations: list[Operation | None] = [None] * len(code)
         self._machine = np.zeros(1, MACHINE)
         self._memories: tuple[Any, ...] = ()
-        self._control = np.zeros(CONTROL, np.int64)
 
     def trap(self, kind: str, detail: str) -> NoReturn:
         """Stop the current instruction."""
@@ -271,11 +270,11 @@ class Datapath:
                 found = op.steps[r0, r1] = plan_array(rows), self.threads if cost > _ALONE_NS else 1
             for register in op.reads:
                 self.registers[register] = regs[register]
-            self._control[:] = 0
-            self.run(found[0], 1, self._control, found[1])
+            control = np.zeros(CONTROL, np.int64)  # of this run alone: a helper that comes late still reads its own
+            self.run(found[0], 1, control, found[1])
             if op.target:
                 regs[op.target] = int(self.registers[op.target])
-            failed = int(self._control[FOUND]) if self._control[FAILED] else 0
+            failed = int(control[FOUND]) if control[FAILED] else 0
             for matrix in op.writes:
                 matrix.changed()
             if failed:
@@ -293,8 +292,7 @@ class Datapath:
                 if found:
                     self.refuse(op.number, found)
             if steps:
-                self._control[:] = 0
-                self.run(plan_array(steps), 1, self._control, 1)
+                self.run(plan_array(steps), 1, np.zeros(CONTROL, np.int64), 1)
 
     def run(self, steps: npt.NDArray[np.int64], times: int, control: npt.NDArray[np.int64], threads: int) -> None:
         """Work off a plan on so many threads."""

@@ -43,7 +43,12 @@ LEARNER = "sasimc.attach.attach:AttachOptions"
 )
 @option("--std", section="Preprocessing", metavar="S[,S,S]", help="Standard deviation of pixel / 255.")
 @option("--resize", section="Preprocessing", type=AtLeast(1), help="Short side before the middle is cut out, in pixels.")
-@option("--interpolation", section="Preprocessing", help="Filter of the resize.")
+@option(
+    "--interpolation",
+    section="Preprocessing",
+    type=Choice("sasimc.datasets.preprocess:INTERPOLATIONS"),
+    help="Filter of the scaling.",
+)
 @seed("Seed of drawn data sets.", "Calibration")
 def quantize(
     model: Path, output: Path, json_file: Path | None, calibrate: str, images: int, method: Any, per_tensor: bool, data: Path | None, seed: int,
