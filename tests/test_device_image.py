@@ -391,7 +391,7 @@ TRAIN = ("--train", "drawn-flowers")
         ((*TRAIN, "--task", "b", "--epochs", "0"), "0: at least 1"),
         ((*TRAIN, "--task", "b", "--patience", "-1"), "-1: at least 0"),
         (("--eval", "drawn-flowers", "--freeze", "head"), "--freeze holds for a training"),
-        (("--resume", "--input", "prog.s"), "--resume goes on with a training"),
+        (("--resume", "--input", "x.png"), "--resume goes on with a training"),
     ],
 )
 def test_bad_options_change_nothing(

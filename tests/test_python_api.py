@@ -339,3 +339,12 @@ def test_the_examples_of_the_pages_run(page: str, tmp_path: Path, monkeypatch: p
         exec(compile(block, page, "exec"), names)
     made = {path.name for path in tmp_path.iterdir()}
     assert made >= ({"run.html", "trained.onnx"} if page == "how-to/python.md" else {"trained.onnx"})
+
+
+def test_single_instructions_on_many_threads_give_the_same(embedded: Compiled) -> None:
+    """Helpers that come late must find the work they were called for, not the next instruction's."""
+    images = photos(2)
+    one = Device(embedded.program, "fused", 1).activations(images)
+    for _ in range(3):
+        many = Device(embedded.program, "fused", 4).activations(images)
+        assert all(np.array_equal(one[name].values, many[name].values) for name in one)

@@ -73,6 +73,9 @@ def check_options(o: SessionOptions) -> None:
         raise SasError(f"{option} needs a device image", hint="--image d.sas")
     if o.resume and o.inputs:
         raise SasError("--resume goes on with a training; --input has no place in it", hint="classify when it is done")
+    for file in o.inputs:
+        if not file.exists():
+            raise SasError(f"there is no image {file}", hint="--input names an image file")
     make_recipe(o)
 
 

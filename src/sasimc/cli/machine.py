@@ -72,7 +72,11 @@ def init(output: Path | None, force: bool, base: str | None) -> None:
 @option("-o", "--output", section="Output", type=File(), help="Machine description to write (TOML).")
 @option("--technology-out", section="Output", type=File(), help="Technology to write (TOML), from the .cell file.")
 @option(
-    "--base", section="Machine", type=File(), show_default="the paper's", help="Machine that gives what the files do not say."
+    "--base",
+    section="Machine",
+    type=options.MACHINE,
+    show_default="the paper's",
+    help="Machine that gives what the files do not say.",
 )
 @option("--quiet", section="Output", is_flag=True, help="Do not list which settings were used and which were not.")
 @options.json_file("settings and findings")

@@ -205,9 +205,6 @@ def _session(
         cross_check=cross_check, top=top, preprocess=preprocess, preprocess_changes=preprocess_fields(**fields), match=match, strict=strict,
         outputs={k: v for k, v in (("save", save), ("json", outcome.json_file), ("trace", outcome.trace)) if v},
     )  # fmt: skip
-    for file in inputs:
-        if not file.exists():
-            raise SasError(f"there is no image {file}", hint="--input names an image file")
     require_suffix(save, ".s", ".bin")
     require_writable(save, image, *outcome.files)
     with closing(Session(what_to_do, console())) as session:
