@@ -140,7 +140,14 @@ def test_one_word_means_one_thing() -> None:
                     "flag" if getattr(param, "is_flag", False) else param.type.name.removesuffix(" range")
                 )
     for word, used in kinds.items():
-        allowed = {"--output", "-o", "--plot", "--machine", "--calibrate", "--size"}  # a file or a folder; a name or a path; N or HxW
+        allowed = {
+            "--output",
+            "-o",
+            "--plot",
+            "--machine",
+            "--calibrate",
+            "--size",
+        }  # a file or a folder; a name or a path; N or HxW
         assert len(set(used.values())) == 1 or word in allowed, (word, used)
 
 
