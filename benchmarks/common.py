@@ -13,7 +13,11 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-__all__ = ["add_common", "data_folder", "environment", "finish", "peak_rss_mb", "table"]
+__all__ = ["TESTS", "add_common", "data_folder", "environment", "finish", "peak_rss_mb", "table"]
+
+
+TESTS = Path(__file__).resolve().parents[1] / "tests"
+"""Helpers that the tests share with benchmarks."""
 
 
 def add_common(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:

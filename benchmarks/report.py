@@ -19,13 +19,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common import add_common, finish, table
+from common import TESTS, add_common, finish, table
 
 from sasimc.costs import cost_of_report
 from sasimc.evaluation.report.content import tables
 from sasimc.evaluation.report.page import page
-
-TESTS = Path(__file__).resolve().parents[1] / "tests"
 
 
 def trained(folder: Path, classes: int, images: int, epochs: int, threads: int) -> tuple[Path, Path]:

@@ -40,7 +40,7 @@ def from_torch(
     Raises:
         SasError: inputs of another kind; a module that cannot be exported or quantised.
     """
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     x = torch.as_tensor(np.asarray(images)) if not isinstance(images, torch.Tensor) else images.detach().cpu()
     if x.ndim < 2 or not len(x) or not x.is_floating_point():
