@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sasimc.training.recipe import Recipe, load_recipe
     from sasimc.training.trainer import evaluate, train
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
 
 _LAZY = {
     "Activation": "sasimc.runtime.activations",
