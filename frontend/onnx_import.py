@@ -34,13 +34,14 @@ from sasimc.frontend.state import (
 from sasimc.ir.graph import Graph, Op, TensorType
 from sasimc.ir.layout import Layout
 from sasimc.isa.errors import Diagnostic, DiagnosticsError, SasError, near
-from sasimc.passes.canonicalise import canonicalise
+from sasimc.passes.canonicalise import RANGES, canonicalise
+from sasimc.passes.canonicalise import unscaled as _unscaled
 from sasimc.passes.eliminate_dead import EliminateDead
 from sasimc.passes.fold_constants import FoldConstants
-from sasimc.passes.manager import run_passes
+from sasimc.passes.manager import Pass, run_passes
 from sasimc.passes.pipeline import forward_passes
 
-__all__ = ["FloatImport", "import_float", "import_graph", "import_model", "obstacles"]
+__all__ = ["RANGES", "FloatImport", "import_float", "import_graph", "import_model", "obstacles", "unscaled"]
 
 _REWRITES = {
     "Sigmoid": "replace it by a piecewise-linear activation (Clip), or use a network with ReLU/ReLU6",
@@ -65,6 +66,7 @@ _REWRITES = {
     "LayerNormalization": "use BatchNormalization folded into the convolution",
     "InstanceNormalization": "use BatchNormalization folded into the convolution",
 }
+_EARLY: tuple[Pass, ...] = (EliminateDead(), FoldConstants())
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
 _INTS = {TensorProto.UINT8: "u8", TensorProto.INT8: "i8"}
 
@@ -98,12 +100,24 @@ def import_graph(path: str | Path | ModelProto) -> Graph:
     return found.graph
 
 
+def unscaled(model: ModelProto) -> dict[str, bool]:
+    """Float tensors that the integer graph stores and that the file gives no scale; for each, whether one follows from the quantisation
+    around it. Empty for a file that cannot be read."""
+    found = import_float(model)
+    if found.findings or found.graph is None:
+        return {}
+    try:
+        return {v: f for v, f in _unscaled(run_passes(found.graph, _EARLY)).items() if v in found.tensors}
+    except SasError:
+        return {}
+
+
 def obstacles(found: FloatImport) -> tuple[Finding, ...]:
     """Everything unsupported: what reading the nodes found, and what has no integer meaning in the graph that remains."""
     findings = list(found.findings)
     if found.graph is not None:
         # with something unsupported the outputs may be unknown, and what leads to them must not count as dead
-        early = [FoldConstants()] if findings else [EliminateDead(), FoldConstants()]
+        early = _EARLY[1:] if findings else _EARLY
         try:
             for d in canonicalise(run_passes(found.graph, early))[1]:
                 where = d.where.split(",")[0]

@@ -2,9 +2,10 @@
 
 A real value is either a *view* of a stored tensor (a dequantize, moved or not), or *pending*: an operator whose result is not
 stored yet and waits for its quantize. Clips narrow a pending value; operators that only move elements (max pool, reshape, pad)
-commute with the quantize behind them, so they are carried along. A float side of a sum is quantised to the range that the sum's own
-quantisation and the other side leave it. Anything else that reads a pending value has no integer meaning
-and is reported, with the rewrite that would give it one; all such places are reported together.
+commute with the quantize behind them, so they are carried along. What else reads a pending value needs it stored where the file gives
+it no scale: it is *placed*. Its scale is that of a quantize that reads it too, or follows from its range: the one noted for it
+(``sasimc.ranges``), what its clips leave, and in a sum what the sum's own quantisation and the other side leave it. A placed value is what
+all its readers read. One of which nothing is known is reported; all such places are reported together.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from __future__ import annotations
 import heapq
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,13 +26,16 @@ from sasimc.isa.errors import Diagnostic, DiagnosticsError
 from sasimc.passes import integer_ops
 from sasimc.passes.factors import FactorError, clamp_bounds
 
-__all__ = ["ISLANDS", "Canonicalise", "canonicalise"]
+__all__ = ["PLACED", "RANGES", "Canonicalise", "canonicalise", "unscaled"]
 
 Array = npt.NDArray[Any]
 _MOVES = ("maxpool", "reshape", "pad")
-ISLANDS = "quantised_islands"
-"""Note of a graph: JSON, sums whose float sides were quantised with what is known, and how many steps that may move them."""
-_WHOLE = "quantise the float network as a whole: sasc quantize FLOAT.onnx --calibrate FOLDER -o INT8.onnx"
+_KEEPS = ("clip_f", *_MOVES)  # what commutes with the quantize behind it
+_SLACK = 1.1  # a quantisation holds a range that reaches this much further
+PLACED = "placed"
+"""Note of an integer graph: JSON, real values of the float-level graph that were given a scale, and the stored value that holds each."""
+RANGES = "sasimc.ranges"
+"""Note of a float-level graph: JSON, [low, high] of real values that have no scale."""
 
 
 @dataclass(frozen=True)
@@ -77,15 +82,26 @@ class Canonicalise:
 
 def canonicalise(graph: Graph) -> tuple[Graph, list[Diagnostic]]:
     """The integer graph and all that stands in its way; the graph is complete only when the list is empty."""
-    state = _State(graph)
+    state = _State(graph, json.loads(graph.notes.get(RANGES, "{}")).get)
     for op in graph.ops:
         state.step(op)
     return state.finish(), state.problems
 
 
+def unscaled(graph: Graph) -> dict[str, bool]:
+    """Real values that the integer graph would store and that the file gives no scale; for each, whether one follows from its readers and
+    clips all the same."""
+    state = _State(graph, lambda _: (-1.0, 1.0))
+    for op in graph.ops:
+        state.step(op)
+    state.finish()
+    return state.unscaled
+
+
 @dataclass(eq=False)
 class _State:
     graph: Graph
+    ranges: Callable[[str], Sequence[float] | None]
     real: dict[str, Real] = field(default_factory=dict)
     stored: dict[str, str] = field(default_factory=dict)  # quantised value of the old graph -> value of the new one
     values: dict[str, TensorType] = field(default_factory=dict)
@@ -93,13 +109,15 @@ class _State:
     constants: dict[str, Array] = field(default_factory=dict)
     inputs: dict[str, str] = field(default_factory=dict)
     problems: list[Diagnostic] = field(default_factory=list)
-    made: dict[tuple[Any, ...], str] = field(default_factory=dict)
+    made: dict[Hashable, str] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
     notes: dict[str, str] = field(default_factory=dict)
     softmaxed: set[str] = field(default_factory=set)
     moved: dict[str, tuple[str, tuple[Op, ...]]] = field(
         default_factory=dict
     )  # real value -> the input it is, and the moves on it
+    placed: dict[str, str] = field(default_factory=dict)
+    unscaled: dict[str, bool] = field(default_factory=dict)
     index: dict[str, int] = field(default_factory=dict)
     position: dict[str, int] = field(default_factory=dict)  # new value -> place of its main operation in the old graph
 
@@ -172,12 +190,8 @@ class _State:
 
     def _argmax(self, op: Op) -> None:
         source = self.stored.get(op.inputs[0])
-        if source is None and op.inputs[0] in self.real:
-            found = self.real[op.inputs[0]]
-            if isinstance(found, Pending):
-                self._problem(
-                    op, "reads a value that is not quantised", "put QuantizeLinear and DequantizeLinear behind the last layer"
-                )
+        if source is None and op.inputs[0] not in self.stored:
+            found = self._view(op, op.inputs[0])
             source = found.stored if isinstance(found, View) else None
         if source is not None:
             self.stored[op.output] = self._keep(replace(op, inputs=(source,)), self.graph.type(op.output))
@@ -193,57 +207,145 @@ class _State:
             self.real[op.output] = Unknown()
         else:
             self.real[op.output] = self._apply(op, args)
+            if self._shared(op.output):
+                self._view(op, op.output)
 
     def _read(self, op: Op, value: str) -> Real:
         if value in self.real:
             return self.real[value]
         if value in self.graph.inputs or value in self.moved:
-            self._problem(
-                op,
-                f"reads the input {value!r} before it is quantised",
-                "put QuantizeLinear and DequantizeLinear behind the input",
-            )
-            self.real[value] = Unknown()  # once is enough
+            return self._read_input(op, value)
         return Unknown()
+
+    def _read_input(self, op: Op, value: str) -> Real:
+        """The input where it is read before a quantize: it is quantised by the host."""
+        source, moves = self.moved.get(value, (value, ()))
+        if source not in self.inputs:
+            t = self._scale(source, -math.inf, math.inf, None)
+            if t is None:
+                self.real[value] = self._no_scale(op, source)
+                return self.real[value]
+            self.values[source] = t.shaped_like(self.graph.type(source))
+            self.inputs[source] = self.placed[source] = source
+        self.real[value] = View(self._moved(source, self.values[source], moves))
+        return self.real[value]
 
     def _apply(self, op: Op, args: list[Real]) -> Real:
         first, trail = args[0], (op.origin,)
         if op.kind == "concat":
             return Pending(op, (), parts=tuple(args), origins=trail)
-        if op.kind == "softmax_f":
-            if isinstance(first, View):
-                self.notes["softmax"] = op.origin
-                return View(first.stored, softmax=True)
-            return self._unquantised(op, args)
-        if op.kind in _MOVES:
-            if isinstance(first, Pending):
-                return replace(first, moves=(*first.moves, op), origins=(*first.origins, *trail))
-            assert isinstance(first, View)
-            out = self.values[first.stored].shaped_like(self.graph.type(op.output))
-            return View(self._keep(replace(op, inputs=(first.stored,)), out))
+        if op.kind in _MOVES and isinstance(first, Pending):
+            return replace(first, moves=(*first.moves, op), origins=(*first.origins, *trail))
         if op.kind == "clip_f":
             return self._clip(op, first)
         if op.kind in ("mul_f", "addc_f"):
             return self._affine(op, first)
-        if not all(isinstance(a, View) for a in args):
-            args = [self._settle(a) for a in args]
-        if all(isinstance(a, View) for a in args):
-            return Pending(op, tuple(a.stored for a in args if isinstance(a, View)), origins=trail)
-        if op.kind == "add_f" and any(isinstance(a, View) for a in args):
-            return Pending(op, (), parts=tuple(args), origins=trail)  # the range of the other side follows from the sum's
-        return self._unquantised(op, args)
+        views = [self._view(op, v) for v in op.inputs]
+        if any(isinstance(v, Unknown) for v in views):
+            return Unknown()
+        sources = tuple(v.stored for v in views if isinstance(v, View))
+        if op.kind == "softmax_f":
+            self.notes["softmax"] = op.origin
+            return View(sources[0], softmax=True)
+        if op.kind in _MOVES:
+            out = self.values[sources[0]].shaped_like(self.graph.type(op.output))
+            return View(self._keep(replace(op, inputs=sources), out))
+        return Pending(op, sources, origins=trail)
 
-    def _island(self, a: Pending, index: int, t: TensorType) -> TensorType:
-        """The int8 type of a float side of a sum that is stored as ``t``: what lies outside saturates the sum whatever the other side is."""
-        low, high = type_range(t.dtype)
-        low, high = max(a.lo, t.scale * (low - t.zero)), min(a.hi, t.scale * (high - t.zero))
-        part, other = a.parts[index], self.values[a.parts[1 - index].stored]
-        made = next((o for o in reversed(self.ops) if o.output == a.parts[1 - index].stored), None)
-        ends = (made.int_attr("lo"), made.int_attr("hi")) if made is not None and "lo" in made.attrs else type_range(other.dtype)
-        least, most = (other.scale * (q - other.zero) for q in ends)
-        low, high = min(max(low - most, part.lo), 0.0), max(min(high - least, part.hi), 0.0)
+    # -- values without a scale -----------------------------------------------------------------------------------------
+
+    def _shared(self, value: str) -> bool:
+        """Whether a pending value has several readers of which one needs it stored: then it is stored for all. What commutes with a
+        quantize may be computed twice, an operation with weights may not."""
+        found = self.real[value]
+        readers = self.graph.consumers(value)
+        if not isinstance(found, Pending) or len(readers) + (value in self.graph.outputs) < 2:
+            return False
+        if _weighted(found):
+            types = {self.graph.type(r.output).quant if r.kind == "quantize" else r.name for r in readers}
+            return len(types) + (value in self.graph.outputs) > 1
+        return not self._quantised(value)
+
+    def _quantised(self, value: str) -> bool:
+        """Whether a quantize is all that reads the value, at once or behind what commutes with it."""
+        readers = self.graph.consumers(value)
+        return value not in self.graph.outputs and all(
+            r.kind == "quantize" or (r.kind in _KEEPS and self._quantised(r.output)) for r in readers
+        )
+
+    def _view(self, op: Op, value: str) -> Real:
+        """The real value as a stored one, for ``op``."""
+        found = self._read(op, value)
+        if not isinstance(found, Pending):
+            return found
+        exact = self._settle(found)
+        if isinstance(exact, View):
+            self.real[value] = exact
+            return exact
+        t = self._scale(value, found.lo, found.hi, self._sum(op, value))
+        if t is None:
+            self.real[value] = self._no_scale(op, value)
+            return self.real[value]
+        origin = found.origins[-1] if found.origins else found.op.origin
+        try:
+            stored = self._store(
+                found, t.shaped_like(self._real_type(found)), Op(value, "quantize", (value,), value, origin=origin)
+            )
+        except FactorError as e:
+            self._problem(op, str(e), "calibrate again; the scales of input, weight and output do not fit together")
+            self.real[value] = Unknown()
+            return self.real[value]
+        self.placed[value] = stored
+        self.real[value] = View(stored)
+        return self.real[value]
+
+    def _scale(self, value: str, low: float, high: float, limits: tuple[float, float] | None) -> TensorType | None:
+        """dtype, scale and zero point for a real value inside [low, high] whose readers tell apart what is inside ``limits``."""
+        beside = [self.graph.type(r.output) for r in self.graph.consumers(value) if r.kind == "quantize"]
+        widest = max(beside, key=lambda t: t.scale, default=None)
+        if limits is not None:
+            low, high = max(low, limits[0]), min(high, limits[1])
+        self.unscaled[value] = widest is not None or (math.isfinite(low) and math.isfinite(high))
+        if (measured := self.ranges(value)) is not None:
+            low, high = max(low, measured[0]), min(high, measured[1])
+        if widest is not None:
+            ends = [widest.scale * (q - widest.zero) for q in type_range(widest.dtype)]
+            if measured is None or (ends[0] * _SLACK <= low and high <= ends[1] * _SLACK):
+                return widest
+        if not (math.isfinite(low) and math.isfinite(high)):
+            return None
+        low, high = min(low, 0.0), max(high, 0.0)
         scale = (high - low) / 255 or 1.0
-        return replace(self._real_type(part), dtype="i8", scale=scale, zero=max(-128, min(127, round(-128 - low / scale))))
+        return TensorType("i8", (1, 1, 1), scale, max(-128, min(127, round(-128 - low / scale))))
+
+    def _sum(self, op: Op, value: str) -> tuple[float, float] | None:
+        """What of one side of a sum the sum's own quantisation tells apart, whatever the other side is."""
+        if op.kind != "add_f" or value not in op.inputs or op.inputs[0] == op.inputs[1]:
+            return None
+        other = self.real[op.inputs[1 - op.inputs.index(value)]]
+        at, low, high = op.output, -math.inf, math.inf
+        readers = self.graph.consumers(at)
+        while len(readers) == 1 and readers[0].kind in _KEEPS:
+            if readers[0].kind == "clip_f":
+                low, high = max(low, readers[0].float_attr("lo")), min(high, readers[0].float_attr("hi"))
+            at = readers[0].output
+            readers = self.graph.consumers(at)
+        if not isinstance(other, View) or [r.kind for r in readers] != ["quantize"] or at in self.graph.outputs:
+            return None
+        t, beside = self.graph.type(readers[0].output), self.values[other.stored]
+        least, most = type_range(t.dtype)
+        low, high = max(low, t.scale * (least - t.zero)), min(high, t.scale * (most - t.zero))
+        made = next((o for o in reversed(self.ops) if o.output == other.stored), None)
+        ends = (made.int_attr("lo"), made.int_attr("hi")) if made is not None and "lo" in made.attrs else type_range(beside.dtype)
+        least, most = (beside.scale * (q - beside.zero) for q in ends)
+        return low - most, high - least
+
+    def _no_scale(self, op: Op, value: str) -> Unknown:
+        self._problem(
+            op, f"{op.kind.removesuffix('_f')} reads {value!r}, which is not quantised, and no range of it is known",
+            "--calibrate FOLDER measures such ranges on images; or quantise the float network as a whole: sasc quantize",
+        )  # fmt: skip
+        return Unknown()
 
     def _settle(self, a: Real) -> Real:
         """A pending value whose own quantisation is exact as a view: ReLU or a nearest resize of a stored tensor."""
@@ -265,24 +367,41 @@ class _State:
 
     def _clip(self, op: Op, a: Real) -> Real:
         lo, hi = op.float_attr("lo"), op.float_attr("hi")
+        if isinstance(a, Pending) and any(m.kind == "pad" for m in a.moves):
+            a = self._view(op, op.inputs[0])
         if isinstance(a, View):
             a = Pending(replace(op, kind="rescale"), (a.stored,))
-        assert isinstance(a, Pending)
-        if a.op.kind == "concat" or any(m.kind == "pad" for m in a.moves):
-            return self._unquantised(op, [a])
+        if not isinstance(a, Pending):
+            return a
+        if a.op.kind == "concat":
+            return self._each(op, a, [self._clip] * len(a.parts))
         new_lo, new_hi = min(max(a.lo, lo), hi), max(min(a.hi, hi), lo)
         return replace(a, lo=new_lo, hi=new_hi, origins=(*a.origins, op.origin))
 
-    def _affine(self, op: Op, a: Real) -> Real:
-        c = self.graph.constant(op, "c")
-        if isinstance(a, View):
-            a = Pending(replace(op, kind="rescale", consts={}), (a.stored,), scale=np.ones(c.shape))
-        assert isinstance(a, Pending)
-        origins, unclipped = (*a.origins, op.origin), (a.lo, a.hi) == (-math.inf, math.inf)
+    def _each(self, op: Op, a: Pending, parts: Sequence[Callable[[Op, Real], Real]]) -> Real:
+        """An operation on a join: on each of its parts."""
+        done = tuple(f(replace(op, inputs=(a.op.inputs[i],)), p) for i, (f, p) in enumerate(zip(parts, a.parts, strict=True)))
+        if any(isinstance(p, Unknown) for p in done):
+            return Unknown()
+        return replace(a, parts=done, origins=(*a.origins, op.origin))
+
+    def _affine(self, op: Op, a: Real, c: Array | None = None) -> Real:
+        c = self.graph.constant(op, "c") if c is None else c
+        if isinstance(a, Pending) and a.op.kind == "concat" and not a.moves:
+            ends = np.cumsum([self.graph.type(v).shape[2] for v in a.op.inputs])[:-1]
+            return self._each(op, a, [partial(self._affine, c=part) for part in np.split(c, ends)])
+        unclipped = not isinstance(a, Pending) or (a.lo, a.hi) == (-math.inf, math.inf)
         # a positive factor commutes with ReLU, one factor for all channels with any clip
-        commutes = op.kind == "mul_f" and (c > 0).all() and ((a.lo, a.hi) == (0.0, math.inf) or (c == c[0]).all())
-        if a.op.kind != "rescale" or a.moves or not (unclipped or commutes):
-            return self._unquantised(op, [a])
+        commutes = op.kind == "mul_f" and (c > 0).all() and (
+            (isinstance(a, Pending) and (a.lo, a.hi) == (0.0, math.inf)) or (c == c[0]).all()
+        )  # fmt: skip
+        if isinstance(a, Pending) and (a.op.kind != "rescale" or a.moves or not (unclipped or commutes)):
+            a = self._view(op, op.inputs[0])
+        if isinstance(a, View):
+            a, unclipped = Pending(replace(op, kind="rescale", consts={}), (a.stored,), scale=np.ones(c.shape)), True
+        if not isinstance(a, Pending):
+            return a
+        origins = (*a.origins, op.origin)
         if a.scale is None:
             a = replace(a, scale=np.ones(c.shape))
         assert a.scale is not None
@@ -291,17 +410,6 @@ class _State:
                 a = replace(a, lo=a.lo * c[0], hi=a.hi * c[0])
             return replace(a, scale=a.scale * c, offset=None if a.offset is None else a.offset * c, origins=origins)
         return replace(a, offset=c if a.offset is None else a.offset + c, origins=origins)
-
-    def _unquantised(self, op: Op, args: list[Real]) -> Real:
-        sources = {a.op.origin: a for a in args if isinstance(a, Pending)}
-        between = " and ".join(repr(s) for s in sources)
-        what = op.kind.removesuffix("_f")
-        self._problem(
-            op,
-            f"{what} reads the unquantised result of {between}",
-            f"put QuantizeLinear and DequantizeLinear between {between} and {op.origin!r}, or {_WHOLE}",
-        )
-        return Unknown()
 
     def _problem(self, op: Op, message: str, hint: str) -> None:
         self.problems.append(Diagnostic(message, where=op.origin or op.name, hint=hint))
@@ -336,8 +444,11 @@ class _State:
         """The host quantises the image; the integer graph's input keeps the ONNX input's name."""
         if source not in self.inputs:
             self.values[source], self.inputs[source] = t.shaped_like(self.graph.type(source)), source
-        elif self.values[source].quant != t.quant:
-            self._problem(op, f"the input {source!r} is quantised in two ways", "quantise the input once")
+        elif self.values[source].quant != t.quant:  # the host quantises once; the other scale is made of that
+            self.placed[source] = source
+            view = View(self._moved(source, self.values[source], moves))
+            self.stored[op.output] = self._store(view, t, op)
+            return
         self.stored[op.output] = self._moved(source, t, moves, len(moves), op.output)
 
     def _store(self, a: Real, t: TensorType, op: Op) -> str:
@@ -348,11 +459,9 @@ class _State:
                 return a.stored
             a = Pending(replace(op, kind="rescale", consts={}), (a.stored,), origins=(op.origin,))
         assert isinstance(a, Pending)
-        key = (a.op.output, *a.sources, tuple(m.output for m in a.moves), a.lo, a.hi, t.quant)
+        key = (_key(a), t.quant)
         if key not in self.made:
             base = a.op.output.removesuffix(":f")
-            if any(k[:1] == (a.op.output,) and a.op.kind == "conv_f" for k in self.made):
-                self._problem(op, f"the result of {a.op.origin!r} is quantised in two ways", "quantise it once, then rescale")
             # the last value that is stored anew takes the name; what only gives axes other names behind it will vanish
             last = max((i + 1 for i, m in enumerate(a.moves) if not self._relabels(m)), default=0)
             value = self._emit(a, t.shaped_like(self._base_type(a)), op.output if last == 0 else f"{base}:q")
@@ -364,16 +473,6 @@ class _State:
         if a.op.kind == "concat":
             parts = [self._store(p, t.shaped_like(self._real_type(p)), _part(a.op, i, output)) for i, p in enumerate(a.parts)]
             return self._add(Op(a.op.name, "concat", tuple(parts), output, {}, {}, origins), t)
-        if a.parts:
-            types = [self._island(a, i, t) if isinstance(p, Pending) else self.values[p.stored] for i, p in enumerate(a.parts)]
-            off = sum(0.5 * u.scale / t.scale for p, u in zip(a.parts, types, strict=True) if isinstance(p, Pending))
-            self.notes[ISLANDS] = json.dumps({**json.loads(self.notes.get(ISLANDS, "{}")), output: round(off, 3)})
-            a = replace(
-                a,
-                sources=tuple(
-                    self._store(p, u, _part(a.op, i, output)) for i, (p, u) in enumerate(zip(a.parts, types, strict=True))
-                ),
-            )
         bounds = clamp_bounds(t.dtype, t.scale, t.zero, a.lo, a.hi)
         x = self.values[a.sources[0]]
         base = Op(a.op.name, a.op.kind.removesuffix("_f"), a.sources, output, dict(bounds), {}, origins)
@@ -415,18 +514,15 @@ class _State:
     def finish(self) -> Graph:
         outputs = []
         for value in self.graph.outputs:
-            found = self.real.get(value)
-            if isinstance(found, Pending):
-                settled = self._settle(found)
-                if not isinstance(settled, View):
-                    where = found.op.origin or value
-                    hint = f"put QuantizeLinear (and DequantizeLinear) behind {where!r}, or {_WHOLE}"
-                    self.problems.append(Diagnostic(f"output {value!r} is not quantised", where=where, hint=hint))
-                    continue
-                found = settled
-            name = found.stored if isinstance(found, View) else self.stored.get(value)
+            if value in self.real:
+                found = self._view(Op(value, "output", (value,), "", origin=value), value)
+                name = found.stored if isinstance(found, View) else None
+            else:
+                name = self.stored.get(value)
             if name is not None:
                 outputs.append(name)
+        if self.placed:
+            self.notes[PLACED] = json.dumps(self.placed)
         for name in self.graph.inputs:
             if name not in self.inputs and self.graph.consumers(name) and not self.problems:
                 self.problems.append(
@@ -462,6 +558,17 @@ class _State:
 def _part(op: Op, index: int, output: str) -> Op:
     """Name and origin of the rescale in front of input ``index`` of a concat."""
     return replace(op, name=f"{op.name}:{index}", output=f"{output}:{index}")
+
+
+def _key(a: Real) -> Hashable:
+    """What is computed."""
+    if not isinstance(a, Pending):
+        return a
+    return (a.op.output, a.sources, tuple(m.output for m in a.moves), a.lo, a.hi, a.origins, tuple(map(_key, a.parts)))
+
+
+def _weighted(a: Real) -> bool:
+    return isinstance(a, Pending) and (a.op.kind == "conv_f" or any(map(_weighted, a.parts)))
 
 
 def _is_one(scale: Array | None) -> bool:

@@ -16,7 +16,7 @@ from sasimc.datasets.dataset import Dataset, open_dataset
 from sasimc.datasets.images import Preprocess, eval_crop, read_image
 from sasimc.isa.errors import SasError
 
-__all__ = ["InputPlane", "Samples", "array_samples", "image_samples", "input_plane", "plane_of"]
+__all__ = ["InputPlane", "Samples", "array_samples", "image_samples", "input_plane", "plane_of", "real_image"]
 
 F32 = npt.NDArray[np.float32]
 
@@ -113,7 +113,7 @@ def image_samples(source: str, data: Path | None, plane: InputPlane, preprocess:
         classes, note = dataset.classes, dataset.note
     if not images:
         raise SasError(f"{source}: no images", hint="a folder of images, a folder of classes, or the name of a data set")
-    return Samples(tuple(_real(image, plane, preprocess) for image in images), labels, classes, note)
+    return Samples(tuple(real_image(image, plane, preprocess) for image in images), labels, classes, note)
 
 
 def array_samples(path: Path, plane: InputPlane, count: int) -> Samples:
@@ -174,7 +174,7 @@ def _flat(folder: Path, count: int) -> tuple[list[npt.NDArray[np.uint8]], tuple[
     )
 
 
-def _real(image: npt.NDArray[np.uint8], plane: InputPlane, preprocess: Preprocess) -> F32:
+def real_image(image: npt.NDArray[np.uint8], plane: InputPlane, preprocess: Preprocess) -> F32:
     """An image as the network takes it, [1, C, H, W] or [1, H, W, C]."""
     cut = eval_crop(image, preprocess).astype(np.float32) / np.float32(255)
     if plane.channels == 1:

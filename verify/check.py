@@ -14,10 +14,11 @@ from sasimc.frontend.onnx_import import import_float
 from sasimc.ir.graph import Graph, type_range
 from sasimc.isa.analysis.lint import lint
 from sasimc.isa.errors import DiagnosticsError
+from sasimc.passes.canonicalise import PLACED
 from sasimc.passes.manager import run_passes
 from sasimc.passes.pipeline import import_passes
 from sasimc.verify.graphs import against_import
-from sasimc.verify.onnx_side import against_onnx
+from sasimc.verify.onnx_side import Moved, against_onnx, whole_network
 from sasimc.verify.program import against_graph
 
 __all__ = ["Verified", "samples", "verify_compiled"]
@@ -29,15 +30,17 @@ SAMPLES = 4
 
 @dataclass(frozen=True)
 class Verified:
-    """What was compared: samples, tensors of the ONNX file, and whether a training step was."""
+    """What was compared: samples, tensors of the ONNX file, and whether a training step was; and where float tensors got a scale, how far that
+    moved the outputs."""
 
     samples: int
     tensors: int
     trained: bool
+    moved: Moved | None = None
 
     def __str__(self) -> str:
         step = ", one training step" if self.trained else ""
-        return f"{self.samples} samples, {self.tensors} tensors{step}"
+        return f"{self.samples} samples, {self.tensors} tensors{step}" + (f"; {self.moved}" if self.moved else "")
 
 
 def samples(graph: Graph, count: int, seed: int = 0) -> npt.NDArray[np.int64]:
@@ -84,4 +87,5 @@ def verify_compiled(model: ModelProto, compiled: Compiled, final: Graph) -> Veri
         against_graph(compiled, runs.final, [(i * (classes - 1)) % classes for i in range(steps)])
         if errors := [d for d in findings.result() if d.severity == "error"]:
             raise DiagnosticsError(errors)
-    return Verified(count, tensors, compiled.train is not None)
+    moved = whole_network(model, found, imported, runs.fed) if PLACED in imported.notes else None
+    return Verified(count, tensors, compiled.train is not None, moved)

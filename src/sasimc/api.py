@@ -26,6 +26,7 @@ from sasimc.passes.backward import Backward
 from sasimc.passes.manager import run_passes
 from sasimc.passes.options import BackwardOptions
 from sasimc.passes.pipeline import forward_passes
+from sasimc.quantise.ranges import with_ranges
 
 __all__ = ["CompileOptions", "compile", "compile_model", "compile_report"]
 
@@ -40,7 +41,8 @@ def compile_model(
     machine = opt.machine if isinstance(opt.machine, Machine) else load_machine(opt.machine)
     progress("import")
     trainable = "" if opt.inference_only else opt.trainable  # an empty pattern: nothing is trained, nothing need be transposable
-    proto = model if isinstance(model, ModelProto) else load_model(model)
+    ranged = with_ranges(model if isinstance(model, ModelProto) else load_model(model), opt.calibrate)
+    proto = ranged.model
     passes = (*forward_passes(trainable), Backward.of(opt))
     result = run_passes(import_graph(proto), passes, print_ir_after=opt.print_ir_after, sink=sink)
     graph, train = (result.forward, result) if isinstance(result, TrainGraph) else (result, None)
@@ -53,6 +55,8 @@ def compile_model(
         verified = str(verify_compiled(proto, compiled, graph))
     origin = {"sha256": model_digest(proto), "trainable": trainable}
     meta = {**compiled.program.meta, "verified": verified, "model": json.dumps(origin)}
+    if ranged.tensors:
+        meta["calibrated"] = str(ranged)
     return replace(compiled, program=replace(compiled.program, meta=meta))
 
 

@@ -24,6 +24,10 @@ class CompileOptions(BackwardOptions):
     trainable: str | None = option(
         None, "Pattern over node and initialiser names: the layers to train; default: what the file's metadata say"
     )
+    calibrate: str | None = option(
+        None,
+        "Images that give float tensors without a scale their ranges: a data set, a folder, or an array x (.npz); default: drawn ones",
+    )
     inference_only: bool = option(False, "No train_step entry, no transposable sub-arrays")
     print_ir_after: str = option("", "Print the graph after this pass (or 'all')")
     verify: bool = option(False, "Check the translation against onnxruntime and the reference before anything is written")

@@ -28,16 +28,18 @@ __all__ = ["check", "compile_command"]
 @declared(CompileOptions, "trainable", "Training", "PATTERN")
 @declared(CompileOptions, "batch", "Training")
 @declared(CompileOptions, "backprop", "Training")
+@declared(CompileOptions, "calibrate", "Input", "[NAME|FOLDER|FILE.npz]")
 @options.json_file("mapping and findings")
 def check(model: Path, json_file: Path | None, **given: Any) -> int:
     """Show the mapping, and every unsupported operator with its reason."""
     from sasimc.api import compile_model
     from sasimc.frontend.check import check_model
     from sasimc.frontend.load import load_model
+    from sasimc.quantise.ranges import with_ranges
 
     require_writable(json_file)
     with progress("checking") as show:
-        report = check_model(load_model(model), given["trainable"])
+        report = check_model(with_ranges(load_model(model), given["calibrate"]).model, given["trainable"])
         compiled = (
             compile_model(model, CompileOptions(**given), progress=lambda what: show(f"compiling: {what}")) if report.ok else None
         )
@@ -104,6 +106,7 @@ def _ranges(numbers: list[int]) -> str:
     "--no-verify", section="Output", is_flag=True, help="Write the program without checking its translation; it then says so."
 )
 @declared(CompileOptions, "print_ir_after", "Output", "PASS")
+@declared(CompileOptions, "calibrate", "Input", "[NAME|FOLDER|FILE.npz]")
 @options.machine
 @declared(CompileOptions, "trainable", "Training", "PATTERN")
 @declared(CompileOptions, "inference_only", "Training")
@@ -148,6 +151,8 @@ def compile_command(
         print_tables(*_explained(made))
         say()
     _summary(output, made)
+    if ranged := compiled.program.meta.get("calibrated"):
+        say(ranged)
     say(f"verified: {compiled.program.meta['verified']}")
 
 
