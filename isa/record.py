@@ -2,7 +2,7 @@
 
 Every number is an int64 word. A register operand is its number, an immediate its value, a choice the place of its word; a view, a matrix, a
 geometry or a table is a record of its own. Rows are not in it: a kernel is told which ones to work on. `number` is the instruction's place in
-the program, `work` the address of memory that the stages of a kernel share, `most` the largest number of rows of one execution.
+the program, `most` the largest number of rows of one execution.
 """
 
 from __future__ import annotations
@@ -62,4 +62,4 @@ def _type(f: Field) -> np.dtype[np.void] | type[np.int64] | None:
 def record_type(spec: type[Instruction]) -> np.dtype[np.void]:
     """The record of an instruction's operands."""
     fields = [(f.name, kind) for f in spec.fields if (kind := _type(f)) is not None]
-    return np.dtype([("number", np.int64), ("work", np.int64), ("most", np.int64), *fields], align=True)
+    return np.dtype([("number", np.int64), ("most", np.int64), *fields], align=True)

@@ -131,14 +131,14 @@ class _Unsigned(Field):
 
 
 class Reg(_Unsigned):
-    """A scalar register r0..r63; r0 reads 0. ``write`` marks a destination."""
+    """A scalar register r0..r63; r0 reads 0. ``write`` marks a destination; ``largest``: it keeps the larger of what it holds and the result."""
 
     bits = 6
     kind = "register"
 
-    def __init__(self, doc: str = "", *, write: bool = False) -> None:
+    def __init__(self, doc: str = "", *, write: bool = False, largest: bool = False) -> None:
         super().__init__(doc)
-        self.write = write
+        self.write, self.largest = write, largest
 
 
 class ViewField(_Unsigned):

@@ -75,10 +75,10 @@ ONES, FLIPS, LINES, WRITTEN, SKIPPED, SPENT, COUNTED = range(7)
 """What an instruction counts as it runs: sense operations, bits flipped, word lines and bits written, array cycles saved, nanoseconds; how many."""
 
 MACHINE: Final = np.dtype(
-    [(name, np.int64) for name in ("buf", "buf_size", "acc", "acc_size", "host", "host_size", "regs", "counters", "cells", "written", "wear",
+    [(name, np.int64) for name in ("buf", "buf_size", "acc", "acc_size", "host", "host_size", "regs", "counters", "cells", "written", "wear", "work",
                                    "subarrays", "rows", "columns")], align=True
 )  # fmt: skip
-"""Addresses and sizes of the memories."""
+"""Addresses and sizes of the memories; ``work``: what the stages of a kernel share, one for each thread that works on a pass of its own."""
 
 
 # ------------------------------------------------------------------------------------------------------------- memories
@@ -213,7 +213,7 @@ class Stage:
 
     ``split``: as the declaration's; ``ns``: rough time of an element (number of the widest operand's elements in a row, times taps), which
     decides how many shares are worth it, or a function of the operands that gives the time of a row; ``grain``: pixels that stay together;
-    ``when``: whether it is needed, given (operands, whether zero bits are skipped); ``work``: bytes that the stages share, given the operands;
+    ``when``: whether it is needed, given (operands, whether zero bits are skipped); ``work``: bytes at ``m.work`` that the stages share, given the operands;
     ``weights``: names what it derives from the cells of ``op.mat`` (then it runs only after these have changed), given the operands, and
     ``shape``: bytes and first two sizes of that. ``rare``: only some machines need it, so it is compiled when it is needed.
     """

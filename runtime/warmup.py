@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sasimc.runtime import kernel
-from sasimc.runtime.engines import datapath, step_kernels
+from sasimc.runtime.engines import step_kernels
 from sasimc.runtime.kernels import (
     arithmetic,
     cells,
@@ -65,9 +65,10 @@ def _calls(engine: str) -> list[tuple[str, Callable[[], object]]]:
         np.array([[0, 0, 0, 0, 0, 1, 1, 0]], np.int64),
         np.zeros((1, 2, 2), np.bool_),
     )
-    steps, control, none = datapath.plan_array([]), np.zeros(run.CONTROL, np.int64), np.zeros(1, np.int64)
+    legs, crew = np.zeros((0, run.LEG + 1), np.int64), np.zeros((2, run.CREW), np.int64)
+    control, none = np.zeros(run.HEAD, np.int64), np.zeros(1, np.int64)
     return [
-        ("plan", lambda: run.run_plan(steps, 1, control, 0, none, none, False)),
+        ("plan", lambda: run.run_plan(legs, control, crew, none, none, False)),
         ("read cells", lambda: cells.gather_block(block, tile, 0, 0, 1, block[0])),
         ("write cells", lambda: cells.scatter_block(block, flags, tile, 0, 0, block[0, :1, :1].copy())),
         ("written cells", lambda: cells.uninitialised(flags, tile, 0, 1)),

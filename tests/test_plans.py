@@ -16,6 +16,7 @@ from sasimc.isa.objects import Geometry, Matrix, Table, Tile
 from sasimc.isa.program import Program
 from sasimc.isa.spec import RowRange
 from sasimc.runtime.device import Device
+from sasimc.runtime.engines.datapath import in_order
 from sasimc.runtime.engines.plans import LoopPlan
 from sasimc.runtime.interpreter import Interpreter
 from sasimc.runtime.kernels import run as native
@@ -68,11 +69,15 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Program:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(("threads", "apart"), [(1, False), (2, True), (3, False), (3, True)])
 def test_a_network_infers_and_learns_as_interpreted(
-    network: Program, engine: str, threads: int, monkeypatch: pytest.MonkeyPatch
+    network: Program, engine: str, threads: int, apart: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """``apart``: images side by side, on two threads with one left over; else threads share every step."""
     monkeypatch.setattr("sasimc.runtime.interpreter._MAX_THREADS", threads)
+    monkeypatch.setattr("sasimc.runtime.engines.plans._ALONE_NS", 0)
+    if not apart:
+        monkeypatch.setattr("sasimc.runtime.engines.plans.side_by_side", lambda plan, passes: None)
     device, other = Device(network, engine, threads), Device(network, engine, 1)
     interpreted(other.interpreter)
     side = network.views[device.io["input"]].height
@@ -87,6 +92,8 @@ def test_a_network_infers_and_learns_as_interpreted(
     assert len(built) > 50
     assert not device.interpreter.slow_loops  # every loop of a compiled program is a plan
     assert any(len(set(np.diff(p.steps[:, native.BEFORE]))) > 1 for p in built) == (threads > 1)  # some steps are shared out
+    over = [plan for plan in built if not plan.whole and plan.body.samples]
+    assert [any(plan._sides.values()) for plan in over] == [apart] * len(over)  # every loop over the images
 
 
 # ------------------------------------------------------------------------------------------------ loops written by hand
@@ -223,9 +230,10 @@ def test_helpers_that_come_late_do_nothing() -> None:
     it.write_view("x", [1, 2])
     it.run("main")
     (plan,), d = plans(it), it.datapath
-    control = np.zeros(native.CONTROL, np.int64)
+    legs = np.array([(*in_order(plan.steps, 3), native.HEAD)], np.int64)
+    control = np.zeros(native.HEAD + native.LEG_CONTROL, np.int64)
     for _ in range(2):  # the second call finds all shares taken
-        native.run_plan(plan.steps, 3, control, d._at(), d.registers, d.counts.reshape(-1), False)
+        native.run_plan(legs, control, d.crew.table, d.crew.undo, d.counts.reshape(-1), False)
         assert it.read_view("a").reshape(-1).tolist() == [18, 18]
 
 

@@ -389,7 +389,7 @@ class Range(_Periphery):
     opcode = 0x4F
     mnemonic = "range"
     kernel = "range_bits"
-    rd = Reg("running number of bits", write=True)
+    rd = Reg("running number of bits", write=True, largest=True)
     src = ViewField("operand", "buf", "i32", "r")
     rows = RowsField("src")
 

@@ -19,12 +19,12 @@ from sasimc.isa.record import VIEW, record_type
 from sasimc.isa.spec import Choice, GeomField, Imm, Instruction, MatField, Reg, TableField, ViewField
 from sasimc.runtime.engines.bind import Bound
 from sasimc.runtime.engines.counters import Counters
+from sasimc.runtime.engines.crew import Crew
 from sasimc.runtime.engines.operands import BoundMatrix, BoundView, geometry_record
 from sasimc.runtime.kernel import (
     COUNTED,
     FLIPS,
     LINES,
-    MACHINE,
     ONES,
     SKIPPED,
     SPENT,
@@ -37,10 +37,10 @@ from sasimc.runtime.kernel import (
 )
 from sasimc.runtime.kernels.cells import uninitialised
 from sasimc.runtime.kernels.movement import move_staged
-from sasimc.runtime.kernels.run import CONTROL, FAILED, FOUND, OWN, PART, REGISTER, STEP, together
+from sasimc.runtime.kernels.run import FAILED, FOUND, HEAD, LEG_CONTROL, OWN, PART, REGISTER, SIDE, STEP, together
 from sasimc.runtime.state import State
 
-__all__ = ["Datapath", "Operation", "Step"]
+__all__ = ["Datapath", "Leg", "Operation", "Step", "in_order", "plan_array"]
 
 _SHARE_NS: Final = 1500
 """Work below which a share is not worth handing over, in a plan."""
@@ -49,6 +49,9 @@ _ALONE_NS: Final = 100_000
 """Work of a single instruction below which helpers are not worth waking."""
 
 _STAGING: Final = np.dtype([("number", np.int64), ("into", VIEW), ("of", VIEW), ("words", np.int64)], align=True)
+
+Leg = tuple[int, int, int, int, int, int, int, int, int, int]
+"""A row of the table of legs (`kernels.run`), without where its words begin."""
 
 Step = tuple[int, int, int, int, int, int, int, int]
 """A row of a plan (`kernels.run`), with its number of shares in the last place."""
@@ -91,10 +94,12 @@ class Datapath:
         self.skips = self.machine.bit_serial.zero_skip == "cycles"
         self.index = 0
         self.counts = np.zeros((len(code), COUNTED), np.int64)
-        self.registers = np.zeros(len(state.regs), np.int64)
+        # of the machine, the largest values of passes side by side, and of every thread that works on some
+        self._registers = np.zeros((2 + threads, len(state.regs)), np.int64)
+        self.registers = self._registers[0]
         self._operations: list[Operation | None] = [None] * len(code)
-        self._machine = np.zeros(1, MACHINE)
-        self._memories: tuple[Any, ...] = ()
+        self.crew = Crew(state, self._registers, self.counts)
+        self._work = 0
 
     def trap(self, kind: str, detail: str) -> NoReturn:
         """Stop the current instruction."""
@@ -141,8 +146,7 @@ class Datapath:
         if not found and spec.group != "control":
             self.trap("no kernel", f"{spec.mnemonic} has no kernel {spec.kernel!r} on {self.engine}")
         needed = [s for s in found if s.when is None or s.when(o, self.skips)]
-        work = max((s.work(o) for s in needed if s.work), default=0)
-        memory = np.empty(work, np.uint8)
+        self._work = max(self._work, *(s.work(o) for s in needed if s.work), 0)
         rows = spec.rows_field()
         most = min(getattr(o, rows.name).count, getattr(o, rows.of).height) if rows else 0
         matrix = next((getattr(o, f.name) for f in spec.of_kind(MatField) if not f.scratch), None)
@@ -155,7 +159,7 @@ class Datapath:
                 size, blocks, groups = prepare.shape(o)
                 matrix.weights[key] = np.empty(size, np.uint8), blocks, groups
         record = np.zeros(1, record_type(spec))
-        record["number"], record["work"], record["most"] = number, memory.ctypes.data, most
+        record["number"], record["most"] = number, most
         for f in spec.fields:
             value = getattr(o, f.name)
             if isinstance(f, MatField):
@@ -168,7 +172,7 @@ class Datapath:
                 record[f.name] = value
             elif isinstance(f, Choice):
                 record[f.name] = f.words.index(value)
-        op.keep += [memory, record]
+        op.keep.append(record)
         op.record = record.ctypes.data
         op.stages = [(s, address_of(s, spec)) for s in needed if s is not prepare]
         if prepare is not None and matrix is not None:
@@ -227,6 +231,10 @@ class Datapath:
         elements = max(v.width * v.channels for v in views)
         return stage.ns * elements * (1 if geom is None else geom.taps)
 
+    def duration(self, op: Operation, r0: int, r1: int) -> float:
+        """Rough time of one execution on one thread, ns."""
+        return sum(self._ns(stage, op) for stage, _ in op.stages) * (r1 - r0)
+
     def _most_shares(self, op: Operation, r0: int, r1: int) -> int:
         """How many shares an execution may be cut into: one unless the rows it writes lie apart from each other and from what it reads."""
         if self.threads == 1:
@@ -266,12 +274,10 @@ class Datapath:
             found = op.steps.get((r0, r1))
             if found is None:
                 rows = self.steps(op, r0, r1)
-                cost = sum(self._ns(s, op) for s, _ in op.stages) * (r1 - r0)
-                found = op.steps[r0, r1] = plan_array(rows), self.threads if cost > _ALONE_NS else 1
+                found = op.steps[r0, r1] = plan_array(rows), self.threads if self.duration(op, r0, r1) > _ALONE_NS else 1
             for register in op.reads:
                 self.registers[register] = regs[register]
-            control = np.zeros(CONTROL, np.int64)  # of this run alone: a helper that comes late still reads its own
-            self.run(found[0], 1, control, found[1])
+            control = self.run([in_order(found[0])], found[1], found)
             if op.target:
                 regs[op.target] = int(self.registers[op.target])
             failed = int(control[FOUND]) if control[FAILED] else 0
@@ -292,11 +298,18 @@ class Datapath:
                 if found:
                     self.refuse(op.number, found)
             if steps:
-                self.run(plan_array(steps), 1, np.zeros(CONTROL, np.int64), 1)
+                array = plan_array(steps)
+                self.run([in_order(array)], 1, array)
 
-    def run(self, steps: npt.NDArray[np.int64], times: int, control: npt.NDArray[np.int64], threads: int) -> None:
-        """Work off a plan on so many threads."""
-        together((steps, times, control, self._at(), self.registers, self.counts.reshape(-1), self.timed), threads)
+    def run(self, legs: Sequence[Leg], threads: int, keep: object, turns: int = 0, undo: int = 0) -> npt.NDArray[np.int64]:
+        """Work off a plan on so many threads; the words they shared. ``keep``: what holds the memory that the plan names; ``turns``: most stretches
+        of steps that passes of a leg run in turn; ``undo``: bytes that may have to be put back."""
+        size = LEG_CONTROL + 8 * turns
+        table = np.array([(*leg, HEAD + i * size) for i, leg in enumerate(legs)], np.int64)
+        control = np.zeros(HEAD + len(legs) * size, np.int64)  # of this run alone: a helper that comes late still reads its own
+        self.crew.fit(self._work, undo, apart=any(leg[SIDE] for leg in legs))
+        together((table, control, self.crew.table, self.crew.undo, self.counts.reshape(-1), self.timed), threads, keep)
+        return control
 
     def prepare(self, op: Operation) -> None:
         """Bring an operation's weights up to date.
@@ -307,19 +320,9 @@ class Datapath:
         assert op.weights is not None
         matrix, key = op.weights[:2]
         self.require(matrix)
-        self.run(plan_array(self.preparing(op)), 1, np.zeros(CONTROL, np.int64), 1)
+        array = plan_array(self.preparing(op))
+        self.run([in_order(array)], 1, array)
         matrix.ready.add(key)
-
-    def _at(self) -> int:
-        """Address of the machine's record."""
-        s = self.state
-        memories = (s.buf, s.acc, s.host, s.cells, s.written, s.wear, self.counts)
-        if len(self._memories) != len(memories) or any(a is not b for a, b in zip(memories, self._memories, strict=True)):
-            self._memories = memories
-            words = [n for a in (s.buf, s.acc, s.host) for n in (a.ctypes.data, a.size)]
-            words += [a.ctypes.data for a in (self.registers, self.counts, s.cells, s.written, s.wear)]
-            self._machine[0] = (*words, *s.cells.shape)
-        return self._machine.ctypes.data
 
     # ----------------------------------------------------------------------------------------------------------- checks
 
@@ -402,6 +405,11 @@ def plan_array(steps: Sequence[Step]) -> npt.NDArray[np.int64]:
     out[1:, -1] = np.cumsum(out[:-1, -1])
     out[0, -1] = 0
     return out
+
+
+def in_order(steps: npt.NDArray[np.int64], times: int = 1) -> Leg:
+    """A leg that threads work off step by step."""
+    return steps.ctypes.data, len(steps) - 1, times, 0, 0, 0, 0, 0, 0, 0
 
 
 def _layout(view: BoundView) -> tuple[Any, ...]:

@@ -14,10 +14,11 @@ import numpy as np
 
 from sasimc.isa.spec import Reg, ViewField
 from sasimc.isa.walk import EMPTY, Key, Walker
-from sasimc.runtime.engines.datapath import Datapath, Operation, Step, plan_array
+from sasimc.runtime.engines.datapath import Datapath, Leg, Operation, Step, in_order, plan_array
 from sasimc.runtime.engines.operands import BoundMatrix, BoundView
+from sasimc.runtime.engines.passes import Passes, side_by_side
 from sasimc.runtime.engines.regions import RegionSkips
-from sasimc.runtime.kernels.run import CONTROL, FAILED, FOUND
+from sasimc.runtime.kernels.run import CLEAN, FAILED, FOUND, WHERE, put_back
 
 if TYPE_CHECKING:
     from sasimc.runtime.engines.counters import PhaseCounter
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["LoopPlan", "NotNative", "Unrolled", "unroll"]
 
 _LONGEST: Final = 100_000  # instructions of an unrolled body
+
+_ALONE_NS: Final = 200_000
+"""Work of a loop below which helpers are not worth waking."""
 
 
 class NotNative(Exception):
@@ -195,6 +199,8 @@ class LoopPlan:
             steps += new
             self.keys += [place] * len(new)
         self.steps = plan_array(steps)
+        self.ns = sum(datapath.duration(self.used[pc], r0, r1) for pc, r0, r1 in body.keys if pc in self.used and r0 >= 0)
+        self._sides: dict[tuple[int, ...], Passes | None] = {}
         self._book_regions()
 
     def _book_regions(self) -> None:
@@ -230,19 +236,60 @@ class LoopPlan:
             return 0
         if not self._host_fits(times) or not self._prepare():
             return 0
-        regs = d.state.regs
-        d.registers[:] = regs
-        control = np.zeros(CONTROL, np.int64)
-        d.run(self.steps, times, control, d.threads)
-        regs[:] = d.registers.tolist()
+        failed, found = self._work_off(times)
+        d.state.regs[:] = d.registers.tolist()
         for matrix in self.written:
             matrix.ready.clear()
-        if control[FAILED]:
-            self._fail(phase, int(control[FAILED]) - 1, int(control[FOUND]))
+        if failed:
+            self._fail(phase, failed - 1, found)
         self._book(phase, times)
         if self.skips is not None:
             self.skips.book(phase)
         return length
+
+    def _work_off(self, times: int) -> tuple[int, int]:
+        """1 + number of the step that failed (0: none), counted through all passes, and what it found."""
+        d = self.datapath
+        d.registers[:] = d.state.regs
+        threads = d.threads if self.ns * times > _ALONE_NS else 1
+        apart = times - times % threads if threads > 1 else 0
+        side = self._side(apart) if apart else None
+        if side is not None:
+            legs, numbers = [self._side_leg(side, apart)], list(self.used)
+            if apart < times:
+                legs.append(in_order(self.steps, times - apart))
+            kept, turns = d.counts[numbers], int(side.order[:, 0].max(initial=0))
+            control = d.run(legs, threads, (self, side), turns, self._undo(side))
+            failed, found = int(control[FAILED]), int(control[FOUND])
+            if not failed:
+                return 0, 0
+            if control[WHERE]:
+                return failed + apart * (len(self.steps) - 1), found
+            # what was done side by side does not count: pass by pass the first failure is found
+            put_back(np.array(legs[0], np.int64), d.crew.table, d.crew.undo)
+            d.counts[numbers] = kept
+        control = d.run([in_order(self.steps, times)], threads, self)
+        return int(control[FAILED]), int(control[FOUND])
+
+    def _side(self, passes: int) -> Passes | None:
+        """How passes run side by side with the registers as they are; None if they may not or that is not worth it."""
+        regs = self.datapath.state.regs
+        key = (passes, *(regs[register] for register in {r for _, r, _ in self.body.samples}))
+        if self.whole or self.skips is not None:
+            return None
+        if key not in self._sides:
+            self._sides[key] = side_by_side(self, passes)
+        return self._sides[key]
+
+    def _side_leg(self, side: Passes, passes: int) -> Leg:
+        order, moves, spans, arrays = (a.ctypes.data for a in (side.order, side.moves, side.spans, side.arrays))
+        return self.steps.ctypes.data, len(self.steps) - 1, passes, 1, order, moves, spans, len(side.spans), arrays, len(side.arrays)
+
+    def _undo(self, side: Passes) -> int:
+        """Bytes that may have to be put back."""
+        s = self.datapath.state
+        arrays = s.cells[0].nbytes + s.written[0].nbytes + s.wear[0].nbytes
+        return int(side.spans[side.spans[:, 0] != CLEAN, 3].sum()) + len(side.arrays) * arrays
 
     def _host_fits(self, times: int) -> bool:
         """Make host memory large enough; False if a sample is outside of what it may have."""

@@ -298,7 +298,7 @@ def _sums(op, m, first, last):  # type: ignore[no-untyped-def]
     if op.geom.same:
         return acc(m), view(op.acc)
     k, width, rows = op.mat.k, op.e.width, op.most
-    out = words_at(op.work, rows * width * k)
+    out = words_at(m.work, rows * width * k)
     for p in range(first, last):
         to = (p // width % rows * width + p % width) * k
         out[to : to + k] = 0
@@ -328,7 +328,7 @@ def _scattered(o: Any, skipping: bool) -> bool:
 def scatter(op, m, first, last):  # type: ignore[no-untyped-def]
     """Products of the stage before go to the input positions of their windows."""
     k, width, rows, sums, g = op.mat.k, op.e.width, op.most, acc(m), geometry(op.geom)
-    products = words_at(op.work, rows * width * k).reshape(rows, width, k)
+    products = words_at(m.work, rows * width * k).reshape(rows, width, k)
     wrapped = False
     for y in range(first, last):
         wrapped |= scatter_patches(sums, view(op.acc), products[y % rows], g, y, y + 1)
@@ -431,18 +431,18 @@ def _nine_bit_ones(values, signed, pad):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _places(op, r0, r1):  # type: ignore[no-untyped-def]
+def _places(op, m, r0, r1):  # type: ignore[no-untyped-def]
     """(pixels, address of the streamed operand [K, P], of the sums of the errors int32 [N], of the prepared errors)."""
     pixels, size = (r1 - r0) * op.e.width, np.int64(64)
-    totals = op.work + (op.acc.height * pixels + size - 1) // size * size
-    return pixels, op.work, totals, totals + (4 * op.e.channels + size - 1) // size * size
+    totals = m.work + (op.acc.height * pixels + size - 1) // size * size
+    return pixels, m.work, totals, totals + (4 * op.e.channels + size - 1) // size * size
 
 
 @njit(cache=True, nogil=True)
 def _operands(op, m, r0, r1):  # type: ignore[no-untyped-def]
     """Put one operand into the scratch rows, transpose the patches, add up the errors; returns these [P, N] and where they are prepared."""
     data, k, n = buf(m), op.acc.height, op.e.channels
-    pixels, to, totals, held = _places(op, r0, r1)
+    pixels, to, totals, held = _places(op, m, r0, r1)
     first, last, zero = r0 * op.e.width, r1 * op.e.width, np.int64(0)
     patches = _windows(op.a, geometry(op.geom), op.geom.same, data, first, last)
     errors = _windows(op.e, _plane(zero, op.e.height, zero, op.e.width, op.e), np.int64(1), data, first, last)
@@ -525,7 +525,7 @@ def gradient_bitserial(op, m, r0, r1, share, shares):  # type: ignore[no-untyped
     k0, k1 = part(0, op.acc.height, _PIXELS, share, shares)
     if k0 >= k1:
         return 0
-    (pixels, to, totals, held), n, zero = _places(op, r0, r1), op.e.channels, np.int64(0)
+    (pixels, to, totals, held), n, zero = _places(op, m, r0, r1), op.e.channels, np.int64(0)
     blocks, groups = _planes_of(pixels, n)
     planes, signed = _planes(held, blocks, groups), op.a.signed != 0
     streamed = bytes_at(to + k0 * pixels, (k1 - k0) * pixels).reshape(k1 - k0, pixels)
@@ -541,7 +541,7 @@ def gradient_fused(op, m, r0, r1, share, shares):  # type: ignore[no-untyped-def
     k0, k1 = part(0, op.acc.height, _PIXELS, share, shares)
     if k0 >= k1:
         return 0
-    (pixels, to, totals, held), n, zero = _places(op, r0, r1), op.e.channels, np.int64(0)
+    (pixels, to, totals, held), n, zero = _places(op, m, r0, r1), op.e.channels, np.int64(0)
     blocks, groups = _pairs_of(pixels, n)
     pairs, signed = _pairs(held, blocks, groups), op.a.signed != 0
     streamed = bytes_at(to + k0 * pixels, (k1 - k0) * pixels).reshape(k1 - k0, pixels)
@@ -557,9 +557,9 @@ def _patch_work(o: Any) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _patch_values(op, pixels):  # type: ignore[no-untyped-def]
+def _patch_values(op, m, pixels):  # type: ignore[no-untyped-def]
     """Patches minus the pad value, int16 [P, taps, C]."""
-    return carray(pointer(op.work), (pixels, op.geom.kh * op.geom.kw, op.a.channels), np.int16)
+    return carray(pointer(m.work), (pixels, op.geom.kh * op.geom.kw, op.a.channels), np.int16)
 
 
 @kernel("gradient_depthwise", "bitserial", "whole", work=_patch_work)
@@ -569,7 +569,7 @@ def gradient_depthwise_operands(op, m, r0, r1):  # type: ignore[no-untyped-def]
     data, a, pixels, taps = buf(m), op.a, (r1 - r0) * op.e.width, op.geom.kh * op.geom.kw
     wide = a.pad != 0 or a.signed == 0
     patches = _windows(a, geometry(op.geom), op.geom.same, data, r0 * op.e.width, r1 * op.e.width)
-    values = _patch_values(op, pixels)
+    values = _patch_values(op, m, pixels)
     width = 2 * taps if wide else taps
     held = np.empty((a.channels * pixels, width), np.uint8)
     for p in range(pixels):
@@ -599,7 +599,7 @@ def _spread_sums(op, m, r0, r1, share, shares, bitwise):  # type: ignore[no-unty
     """acc[c, 0, t] += sum over pixels of value e: multiplied, or one error bit a cycle, the sign cycle subtracted."""
     c0, c1 = part(0, op.a.channels, 1, share, shares)
     data, e, pixels = buf(m), op.e, (r1 - r0) * op.e.width
-    values = _patch_values(op, pixels)
+    values = _patch_values(op, m, pixels)
     sums = np.zeros((c1 - c0, values.shape[1]), np.int32)
     for p in range(pixels):
         of = e.base + ((r0 + p // e.width) % e.ring) * e.row + p % e.width * e.pixel
