@@ -66,7 +66,8 @@ class _Analysis:
         state = self.datapath.state
         self.marks = {"buf": np.zeros(state.buf.nbytes, np.uint8), "acc": np.zeros(state.acc.nbytes, np.uint8)}
         self.places: dict[tuple[int, int, int], list[Any]] = {}
-        self.host: list[tuple[int, int, int, bool]] = []  # first byte in the first pass, end, bytes on in the next, whether it is written
+        # first byte in the first pass, end, bytes on in the next, whether it is written
+        self.host: list[tuple[int, int, int, bool]] = []
         self.unsure: list[tuple[int, int]] = []  # host memory read that the pass had not written
         self.samples: dict[int, int] = {}
         self.body = iter(plan.body.samples)
@@ -184,7 +185,7 @@ class _Analysis:
 
     def _check_host(self) -> None:
         """No pass writes host memory that another one touches."""
-        first, last, step, write = (np.array(column, np.int64) for column in zip(*sorted(set(self.host)), strict=True)) if self.host else [np.zeros(0, np.int64)] * 4  # fmt: skip
+        first, last, step, write = np.array(sorted(set(self.host)), np.int64).reshape(-1, 4).T
         ends = first + step * (self.passes - 1)
         low, high = np.minimum(first, ends), np.maximum(last, last + step * (self.passes - 1))
         for i in np.flatnonzero(write):
@@ -197,7 +198,9 @@ class _Analysis:
             size = abs(int(step[i]))
             least = (first[i] - last[meet]) // size + 1
             most = -((first[meet] - last[i]) // size) - 1
-            if ((np.minimum(most, self.passes - 1) >= 1) & (least <= most) | (np.maximum(least, 1 - self.passes) <= -1) & (least <= most)).any():  # fmt: skip
+            later = (most >= 1) & (least < self.passes)
+            earlier = (least <= -1) & (most > -self.passes)
+            if ((least <= most) & (later | earlier)).any():
                 raise _Obstacle
 
     def _memory(self) -> tuple[Ints, npt.NDArray[np.bool_]]:

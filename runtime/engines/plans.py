@@ -282,8 +282,9 @@ class LoopPlan:
         return self._sides[key]
 
     def _side_leg(self, side: Passes, passes: int) -> Leg:
-        order, moves, spans, arrays = (a.ctypes.data for a in (side.order, side.moves, side.spans, side.arrays))
-        return self.steps.ctypes.data, len(self.steps) - 1, passes, 1, order, moves, spans, len(side.spans), arrays, len(side.arrays)
+        order, moves = side.order.ctypes.data, side.moves.ctypes.data
+        tables = order, moves, side.spans.ctypes.data, len(side.spans), side.arrays.ctypes.data, len(side.arrays)
+        return self.steps.ctypes.data, len(self.steps) - 1, passes, 1, *tables
 
     def _undo(self, side: Passes) -> int:
         """Bytes that may have to be put back."""
