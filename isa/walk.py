@@ -8,10 +8,13 @@ from typing import Any, Final
 from sasimc.isa.program import Program
 from sasimc.isa.spec import NO_ROWS, PHASES
 
-__all__ = ["EMPTY", "Key", "Walker", "loop_ends"]
+__all__ = ["EMPTY", "Key", "Place", "Walker", "loop_ends"]
 
 Key = tuple[int, int, int]
 """One execution: instruction, first row, end."""
+
+Place = tuple[int, bool, str, tuple[tuple[int, int], ...]]
+"""Next instruction, whether it runs, phase, open loops (first instruction of the body, passes left)."""
 
 EMPTY: Final = (-1, -1)
 """Rows of an execution whose range misses its operand."""
@@ -63,6 +66,16 @@ class Walker:
         """Begin at an instruction, outside of loops, in the first phase."""
         self.pc, self.running, self.phase = pc, True, PHASES[0]
         self.stack.clear()
+
+    @property
+    def place(self) -> Place:
+        """Where the program is."""
+        return self.pc, self.running, self.phase, tuple((first, left) for first, left in self.stack)
+
+    @place.setter
+    def place(self, place: Place) -> None:
+        self.pc, self.running, self.phase, stack = place
+        self.stack[:] = [list(loop) for loop in stack]
 
     def first_row(self, register: int) -> int:
         """The value of a register that a row range begins at."""

@@ -179,12 +179,35 @@ class Device:
             raise SasError(f"{len(x)} images, the program was compiled for 1 to {self.batch_size}", hint="sasc compile --batch N")
         return x
 
-    def _feed(self, images: npt.ArrayLike) -> int:
+    def feed(self, images: npt.ArrayLike) -> int:
+        """Put 1 to ``batch_size`` images where entry ``infer`` finds them, as the host does before it runs; returns how many."""
         x = self._prepare(images)
         for b in range(len(x)):
             self.interpreter.write_view(self.io["input"], x[b], b)
-        self.images += len(x)
+        self._set("batch", len(x))
         return len(x)
+
+    def feed_step(
+        self, images: npt.ArrayLike, labels: npt.ArrayLike, *, head_exponent: int, module_exponent: int
+    ) -> npt.NDArray[np.integer]:
+        """Put a batch where entry ``train_step`` finds it; returns the labels [B]. Arguments as of :meth:`train_step`."""
+        if not self.trainable:
+            raise SasError(
+                "the program has no train_step", where=self.program.source, hint="compile a model with trainable layers"
+            )
+        y = np.asarray(labels).reshape(-1)
+        if y.dtype.kind not in "iu":
+            raise SasError(f"labels are {y.dtype}; numbers of classes (integers) are needed")
+        n = self.feed(images)
+        if len(y) != n:
+            raise SasError(f"{n} images and {len(y)} labels")
+        if y.min() < 0 or y.max() >= self.classes:
+            raise SasError(f"labels reach {int(y.min())}..{int(y.max())}, the classifier has classes 0..{self.classes - 1}")
+        for b in range(n):
+            self.interpreter.write_view(self.io["labels"], np.asarray(y[b], np.int32).reshape(1, 1, 1), b)
+        self._set("head_exponent", head_exponent)
+        self._set("module_exponent", module_exponent)
+        return y
 
     def _collect(self, n: int) -> Inference:
         it = self.interpreter
@@ -199,8 +222,8 @@ class Device:
             images: one or several: bytes of pictures [..., H, W, 3] of any size (resized and cropped as the model asks, grey where it is), or
                 arrays of the input's shape, channels first or last: real values, or the input's own integers.
         """
-        n = self._feed(images)
-        self._set("batch", n)
+        n = self.feed(images)
+        self.images += n
         self._run("infer", n)
         return self._collect(n)
 
@@ -237,23 +260,9 @@ class Device:
         module_exponent: int = 2,
     ) -> StepResult:
         """Forward, loss, backward and update on one batch. ``mu``: the largest gradient moves its weight by about 2^mu steps."""
-        if not self.trainable:
-            raise SasError(
-                "the program has no train_step", where=self.program.source, hint="compile a model with trainable layers"
-            )
-        y = np.asarray(labels).reshape(-1)
-        if y.dtype.kind not in "iu":
-            raise SasError(f"labels are {y.dtype}; numbers of classes (integers) are needed")
-        n = self._feed(images)
-        if len(y) != n:
-            raise SasError(f"{n} images and {len(y)} labels")
-        if y.min() < 0 or y.max() >= self.classes:
-            raise SasError(f"labels reach {int(y.min())}..{int(y.max())}, the classifier has classes 0..{self.classes - 1}")
-        for b in range(n):
-            self.interpreter.write_view(self.io["labels"], np.asarray(y[b], np.int32).reshape(1, 1, 1), b)
-        self._set("batch", n)
-        self._set("head_exponent", head_exponent)
-        self._set("module_exponent", module_exponent)
+        y = self.feed_step(images, labels, head_exponent=head_exponent, module_exponent=module_exponent)
+        n = len(y)
+        self.images += n
         self._run("train_step", 1)
         classes = self._collect(n).classes
         loss = [int(self.interpreter.read_view(self.io["loss"], b).reshape(-1)[0]) for b in range(n)]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 import numba
@@ -15,9 +16,9 @@ from sasimc.isa.analysis.timing import Limits, limited_cycles, region_limits
 from sasimc.isa.errors import SasError, near
 from sasimc.isa.program import Program
 from sasimc.isa.spec import EVENTS, PHASES, Cost
-from sasimc.isa.walk import EMPTY, Key, Walker
+from sasimc.isa.walk import EMPTY, Key, Place, Walker
 from sasimc.runtime.engines.bind import Binder, check_loops, instruction_text, trap
-from sasimc.runtime.engines.counters import Counters, Executed, PhaseCounter, Region
+from sasimc.runtime.engines.counters import Counters, Counts, Executed, PhaseCounter, Region
 from sasimc.runtime.engines.datapath import Datapath
 from sasimc.runtime.engines.operands import BindError, BoundMatrix, BoundView
 from sasimc.runtime.engines.plans import LoopPlan, NotNative, unroll
@@ -25,7 +26,7 @@ from sasimc.runtime.engines.step import StepDatapath
 from sasimc.runtime.kernels.cells import gather_block, scatter_block
 from sasimc.runtime.state import RowWrites, Snapshot, State
 
-__all__ = ["ENGINES", "Interpreter"]
+__all__ = ["ENGINES", "Interpreter", "Mark"]
 
 ENGINES: Final[Mapping[str, type[Datapath]]] = {"bitserial": Datapath, "fused": Datapath, "step": StepDatapath}
 
@@ -35,13 +36,22 @@ _PLANS: Final = 64
 _MAX_THREADS: Final = int(getattr(numba, "config").NUMBA_NUM_THREADS)  # noqa: B009 (its type stub does not export it)
 
 
+@dataclass(frozen=True)
+class Mark:
+    """Where a run stands and what was counted up to there."""
+
+    place: Place
+    counts: Counts
+
+
 class _Run(Walker):
-    """Control flow of a run: regions and phases are counted, loops run as plans where they can (``plans``). ``budget``: instructions that may still
-    be issued."""
+    """Control flow of a run: regions and phases are counted, loops run as plans where they can. ``opened``: loops, by their first instruction, that
+    are interpreted all the same. ``budget``: instructions that may still be issued."""
 
     def __init__(self, it: Interpreter) -> None:
         super().__init__(it.program, [bound.operands for bound in it.code], it.state.regs)
-        self._it, self.budget, self.plans = it, _ENDLESS, True
+        self._it, self.budget = it, _ENDLESS
+        self.opened: Collection[int] = ()
 
     def start(self, pc: int) -> None:
         super().start(pc)
@@ -52,7 +62,7 @@ class _Run(Walker):
         most = it.machine.controller.loop_depth
         if count > 0 and len(self.stack) >= most:
             it.datapath.trap("loop depth", f"more than {most} nested loops")
-        if count > 0 and self.plans:
+        if count > 0 and start not in self.opened:
             plan = it.plan(start, count)
             issued = 0 if plan is None else plan.run(count, self.budget, most - len(self.stack))
             if issued:
@@ -196,7 +206,7 @@ class Interpreter:
         run, began = self._run, list(self.state.regs)
         run.start(self._entry(entry))
         self._ran = None
-        run.budget, run.plans = _ENDLESS if max_instructions is None else max_instructions, True
+        run.budget, run.opened = _ENDLESS if max_instructions is None else max_instructions, ()
         try:
             while run.running:
                 if run.budget <= 0 and run.pc < len(self.code):
@@ -207,12 +217,57 @@ class Interpreter:
             self.datapath.settle()
         self._ran, self._began, self._since, self._standing = entry, began, [], None
 
+    def begin(self, entry: str) -> None:
+        """Stand before the first instruction of an entry point; :meth:`advance` runs it.
+
+        Raises:
+            SasError: no such entry.
+        """
+        self._run.start(self._entry(entry))
+        self._ran = None
+
+    def advance(self, most: int = _ENDLESS, stops: Collection[int] = (), opened: Collection[int] = ()) -> int:
+        """Execute up to ``most`` instructions of the run that was begun; returns how many.
+
+        It ends before an instruction of ``stops``, but the first is always executed. These must not lie in loops that run as plans: ``opened`` are the
+        loops (by their first instruction) that do not.
+
+        Raises:
+            Trap: as :meth:`run`.
+        """
+        run = self._run
+        run.budget, run.opened = most, opened
+        try:
+            while run.running and run.budget > 0:
+                run.budget -= 1
+                self.stepped = self._next()
+                if run.pc in stops:
+                    break
+        finally:
+            self.datapath.settle()
+        return most - run.budget
+
+    @property
+    def at(self) -> Walker:
+        """Where the run that was begun is: next instruction, open loops, phase."""
+        return self._run
+
+    def mark(self) -> Mark:
+        """Where the run stands and what was counted; the state of the memories is not in it."""
+        return Mark(self._run.place, self.counters.copy())
+
+    def return_to(self, mark: Mark) -> None:
+        """Stand there again; the memories (``state``) are the caller's matter."""
+        self._run.place = mark.place
+        self.counters.set(mark.counts)
+        self._ran = None
+
     def steps(self, entry: str) -> Iterator[int]:
         """Execute one instruction at a time; yields the index of each after it has been executed (``stepped``: with its rows, for
         :meth:`cost`)."""
         run = self._run
         run.start(self._entry(entry))
-        run.plans, self._ran = False, None
+        run.opened, self._ran = run.ends, None
         while run.running:
             self.stepped = self._next()
             self.datapath.settle_one(self.stepped[0])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from sasimc.isa.analysis.timing import Limits, limited_cycles
 from sasimc.isa.machine import Machine
 from sasimc.isa.spec import PHASES
 
-__all__ = ["MEASURED", "Counters", "Executed", "PhaseCounter", "Region"]
+__all__ = ["MEASURED", "Counters", "Counts", "Executed", "PhaseCounter", "Region"]
 
 MEASURED = (
     "sense_ones", "bits_flipped_compute", "bits_flipped_transposable",
@@ -35,6 +35,14 @@ class Region:
         self.gained = 0
         self.length: int | None = None
 
+    def copy(self) -> Region:
+        """A copy; what it executed does not change any more and is shared."""
+        out = Region(self.executed)
+        out.times, out.shortened, out.skips, out.gained, out.length = (
+            self.times, self.shortened, dict(self.skips), self.gained, self.length,
+        )  # fmt: skip
+        return out
+
 
 class PhaseCounter:
     """What one phase executed: how often each (instruction, r0, r1), the events that depend on data by instruction (``measured``), the cycles
@@ -53,6 +61,15 @@ class PhaseCounter:
         self._waiting: dict[int, int] = {}
         self._price = price
         self.measured: dict[str, dict[int, int]] = {event: {} for event in MEASURED}
+
+    def copy(self) -> PhaseCounter:
+        """A copy that counts on its own."""
+        out = PhaseCounter(self._price)
+        out.executed, out.outer = dict(self.executed), None if self.outer is None else dict(self.outer)
+        out.start, out.skipped, out.skips, out._waiting = self.start, self.skipped, dict(self.skips), dict(self._waiting)
+        out.regions = {start: [region.copy() for region in known] for start, known in self.regions.items()}
+        out.measured = {event: dict(counts) for event, counts in self.measured.items()}
+        return out
 
     def open_region(self, start: int) -> None:
         """What is executed from now on overlaps, until :meth:`close_region`."""
@@ -101,6 +118,10 @@ class PhaseCounter:
         skips[index] = skips.get(index, 0) + cycles
 
 
+Counts = tuple[Mapping[str, PhaseCounter], str]
+"""The counters of all phases, and which one counts."""
+
+
 class Counters:
     """The counters of all phases; ``phase`` is the one that counts now. ``limits``: what decides how long an overlapped region takes."""
 
@@ -117,3 +138,15 @@ class Counters:
         """Set all counters to zero and the phase to the first."""
         self.phases = {name: PhaseCounter(self._price) for name in PHASES}
         self.phase = self.phases[PHASES[0]]
+
+    def copy(self) -> Counts:
+        """What was counted so far, and the phase that counts."""
+        return {name: phase.copy() for name, phase in self.phases.items()}, next(
+            name for name, phase in self.phases.items() if phase is self.phase
+        )
+
+    def set(self, counts: Counts) -> None:
+        """Count on from a copy."""
+        phases, name = counts
+        self.phases = {name: phase.copy() for name, phase in phases.items()}
+        self.phase = self.phases[name]
