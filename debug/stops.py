@@ -1,0 +1,102 @@
+"""What a session stops at, and what it says then."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sasimc.debug.expressions import Expression
+from sasimc.debug.places import Place
+from sasimc.isa.errors import Trap
+
+__all__ = ["Breakpoint", "Hit", "Position", "Stop", "Watchpoint"]
+
+
+@dataclass
+class Breakpoint:
+    """Instructions before which execution stops. ``runs``: only at the beginning of these runs (training steps), None: anywhere."""
+
+    number: int
+    text: str
+    pcs: frozenset[int]
+    condition: Expression | None = None
+    temporary: bool = False
+    enabled: bool = True
+    ignore: int = 0
+    hits: int = 0
+    step: int | None = None
+
+    @property
+    def kind(self) -> str:
+        """``breakpoint``."""
+        return "breakpoint"
+
+
+@dataclass
+class Watchpoint:
+    """A place, and when to stop: ``change``, ``write``, ``read`` or ``access``."""
+
+    number: int
+    text: str
+    place: Place
+    when: str
+    pcs: frozenset[int]
+    condition: Expression | None = None
+    temporary: bool = False
+    enabled: bool = True
+    ignore: int = 0
+    hits: int = 0
+
+    @property
+    def kind(self) -> str:
+        """``watchpoint``."""
+        return "watchpoint"
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One access to a watched place: by instruction ``pc`` (-1: by the host, before a run) at instant ``time``, with the values around it."""
+
+    place: Place
+    pc: int
+    time: int
+    read: bool
+    write: bool
+    before: npt.NDArray[Any]
+    after: npt.NDArray[Any]
+    watchpoint: Watchpoint | None = None
+
+    @property
+    def changed(self) -> npt.NDArray[np.int64]:
+        """Which elements have another value now, as indices [n, dimensions] in the place."""
+        return np.argwhere(self.before != self.after)
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where time stands: instructions executed, run, training step (0: none), next instruction (None: the end), cycles."""
+
+    time: int
+    run: int
+    title: str
+    step: int
+    pc: int | None
+    phase: str
+    cycles: int
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Why execution stopped. ``reason``: ``breakpoint``, ``watchpoint``, ``step``, ``trap``, ``end``, ``beginning`` or ``interrupted``."""
+
+    reason: str
+    position: Position
+    breakpoints: tuple[Breakpoint, ...] = ()
+    hits: tuple[Hit, ...] = ()
+    trap: Trap | None = None
+    backwards: bool = False
+    notes: Mapping[str, str] = field(default_factory=dict)
