@@ -461,3 +461,21 @@ class Session:
         found = [hit for event in self._events(_Scan(watchpoints=[watch]), now) for hit in event.hits]
         self.history.seek(now)
         return found
+
+    def executions(self, pcs: frozenset[int], since: int) -> Iterator[tuple[int, int, int, int]]:
+        """(instant before it, instruction, first row, end) of each execution of these instructions from an instant up to now, with the machine standing
+        behind it; in the end it stands where it stood."""
+        h, now = self.history, self.history.time
+        opened = h.loops_around(pcs)
+        h.seek(since)
+        try:
+            while h.time < now:
+                first, pc = h.time, self.it.at.pc
+                if pc in pcs:
+                    rows = self.it.at.rows(pc)
+                    h.advance(1)
+                    yield first, pc, *rows
+                else:
+                    h.advance(now - first, pcs, opened)
+        finally:
+            h.seek(now)

@@ -13,8 +13,8 @@ __all__ = ["EMPTY", "Key", "Place", "Walker", "loop_ends"]
 Key = tuple[int, int, int]
 """One execution: instruction, first row, end."""
 
-Place = tuple[int, bool, str, tuple[tuple[int, int], ...]]
-"""Next instruction, whether it runs, phase, open loops (first instruction of the body, passes left)."""
+Place = tuple[int, bool, str, tuple[tuple[int, int, int], ...]]
+"""Next instruction, whether it runs, phase, open loops (first instruction of the body, passes left, passes in all)."""
 
 EMPTY: Final = (-1, -1)
 """Rows of an execution whose range misses its operand."""
@@ -37,7 +37,7 @@ def loop_ends(program: Program) -> tuple[dict[int, int], list[int]]:
 
 
 class Walker:
-    """Where a program is: next instruction ``pc``, registers, open loops ([first instruction of the body, passes left]), phase.
+    """Where a program is: next instruction ``pc``, registers, open loops ([first instruction of the body, passes left, passes in all]), phase.
 
     ``operands``: of every instruction, by field name; ``like``: a walker of the same program, so that nothing is looked up again. Subclasses say what regions, phases and loops mean to them.
     """
@@ -70,7 +70,7 @@ class Walker:
     @property
     def place(self) -> Place:
         """Where the program is."""
-        return self.pc, self.running, self.phase, tuple((first, left) for first, left in self.stack)
+        return self.pc, self.running, self.phase, tuple((first, left, passes) for first, left, passes in self.stack)
 
     @place.setter
     def place(self, place: Place) -> None:
@@ -110,7 +110,7 @@ class Walker:
         if count <= 0:
             self.pc = self.ends[self.pc - 1] + 1
         else:
-            self.stack.append([self.pc, count])
+            self.stack.append([self.pc, count, count])
 
     def end_loop(self) -> None:
         top = self.stack[-1]

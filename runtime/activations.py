@@ -16,7 +16,7 @@ from sasimc.isa.objects import View
 from sasimc.isa.program import Program
 from sasimc.runtime.interpreter import Interpreter
 
-__all__ = ["Activation", "Recorder", "join"]
+__all__ = ["Activation", "Recorder", "StoredTensor", "join", "stored_tensors"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -39,7 +39,7 @@ class Activation:
 
 
 @dataclass(frozen=True)
-class _Tensor:
+class StoredTensor:
     """What the program says of a tensor; ``view`` is written by the instructions of ``node``; without one it is ``source`` in another shape."""
 
     name: str
@@ -51,10 +51,17 @@ class _Tensor:
     source: str
 
 
-def _tensors(program: Program) -> dict[str, _Tensor]:
+def stored_tensors(program: Program) -> dict[str, StoredTensor]:
+    """The ONNX tensors of a compiled program, by name.
+
+    Raises:
+        SasError: a program without this information, or with damaged information.
+    """
     try:
         rows = json.loads(program.meta["tensors"])
-        found = [_Tensor(str(n), str(o), (h, w, c), float(s), int(z), str(v), str(f)) for n, o, (h, w, c), s, z, v, f in rows]
+        found = [
+            StoredTensor(str(n), str(o), (h, w, c), float(s), int(z), str(v), str(f)) for n, o, (h, w, c), s, z, v, f in rows
+        ]
     except KeyError:
         raise SasError(
             "the program does not say where its layers' results stand", where=program.source, hint="compile the model again"
@@ -79,7 +86,7 @@ class Recorder:
     """
 
     def __init__(self, program: Program, nodes: Iterable[str] | None) -> None:
-        self.program, self._all = program, _tensors(program)
+        self.program, self._all = program, stored_tensors(program)
         by_node = {node: t.name for t in self._all.values() for node in t.node.split(",")}
         self.wanted: dict[str, str] = {}
         for node in self._names(by_node) if nodes is None else nodes:
@@ -99,16 +106,16 @@ class Recorder:
             out += [node for node in t.node.split(",") if by_node[node] == t.name] or [t.name]
         return out
 
-    def _root(self, name: str) -> _Tensor:
+    def _root(self, name: str) -> StoredTensor:
         tensor = self._all[name]
         return tensor if tensor.view else self._all[tensor.source]
 
-    def _writers(self) -> dict[int, tuple[_Tensor, View, tuple[int, int, int]]]:
+    def _writers(self) -> dict[int, tuple[StoredTensor, View, tuple[int, int, int]]]:
         """Instructions that write a wanted tensor: the tensor, the view they write through, and where its first element stands in the tensor."""
-        wanted: dict[str, list[_Tensor]] = {}
+        wanted: dict[str, list[StoredTensor]] = {}
         for tensor in {t.name: t for t in map(self._root, self.wanted.values())}.values():
             wanted.setdefault(tensor.node, []).append(tensor)
-        out: dict[int, tuple[_Tensor, View, tuple[int, int, int]]] = {}
+        out: dict[int, tuple[StoredTensor, View, tuple[int, int, int]]] = {}
         first = self.program.entries["infer"]
         for index in range(first, len(self.program.code)):
             instr = self.program.code[index]

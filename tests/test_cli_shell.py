@@ -15,7 +15,7 @@ import click
 import pytest
 
 import sasimc
-from sasimc.cli import sasc, sasrun
+from sasimc.cli import sasc, sasdbg, sasrun
 from sasimc.cli.common import invoke
 from sasimc.cli.options import Choice
 from sasimc.runtime.kernels.forms import form
@@ -55,7 +55,7 @@ def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
 
 
 def test_versions(capsys: pytest.CaptureFixture[str]) -> None:
-    for app in (sasc.app, sasrun.app):
+    for app in (sasc.app, sasrun.app, sasdbg.app):
         assert invoke(app, ["--version"]) == 0
         out = capsys.readouterr().out
         assert out.startswith(f"{app.name} {sasimc.__version__}")
@@ -105,7 +105,7 @@ def commands(name: str, command: click.Command) -> list[tuple[str, click.Command
     return out
 
 
-EVERY = [*commands("sasc", sasc.app), *commands("sasrun", sasrun.app)]
+EVERY = [*commands("sasc", sasc.app), *commands("sasrun", sasrun.app), *commands("sasdbg", sasdbg.app)]
 
 
 @pytest.mark.parametrize("name, command", EVERY, ids=[name for name, _ in EVERY])
@@ -114,7 +114,8 @@ def test_help_of_every_command(
 ) -> None:
     """`-h` and `--help` say the same; choices are shown; each parameter has a heading and a sentence."""
     monkeypatch.setenv("COLUMNS", "100")
-    app, words = (sasrun.app, name.split()[1:]) if name.startswith("sasrun") else (sasc.app, name.split()[1:])
+    first, *words = name.split()
+    app = {"sasc": sasc.app, "sasrun": sasrun.app, "sasdbg": sasdbg.app}[first]
     assert invoke(app, [*words, "-h"]) == 0
     short = capsys.readouterr().out
     assert invoke(app, [*words, "--help"]) == 0

@@ -18,7 +18,7 @@ import pytest
 
 import sasimc
 from sasimc.api import CompileOptions, compile_model
-from sasimc.cli import manual, sasc, sasrun
+from sasimc.cli import manual, sasc, sasdbg, sasrun
 from sasimc.cli.common import invoke
 from sasimc.datasets.procedural import draw
 from sasimc.evaluation.machine_notes import flat_fields, machine_table
@@ -85,6 +85,7 @@ def every_command() -> dict[str, click.Command]:
 
     walk("sasc", sasc.app)
     walk("sasrun", sasrun.app)
+    walk("sasdbg", sasdbg.app)
     return out
 
 
@@ -99,7 +100,7 @@ def test_reference_of_the_commands() -> None:
 
 
 def commands() -> list[tuple[str, str]]:
-    """(page, command line) of every sasc and sasrun command the pages show, in sh blocks and indented."""
+    """(page, command line) of every sasc, sasrun and sasdbg command the pages show, in sh blocks and indented."""
     out = []
     for path in PAGES:
         if path.name == "CHANGELOG.md":
@@ -109,7 +110,7 @@ def commands() -> list[tuple[str, str]]:
         for line in [*"".join(blocks).splitlines(), *(part[4:] for part in text.splitlines() if part.startswith("    s"))]:
             for part in re.split(r"[;&]+", line.split(" #")[0]):
                 words = part.strip().removeprefix(".venv/bin/")
-                if re.match(r"(sasc|sasrun)\b", words):
+                if re.match(r"(sasc|sasrun|sasdbg)\b", words):
                     out.append((path.name, words))
     return out
 
@@ -265,7 +266,7 @@ def test_tutorial_from_a_folder_of_images(
     exec(compile(script[0].replace("range(100)", "range(5)"), "tutorial", "exec"), {})
     for line in lines:
         command, *words = shlex.split(line.replace("--epochs 8", "--epochs 1"))
-        assert invoke({"sasc": sasc.app, "sasrun": sasrun.app}[command], words) == 0, line
+        assert invoke({"sasc": sasc.app, "sasrun": sasrun.app, "sasdbg": sasdbg.app}[command], words) == 0, line
     said = capsys.readouterr().out
     assert "photos: 4 classes, 12 / 4 / 4 images" in said
     assert re.search(r"%  (rose|daisy|tulip|poppy)\n", said), "the saved program names the classes it learned"

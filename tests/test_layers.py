@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "training": {"training", "profiling", "runtime", "datasets", "passes", "isa"},
     "evaluation": {"evaluation", "isa"},
     "verify": {"verify", "frontend", "backend", "passes", "runtime", "ir", "isa"},
+    "debug": {"debug", "verify", "training", "runtime", "datasets", "frontend", "passes", "ir", "isa"},
     "reference": {"reference", "training", "runtime", "datasets", "zoo", "frontend", "isa"},
 }
 """Folder -> folders of ours it may import."""

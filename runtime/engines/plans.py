@@ -61,7 +61,7 @@ class Unrolled(Walker):
         self.start(start + 1)
         self.running = True
         if self.whole:
-            self.stack.append([start + 1, passes])
+            self.stack.append([start + 1, passes, passes])
         self._follow(self.ends[start])
         final = enumerate(self._origin)
         self.moves = {r: o[1] for r, o in final if isinstance(o, tuple) and o[0] == r}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sasimc.isa.program import Program
     from sasimc.runtime.interpreter import Interpreter
 
-__all__ = ["run_entries"]
+__all__ = ["check_entries", "host_settings", "run_entries"]
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,7 @@ def run_entries(
 
     start = time.perf_counter()
     program = load_program(path)
-    chosen = tuple(entries) or _only_entry(program)
-    for name in chosen:
-        if name not in program.entries:
-            known = tuple(program.entries)
-            raise SasError(
-                f"{path} has no entry {name!r}", hint=near(name, known) or f"its entries: {', '.join(known) or 'none'}"
-            )
+    chosen = check_entries(program, entries)
     if cross_check and (outcome.trace or bit_errors.active):
         raise SasError(
             "--cross-check repeats a run on another engine, without --trace and --bit-error-rate", hint="leave them out"
@@ -76,11 +70,11 @@ def run_entries(
     for file in wanted.values():
         require_suffix(file, ".npy")
     require_writable(*wanted.values(), *outcome.files)
-    values = {place: _value(text, place) for name, text in _pairs(settings, "--set") for place in [_place(program, name)]}
+    prepare = host_settings(program, settings)
     with progress("loading the kernels") as show:
         warm_up(counted(lambda name: show(f"loading the kernels: {name}")))
     it = Interpreter(program, outcome.engine, outcome.threads)
-    _set(it, values)
+    prepare(it)
     it.reset_counters()
     other = None
     if cross_check:
@@ -111,6 +105,28 @@ def run_entries(
         write_together(contents)
         say(f"wrote {', '.join(map(str, contents))}")
     write_outcome(it, made, outcome, start)
+
+
+def host_settings(program: Program, settings: Sequence[str]) -> Callable[[Interpreter], None]:
+    """What ``--set`` options ask the host to do before a run.
+
+    Raises:
+        SasError: a name that the program does not have, contents that cannot be read.
+    """
+    values = {place: _value(text, place) for name, text in _pairs(settings, "--set") for place in [_place(program, name)]}
+    return lambda it: _set(it, values)
+
+
+def check_entries(program: Program, entries: Sequence[str]) -> tuple[str, ...]:
+    """The entries to run: those named, else the only one. Raises SasError when there is no such entry, or a choice."""
+    for name in entries:
+        if name not in program.entries:
+            known = tuple(program.entries)
+            raise SasError(
+                f"{program.source} has no entry {name!r}",
+                hint=near(name, known) or f"its entries: {', '.join(known) or 'none'}",
+            )
+    return tuple(entries) or _only_entry(program)
 
 
 def _only_entry(program: Program) -> tuple[str, ...]:

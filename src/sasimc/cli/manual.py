@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import click
 
-from sasimc.cli import sasc, sasrun
+from sasimc.cli import sasc, sasdbg, sasrun
 from sasimc.cli.common import Group
 from sasimc.cli.help import sections_of
 
@@ -47,6 +47,6 @@ def _command(name: str, command: click.Command, level: int) -> Iterator[str]:
 def manual() -> str:
     """The whole page."""
     lines = [_INTRODUCTION]
-    for name, app in (("sasc", sasc.app), ("sasrun", sasrun.app)):
+    for name, app in (("sasc", sasc.app), ("sasrun", sasrun.app), ("sasdbg", sasdbg.app)):
         lines += _command(name, app, 2)
     return "\n".join(lines) + "\n"

@@ -18,7 +18,7 @@ from sasimc.cli.progress import progress
 from sasimc.cli.tables import say
 from sasimc.isa.errors import SasError
 
-__all__ = ["app", "main"]
+__all__ = ["app", "embedded", "main"]
 
 
 @command("sasrun")
@@ -191,7 +191,7 @@ def _session(
     what = ""
     runnable: Any = program
     if program is None:
-        runnable, what = _embedded(recipe), "the embedded MobileNet-V2 + Rep-Net"
+        runnable, what = embedded(recipe), "the embedded MobileNet-V2 + Rep-Net"
     given = {"epochs": epochs, "batch": batch, "seed": seed, "patience": patience, "limit": limit}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     for name, text in (("head_exponent", head_exponent), ("module_exponent", module_exponent)):
@@ -225,7 +225,7 @@ def _session(
             write_outcome(device.interpreter, session.report, outcome, start)
 
 
-def _embedded(recipe: str | None) -> Any:
+def embedded(recipe: str | None) -> Any:
     """The embedded model, compiled for the default machine as the recipe asks for."""
     from sasimc.api import CompileOptions, compile_model
     from sasimc.training.recipe import Recipe, load_recipe

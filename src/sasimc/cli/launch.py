@@ -1,0 +1,126 @@
+"""From what is asked for to a debugging session: for the prompt, the adapter, and every other face of the debugger."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sasimc.cli.progress import counted, progress
+from sasimc.isa.errors import SasError
+
+if TYPE_CHECKING:
+    from sasimc.debug.session import Session
+    from sasimc.isa.program import Program
+
+__all__ = ["Launch", "open_session"]
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What is debugged: images (``inputs``), a training (``train``, from step ``at_step`` on) or entry points of a program (None: the embedded
+    network); ``settings``: what the host sets before. ``history``: bytes that checkpoints may take. The rest as of `sasrun`; ``recipe_changes``: fields."""
+
+    program: Path | Program | None = None
+    inputs: tuple[Path, ...] = ()
+    train: str | None = None
+    at_step: int = 1
+    entries: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
+    engine: str = "bitserial"
+    threads: int | None = None
+    history: int = 256 << 20
+    data: Path | None = None
+    recipe: str | None = None
+    recipe_changes: Mapping[str, Any] = field(default_factory=dict)
+    image: Path | None = None
+    task: str | None = None
+    technology: str = "sas"
+
+
+def open_session(o: Launch) -> Session:
+    """Load everything and stand before the first instruction, or that of the training step that was asked for.
+
+    Raises:
+        SasError: what cannot be loaded or does not fit together.
+    """
+    from sasimc.costs import joules_of, price_list
+    from sasimc.debug.session import Session
+
+    if sum((bool(o.inputs), bool(o.train), bool(o.entries or o.settings))) > 1:
+        raise SasError("--input, --train and --entry exclude each other", hint="one of them")
+    prices = price_list(o.technology)
+    machine, runs = _of_entries(o) if not (o.inputs or o.train) else _of_session(o)
+    session = Session(machine, runs, history=o.history, price=joules_of(machine.program, prices))
+    if o.at_step > 1:
+        with progress(f"running to training step {o.at_step}"):
+            b = session.add_breakpoint(f"step {o.at_step}", temporary=True)
+            stop = session.resume()
+        if not stop.breakpoints:
+            session.points.pop(b.number, None)
+            raise SasError(f"there is no training step {o.at_step}", hint=f"the training has {len(session.history.starts)} steps")
+    return session
+
+
+def _program(o: Launch) -> Any:
+    from sasimc.cli.sasrun import embedded
+
+    return embedded(o.recipe) if o.program is None else o.program
+
+
+def _of_entries(o: Launch) -> tuple[Any, Any]:
+    from sasimc.cli.entry import check_entries, host_settings
+    from sasimc.debug.runs import entries
+    from sasimc.isa.files import load_program
+    from sasimc.runtime.interpreter import Interpreter
+    from sasimc.runtime.warmup import warm_up
+
+    program = _program(o)
+    if isinstance(program, Path):
+        program = load_program(program)
+    if not o.entries and "io" in program.meta and len(program.entries) > 1:
+        raise SasError("what is to be run?", hint="--input IMAGE, --train DATASET or --entry NAME")
+    if o.image is not None:
+        raise SasError("--image needs --input or --train", hint="an entry point runs on the program's own weights")
+    names, prepare = check_entries(program, o.entries), host_settings(program, o.settings)
+    with progress("loading the kernels") as show:
+        warm_up(counted(lambda name: show(f"loading the kernels: {name}")), o.engine)
+    return Interpreter(program, o.engine, o.threads), entries(*names, prepare=prepare)
+
+
+def _of_session(o: Launch) -> tuple[Any, Any]:
+    """Images or a training, with everything `sasrun` does before them. A device image is used as a copy: nothing is written to it."""
+    from rich.console import Console
+
+    from sasimc.datasets.inputs import read_input
+    from sasimc.debug.runs import images, training
+    from sasimc.training.session import Session as Sasrun
+    from sasimc.training.session import SessionOptions
+
+    if o.at_step > 1 and not o.train:
+        raise SasError("--at-step holds for a training", hint="--train DATASET --at-step 3")
+    with tempfile.TemporaryDirectory(prefix="sasdbg-") as folder:
+        image = None if o.image is None else Path(folder) / o.image.name
+        if o.image is not None and image is not None:
+            try:
+                shutil.copyfile(o.image, image)
+            except OSError as exc:
+                raise SasError(f"cannot read {o.image}: {exc.strerror}") from None
+        options = SessionOptions(
+            program=_program(o), what="" if o.program else "the embedded MobileNet-V2 + Rep-Net", inputs=o.inputs, train=o.train, data=o.data,
+            engine=o.engine, threads=o.threads, recipe=o.recipe, changes=o.recipe_changes, image=image, task=o.task,
+        )  # fmt: skip
+        run = Sasrun(options, Console(stderr=True, width=160))
+        device = run.device
+        try:
+            if o.train:
+                assert run.data is not None
+                assert run.data.training is not None
+                return device, training(device, run.data.training, run.recipe)
+            examples = [e for path in o.inputs for e in read_input(path, device.input)]
+            return device, images(device, examples)
+        finally:
+            run.close()

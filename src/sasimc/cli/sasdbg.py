@@ -1,0 +1,174 @@
+"""``sasdbg``: debug a program forwards and backwards."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sasimc.cli import options
+from sasimc.cli.common import command, run_app
+from sasimc.cli.options import AtLeast, Choice, File, argument, option
+from sasimc.cli.tables import say
+from sasimc.isa.errors import SasError
+
+if TYPE_CHECKING:
+    from sasimc.debug.prompt import Prompt
+    from sasimc.debug.session import Session
+
+__all__ = ["app", "main"]
+
+_PROMPT = "(sasdbg) "
+
+
+@command("sasdbg")
+@argument("program", "Program (.s or .bin); default: the embedded small network, compiled now.", type=File(), required=False)
+@option(
+    "--input",
+    "inputs",
+    section="What to debug",
+    type=File(),
+    multiple=True,
+    help="Image, .npy or .npz to classify (may be repeated).",
+)
+@option("--train", section="What to debug", metavar="DATASET", help="Data set to train on, step by step.")
+@option(
+    "--at-step",
+    section="What to debug",
+    type=AtLeast(1),
+    default=1,
+    help="Training step to stand before; earlier ones stay reachable.",
+)
+@option(
+    "--entry",
+    "entries",
+    section="What to debug",
+    metavar="NAME",
+    multiple=True,
+    help="Entry point to run (may be repeated: one after the other).",
+)
+@option(
+    "--set", "settings", section="What to debug", metavar="NAME=VALUE", multiple=True,
+    help="Before the run: r1=3, or a named register; VIEW=FILE.npy, VIEW=1,2,3; MATRIX=FILE.npy.",
+)  # fmt: skip
+@option("-x", "scripts", section="Commands", type=File(), multiple=True, help="File of commands to execute (may be repeated).")
+@option(
+    "-e",
+    "commands",
+    section="Commands",
+    metavar="COMMAND",
+    multiple=True,
+    help="Command to execute after these (may be repeated).",
+)
+@option("--no-prompt", section="Commands", is_flag=True, help="Leave after the commands, also on a terminal.")
+@options.data_folder
+@option(
+    "--recipe", section="Training", type=Choice("sasimc.training.recipe:shipped_recipes", "FILE"), show_default="default",
+    help="Recipe of the training.",
+)  # fmt: skip
+@option("--limit", section="Training", type=AtLeast(1), help="Use at most this many training images.")
+@options.seed("Seed of image order and augmentation.", "Training", None, show_default="the recipe's")
+@option("--image", section="Device", type=File(), help="Device image (.sas) whose weights are used; nothing is written to it.")
+@option("--task", section="Device", metavar="NAME", show_default="the only one", help="Task of the device image.")
+@options.engine("bitserial", "Engine of the simulator. On `step`, word lines and input bits can be watched.")
+@options.threads
+@option(
+    "--history",
+    section="Execution",
+    type=AtLeast(1),
+    default=256,
+    metavar="MEGABYTES",
+    help="Memory for checkpoints, from which going back begins.",
+)
+@options.technology("sas")
+@options.isa
+@options.version
+@options.completion
+def app(
+    program: Path | None, inputs: tuple[Path, ...], train: str | None, at_step: int, entries: tuple[str, ...], settings: tuple[str, ...],
+    scripts: tuple[Path, ...], commands: tuple[str, ...], no_prompt: bool, data: Path | None, recipe: str | None, limit: int | None, seed: int | None,
+    image: Path | None, task: str | None, engine: str, threads: int | None, history: int, technology: str,
+) -> int:  # fmt: skip
+    """Debug a program: run it forwards and backwards, stop at lines, nodes and conditions, watch bytes and cells, look at tensors and sub-arrays.
+
+    Commands come from the terminal, from files (-x), from -e, or from a pipe; `help` lists them.
+
+    \b
+    sasdbg prog.s --input flower.jpg -e 'break features.1.conv.1' -e continue -e where
+    sasdbg prog.s --train flowers --at-step 3
+    sasdbg mine.s --entry main --set r1=4 -x commands.txt
+    """
+    from sasimc.cli.launch import Launch, open_session
+    from sasimc.debug.prompt import Prompt
+
+    changes = {name: value for name, value in (("limit", limit), ("seed", seed)) if value is not None}
+    lines = [line for path in scripts for line in _read(path)] + list(commands)
+    session = open_session(
+        Launch(
+            program, inputs, train, at_step, entries, settings, engine, threads, history * 1_000_000, data, recipe, changes, image, task, technology,
+        )
+    )  # fmt: skip
+    prompt = Prompt(session, _say)
+    with _interruptible(session):
+        if lines:
+            prompt.run(lines)
+        elif not sys.stdin.isatty():
+            prompt.run(line.rstrip("\n") for line in sys.stdin)
+        if sys.stdin.isatty() and not no_prompt and not prompt.quit:
+            _converse(prompt)
+    return 0
+
+
+def _read(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise SasError(f"cannot read {path}: {getattr(exc, 'strerror', None) or 'this is no text'}") from None
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _converse(prompt: Prompt) -> None:
+    """Commands from the terminal, with a history of lines; an error is said, and the session goes on."""
+    with suppress(ImportError):
+        import readline  # noqa: F401  (input() then edits lines)
+    say(f"{prompt.session.program.source}: {len(prompt.session.program.code)} instructions; help lists the commands")
+    for text in prompt.stopped(prompt.session.goto(prompt.session.history.time)):
+        _say(text)
+    while not prompt.quit:
+        try:
+            prompt.execute(input(_PROMPT))
+        except EOFError:
+            return
+        except SasError as exc:
+            print(exc, file=sys.stderr)
+
+
+@contextmanager
+def _interruptible(session: Session) -> Iterator[None]:
+    """Within, Ctrl-C stops the machine; a second one before it stands ends the program."""
+
+    def stop(*_: Any) -> None:
+        if session.history.interrupted:
+            raise KeyboardInterrupt
+        session.interrupt()
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def main() -> None:
+    """Entry point of the ``sasdbg`` command."""
+    run_app(app)
+
+
+if __name__ == "__main__":
+    main()
