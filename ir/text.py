@@ -29,7 +29,7 @@ from sasimc.ir.graph import DTYPES, Attr, Graph, Op, TensorType, TrainGraph
 from sasimc.ir.layout import Layout
 from sasimc.isa.errors import SasError, Span, near
 
-__all__ = ["INLINE", "parse_graph", "print_graph", "print_train"]
+__all__ = ["INLINE", "parse_graph", "print_graph", "print_op", "print_train"]
 
 INLINE = 64  # constants up to this many elements are written out
 Array = npt.NDArray[Any]
@@ -63,7 +63,8 @@ def _map(pairs: Mapping[str, str]) -> str:
     return "{" + ", ".join(f"{_name(k)} = {v}" for k, v in pairs.items()) + "}"
 
 
-def _op_line(op: Op) -> str:
+def print_op(op: Op) -> str:
+    """The statement of one operation."""
     head = f"op {_name(op.output)} = " if op.output else "op "
     line = f"{head}{op.kind}({', '.join(_name(v) for v in op.inputs)})"
     if op.attrs:
@@ -98,7 +99,7 @@ def print_graph(graph: Graph) -> str:
     lines += [f"input {_name(v)}" for v in graph.inputs] + [f"output {_name(v)}" for v in graph.outputs]
     lines += [_const_line(k, a) for k, a in graph.constants.items()]
     lines += [_value_line(k, t) for k, t in graph.values.items()]
-    lines += [_op_line(op) for op in graph.ops]
+    lines += [print_op(op) for op in graph.ops]
     return "\n".join(lines) + "\n"
 
 
@@ -109,7 +110,7 @@ def print_train(train: TrainGraph) -> str:
     lines += [f"saved {_name(v)}" for v in sorted(train.saved)]
     lines += [_const_line(k, a) for k, a in train.constants.items()]
     lines += [_value_line(k, t) for k, t in train.values.items()]
-    lines += [_op_line(op) for op in train.ops]
+    lines += [print_op(op) for op in train.ops]
     return "\n".join(lines) + "\n"
 
 

@@ -10,9 +10,11 @@ from sasimc.ir.text import print_graph, print_train
 from sasimc.ir.verify import verify, verify_train
 from sasimc.isa.errors import SasError, near
 
-__all__ = ["Derivation", "Pass", "Sink", "run_passes"]
+__all__ = ["Derivation", "Pass", "Sink", "Watch", "run_passes"]
 
 Sink = Callable[[str], None]
+Watch = Callable[[str, Graph | TrainGraph], None]
+"""Receives the name of every step, ``import`` first, and the graph that it left."""
 
 
 class Pass(Protocol):
@@ -32,18 +34,30 @@ class Derivation(Protocol):
 
 
 @overload
-def run_passes(graph: Graph, passes: Sequence[Pass], *, print_ir_after: str = "", sink: Sink | None = None) -> Graph: ...
+def run_passes(
+    graph: Graph, passes: Sequence[Pass], *, print_ir_after: str = "", sink: Sink | None = None, watch: Watch | None = None
+) -> Graph: ...
 @overload
 def run_passes(
-    graph: Graph, passes: Sequence[Pass | Derivation], *, print_ir_after: str = "", sink: Sink | None = None
+    graph: Graph,
+    passes: Sequence[Pass | Derivation],
+    *,
+    print_ir_after: str = "",
+    sink: Sink | None = None,
+    watch: Watch | None = None,
 ) -> Graph | TrainGraph: ...
 def run_passes(
-    graph: Graph, passes: Sequence[Pass | Derivation], *, print_ir_after: str = "", sink: Sink | None = None
+    graph: Graph,
+    passes: Sequence[Pass | Derivation],
+    *,
+    print_ir_after: str = "",
+    sink: Sink | None = None,
+    watch: Watch | None = None,
 ) -> Graph | TrainGraph:
     """Run ``passes`` in order.
 
     ``print_ir_after``: comma-separated pass names, ``import`` for the graph as it comes in, ``all`` for every step; the text goes
-    to ``sink`` (default: standard output). Raises SasError: a user's error as a pass raised it; an invalid result names the pass.
+    to ``sink`` (default: standard output). ``watch`` sees every step. Raises SasError: a user's error as a pass raised it; an invalid result names the pass.
     """
     wanted = [w.strip() for w in print_ir_after.split(",") if w.strip()]
     names = ["import", *(p.name for p in passes)]
@@ -53,6 +67,8 @@ def run_passes(
     emit = sink if sink is not None else print
 
     def show(step: str, g: Graph | TrainGraph) -> None:
+        if watch is not None:
+            watch(step, g)
         if "all" in wanted or step in wanted:
             emit(f"// after {step}\n{print_train(g) if isinstance(g, TrainGraph) else print_graph(g)}")
 

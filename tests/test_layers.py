@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "profiling": {"profiling", "runtime", "isa"},
     "training": {"training", "profiling", "runtime", "datasets", "passes", "isa"},
     "evaluation": {"evaluation", "isa"},
+    "explore": {"explore", "frontend", "backend", "profiling", "evaluation", "ir", "isa"},
     "verify": {"verify", "frontend", "backend", "passes", "runtime", "ir", "isa"},
     "debug": {"debug", "verify", "training", "runtime", "datasets", "frontend", "passes", "ir", "isa"},
     "reference": {"reference", "training", "runtime", "datasets", "zoo", "frontend", "isa"},

@@ -17,7 +17,7 @@ from sasimc.isa.spec import Reg, RowRange, RowsField
 from sasimc.isa.text.assembler import ALL_ROWS
 from sasimc.isa.text.directives import FORMAT_VERSION, machine_digest
 
-__all__ = ["format_instruction", "format_program", "machine_changes", "with_lines"]
+__all__ = ["code_lines", "format_instruction", "format_program", "machine_changes", "with_lines"]
 
 _NAME = re.compile(r"[^\W\d][\w.$]*\Z")
 _WIDTH = 140
@@ -169,8 +169,8 @@ def _descriptors(p: Program) -> Iterator[str]:
             yield f".tensor {_quote(name)} {'i8' if tensor.dtype == np.int8 else 'i32'} {_size(*(tensor.shape or (1,)))} {_list(tensor)}"
 
 
-def _code(p: Program) -> Iterator[tuple[str, int]]:
-    """Lines and the index of the instruction on them (-1: none)."""
+def code_lines(p: Program) -> Iterator[tuple[str, int]]:
+    """Lines of the code section, and the index of the instruction on them (-1: none)."""
     yield "", -1
     yield ".code", -1
     entries: dict[int, list[str]] = {}
@@ -195,7 +195,7 @@ def _lines(p: Program) -> Iterator[tuple[str, int]]:
         yield line, -1
     for line in _descriptors(p):
         yield line, -1
-    yield from _code(p)
+    yield from code_lines(p)
 
 
 def format_program(program: Program) -> str:

@@ -23,7 +23,7 @@ from sasimc.isa.options import check_options, options_of
 from sasimc.isa.program import Program
 from sasimc.options import CompileOptions
 from sasimc.passes.backward import Backward
-from sasimc.passes.manager import run_passes
+from sasimc.passes.manager import Watch, run_passes
 from sasimc.passes.options import BackwardOptions
 from sasimc.passes.pipeline import forward_passes
 from sasimc.quantise.ranges import with_ranges
@@ -33,9 +33,9 @@ __all__ = ["CompileOptions", "compile", "compile_model", "compile_report"]
 
 def compile_model(
     model: str | Path | ModelProto, options: CompileOptions | None = None, *, progress: Callable[[str], None] = lambda _: None,
-    sink: Callable[[str], None] | None = None,
+    sink: Callable[[str], None] | None = None, watch: Watch | None = None,
 ) -> Compiled:  # fmt: skip
-    """Compile an ONNX file; entries ``infer`` and, when the model has trainable layers, ``train_step``."""
+    """Compile an ONNX file; entries ``infer`` and, when the model has trainable layers, ``train_step``. ``watch`` sees the graph after every pass."""
     opt = options or CompileOptions()
     check_options(opt)
     machine = opt.machine if isinstance(opt.machine, Machine) else load_machine(opt.machine)
@@ -44,7 +44,7 @@ def compile_model(
     ranged = with_ranges(model if isinstance(model, ModelProto) else load_model(model), opt.calibrate)
     proto = ranged.model
     passes = (*forward_passes(trainable), Backward.of(opt))
-    result = run_passes(import_graph(proto), passes, print_ir_after=opt.print_ir_after, sink=sink)
+    result = run_passes(import_graph(proto), passes, print_ir_after=opt.print_ir_after, sink=sink, watch=watch)
     graph, train = (result.forward, result) if isinstance(result, TrainGraph) else (result, None)
     compiled = compile_graph(graph, machine, train, batch=opt.batch, progress=progress)
     verified = "no"

@@ -28,6 +28,7 @@ _WHERE = {
         "energy": "sasimc.cli.energy:energy",
         "diff": "sasimc.cli.energy:diff",
         "report": "sasimc.cli.report:report",
+        "explore": "sasimc.cli.explore:explore",
     },
     "Data and devices": {
         "data": "sasimc.cli.data:data",
