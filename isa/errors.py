@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Diagnostic", "DiagnosticsError", "SasError", "Span", "Trap", "near"]
+__all__ = ["Diagnostic", "DiagnosticsError", "SasError", "Span", "Trap", "near", "suggestions"]
 
 
 @dataclass(frozen=True)
@@ -100,9 +100,21 @@ class Trap(SasError):
         super().__init__(f"trap, {kind}: {detail} ({', '.join(places)})", where=place, hint=hint)
 
 
+_SUGGEST = "did you mean "
+
+
 def near(word: str, known: Sequence[str]) -> str:
     """A "did you mean" hint for ``word``, or an empty string when nothing known is close."""
     import difflib
 
     found = difflib.get_close_matches(word, known, n=3, cutoff=0.6)
-    return f"did you mean {', '.join(repr(f) for f in found)}?" if found else ""
+    return f"{_SUGGEST}{', '.join(repr(f) for f in found)}?" if found else ""
+
+
+def suggestions(hint: str) -> list[str]:
+    """The words that a hint of :func:`near` proposes, best first; none for another hint."""
+    import ast
+
+    if not (hint.startswith(_SUGGEST) and hint.endswith("?")):
+        return []
+    return list(ast.literal_eval(f"[{hint[len(_SUGGEST) : -1]}]"))

@@ -27,6 +27,7 @@ __all__ = [
     "WEIGHTS_SUFFIX",
     "load_assembly",
     "load_program",
+    "read_text",
     "save_program",
     "weights_loader",
     "write_atomically",
@@ -130,20 +131,29 @@ def weights_loader(folder: Path, source: str) -> Callable[[str, str], tuple[Mapp
     return load
 
 
+def read_text(path: Path) -> str:
+    """The text of a program, as it stands."""
+    return _text(path, _read(path, "program"))
+
+
 def load_assembly(path: str | Path) -> Assembly:
     """Read a program in text form, with the tests in it."""
     path = Path(path)
     return _assemble(path, _read(path, "program"))
 
 
-def _assemble(path: Path, data: bytes) -> Assembly:
+def _text(path: Path, data: bytes) -> str:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as exc:
         raise SasError(f"not a text file (byte {exc.start} is not UTF-8)", where=str(path)) from None
     if "\0" in text:
         raise SasError("not a text file (it contains zero bytes)", where=str(path))
-    return assemble_source(text, str(path), weights_loader(path.parent, str(path)))
+    return text
+
+
+def _assemble(path: Path, data: bytes) -> Assembly:
+    return assemble_source(_text(path, data), str(path), weights_loader(path.parent, str(path)))
 
 
 def load_program(path: str | Path) -> Program:

@@ -33,7 +33,7 @@ from sasimc.isa.spec import (
 )
 from sasimc.isa.text.directives import DIRECTIVES
 
-__all__ = ["manual"]
+__all__ = ["describe_operand", "instruction_page", "manual"]
 
 GROUPS = {
     "control": instructions.control,
@@ -45,7 +45,7 @@ ACCESS = {"r": "read", "w": "written", "rw": "read and written", "a": "added to"
 SPACES = {"buf": "buffer", "host": "host memory", "acc": "accumulators"}
 
 
-def _operand(f: Field) -> tuple[str, str]:
+def describe_operand(f: Field) -> tuple[str, str]:
     """What may stand in an operand, and what it means."""
     doc = str(getattr(f, "doc", ""))
     if isinstance(f, Reg):
@@ -78,7 +78,7 @@ def _layout(spec: type[Instruction]) -> Iterator[str]:
     yield f"| {OPCODE_BITS - 1}..0 | opcode | `{spec.opcode:#04x}` |"
     shift = OPCODE_BITS
     for f in spec.fields:
-        kind, doc = _operand(f)
+        kind, doc = describe_operand(f)
         yield f"| {shift + f.bits - 1}..{shift} | `{_name(f)}` | {kind}{f': {doc}' if doc else ''} |"
         shift += f.bits
     if shift < WORD_BITS:
@@ -93,7 +93,8 @@ def _source(function: object) -> str:
     return textwrap.dedent("\n".join(body)).strip()
 
 
-def _instruction(spec: type[Instruction]) -> Iterator[str]:
+def instruction_page(spec: type[Instruction]) -> Iterator[str]:
+    """The lines of an instruction's section, Markdown."""
     operands = ", ".join(_name(f) for f in spec.fields)
     yield f"### `{spec.mnemonic}`{f' {operands}' if operands else ''}"
     yield ""
@@ -193,7 +194,7 @@ def manual() -> str:
             if spec.group == group:
                 lines.append(f'<a id="{spec.mnemonic}"></a>')
                 lines.append("")
-                lines += _instruction(spec)
+                lines += instruction_page(spec)
     lines += [
         "## Events",
         "",

@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "training": {"training", "profiling", "runtime", "datasets", "passes", "isa"},
     "evaluation": {"evaluation", "isa"},
     "explore": {"explore", "frontend", "backend", "profiling", "evaluation", "ir", "isa"},
+    "lsp": {"lsp", "isa"},
     "verify": {"verify", "frontend", "backend", "passes", "runtime", "ir", "isa"},
     "debug": {"debug", "verify", "training", "runtime", "datasets", "frontend", "passes", "ir", "isa"},
     "reference": {"reference", "training", "runtime", "datasets", "zoo", "frontend", "isa"},
@@ -46,6 +47,9 @@ HEAVY = {
     "matplotlib": {"evaluation", "reference"},
     "numba": {"runtime", "evaluation"},
     "llvmlite": {"runtime"},
+    "pygls": {"lsp"},
+    "lsprotocol": {"lsp"},
+    "pygments": {"lsp"},
 }
 """Third-party package -> folders that may import it."""
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sasimc.isa.analysis.timing import UNITS, busy, region_cycles
+from sasimc.isa.errors import SasError
 from sasimc.isa.program import Program
 from sasimc.isa.spec import Cost
 from sasimc.isa.walk import EMPTY, Key, Walker
@@ -17,7 +18,8 @@ __all__ = ["Estimate", "estimate"]
 @dataclass
 class Estimate:
     """``cycles`` of the entry; instructions issued; events that do not depend on data; cycles by phase; busy cycles of every unit by phase
-    and by ONNX node (not shortened by overlap); cycles by node, overlap included (a region belongs to its nodes in proportion)."""
+    and by ONNX node (not shortened by overlap); cycles by node, overlap included (a region belongs to its nodes in proportion); executions and
+    cycles (not shortened by overlap) by index of the instruction."""
 
     cycles: int = 0
     issued: int = 0
@@ -26,6 +28,7 @@ class Estimate:
     phase_units: dict[str, dict[str, int]] = field(default_factory=dict)
     node_units: dict[str, dict[str, int]] = field(default_factory=dict)
     node_cycles: dict[str, float] = field(default_factory=dict)
+    instructions: dict[int, tuple[int, int]] = field(default_factory=dict)
 
 
 class _Pricing(Walker):
@@ -43,8 +46,12 @@ class _Pricing(Walker):
         self.counts, self._overlapped = {}, begin
 
 
-def estimate(program: Program, entry: str, params: Mapping[str, int] | None = None) -> Estimate:
-    """Price ``entry`` with parameter registers set (``batch`` = samples, ...). Values loaded from memory count as 0."""
+def estimate(program: Program, entry: str, params: Mapping[str, int] | None = None, limit: int = 0) -> Estimate:
+    """Price ``entry`` with parameter registers set (``batch`` = samples, ...). Values loaded from memory count as 0.
+
+    Raises:
+        SasError: more than ``limit`` instructions are executed (0: no limit).
+    """
     code, machine = program.code, program.machine
     resolved = [program.resolve(i) for i in code]
     walk = _Pricing(program, resolved)
@@ -52,7 +59,11 @@ def estimate(program: Program, entry: str, params: Mapping[str, int] | None = No
         if name in program.params:
             walk.regs[program.params[name]] = value
     walk.start(program.entries[entry])
+    steps = 0
     while walk.running and walk.pc < len(code):
+        steps += 1
+        if limit and steps > limit:
+            raise SasError(f"entry {entry} executes more than {limit} instructions")
         key = (walk.pc, *walk.rows(walk.pc))
         walk.counts[key] = walk.counts.get(key, 0) + 1
         if code[key[0]].spec.group == "control":
@@ -83,6 +94,8 @@ def estimate(program: Program, entry: str, params: Mapping[str, int] | None = No
         for k, n in counts.items():
             c, node = cost(k), code[k[0]].origin.node
             out.issued += n
+            times, spent = out.instructions.get(k[0], (0, 0))
+            out.instructions[k[0]] = times + n, spent + n * c.cycles
             out.node_cycles[node] = out.node_cycles.get(node, 0.0) + n * c.cycles * (cycles / serial if serial else 1)
             units = out.node_units.setdefault(node, dict.fromkeys(UNITS, 0))
             for u, b in zip(UNITS, busy(machine, code[k[0]].spec, c), strict=True):

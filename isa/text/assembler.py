@@ -33,7 +33,7 @@ from sasimc.isa.text.arguments import Arguments, Problem, integer, integers, nam
 from sasimc.isa.text.directives import State, build_machine, run_directive
 from sasimc.isa.text.syntax import Source, Statement, SyntaxProblem, Value, parse_statement, scan
 
-__all__ = ["Assembly", "WeightsLoader", "assemble", "assemble_source"]
+__all__ = ["Assembly", "WeightsLoader", "assemble", "assemble_source", "diagnose"]
 
 WeightsLoader = Callable[[str, str], tuple[Mapping[str, Tensor], str]]
 """(file name, SHA-256 or "") -> (tensors, SHA-256 of the file)."""
@@ -48,6 +48,11 @@ class Assembly:
 
     program: Program
     tests: tuple[AsmTest, ...]
+
+    @property
+    def initialised(self) -> set[str]:
+        """Views that the tests fill before they run anything."""
+        return {i.name for t in self.tests for i in t.initials if i.kind == "view"}
 
 
 def assemble(text: str, filename: str = "<text>", weights_loader: WeightsLoader | None = None) -> Program:
@@ -68,6 +73,22 @@ def assemble(text: str, filename: str = "<text>", weights_loader: WeightsLoader 
 
 def assemble_source(text: str, filename: str = "<text>", weights_loader: WeightsLoader | None = None) -> Assembly:
     """Like :func:`assemble`, with the tests."""
+    assembly, errors = diagnose(text, filename, weights_loader)
+    if errors:
+        raise DiagnosticsError(errors)
+    return assembly
+
+
+def diagnose(
+    text: str, filename: str = "<text>", weights_loader: WeightsLoader | None = None
+) -> tuple[Assembly, tuple[Diagnostic, ...]]:
+    """What can be understood of a text, and everything that is wrong with it, in the order of the lines.
+
+    Statements with mistakes are left out of the assembly; it is whole only when there is no diagnostic.
+
+    Raises:
+        SasError: what ``weights_loader`` raises.
+    """
     return _Assembler(Source(filename, text.split("\n")), weights_loader).run()
 
 
@@ -79,7 +100,7 @@ class _Assembler:
         self.state = State(load_machine())
         self.failed: set[str] = set()
 
-    def run(self) -> Assembly:
+    def run(self) -> tuple[Assembly, tuple[Diagnostic, ...]]:
         statements = self._parse()
         self._declarations(statements)
         program = self._program()
@@ -88,13 +109,11 @@ class _Assembler:
             for index, text, hint in check_structure(program):
                 self._report(Problem(text, hint=hint), program.code[index].line if program.code else 1)
         tests = self._tests(program)
-        if self.errors:
-            self.errors.sort(key=lambda d: (d.span.line, d.span.column) if d.span else (0, 0))
-            shown = self.errors[:MAX_ERRORS]
-            if len(self.errors) > MAX_ERRORS:
-                shown.append(Diagnostic(f"{len(self.errors) - MAX_ERRORS} more errors are not shown", where=self.source.filename))
-            raise DiagnosticsError(shown)
-        return Assembly(program, tests)
+        self.errors.sort(key=lambda d: (d.span.line, d.span.column) if d.span else (0, 0))
+        shown = self.errors[:MAX_ERRORS]
+        if len(self.errors) > MAX_ERRORS:
+            shown.append(Diagnostic(f"{len(self.errors) - MAX_ERRORS} more errors are not shown", where=self.source.filename))
+        return Assembly(program, tests), tuple(shown)
 
     def _report(self, problem: Problem, line: int, column: int = 0, width: int = 0) -> None:
         if not problem.line and not column:

@@ -325,12 +325,15 @@ def _later(state: State, a: Arguments) -> None:
 
 
 class Directive(NamedTuple):
-    """A directive: what it does, the section it belongs to (empty: anywhere), its usage and meaning for messages and the manual."""
+    """A directive: what it does, the section it belongs to (empty: anywhere), its usage and meaning for messages and the manual, and of
+    what kind the name is that its first argument declares or refers to (empty: none)."""
 
     run: Callable[[State, Arguments], None]
     section: str
     usage: str
     doc: str
+    declares: str = ""
+    refers: str = ""
 
 
 DIRECTIVES: dict[str, Directive] = {
@@ -341,7 +344,9 @@ DIRECTIVES: dict[str, Directive] = {
     ".set": Directive(_set, "", ".set SECTION.FIELD=VALUE ...", "a field that differs from the paper's machine"),
     ".weights": Directive(_weights, "", '.weights "FILE" [sha256=DIGEST]', "the file with the tensors, beside the program"),
     ".meta": Directive(_meta, "", '.meta KEY "TEXT"', "a fact about the program"),
-    ".param": Directive(_param, "", ".param NAME rN", "a register the host sets before an entry point runs"),
+    ".param": Directive(
+        _param, "", ".param NAME rN", "a register the host sets before an entry point runs", declares="parameter"
+    ),
     ".desc": Directive(_section, "", ".desc", "begin the section of descriptors"),
     ".data": Directive(_section, "", ".data", "begin the section of inline tensors"),
     ".code": Directive(_section, "", ".code", "begin the section of instructions"),
@@ -351,38 +356,63 @@ DIRECTIVES: dict[str, Directive] = {
         ".desc",
         ".view NAME buf|host|acc u8|i8|i32|bit HxWxC [addr= row= pix= chan= ring= batch= pad=]",
         "a strided window on a memory; strides default to dense",
+        declares="view",
     ),
-    ".geom": Directive(_geom, ".desc", ".geom NAME [kernel= stride= pad= dilation= mode=]", "a sliding window or a resampling"),
+    ".geom": Directive(
+        _geom,
+        ".desc",
+        ".geom NAME [kernel= stride= pad= dilation= mode=]",
+        "a sliding window or a resampling",
+        declares="geometry",
+    ),
     ".mat": Directive(
         _mat,
         ".desc",
         '.mat NAME dense|depthwise|scratch compute|transposable KxN [tensor="T"] [frozen|trainable]',
         "a weight matrix",
+        declares="matrix",
     ),
     ".tile": Directive(
         _tile, ".desc", ".tile sub= [row= col= k= n=] size=RxC [copy=]", "where a block of the matrix before it stands"
     ),
     ".table": Directive(
-        _table, ".desc", '.table NAME KIND NAME=INTEGER ... NAME=[...]|@"T" ...', "constants of a periphery instruction"
+        _table,
+        ".desc",
+        '.table NAME KIND NAME=INTEGER ... NAME=[...]|@"T" ...',
+        "constants of a periphery instruction",
+        declares="table",
     ),
-    ".tensor": Directive(_tensor, ".data", '.tensor "NAME" i8|i32 AxBx... [VALUES]', "a tensor that stands in the text"),
-    ".entry": Directive(_entry, ".code", ".entry NAME", "an entry point: the next instruction"),
+    ".tensor": Directive(
+        _tensor, ".data", '.tensor "NAME" i8|i32 AxBx... [VALUES]', "a tensor that stands in the text", declares="tensor"
+    ),
+    ".entry": Directive(_entry, ".code", ".entry NAME", "an entry point: the next instruction", declares="entry"),
     ".loc": Directive(_loc, ".code", '.loc "NODE" ["PASS"]', "origin of the instructions that follow"),
-    ".test": Directive(_test, ".tests", '.test "NAME"', "begin a test"),
-    ".init": Directive(_later, ".tests", ".init VIEW [VALUES]|NUMBER [sample=N]", "contents of a view before the run"),
-    ".init_mat": Directive(_later, ".tests", ".init_mat MATRIX [VALUES]|NUMBER", "contents of a matrix before the run"),
-    ".init_reg": Directive(_later, ".tests", ".init_reg rN NUMBER", "a register before the run"),
+    ".test": Directive(_test, ".tests", '.test "NAME"', "begin a test", declares="test"),
+    ".init": Directive(
+        _later, ".tests", ".init VIEW [VALUES]|NUMBER [sample=N]", "contents of a view before the run", refers="view"
+    ),
+    ".init_mat": Directive(
+        _later, ".tests", ".init_mat MATRIX [VALUES]|NUMBER", "contents of a matrix before the run", refers="matrix"
+    ),
+    ".init_reg": Directive(_later, ".tests", ".init_reg rN NUMBER", "a register before the run", refers="register"),
     ".run": Directive(
         _later,
         ".tests",
         ".run ENTRY [step] [bitserial] [fused]",
         "what to run, and on which engines (default: all, which must agree)",
+        refers="entry",
     ),
-    ".expect": Directive(_later, ".tests", ".expect VIEW [VALUES]|NUMBER [sample=N]", "contents of a view after the run"),
-    ".expect_mat": Directive(_later, ".tests", ".expect_mat MATRIX [VALUES]|NUMBER", "contents of a matrix after the run"),
-    ".expect_reg": Directive(_later, ".tests", ".expect_reg rN NUMBER", "a register after the run"),
+    ".expect": Directive(
+        _later, ".tests", ".expect VIEW [VALUES]|NUMBER [sample=N]", "contents of a view after the run", refers="view"
+    ),
+    ".expect_mat": Directive(
+        _later, ".tests", ".expect_mat MATRIX [VALUES]|NUMBER", "contents of a matrix after the run", refers="matrix"
+    ),
+    ".expect_reg": Directive(_later, ".tests", ".expect_reg rN NUMBER", "a register after the run", refers="register"),
     ".expect_cycles": Directive(_later, ".tests", ".expect_cycles NUMBER", "cycles of all runs of the test"),
-    ".expect_event": Directive(_later, ".tests", ".expect_event EVENT NUMBER", "an event count of all runs of the test"),
+    ".expect_event": Directive(
+        _later, ".tests", ".expect_event EVENT NUMBER", "an event count of all runs of the test", refers="event"
+    ),
     ".expect_trap": Directive(
         _later, ".tests", '.expect_trap "TEXT"', "the last run must trap, and the trap's text contain this"
     ),

@@ -17,13 +17,13 @@ from sasimc.isa.spec import Reg, RowRange, RowsField
 from sasimc.isa.text.assembler import ALL_ROWS
 from sasimc.isa.text.directives import FORMAT_VERSION, machine_digest
 
-__all__ = ["code_lines", "format_instruction", "format_program", "machine_changes", "with_lines"]
+__all__ = ["code_lines", "format_instruction", "format_program", "machine_changes", "quoted_name", "with_lines"]
 
 _NAME = re.compile(r"[^\W\d][\w.$]*\Z")
 _WIDTH = 140
 
 
-def _name(name: str) -> str:
+def quoted_name(name: str) -> str:
     """A name as it stands, or in quotes where it has other characters than letters, digits, ``_``, ``.`` and ``$``."""
     return name if _NAME.match(name) else _quote(name)
 
@@ -71,7 +71,7 @@ def _size(*numbers: int) -> str:
 
 def _view(v: View) -> str:
     dense = View.dense_strides(v.space, v.dtype, v.shape)
-    out = f".view {_name(v.name)} {v.space} {v.dtype} {_size(*v.shape)} addr={v.addr}"
+    out = f".view {quoted_name(v.name)} {v.space} {v.dtype} {_size(*v.shape)} addr={v.addr}"
     for key, value, default in zip(("row", "pix", "chan"), (v.row, v.pix, v.chan), dense, strict=True):
         if value != default:
             out += f" {key}={value}"
@@ -82,7 +82,7 @@ def _view(v: View) -> str:
 
 
 def _geometry(g: Geometry) -> str:
-    out = f".geom {_name(g.name)} kernel={_size(*g.kernel)}"
+    out = f".geom {quoted_name(g.name)} kernel={_size(*g.kernel)}"
     for key, value, default in (("stride", g.stride, (1, 1)), ("pad", g.pad, (0, 0)), ("dilation", g.dilation, (1, 1))):
         if value != default:
             out += f" {key}={_size(*value)}"
@@ -98,7 +98,7 @@ def _tile(t: Tile) -> str:
 
 
 def _matrix(m: Matrix) -> Iterator[str]:
-    out = f".mat {_name(m.name)} {m.kind} {m.array} {_size(m.k, m.n)}"
+    out = f".mat {quoted_name(m.name)} {m.kind} {m.array} {_size(m.k, m.n)}"
     if m.kind != "scratch":
         out += f" tensor={_quote(m.tensor)}"
     if m.kind != "scratch" or m.trainable:
@@ -109,7 +109,7 @@ def _matrix(m: Matrix) -> Iterator[str]:
 
 
 def _table(t: Table) -> str:
-    out = f".table {_name(t.name)} {t.kind}"
+    out = f".table {quoted_name(t.name)} {t.kind}"
     ints, roles = Table.KINDS[t.kind]
     for key in ints:
         out += f" {key}={t.ints[key]}"
@@ -127,7 +127,7 @@ def _operand(f: Any, value: Any) -> str:
         if value == ALL_ROWS:
             return "all"
         return f"r{value.reg}{f'{value.offset:+d}' if value.offset else ''}:{value.count}"
-    return _name(value) if isinstance(value, str) else str(value)
+    return quoted_name(value) if isinstance(value, str) else str(value)
 
 
 def format_instruction(instr: Instr) -> str:
@@ -144,9 +144,9 @@ def _head(p: Program) -> Iterator[str]:
     if p.weights_file:
         yield f".weights {_quote(p.weights_file)}" + (f" sha256={_quote(p.digest)}" if p.digest else "")
     for key, text in p.meta.items():
-        yield f".meta {_name(key)} {_quote(text)}"
+        yield f".meta {quoted_name(key)} {_quote(text)}"
     for key, register in p.params.items():
-        yield f".param {_name(key)} r{register}"
+        yield f".param {quoted_name(key)} r{register}"
 
 
 def _descriptors(p: Program) -> Iterator[str]:
@@ -175,7 +175,7 @@ def code_lines(p: Program) -> Iterator[tuple[str, int]]:
     yield ".code", -1
     entries: dict[int, list[str]] = {}
     for name, at in p.entries.items():
-        entries.setdefault(at, []).append(_name(name))
+        entries.setdefault(at, []).append(quoted_name(name))
     origin, depth = Origin(), 0
     for i, instr in enumerate(p.code):
         for name in entries.get(i, ()):

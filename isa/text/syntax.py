@@ -17,7 +17,7 @@ from lark import Lark, Token, Tree, UnexpectedCharacters, UnexpectedEOF, Unexpec
 
 from sasimc.isa.errors import Diagnostic, Span
 
-__all__ = ["Source", "Statement", "SyntaxProblem", "Value", "parse_statement", "scan"]
+__all__ = ["Source", "Statement", "SyntaxProblem", "Value", "parse_statement", "scan", "tokens_of"]
 
 _NAMES = {
     "NAME": "a name", "NUMBER": "a number", "ROWS": "a row range such as r5+2:8", "STRING": "a string", "TENSOR": 'a tensor reference @"name"',
@@ -91,9 +91,16 @@ def _scanner() -> re.Pattern[str]:
     return re.compile("|".join([*parts, r"(?P<SYMBOL>[=,\[\]*])", r"(?P<SPACE>[ \t\r\n]+)", r"(?P<BAD>.)"]))
 
 
+def tokens_of(text: str, number: int = 1) -> Iterator[_Token]:
+    """Tokens of one line, comments included, blanks left out."""
+    for m in _scanner().finditer(text):
+        kind, word = m.lastgroup, m.group()
+        if kind != "SPACE":
+            yield _Token((_SYMBOLS[word] if kind == "SYMBOL" else kind) or "BAD", word, number, m.start() + 1)
+
+
 def scan(source: Source) -> Iterator[tuple[list[_Token], int, int]]:
     """Tokens of each statement with its first and last line (1-based); empty lines are left out."""
-    match = _scanner().finditer
     tokens: list[_Token] = []
     depth = first = 0
     for number, text in enumerate(source.lines, 1):
@@ -102,15 +109,11 @@ def scan(source: Source) -> Iterator[tuple[list[_Token], int, int]]:
             tokens, depth = [], 0
         if not tokens:
             first = number
-        for m in match(text):
-            kind = m.lastgroup
-            if kind == "SPACE" or kind == "COMMENT":
+        for token in tokens_of(text, number):
+            if token.kind == "COMMENT":
                 continue
-            word = m.group()
-            if kind == "SYMBOL":
-                kind = _SYMBOLS[word]
-                depth += (word == "[") - (word == "]")
-            tokens.append(_Token(kind or "BAD", word, number, m.start() + 1))
+            depth += (token.kind == "LSQB") - (token.kind == "RSQB")
+            tokens.append(token)
         if tokens and depth <= 0:
             yield tokens, first, number
             tokens, depth = [], 0

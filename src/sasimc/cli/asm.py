@@ -1,4 +1,4 @@
-"""``sasc asm``, ``sasc disasm``, ``sasc lint``: programs as text and as bytes."""
+"""``sasc asm``, ``sasc disasm``, ``sasc lint``, ``sasc fmt``: programs as text and as bytes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sasimc.isa.errors import SasError
 if TYPE_CHECKING:
     from sasimc.isa.errors import Diagnostic
 
-__all__ = ["asm", "disasm", "lint"]
+__all__ = ["asm", "disasm", "fmt", "lint"]
 
 _program = argument("program", "Program, text (.s) or binary (.bin).", type=File())
 
@@ -83,7 +83,7 @@ def lint(program: Path, strict: bool, json_file: Path | None) -> int:
     else:
         assembly = load_assembly(program)
         loaded, text = assembly.program, program.read_text(encoding="utf-8")
-        initialised = {i.name for t in assembly.tests for i in t.initials if i.kind == "view"}
+        initialised = assembly.initialised
     found = findings_of(loaded, text, initialised)
     for d in found:
         print(d)
@@ -112,3 +112,24 @@ def _is_binary(path: Path) -> bool:
             return f.read(6) == MAGIC[:6]
     except OSError as exc:
         raise SasError(f"cannot read the program {path}: {exc.strerror or exc}") from None
+
+
+@command("fmt")
+@argument("programs", "Programs in text form (.s).", type=File(), nargs=-1, required=True)
+@option("--check", is_flag=True, help="Write nothing; the exit code is 1 when a file is not in canonical form.")
+def fmt(programs: tuple[Path, ...], check: bool) -> int:
+    """Bring programs to canonical form: spaces, commas, indentation of loops. Comments stay."""
+    from sasimc.isa.files import read_text, write_atomically
+    from sasimc.isa.text.format import format_text
+
+    changed = 0
+    for path in programs:
+        text = read_text(path)
+        new = format_text(text)
+        if new == text:
+            continue
+        changed += 1
+        if not check:
+            write_atomically(path, new.encode())
+        say(f"{path}: {'not in canonical form' if check else 'formatted'}")
+    return int(check and changed > 0)

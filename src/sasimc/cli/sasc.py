@@ -23,6 +23,8 @@ _WHERE = {
         "disasm": "sasimc.cli.asm:disasm",
         "lint": "sasimc.cli.asm:lint",
         "test": "sasimc.cli.test:test",
+        "fmt": "sasimc.cli.asm:fmt",
+        "lsp": "sasimc.cli.lsp:lsp",
     },
     "Runs": {
         "energy": "sasimc.cli.energy:energy",
