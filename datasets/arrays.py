@@ -54,6 +54,10 @@ def parse_npy(data: bytes | memoryview, where: str) -> Array:
         if count * dtype.itemsize != len(rest):
             raise ValueError(f"{dtype} {list(shape)} takes {count * dtype.itemsize:,} bytes, {len(rest):,} are there")
         flat = np.frombuffer(rest, dtype, count) if count else np.zeros(0, dtype)
+        if dtype.kind == "U" and len(rest):
+            codes = np.frombuffer(rest, np.dtype(np.uint32).newbyteorder(dtype.byteorder))
+            if (codes > 0x10FFFF).any() or ((codes >= 0xD800) & (codes < 0xE000)).any():
+                raise ValueError("text that is not Unicode")
         return flat.reshape(shape, order="F" if fortran else "C")
     except _DAMAGE as e:
         raise SasError(f"{where}: not an .npy file of numbers, or damaged ({e})") from e

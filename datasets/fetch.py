@@ -10,6 +10,7 @@ import contextlib
 import errno
 import hashlib
 import http.client
+import lzma
 import os
 import shutil
 import ssl
@@ -213,7 +214,7 @@ def unpack_tar(archive: Path, folder: Path, max_bytes: int = MAX_EXPANDED_BYTES)
             for entry in sorted(Path(staging).iterdir()):
                 _move_into(entry, folder / entry.name)
             return count
-    except (EOFError, zlib.error, tarfile.TarError) as e:
+    except (EOFError, zlib.error, lzma.LZMAError, tarfile.TarError) as e:
         raise SasError(f"{archive}: damaged archive ({e})") from e
     except OSError as e:
         raise _storage_error(folder, e) from e

@@ -78,6 +78,11 @@ def unpack(data: bytes, text: bytes, source: str, loader: WeightsLoader) -> Prog
     kept = data[_HEAD.size :]
     if magic != _MAGIC or key != _key(text) or check != zlib.crc32(kept, size):
         return None
-    lines, program = json.loads(kept[:size]), decode_program(kept[size:], source, loader)
-    code = tuple(replace(instr, line=line) for instr, line in zip(program.code, lines["code"], strict=True))
-    return replace(program, code=code, lines={(kind, name): line for kind, name, line in lines["declared"]})
+    program = decode_program(kept[size:], source, loader)
+    try:
+        lines = json.loads(kept[:size])
+        code = tuple(replace(instr, line=int(line)) for instr, line in zip(program.code, lines["code"], strict=True))
+        declared = {(str(kind), str(name)): int(line) for kind, name, line in lines["declared"]}
+    except (ValueError, TypeError, KeyError, RecursionError, OverflowError):  # made by somebody else
+        return None
+    return replace(program, code=code, lines=declared)

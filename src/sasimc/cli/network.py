@@ -11,8 +11,10 @@ from sasimc.cli.common import command, require_suffix, require_writable
 from sasimc.cli.options import AtLeast, Choice, File, argument, data_folder, json_file, option, seed
 from sasimc.cli.progress import counted, progress
 from sasimc.cli.tables import say
+from sasimc.isa.described import read_source
+from sasimc.isa.errors import SasError
 
-__all__ = ["attach", "quantize"]
+__all__ = ["attach", "names_of", "quantize"]
 
 LEARNER = "sasimc.attach.attach:AttachOptions"
 
@@ -177,7 +179,7 @@ def attach(
     require_writable(output)
     source = load_model(model)
     plane = plane_of(source)
-    options = AttachOptions(at=at, modules=not no_modules, labels=_names(labels), seed=seed, **given)
+    options = AttachOptions(at=at, modules=not no_modules, labels=names_of(labels), seed=seed, **given)
     options.check()
     with progress("attaching"):
         if Path(calibrate).suffix in (".npy", ".npz"):
@@ -208,12 +210,16 @@ def _labels(model: Any) -> tuple[str, ...]:
     return tuple(map(str, found)) if isinstance(found, list) else ()
 
 
-def _names(labels: str | None) -> tuple[str, ...]:
+def names_of(labels: str | None) -> tuple[str, ...]:
+    """Class names from a file (a line each, or a JSON list) or from a text with commas."""
     if labels is None:
         return ()
     path = Path(labels)
-    if path.is_file():
-        text = path.read_text(encoding="utf-8")
+    if not path.is_file():
+        return tuple(name.strip() for name in labels.split(","))
+    text = read_source(path, "file of class names").text
+    try:
         found = json.loads(text) if text.lstrip().startswith("[") else text.splitlines()
-        return tuple(str(name).strip() for name in found if str(name).strip())
-    return tuple(name.strip() for name in labels.split(","))
+    except (ValueError, RecursionError) as exc:
+        raise SasError(f"not a JSON list of class names: {exc}", where=str(path), hint="or write one name a line") from None
+    return tuple(str(name).strip() for name in found if str(name).strip())

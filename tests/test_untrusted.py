@@ -1,0 +1,131 @@
+"""Files that fuzzing found to end in a traceback (docs/explanation/untrusted-files.md), and that the fuzzer sees what it shall see."""
+
+from __future__ import annotations
+
+import io
+import random
+import sys
+import tarfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sasimc.cli.network import names_of
+from sasimc.datasets.arrays import parse_npy
+from sasimc.datasets.fetch import unpack_tar
+from sasimc.isa import cache
+from sasimc.isa.errors import SasError
+from sasimc.isa.files import load_program
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "fuzz"))
+
+import harness
+import mutants
+import mutate
+
+TEXT = '.sas 1\n.machine "sas28"\n.code\n.entry main\n    li r1, 3\n    halt\n'
+
+
+def test_a_tar_whose_xz_stream_is_damaged(tmp_path: Path) -> None:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:xz") as t:
+        info = tarfile.TarInfo("a.bin")
+        info.size = 50_000
+        t.addfile(info, io.BytesIO(random.Random(0).randbytes(50_000)))
+    data = bytearray(out.getvalue())
+    data[20_000:30_000] = b"\xff" * 10_000
+    (tmp_path / "a.tar").write_bytes(data)
+    with pytest.raises(SasError, match="damaged archive"):
+        unpack_tar(tmp_path / "a.tar", tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("data", "said"), [(b'["cat", "dog', "not a JSON list of class names"), (b"cat\n\x8b\n", "not a text file")]
+)
+def test_damaged_files_of_class_names(tmp_path: Path, data: bytes, said: str) -> None:
+    (tmp_path / "l.txt").write_bytes(data)
+    with pytest.raises(SasError, match=said):
+        names_of(str(tmp_path / "l.txt"))
+
+
+@pytest.mark.parametrize("code", [0x110000, 0xD800])
+def test_text_arrays_that_are_not_unicode(code: int) -> None:
+    out = io.BytesIO()
+    np.save(out, np.array(["ab"]))
+    data = bytearray(out.getvalue())
+    data[-4:] = code.to_bytes(4, "little")
+    with pytest.raises(SasError, match="not Unicode"):
+        parse_npy(bytes(data), "x.npy")
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [b"", b"[]", b"\xff", b'{"code": [1, 2]}', b'{"code": ["a", "b"], "declared": []}', b'{"code": [1, 1], "declared": [[]]}'],
+)
+def test_a_kept_form_with_other_lines_counts_as_not_there(tmp_path: Path, lines: bytes) -> None:
+    text = TEXT.encode() + b";" * cache.SHORTEST
+    (tmp_path / "a.s").write_bytes(text)
+    whole = load_program(tmp_path / "a.s")
+    kept = cache.cache_of(tmp_path / "a.s")
+    _, key, _, size = cache._HEAD.unpack_from(kept.read_bytes())
+    body = lines + kept.read_bytes()[cache._HEAD.size + size :]
+    kept.write_bytes(cache._HEAD.pack(cache._MAGIC, key, zlib.crc32(body, len(lines)), len(lines)) + body)
+    again = load_program(tmp_path / "a.s")
+    assert again == whole
+    assert [i.line for i in again.code] == [5, 6]
+
+
+# --------------------------------------------------------------------------------------------------------------------- the fuzzer itself
+
+
+def _outside(data: bytes, folder: Path) -> None:
+    (folder.parent / "secret").write_bytes(data)
+
+
+def _traceback(data: bytes, folder: Path) -> None:
+    raise KeyError("x")
+
+
+def _refused(data: bytes, folder: Path) -> None:
+    raise SasError("no")
+
+
+def _fine(data: bytes, folder: Path) -> None:
+    (folder / "a").write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("read", "counts"), [(_fine, [1, 1, 0, 0]), (_refused, [1, 0, 1, 0]), (_traceback, [1, 0, 0, 1]), (_outside, [1, 1, 0, 1])]
+)
+def test_the_fuzzer_tells_results_and_refusals_from_finds(
+    tmp_path: Path, read: Callable[[bytes, Path], None], counts: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.zeros(4, np.int64).tofile(tmp_path / "tally")
+    cases = harness.Cases("kind", harness.Kind(lambda: [b"x"], read), tmp_path / "tally", tmp_path / "finds")
+    cases.one(b"x")
+    assert cases.tally.tolist() == counts
+    assert ("FIND" in capsys.readouterr().err) == bool(counts[3])
+
+
+def test_mutations_are_repeatable_and_change_something() -> None:
+    for change in (mutate.mutated, mutate.mutated_text):
+        made = [change(b"rows = 32\nname = 'x'\n", [b"a = 1"], random.Random(seed)) for seed in range(40)]
+        assert made == [change(b"rows = 32\nname = 'x'\n", [b"a = 1"], random.Random(seed)) for seed in range(40)]
+        assert len(set(made)) > 30
+
+
+def test_planted_faults_are_single_and_compile_as_python(tmp_path: Path) -> None:
+    source = Path(mutants.__file__).resolve().parents[1] / "runtime" / "kernels" / "periphery.py"
+    kinds = set()
+    for seed in range(60):
+        path = tmp_path / "periphery.py"
+        path.write_bytes(source.read_bytes())
+        fault = mutants.plant(path, random.Random(seed))
+        if fault is not None:
+            kinds.add(fault["kind"])
+            compile(path.read_text(), str(path), "exec")
+    assert kinds >= {"operator", "constant", "bound", "dropped term"}
