@@ -11,9 +11,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar, Final
 
-__all__ = ["DTYPE_BYTES", "Geometry", "Matrix", "Space", "Table", "Tile", "View"]
+__all__ = ["DTYPE_BYTES", "LUT_ENTRIES", "Geometry", "Matrix", "Space", "Table", "Tile", "View"]
 
 DTYPE_BYTES: Final[Mapping[str, int]] = {"u8": 1, "i8": 1, "i32": 4, "bit": 0}
+
+LUT_ENTRIES: Final = 256
+"""Entries of a table of a unary function: one for each value of an 8-bit type, the lowest first."""
 
 Space = str  # "buf" | "host" | "acc"
 
@@ -191,7 +194,8 @@ class Table:
     """Constants of a periphery instruction: integers in ``ints`` and arrays in ``arrays`` (role -> tensor name or inline values).
 
     Kinds and their entries: ``requant`` (ints zero, lo, hi; arrays bias, mult, shift), ``addq`` (ints ma, mb, shift, za, zb, zy, lo,
-    hi), ``scale`` (array k), ``mask`` (ints lo, hi, use_lo, use_hi), ``loss`` (ints mult, t_other, t_label).
+    hi), ``scale`` (array k), ``mask`` (ints lo, hi, use_lo, use_hi), ``loss`` (ints mult, t_other, t_label), ``lut`` (array values: 256 entries, or 256 for
+    each channel).
     """
 
     name: str
@@ -205,4 +209,12 @@ class Table:
         "scale": ((), ("k",)),
         "mask": (("lo", "hi", "use_lo", "use_hi"), ()),
         "loss": (("mult", "t_other", "t_label"), ()),
+        "lut": ((), ("values",)),
     }
+
+    @staticmethod
+    def fits(kind: str, size: int, channels: int) -> bool:
+        """Whether arrays of this length serve so many channels."""
+        if kind == "lut":
+            return size in (LUT_ENTRIES, LUT_ENTRIES * channels)
+        return size == channels or (kind == "scale" and size == 1)

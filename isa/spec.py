@@ -71,6 +71,8 @@ EVENTS: Mapping[str, str] = {
     "relu_ops": "clamps",
     "pool_ops": "additions or comparisons of pools and resamplers",
     "add_ops": "element-wise additions",
+    "product_ops": "element-wise products of two activations, or of errors and what they pass",
+    "lut_ops": "look-ups in tables of unary functions",
     "shift_ops": "shifts with rounding to 8 bits",
     "scale_ops": "error scalings by a fixed-point constant",
     "range_ops": "elements whose bits were counted",
@@ -144,17 +146,18 @@ class Reg(_Unsigned):
 class ViewField(_Unsigned):
     """A view; ``space`` and ``dtypes`` restrict it, ``access`` is ``r``, ``w`` or ``rw`` (``a`` = accumulate, ``d`` = drain). ``sample`` names the
     register operand that selects the sample of a host view, ``shift`` the immediate by which its rows are displaced; ``whole``: all of it is
-    touched whatever the rows."""
+    touched whatever the rows; ``broadcast``: one row, pixel or channel may stand for all."""
 
     bits = 14
     kind = "view"
 
     def __init__(
-        self, doc: str, space: str, dtypes: str, access: str, *, sample: str = "", shift: str = "", whole: bool = False
-    ) -> None:
+        self, doc: str, space: str, dtypes: str, access: str, *, sample: str = "", shift: str = "", whole: bool = False,
+        broadcast: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__(doc)
         self.space, self.dtypes, self.access = space, tuple(dtypes.split()), access
-        self.sample, self.shift, self.whole = sample, shift, whole
+        self.sample, self.shift, self.whole, self.broadcast = sample, shift, whole, broadcast
 
     @property
     def read(self) -> bool:

@@ -117,6 +117,51 @@ def test_residual_add(types: tuple[str, str]) -> None:
     assert it.read_view("d").reshape(-1).tolist() == [min(max(rne(int(v), 31) + 4, -100), 120) for v in total.reshape(-1)]
 
 
+@pytest.mark.parametrize("types", [("u8", "i8"), ("i8", "u8"), ("i8", "i8")])
+@pytest.mark.parametrize("own", [False, True], ids=["one table", "a table a channel"])
+def test_look_up(types: tuple[str, str], own: bool) -> None:
+    """Entry 0 is that of the lowest value of the source's type."""
+    rng, b, shape = np.random.default_rng(4), Bench(), (3, 5, 19)
+    for name, dtype in zip("sd", types, strict=True):
+        b.view(name, "buf", dtype, shape)
+    source, low = extreme(rng, types[0], shape), -128 if types[0] == "i8" else 0
+    table = rng.integers(-128, 128, (19 if own else 1, 256)) + (128 if types[1] == "u8" else 0)
+    t = Table("t", "lut", {}, {"values": tuple(int(v) for v in table.reshape(-1))})
+    it = b.run({"s": source}, ("lut", "d", "s", "t", RowRange(0, 1, 2)), tables=(t,))
+    for y, x, c in np.ndindex(shape):
+        assert it.read_view("d")[y, x, c] == (table[c if own else 0, source[y, x, c] - low] if y else 0)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("types", [("u8", "u8"), ("i8", "u8"), ("i8", "i8")])
+@pytest.mark.parametrize("other", [(4, 6, 9), (1, 1, 9), (4, 6, 1), (4, 1, 1), (1, 1, 1)])
+@pytest.mark.parametrize("sums", [(4, 6, 9), (1, 1, 9), (4, 6, 1), (1, 1, 1)])
+def test_product(types: tuple[str, str], other: tuple[int, ...], sums: tuple[int, ...], threads: int) -> None:
+    """numpy's broadcasting forward, its sum over the same axes back."""
+    rng, b, shape, pads = np.random.default_rng(5), Bench(), (4, 6, 9), (3, -7 if types[1] == "i8" else 200)
+    b.view("a", "buf", types[0], shape, pad=pads[0])
+    b.view("b", "buf", types[1], (other[0], other[1], other[2]), pad=pads[1])
+    b.view("s", "acc", "i32", (sums[0], sums[1], sums[2]))
+    a, c, before = extreme(rng, types[0], shape), extreme(rng, types[1], (other[0], other[1], other[2])), rng.integers(-9, 9, sums)
+    it = Interpreter(program(("prod", "s", "a", "b", RowRange(0, 1, 9)), views=tuple(b.views)), "fused", threads)
+    for name, values in (("a", a), ("b", c), ("s", before)):
+        it.write_view(name, values)
+    it.run("main")
+    whole = (a.astype(np.int64) - pads[0]) * (c.astype(np.int64) - pads[1])
+    whole[0] = 0  # only rows 1 to 3 were asked for
+    axes = tuple(i for i in range(3) if sums[i] == 1)
+    assert np.array_equal(it.read_view("s"), before + whole.sum(axis=axes, keepdims=True))
+
+
+def test_product_traps_when_a_sum_leaves_32_bits() -> None:
+    b = Bench()
+    b.view("a", "buf", "u8", (1, 4, 3))
+    b.view("s", "acc", "i32", (1, 1, 3))
+    p = program(("prod", "s", "a", "a", ALL), views=tuple(b.views))
+    fill = {"a": np.full((1, 4, 3), 255), "s": np.full((1, 1, 3), 2**31 - 4 * 255 * 255)}
+    assert trap_of(p, fill=fill).kind == "accumulator overflow"
+
+
 GEOMETRIES = [  # kernel, stride, dilation, padding, input plane, output plane
     (Geometry("g", (1, 1)), (4, 5), (4, 5)),
     (Geometry("g", (3, 3), pad=(1, 1)), (5, 7), (5, 7)),

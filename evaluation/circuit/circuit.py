@@ -154,6 +154,8 @@ class Periphery(Measured):
     requantise_ops: Composition
     pool_ops: Composition
     add_ops: Composition
+    product_ops: Composition
+    lut_ops: Composition
     shift_ops: Composition
     scale_ops: Composition
     range_ops: Composition

@@ -159,7 +159,7 @@ def check_table(program: Program, t: Table) -> Iterator[str]:
         values[role] = program.table_array(t, role)
     if len({v.size for v in values.values()}) > 1:
         yield "its arrays differ in length: " + ", ".join(f"{role} {v.size}" for role, v in values.items())
-    limits = {"bias": (-INT32, INT32 - 1), "mult": (-INT32, INT32 - 1), "shift": (0, 62), "k": (-INT32, INT32 - 1)}
+    limits = {"bias": (-INT32, INT32 - 1), "mult": (-INT32, INT32 - 1), "shift": (0, 62), "k": (-INT32, INT32 - 1), "values": (-128, 255)}
     for role, v in values.items():
         low, high = limits[role]
         if not v.size:
@@ -218,7 +218,7 @@ def check_instruction(program: Program, instr: Instr) -> Iterator[tuple[int, str
         view = getattr(o, next(f.name for f in spec.fields if isinstance(f, ViewField)))
         for role, ref in t.arrays.items():
             size = (program.tensors[ref].size if ref in program.tensors else None) if isinstance(ref, str) else len(ref)
-            if size is not None and size != view.channels:
+            if size is not None and not Table.fits(t.kind, size, view.channels):
                 yield spec.fields.index(table), f"{t.name} has {size} values of {role}; {view.name} has {view.channels} channels"
                 return
 

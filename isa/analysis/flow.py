@@ -359,6 +359,9 @@ class Flow(Walker):
         geom = getattr(o, "geom", None)
         if matrix is not None and geom is not None and source is not None:
             return self._product(spec, matrix, geom.taps, source, acc.channels)
+        if any(f.broadcast for f in spec.of_kind(ViewField)):
+            summed = [n if have == 1 else 1 for have, n in zip(acc.shape, (rows, *o.a.shape[1:]), strict=True)]
+            return float(np.prod(summed)) * _spread(o.a) * _spread(o.b)
         if any(f.scratch for f in spec.of_kind(MatField)):
             return rows * o.e.width * 128.0 * (_reach(o.a) + abs(o.a.pad))
         if hasattr(o, "table"):
@@ -412,3 +415,9 @@ def _range(v: View) -> tuple[int, int]:
 def _reach(v: View) -> float:
     low, high = _range(v)
     return float(max(-low, high))
+
+
+def _spread(v: View) -> float:
+    """How far a value may be from the view's zero point."""
+    low, high = v.limits
+    return float(max(v.pad - low, high - v.pad))

@@ -55,7 +55,7 @@ def footprint(spec: type[Instruction], o: Any, r0: int, r1: int) -> Iterator[Tou
     for f in spec.of_kind(ViewField):
         v = getattr(o, f.name)
         first, last = r0, r1
-        if rows is None or f.whole:
+        if rows is None or f.whole or (f.broadcast and v.height == 1):
             first, last = 0, v.height
         elif geometry is not None and f.name != rows.of:
             geom, outer = getattr(o, geometry.name), getattr(o, geometry.outer)

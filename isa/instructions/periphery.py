@@ -144,6 +144,54 @@ class AddQuantised(_Periphery):
         yield from _shapes(o.dst, o.a, o.b)
 
 
+class LookUp(_Periphery):
+    """dst = values[src - lowest value of its type]: any function of one 8-bit number. The table has 256 entries, or 256 for each channel; it is a constant
+    of the instruction and stands in the controller's descriptor memory, beside those of ``req``. In training it gives derivatives."""
+
+    opcode = 0x57
+    mnemonic = "lut"
+    kernel = "look_up"
+    dst = ViewField("result", "buf", "u8 i8", "w")
+    src = ViewField("operand", "buf", "u8 i8", "r")
+    table = TableField("values", "lut")
+    rows = RowsField("src")
+
+    @staticmethod
+    def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
+        n = _elements(o.src, r0, r1)
+        return _cost(machine, n, lut_ops=n, buffer_bits_read=8 * n, buffer_bits_written=8 * n)
+
+    @staticmethod
+    def legal(machine: Machine, o: Any) -> Iterator[str]:
+        yield from _shapes(o.dst, o.src)
+
+
+class Product(_Periphery):
+    """Products of two tensors, each minus its zero point (the pad value of its view): acc += (a - pad) (b - pad). ``b`` and ``acc`` may have one
+    row, pixel or channel where ``a`` has many: that of ``b`` stands for all, that of ``acc`` takes their sum."""
+
+    opcode = 0x58
+    mnemonic = "prod"
+    kernel = "product"
+    split = "own"
+    acc = ViewField("sums", "acc", "i32", "a", broadcast=True)
+    a = ViewField("first factor, or errors", "buf", "u8 i8", "r")
+    b = ViewField("second factor", "buf", "u8 i8", "r", broadcast=True)
+    rows = RowsField("a")
+
+    @staticmethod
+    def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
+        n, sums = _elements(o.a, r0, r1), _elements(o.acc, 0, 1) * (1 if o.acc.height == 1 else r1 - r0)
+        read = _elements(o.b, 0, 1) * (1 if o.b.height == 1 else r1 - r0)
+        return _cost(machine, n, product_ops=n, accumulator_reads=sums, accumulator_writes=sums, buffer_bits_read=8 * (n + read))
+
+    @staticmethod
+    def legal(machine: Machine, o: Any) -> Iterator[str]:
+        for v in (o.b, o.acc):
+            if any(have not in (1, want) for have, want in zip(v.shape, o.a.shape, strict=True)):
+                yield f"{v.name} is {v.shape} and {o.a.name} is {o.a.shape}: each size must be that of {o.a.name}, or 1"
+
+
 class AddAligned(_Periphery):
     """Sum of two int8 tensors with exponents ra and rb: E = max(ra, rb), dst = rne(a << 8, E - ra) + rne(b << 8, E - rb); the exponent of
     dst is E - 8."""

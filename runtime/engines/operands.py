@@ -221,8 +221,8 @@ class BoundTable:
         self.size = next((program.table_array(table, role).size for role in roles), 0)
 
     def fit(self, channels: int) -> None:
-        """Check that every array has one value a channel (``scale`` may have one for all)."""
-        if self.values and self.size != channels and not (self.kind == "scale" and self.size == 1):
+        """Check that its arrays are as long as so many channels ask for."""
+        if self.values and not Table.fits(self.kind, self.size, channels):
             raise BindError("bad table", f"{self.name}: {self.size} values for {channels} channels")
 
     def record(self) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from sasimc.runtime.kernel import acc, buf, buf32, geometry, kernel, set_reg, vector
+from sasimc.runtime.kernel import acc, buf, buf32, geometry, kernel, part, set_reg, vector
 from sasimc.runtime.kernels.arithmetic import at, runs, value8
 from sasimc.runtime.kernels.rounding import LEAST_SHIFT, STEP, requantise_constants, requantise_run
 from sasimc.runtime.kernels.simd import hold
@@ -103,6 +103,71 @@ def add_quantised(op, m, first, last):  # type: ignore[no-untyped-def]
                 value = ((total + half + ((total >> shift) & np.int64(1))) >> shift) + zy
                 target[c] = np.uint8(min(max(value, lo), hi))
     return 0
+
+
+@kernel("look_up", ns=0.6)
+def look_up(op, m, first, last):  # type: ignore[no-untyped-def]
+    data, n, flip = buf(m), op.src.channels, np.uint8(128 if op.src.signed else 0)
+    values, own = vector(op.table.values, op.table.count), op.table.count > 256
+    table = np.empty(256, np.uint8)
+    for i in range(256):
+        table[i] = np.uint8(values[i])
+    for y in range(first, last):
+        for x in range(op.src.width):
+            of, to = at(op.src, y, x), at(op.dst, y, x)
+            source, target = data[of : of + n], data[to : to + n]
+            if own:
+                for c in range(n):
+                    target[c] = np.uint8(values[256 * c + np.int64(source[c] ^ flip)])
+            else:
+                for c in range(n):
+                    target[c] = table[source[c] ^ flip]
+    return 0
+
+
+@kernel("product", ns=0.6)
+def product(op, m, r0, r1, share, shares):  # type: ignore[no-untyped-def]
+    """Shares are rows where every row has sums of its own, else channels."""
+    data, sums, a, b, out = buf(m), acc(m), op.a, op.b, op.acc
+    start, n = np.int64(0), a.channels
+    if out.height == a.height:
+        r0, r1 = part(r0, r1, 1, share, shares)
+    elif out.channels == n:
+        start, n = part(0, n, 1, share, shares)
+        n -= start
+    elif share:
+        return 0
+    flip_a, flip_b = np.int32(128 if a.signed else 0), np.int32(128 if b.signed else 0)
+    less_a, less_b = flip_a + np.int32(a.pad), flip_b + np.int32(b.pad)
+    factor, wrapped = np.empty(n, np.int32), np.int64(0)
+    for y in range(r0, r1):
+        for x in range(a.width):
+            of = at(b, y if b.height > 1 else 0, x if b.width > 1 else 0)
+            if b.channels == 1:
+                factor[:] = (np.int32(data[of]) ^ flip_b) - less_b
+            else:
+                other = data[of + start : of + start + n]
+                for c in range(n):
+                    factor[c] = (np.int32(other[c]) ^ flip_b) - less_b
+            of, to = at(a, y, x) + start, at(out, y if out.height > 1 else 0, x if out.width > 1 else 0)
+            source = data[of : of + n]
+            if out.channels == 1:
+                total = np.int64(sums[to])
+                for c in range(n):
+                    total += np.int64(((np.int32(source[c]) ^ flip_a) - less_a) * factor[c])
+                narrow = np.int32(total)
+                wrapped |= total ^ np.int64(narrow)
+                sums[to] = narrow
+            else:
+                target, sign = sums[to + start : to + start + n], np.int32(0)
+                for c in range(n):
+                    more = ((np.int32(source[c]) ^ flip_a) - less_a) * factor[c]
+                    old = target[c]
+                    now = np.int32(old + more)
+                    sign |= (old ^ now) & (more ^ now)
+                    target[c] = now
+                wrapped |= np.int64(sign < 0)
+    return 1 if wrapped else 0
 
 
 # ----------------------------------------------------------------------------------------------------- pools, resampling

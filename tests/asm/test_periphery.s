@@ -24,6 +24,9 @@
 .geom one
 .geom lin mode=linear2
 .geom near mode=nearest
+.view planes acc i32 1x1x2 addr=520
+.view gate buf u8 1x1x2 addr=272 pad=128
+.table half lut values=[-64, -64, -63, -63, -62, -62, -61, -61, -60, -60, -59, -59, -58, -58, -57, -57, -56, -56, -55, -55, -54, -54, -53, -53, -52, -52, -51, -51, -50, -50, -49, -49, -48, -48, -47, -47, -46, -46, -45, -45, -44, -44, -43, -43, -42, -42, -41, -41, -40, -40, -39, -39, -38, -38, -37, -37, -36, -36, -35, -35, -34, -34, -33, -33, -32, -32, -31, -31, -30, -30, -29, -29, -28, -28, -27, -27, -26, -26, -25, -25, -24, -24, -23, -23, -22, -22, -21, -21, -20, -20, -19, -19, -18, -18, -17, -17, -16, -16, -15, -15, -14, -14, -13, -13, -12, -12, -11, -11, -10, -10, -9, -9, -8, -8, -7, -7, -6, -6, -5, -5, -4, -4, -3, -3, -2, -2, -1, -1, 0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 8, 9, 9, 10, 10, 11, 11, 12, 12, 13, 13, 14, 14, 15, 15, 16, 16, 17, 17, 18, 18, 19, 19, 20, 20, 21, 21, 22, 22, 23, 23, 24, 24, 25, 25, 26, 26, 27, 27, 28, 28, 29, 29, 30, 30, 31, 31, 32, 32, 33, 33, 34, 34, 35, 35, 36, 36, 37, 37, 38, 38, 39, 39, 40, 40, 41, 41, 42, 42, 43, 43, 44, 44, 45, 45, 46, 46, 47, 47, 48, 48, 49, 49, 50, 50, 51, 51, 52, 52, 53, 53, 54, 54, 55, 55, 56, 56, 57, 57, 58, 58, 59, 59, 60, 60, 61, 61, 62, 62, 63, 63]
 .table t requant zero=3 lo=-128 hi=127 bias=[0, -20] mult=[1073741824, 1431655765] shift=[31, 33]
 .table relu requant zero=0 lo=0 hi=255 bias=[0, -20] mult=[1073741824, 1431655765] shift=[31, 33]
 .table neg requant zero=-4 lo=-128 hi=127 bias=[5, 5] mult=[-1073741824, 1073741824] shift=[31, 32]
@@ -50,6 +53,15 @@
     halt
 .entry residual
     addq yu, a, b, sum, all
+    halt
+.entry lookup
+    lut t, s, half, all
+    halt
+.entry product
+    prod acc, a, gate, all
+    halt
+.entry product_back
+    prod planes, s, b, r1:1
     halt
 .entry aligned
     adda wide, s, t, r1, r2, all
@@ -221,3 +233,23 @@
 .run best
 .expect_reg r1 1
 .expect_reg r2 0
+
+.test "any function of 8 bits: half, rounded down"
+.init s [1, -2, 3, -4, 5, -6, 127, -128]
+.run lookup
+.expect t [0, -1, 1, -2, 2, -3, 63, -64]
+.expect_event lut_ops 8
+
+.test "product with one factor a channel, less its zero point"
+.init a [1, 2, 3, 4, 5, 6, 255, 0]
+.init gate [0, 255]
+.run product
+.expect acc [-128, 254, -384, 508, -640, 762, -32640, 0]
+.expect_event product_ops 8
+
+.test "product, backward: the sum over a plane"
+.init s [99*4, 5, -6, 127, -128]
+.init b [77*4, 1, 2, 255, 10]
+.init_reg r1 1
+.run product_back
+.expect planes [32390, -1292]
