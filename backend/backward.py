@@ -24,7 +24,7 @@ MOMENTUM = 3
 """A velocity keeps 1 - 2^-3 of itself a step (docs/reference/numerics.md)."""
 RANGE_OFFSET, RANGE_PERIOD = 256, 16
 """A remembered range is stored plus the offset, so that 0 is less than any; it loses one bit every period (a power of two) of steps."""
-PRODUCTS = ("xent", "merge", "conv_t", "avgpool_t", "maxpool_t", "resize_t")
+PRODUCTS = ("xent", "merge", "conv_t", "avgpool_t", "maxpool_t", "resize_t", "mul_t", "lut_t")
 
 
 class Arena:
@@ -163,7 +163,8 @@ class BackwardEmitter:
             b.emit("max", exponent, ra, rb)
             b.emit("addi", exponent, exponent, op.int_attr("exp_add") - 8)
         else:
-            self._pass1_scatter(op, product, self.errors[product.inputs[0]], shape, bits)
+            passes = self._pass1_factor if product.kind in ("mul_t", "lut_t") else self._pass1_scatter
+            passes(op, product, self.errors[product.inputs[0]], shape, bits)
             extra = product.int_attr("exp_add") if "exp_add" in product.attrs else 0
             b.emit("addi", exponent, self.exponents[product.inputs[0]], op.int_attr("exp_add") + extra)
         b.emit("addi", shift, bits, -7)
@@ -330,6 +331,76 @@ class BackwardEmitter:
         with b.overlapped(), b.batch_loop(self.batch, self.sample):
             b.emit("hld", e_view, source, self.sample, RowRange(0, 0, 1))
             stripe_loop(b, [Stage(rows, 0, h, run)])
+
+    def _pass1_factor(self, op: Op, product: Op, source: str, shape: Shape, bits: int) -> None:
+        """Errors times what the forward pass saved: the other factor of a product, or a table's slope at its input. Where that factor was
+        broadcast, the sums over all rows are finished behind the loop."""
+        b, e_shape, x_name = self.b, self._type(product.inputs[0]), product.inputs[1]
+        (h, w, c), (he, we, ce) = shape, e_shape
+        x_type = self.train.forward.type(x_name)
+        (hx, wx, cx), look_up = x_type.shape, product.kind == "lut_t"
+        whole_x, whole_out = hx < he, h < he
+
+        def need(rows: int) -> int:
+            x_bytes = (hx if whole_x else rows) * wx * cx * (2 if look_up else 1)
+            return rows * we * ce + x_bytes + (h if whole_out else rows) * (w * c * 4 + -(-w * c // 8) + 4) + 64
+
+        rows = he
+        while rows > 1 and (
+            need(rows) > b.machine.buffer.bytes or (h if whole_out else rows) * w * c > b.machine.accumulator.entries
+        ):
+            rows -= 1
+        rows = -(-he // -(-he // rows))
+        if (words := (h if whole_out else rows) * w * c) > b.machine.accumulator.entries:
+            raise CapacityError(
+                f"errors of one stripe need {words} accumulator words, {b.machine.accumulator.entries} are available",
+                where=op.origin or op.name, hint="a lower resolution, or a larger accumulator.entries",
+            )  # fmt: skip
+        if 128 * 255 * (e_size := he * we * ce // (h * w * c)) >= 1 << 31:
+            raise CapacityError(f"a sum of {e_size} errors may need more than 32 bits", where=op.origin or op.name, hint="a lower resolution")
+        arena = Arena(b.machine.buffer.bytes, op.origin or op.name)
+        x_rows, out_rows = hx if whole_x else rows, h if whole_out else rows
+        e_view = b.view("e.in0", "buf", "i8", e_shape, arena.take(rows * we * ce), ring=rows)
+        x_bytes = x_rows * wx * cx
+        x_view = b.view(
+            f"{x_name}.saved", "buf", x_type.dtype, x_type.shape, arena.take(x_bytes), ring=x_rows, pad=x_type.zero
+        )  # fmt: skip
+        factor, table = x_view, ""
+        if look_up:
+            factor = b.view("e.slope", "buf", "i8", x_type.shape, arena.take(x_bytes), ring=x_rows)
+            table = b.table(product.name, "lut", {}, {"values": self.train.constant(product, "slope").reshape(-1)})
+        acc = b.view(f"{product.name}.acc", "acc", "i32", shape, 0, ring=out_rows)
+        out = b.view("e.sum", "buf", "i32", shape, arena.take(out_rows * w * c * 4), ring=out_rows)
+        mask, mask_host = self._mask_view(op, arena, shape, out_rows)
+
+        def load(rr: RowRange) -> None:
+            b.emit("hld", x_view, self.saves[x_name], self.sample, rr)
+            if table:
+                b.emit("lut", factor, x_view, table, rr)
+
+        def stream(rr: RowRange) -> None:
+            b.emit("hld", e_view, source, self.sample, rr)
+            if not whole_x:
+                load(rr)
+            b.emit("prod", acc, e_view, factor, rr)
+            if not whole_out:
+                finish(rr)
+
+        def finish(rr: RowRange) -> None:
+            b.emit("drain", out, acc, rr)
+            if mask:
+                b.emit("hld", mask, mask_host, self.sample, rr)
+            self._post(op, out, mask, rr)
+            b.emit("range", bits, out, rr)
+            b.emit("hst", self._host32(shape), out, self.sample, rr)
+
+        self.peak = max(self.peak, arena.top)
+        with b.overlapped(), b.batch_loop(self.batch, self.sample):
+            if whole_x:
+                load(RowRange(0, 0, hx))
+            stripe_loop(b, [Stage(rows, 0, he, stream)])
+            if whole_out:
+                finish(RowRange(0, 0, h))
 
     def _scatter_chunk(
         self, op: Op, product: Op, fwd: Op, source: str, shape: Shape, e_shape: Shape, bits: int,

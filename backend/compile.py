@@ -183,7 +183,7 @@ def _train_step(
     masked = {op.str_attr("mask_of"): op for op in stages}
     plan = plan_forward(graph, machine, frozenset(masked))
     wanted = {v for op in train.ops if op.kind == "update" for v in op.inputs[:1]}
-    wanted |= {op.inputs[1] for op in train.ops if op.kind == "maxpool_t"}
+    wanted |= {op.inputs[1] for op in train.ops if op.kind in ("maxpool_t", "mul_t", "lut_t")}
     hosted = [v for v in _hosted(plan) if v not in graph.inputs]
     saves: dict[str, str] = {}
     host = {graph.inputs[0]: io["input"]}

@@ -30,7 +30,7 @@ def requant_table(b: Builder, graph: Graph, op: Op, first: int, count: int) -> s
     if op.kind in ("conv", "rescale"):
         arrays = {role: graph.constant(op, role)[first : first + count] for role in ("bias", "mult", "shift")}
     else:
-        arrays = {role: [op.int_attr(role)] * count for role in ("bias", "mult", "shift")}
+        arrays = {role: [int(op.attrs.get(role, 0))] * count for role in ("bias", "mult", "shift")}
     suffix = f".c{first}" if count != out.shape[2] else ""
     return b.table(op.name + suffix, "requant", ints, arrays)
 
@@ -202,6 +202,12 @@ class ForwardEmitter:
             acc = b.view(f"{op.name}.acc", "acc", "i32", shape, sums, ring=r)
             product = "ups" if op.kind == "resize" else "pavg"
             return [stage((product, acc, x, geom, ROWS), ("req", out, acc, requant_table(b, graph, op, 0, c), ROWS))]
+        if op.kind == "mul":
+            acc = b.view(f"{op.name}.acc", "acc", "i32", shape, sums, ring=r)
+            return [stage(("prod", acc, x, others[0], ROWS), ("req", out, acc, requant_table(b, graph, op, 0, c), ROWS))]
+        if op.kind == "lut":
+            table = b.table(op.name, "lut", {}, {"values": graph.constant(op, "table").reshape(-1)})
+            return [stage(("lut", out, x, table, ROWS))]
         if op.kind == "maxpool":
             return [stage(("pmax", out, x, geom, ROWS))]
         if op.kind == "add":

@@ -19,7 +19,7 @@ from sasimc.isa.machine import Machine
 
 __all__ = ["Chain", "ForwardPlan", "column_chunk", "dilations", "plan_forward", "ring_rows", "root_values", "row_bytes", "window"]
 
-STREAMABLE = {"conv", "add", "rescale", "avgpool", "maxpool"}
+STREAMABLE = {"conv", "add", "mul", "lut", "rescale", "avgpool", "maxpool"}
 ALIGN = 4
 
 
@@ -139,7 +139,7 @@ def _accumulators(graph: Graph, machine: Machine, chain: Chain, rows: int) -> tu
         if op.kind == "conv" and op.flag("depthwise"):
             stride, extent, _ = window(op, graph.type(op.inputs[0]).shape)
             rings[op.name] = min(h, r + (extent - 1) // stride + 1) * w * c
-        elif op.kind in ("conv", "avgpool", "rescale", "resize"):
+        elif op.kind in ("conv", "avgpool", "rescale", "resize", "mul"):
             if op.kind == "conv":
                 c = column_chunk(machine, w, c)
             shared = max(shared, min(r, h) * w * c)

@@ -16,6 +16,7 @@ import sasimc.frontend.ops_elementwise
 import sasimc.frontend.ops_linear
 import sasimc.frontend.ops_quant
 import sasimc.frontend.ops_shape
+import sasimc.frontend.ops_unary
 import sasimc.frontend.ops_window  # noqa: F401
 from sasimc.frontend.load import load_model, model_opset, sorted_nodes
 from sasimc.frontend.ops_quant import fold
@@ -44,13 +45,6 @@ from sasimc.passes.pipeline import forward_passes
 __all__ = ["RANGES", "FloatImport", "import_float", "import_graph", "import_model", "obstacles", "unscaled"]
 
 _REWRITES = {
-    "Sigmoid": "replace it by a piecewise-linear activation (Clip), or use a network with ReLU/ReLU6",
-    "HardSwish": "use a network with ReLU/ReLU6",
-    "HardSigmoid": "use a network with ReLU/ReLU6",
-    "LeakyRelu": "use Relu or Clip",
-    "PRelu": "use Relu or Clip",
-    "Gelu": "use Relu or Clip",
-    "Tanh": "use Clip(-1, 1)",
     "ConvTranspose": "use Resize (nearest, or linear x2) followed by Conv",
     "ConvInteger": "use static quantisation (QLinearConv or QuantizeLinear/DequantizeLinear), not dynamic",
     "MatMulInteger": "use static quantisation (QLinearMatMul or QuantizeLinear/DequantizeLinear), not dynamic",

@@ -32,11 +32,14 @@ def _binary(imp: Importer, node: NodeProto, operator: str, out: str) -> None:
     left, right = imp.is_const(node, 0), imp.is_const(node, 1)
     if not left and not right:
         a, b = imp.floats(node, 0), imp.floats(node, 1)
-        if operator != "Add":
+        if operator == "Add":
+            _add_acts(imp, node, a, b, out)
+        elif operator == "Mul":
+            _multiply_acts(imp, node, a, b, out)
+        else:
             raise Unsupported(
-                f"{operator} of two activations", "only Add combines two activations; Sub, Mul and Div need a constant"
+                f"{operator} of two activations", "only Add and Mul combine two activations; Sub and Div need a constant"
             )
-        _add_acts(imp, node, a, b, out)
         return
     if left and right:
         raise Unsupported("both operands are constants", "fold constants before the import")
@@ -55,6 +58,26 @@ def _add_acts(imp: Importer, node: NodeProto, a: Act, b: Act, out: str) -> None:
     b = imp.as_shape(node, b, imp.type(a).shape)
     sides = [v.value if imp.type(v).dtype == "f32" else imp.dequantized(node, v, tag) for v, tag in ((a, "a"), (b, "b"))]
     imp.emit(node, "add_f", sides, out, _real(imp, a))
+    imp.bind(node, a, out)
+
+
+def _multiply_acts(imp: Importer, node: NodeProto, a: Act, b: Act, out: str) -> None:
+    """The second factor may have one element where the first has many; they change places if it is the first one."""
+    (da, db) = imp.dims(a), imp.dims(b)
+    if math.prod(da) < math.prod(db):
+        a, b, da, db = b, a, db, da
+    ours, theirs = (imp.layout(v).parts(imp.type(v).shape) for v in (a, b))
+    fits = len(da) == len(db) and a.batch == b.batch and all(have in (1, want) for have, want in zip(db, da, strict=True))
+    if not fits or ours is None or theirs is None or any(p not in ((), q) for p, q in zip(theirs, ours, strict=True)):
+        laid = [imp.layout(v).text(imp.type(v).shape) for v in (a, b)]
+        raise Unsupported(
+            f"multiplies {list(da)} and {list(db)}, laid out {laid[0]!r} and {laid[1]!r}",
+            "both sides must be laid out alike, and one of them must have every axis of the other, or 1 there",
+        )
+    if imp.type(b).size == imp.type(a).size:
+        b = imp.as_shape(node, b, imp.type(a).shape)
+    sides = [v.value if imp.type(v).dtype == "f32" else imp.dequantized(node, v, tag) for v, tag in ((a, "a"), (b, "b"))]
+    imp.emit(node, "product_f", sides, out, _real(imp, a))
     imp.bind(node, a, out)
 
 
@@ -100,9 +123,7 @@ def qlinear_binary(imp: Importer, node: NodeProto) -> None:
             sides.append(imp.typed(imp.act(node, index), *imp.scale_zero(node, index + 1, index + 2)))
     a, b = sides
     if isinstance(a, Act) and isinstance(b, Act):
-        if operator == "Mul":
-            raise Unsupported("product of two activations", "only Mul by constants is supported")
-        _add_acts(imp, node, a, b, out)
+        (_multiply_acts if operator == "Mul" else _add_acts)(imp, node, a, b, out)
     else:
         act, c = (a, b) if isinstance(a, Act) else (b, a)
         assert isinstance(act, Act)

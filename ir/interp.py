@@ -15,7 +15,7 @@ import numpy.typing as npt
 from sasimc.ir.graph import Graph, IrError, Op, type_range
 from sasimc.ir.kinds import resize_index
 
-__all__ = ["products", "quantize_input", "rne", "run", "run_op"]
+__all__ = ["look_up", "products", "quantize_input", "rne", "run", "run_op"]
 
 Ints = npt.NDArray[np.int64]
 
@@ -59,6 +59,11 @@ def run_op(graph: Graph, op: Op, inputs: list[Ints]) -> Ints:
             za, zb = tx.zero, graph.type(op.inputs[1]).zero
             v = (x - za) * op.int_attr("ma") + (inputs[1] - zb) * op.int_attr("mb")
             return _finish(op, out.zero, rne(v, op.int_attr("shift")))
+        case "mul":
+            v = (x - tx.zero) * (inputs[1] - graph.type(op.inputs[1]).zero)
+            return _finish(op, out.zero, rne(v * op.int_attr("mult"), op.int_attr("shift")))
+        case "lut":
+            return look_up(graph.constant(op, "table"), x - type_range(tx.dtype)[0])
         case "avgpool":
             acc = _windows(op, x, tx.zero).sum(axis=(-2, -1)) + op.int_attr("bias")
             return _finish(op, out.zero, rne(acc * op.int_attr("mult"), op.int_attr("shift")))
@@ -81,6 +86,11 @@ def run_op(graph: Graph, op: Op, inputs: list[Ints]) -> Ints:
             return x.argmax(axis=3, keepdims=True).astype(np.int64)
         case _:
             raise IrError(f"{op.kind} {op.name!r} is not an integer operation", where=op.name)
+
+
+def look_up(table: npt.NDArray[Any], at: Ints) -> Ints:
+    """Entries of a table [256], or of one for each channel [C, 256], at places 0..255 [..., C]."""
+    return table.astype(np.int64)[at if table.ndim == 1 else (np.arange(at.shape[-1]), at)]
 
 
 def _finish(op: Op, zero: int, v: Ints) -> Ints:

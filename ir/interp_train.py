@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sasimc.ir.graph import IrError, Op, TrainGraph
-from sasimc.ir.interp import Ints, products, rne
+from sasimc.ir.graph import IrError, Op, TrainGraph, type_range
+from sasimc.ir.interp import Ints, look_up, products, rne
 from sasimc.ir.kinds import resize_index
 
 __all__ = ["MOMENTUM", "RANGE_OFFSET", "RANGE_PERIOD", "STEP_LIMIT", "Error", "TrainResult", "quantise", "train_step"]
@@ -107,6 +107,15 @@ def _error(train: TrainGraph, op: Op, errors: Mapping[str, Error], env: Mapping[
             return Error(_crop(forward, total, shape), e)
         case "maxpool_t":
             return Error(_maxpool_t(forward, env[op.inputs[1]], v, shape), e)
+        case "lut_t":
+            x = op.inputs[1]
+            at = env[x] - type_range(train.forward.type(x).dtype)[0]
+            return Error(v * look_up(train.constant(op, "slope"), at), e + op.int_attr("exp_add"))
+        case "mul_t":
+            other = op.inputs[1]
+            product = v * (env[other] - train.forward.type(other).zero)
+            summed = tuple(i for i in (1, 2, 3) if shape[i] == 1)
+            return Error(product.sum(axis=summed, keepdims=True), e)
         case "resize_t":
             return Error(_resize_t(forward, v, shape), e + op.int_attr("exp_add"))
         case "slice_t":

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import get_args
 
+from sasimc.ir.functions import FUNCTIONS
 from sasimc.ir.graph import Graph, Op, Shape, TensorType, TrainGraph, type_range
 from sasimc.ir.words import Range, Rounding, Update
 
@@ -211,6 +212,54 @@ def _rescale(g: Graph | TrainGraph, op: Op) -> str | None:
     return _same_shape(x, out) or _same_layout(x, out) or _arrays_factor(g, op) or _clamp(op, out)
 
 
+def _lut(g: Graph | TrainGraph, op: Op) -> str | None:
+    assert isinstance(g, Graph)
+    (x,), out = _types(g, op)
+    table, slope = g.constant(op, "table"), g.constant(op, "slope")
+    if out.dtype not in ("u8", "i8"):
+        return f"output is {out.dtype}, expected u8 or i8"
+    if table.dtype != "int16" or slope.dtype != "float64" or table.shape not in ((256,), (x.shape[2], 256)) or slope.shape != table.shape:
+        return f"table {table.dtype} {table.shape} and slope {slope.dtype} {slope.shape} must have 256 elements, or as many for each channel"
+    lo, hi = type_range(out.dtype)
+    if table.min() < lo or table.max() > hi:
+        return f"the table has values outside {out.dtype}"
+    return _same_shape(x, out) or _same_layout(x, out)
+
+
+def _broadcasts(a: TensorType, b: TensorType) -> str | None:
+    """Whether ``b`` has, along each axis, the elements of ``a`` or one for all of them; what is wrong, else."""
+    if any(have not in (1, want) for have, want in zip(b.shape, a.shape, strict=True)):
+        return f"second input {b.shape} does not broadcast to {a.shape}"
+    if a.layout is None or b.layout is None:
+        return None
+    ours, theirs = a.layout.parts(a.shape), b.layout.parts(b.shape)
+    if (
+        ours is None
+        or theirs is None
+        or len(ours) != len(theirs)
+        or any(part not in ((), whole) for part, whole in zip(theirs, ours, strict=True))
+    ):
+        return f"second input has the axes {b.layout.text(b.shape)!r}, the first {a.layout.text(a.shape)!r}"
+    return None
+
+
+def _mul(g: Graph | TrainGraph, op: Op) -> str | None:
+    (a, b), out = _types(g, op)
+    bad = _broadcasts(a, b) or _same_shape(a, out) or _same_layout(a, out)
+    return bad or _clamp(op, out) or _factor(op.int_attr("mult"), op.int_attr("shift"))
+
+
+def _product_f(g: Graph | TrainGraph, op: Op) -> str | None:
+    (a, b), out = _types(g, op)
+    return _broadcasts(a, b) or _same_shape(a, out) or _same_layout(a, out)
+
+
+def _unary_f(g: Graph | TrainGraph, op: Op) -> str | None:
+    if op.str_attr("function") not in FUNCTIONS:
+        return f"unknown function {op.attrs['function']!r}"
+    return _elementwise(g, op) if "c" not in op.consts else _per_channel(g, op)
+
+
 def _concat(g: Graph | TrainGraph, op: Op) -> str | None:
     ins, out = _types(g, op)
     want = (*ins[0].shape[:2], sum(t.shape[2] for t in ins))
@@ -286,6 +335,25 @@ def _error(dtype: str, forward_input: bool = True) -> Rule:
     return rule
 
 
+def _lut_t(g: Graph | TrainGraph, op: Op) -> str | None:
+    assert isinstance(g, TrainGraph)
+    slope, channels = g.constant(op, "slope"), g.type(op.output).shape[2]
+    if slope.dtype != "int8" or slope.shape not in ((256,), (channels, 256)):
+        return f"slope must be int8 [256] or [{channels}, 256], not {slope.dtype} {slope.shape}"
+    forward = g.forward.op(op.str_attr("forward"))
+    return _error("i32")(g, op) or (None if op.inputs[1] == forward.inputs[0] else f"reads {op.inputs[1]!r}, not its input")
+
+
+def _mul_t(g: Graph | TrainGraph, op: Op) -> str | None:
+    assert isinstance(g, TrainGraph)
+    forward, index = g.forward.op(op.str_attr("forward")), op.int_attr("index")
+    if index not in (0, 1) or op.inputs[1] != forward.inputs[1 - index]:
+        return f"the error of input {index} needs the other factor, not {op.inputs[1]!r}"
+    if g.type(op.output).shape != g.forward.type(forward.inputs[index]).shape:
+        return f"output {g.type(op.output)} does not fit input {index} of {forward.name!r}"
+    return _error("i32")(g, op)
+
+
 def _stage(g: Graph | TrainGraph, op: Op) -> str | None:
     x, out = g.type(op.inputs[0]), g.type(op.output)
     if out.dtype != "i8":
@@ -341,6 +409,10 @@ _TABLE = (
          {"weight": "i8[kh,kw,Cin/groups,N]", **_CHANNEL, "wscale": "f64[N]"}),
     Kind("add", "int", "Residual addition of two tensors with their own scales.", (2, 2), _add,
          {"ma": "i", "mb": "i", "shift": "i", **_CLAMP}),
+    Kind("mul", "int", "Product of two tensors; the second may have one row, pixel or channel for all.", (2, 2), _mul,
+         {"mult": "i", "shift": "i", **_CLAMP}),
+    Kind("lut", "int", "Any function of one stored value: a table, from the lowest value of the input's type on; its real slope, for training.",
+         (1, 1), _lut, {}, {}, {"table": "i16[256] or [C,256]", "slope": "f64[256] or [C,256]"}),
     Kind("avgpool", "int", "Average pool; padding reads the zero point.", (1, 1), _avgpool,
          {**_WINDOW, **_FACTOR, "global": "b", **_CLAMP}),
     Kind("maxpool", "both", "Max pool; padding never wins.", (1, 1), _maxpool, _WINDOW),
@@ -358,6 +430,9 @@ _TABLE = (
          _GEOMETRY, {"param": "s", "trainable": "b"}, {"weight": "i8[kh,kw,Cin/groups,N]", "wscale": "f64[N]"},
          {"bias": "f64[N]", "bias_q": "i32[N]", "bias_scale": "f64[N]"}),
     Kind("add_f", "float", "Real addition.", (2, 2), _elementwise),
+    Kind("product_f", "float", "Real product of two tensors; the second may have one row, pixel or channel for all.", (2, 2), _product_f),
+    Kind("unary_f", "float", "A function of each element (`sasimc.ir.functions`).", (1, 1), _unary_f, {"function": "s"},
+         {"alpha": "f", "beta": "f", "gamma": "f", "exponent": "f", "approximate": "s"}, {}, {"c": "f64[C]"}),
     Kind("addc_f", "float", "Add a constant to each channel.", (1, 1), _per_channel, {}, {}, {"c": "f64[C]"}),
     Kind("mul_f", "float", "Multiply each channel by a constant.", (1, 1), _per_channel, {}, {}, {"c": "f64[C]"}),
     Kind("clip_f", "float", "Clip to [lo, hi], either of them infinite.", (1, 1), _elementwise, {"lo": "f", "hi": "f"}),
@@ -374,6 +449,10 @@ _TABLE = (
     Kind("conv_t", "train", "Error of a convolution's input (eq. 1).", (1, 1), _error("i32"), _FORWARD),
     Kind("avgpool_t", "train", "Sum of the errors of the windows an input is in.", (1, 1), _error("i32"), _FORWARD),
     Kind("maxpool_t", "train", "The first maximum of each window receives its error.", (2, 2), _error("i32"), _FORWARD),
+    Kind("lut_t", "train", "The error times the derivative at the saved input; exponent + exp_add.", (2, 2), _lut_t,
+         {**_FORWARD, "exp_add": "i"}, {}, {"slope": "i8[256] or [C,256]"}),
+    Kind("mul_t", "train", "The error times the saved other factor, summed where input `index` was broadcast.", (2, 2), _mul_t,
+         {**_FORWARD, "index": "i"}),
     Kind("resize_t", "train", "Transpose of a resize; exponent + exp_add.", (1, 1), _error("i32"), {**_FORWARD, "exp_add": "i"}),
     Kind("slice_t", "train", "The channels one input of a concat had.", (1, 1), _error("i8"), {**_FORWARD, "start": "i"}),
     Kind("crop_t", "train", "The error without the border.", (1, 1), _error("i8"), _FORWARD),

@@ -2,10 +2,10 @@
 
 Works on any graph and any set of trainable layers. The rules that fix every bit:
 
-- A product (``xent``, ``conv_t``, ``avgpool_t``, ``maxpool_t``, ``resize_t``, ``merge``) is int32 and is quantised once, by the
+- A product (``xent``, ``conv_t``, ``avgpool_t``, ``maxpool_t``, ``resize_t``, ``mul_t``, ``lut_t``, ``merge``) is int32 and is quantised once, by the
   stage right behind it. If its tensor has this one contribution, that stage also carries the mask of its producer and, if
   the producer is a convolution (or a Mul by constants), its channel scale.
-- An average pool's constant K rides on the same stage, in front of the producer's mask and channel scale.
+- The constant K of an average pool, or of a product's other factor, rides on the same stage, in front of the producer's mask and channel scale.
 - Adds, slices, crops, reshapes and pure requantisations hand int8 mantissas on, exponent and all, under the same name where
   nothing changes.
 - Contributions to a tensor with several readers are int8 each, merged in the order of the readers in the forward graph.
@@ -28,7 +28,7 @@ from sasimc.isa.options import check_options, options_of, texts_of
 from sasimc.passes.mark_trainable import matching_layers
 from sasimc.passes.options import BackwardOptions
 
-__all__ = ["Backward", "channel_factors", "error_path", "gradient_factors", "logits_of", "pool_factor"]
+__all__ = ["Backward", "channel_factors", "error_path", "gradient_factors", "logits_of", "pool_factor", "slope_table"]
 
 ONE = 32768
 Factors = npt.NDArray[np.int32]
@@ -49,6 +49,15 @@ def pool_factor(n: int) -> tuple[int, int]:
     """(K in Q15, g') of the constant 1/n."""
     g = _ceil_log2(1.0 / n)
     return round(math.ldexp(1.0, -g) / n * ONE), g
+
+
+def slope_table(slope: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.int8], int]:
+    """Derivatives as int8 mantissas D and one exponent g: D = round_half_even(slope / 2^g), g the least with all |D| <= 127."""
+    top = float(np.abs(slope).max())
+    if not top > 0:
+        return np.zeros(slope.shape, np.int8), 0
+    g = _ceil_log2(top / 127)
+    return np.rint(np.ldexp(slope, -g)).astype(np.int8), g
 
 
 def _ceil_log2(f: float) -> int:
@@ -229,7 +238,7 @@ class _Derivation:
         self.ops.append(Op(full, kind, inputs, output, {**known, **(attrs or {})}, consts or {}, origin, Backward.name))
         return output
 
-    def constant(self, name: str, values: Factors) -> str:
+    def constant(self, name: str, values: npt.NDArray[Any]) -> str:
         """Store a constant; its name is made unique."""
         while name in self.constants:
             name += "'"
@@ -345,6 +354,17 @@ class _Derivation:
                 kh, kw = op.ints("kernel")
                 factor, g = pool_factor(kh * kw)
                 return Part(self.emit("avgpool_t", name, (error,), out, "i32", x, op), True, factor, g)
+            case "mul":
+                other = op.inputs[1 - index]
+                self.saved.add(other)
+                scale, g = channel_factors(np.array([self.graph.type(other).scale]))
+                value = self.emit("mul_t", f"{name}:{index}", (error, other), out, "i32", x, op, {"index": index})
+                return Part(value, True, ONE if scale is None else int(scale[0]), g)
+            case "lut":
+                self.saved.add(x)
+                slopes, g = slope_table(self.graph.constant(op, "slope"))
+                consts = {"slope": self.constant(f"kd:{op.name}", slopes)}
+                return Part(self.emit("lut_t", name, (error, x), out, "i32", x, op, {"exp_add": g}, consts), product=True)
             case "maxpool":
                 self.saved.add(x)
                 return Part(self.emit("maxpool_t", name, (error, x), out, "i32", x, op), product=True)

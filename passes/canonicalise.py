@@ -1,7 +1,7 @@
 """Float-level QDQ graph -> integer graph: every ``dequantize -> operator -> (clip) -> quantize`` becomes one integer operation.
 
 A real value is either a *view* of a stored tensor (a dequantize, moved or not), or *pending*: an operator whose result is not
-stored yet and waits for its quantize. Clips narrow a pending value; operators that only move elements (max pool, reshape, pad)
+stored yet and waits for its quantize, or a *curve*: any function of one stored tensor (:mod:`sasimc.passes.curves`). Clips narrow a pending value; operators that only move elements (max pool, reshape, pad)
 commute with the quantize behind them, so they are carried along. What else reads a pending value needs it stored where the file gives
 it no scale: it is *placed*. Its scale is that of a quantize that reads it too, or follows from its range: the one noted for it
 (``sasimc.ranges``), what its clips leave, and in a sum what the sum's own quantisation and the other side leave it. A placed value is what
@@ -24,6 +24,7 @@ import numpy.typing as npt
 from sasimc.ir.graph import Graph, Op, TensorType, type_range
 from sasimc.isa.errors import Diagnostic, DiagnosticsError
 from sasimc.passes import integer_ops
+from sasimc.passes.curves import Curve, roots_of, table_of
 from sasimc.passes.factors import FactorError, clamp_bounds
 
 __all__ = ["PLACED", "RANGES", "Canonicalise", "canonicalise", "unscaled"]
@@ -66,7 +67,7 @@ class Unknown:
     """Follows something already reported."""
 
 
-Real = View | Pending | Unknown
+Real = View | Pending | Curve | Unknown
 
 
 @dataclass(frozen=True)
@@ -117,12 +118,14 @@ class _State:
         default_factory=dict
     )  # real value -> the input it is, and the moves on it
     placed: dict[str, str] = field(default_factory=dict)
+    roots: dict[str, str] = field(default_factory=dict)
     unscaled: dict[str, bool] = field(default_factory=dict)
     index: dict[str, int] = field(default_factory=dict)
     position: dict[str, int] = field(default_factory=dict)  # new value -> place of its main operation in the old graph
 
     def __post_init__(self) -> None:
         self.index = {op.name: i for i, op in enumerate(self.graph.ops)}
+        self.roots = roots_of(self.graph)
         for name in self.graph.inputs:
             t = self.graph.type(name)
             if t.dtype != "f32":
@@ -234,12 +237,14 @@ class _State:
         first, trail = args[0], (op.origin,)
         if op.kind == "concat":
             return Pending(op, (), parts=tuple(args), origins=trail)
-        if op.kind in _MOVES and isinstance(first, Pending):
+        if op.kind in _MOVES and isinstance(first, (Pending, Curve)):
             return replace(first, moves=(*first.moves, op), origins=(*first.origins, *trail))
         if op.kind == "clip_f":
             return self._clip(op, first)
         if op.kind in ("mul_f", "addc_f"):
             return self._affine(op, first)
+        if op.kind in ("unary_f", "add_f", "product_f") and (curve := self._curve(op, args)) is not None:
+            return curve
         views = [self._view(op, v) for v in op.inputs]
         if any(isinstance(v, Unknown) for v in views):
             return Unknown()
@@ -250,7 +255,52 @@ class _State:
         if op.kind in _MOVES:
             out = self.values[sources[0]].shaped_like(self.graph.type(op.output))
             return View(self._keep(replace(op, inputs=sources), out))
+        if op.kind == "unary_f":
+            return self._curve(op, views) or Unknown()
         return Pending(op, sources, origins=trail)
+
+    # -- functions of one stored tensor ----------------------------------------------------------------------------------
+
+    def _as_curve(self, a: Real) -> Curve | None:
+        """A stored tensor, or one times constants, plus constants, clipped, as a curve; None for anything else, and behind a move."""
+        if isinstance(a, Curve):
+            return None if a.moves else a
+        if isinstance(a, View):
+            return Curve.of(a.stored, self.values[a.stored])
+        if not isinstance(a, Pending) or a.op.kind != "rescale" or a.moves:
+            return None
+        curve = replace(Curve.of(a.sources[0], self.values[a.sources[0]]), origins=a.origins)
+        for function, c in (("Mul", a.scale), ("Add", a.offset)):
+            if c is not None:
+                curve = curve.through(a.op, function, {"c": c})
+        return curve.through(a.op, "Clip", {"low": a.lo, "high": a.hi})
+
+    def _curve(self, op: Op, args: Sequence[Real]) -> Curve | None:
+        """What a function, or a sum or product of functions, makes of one stored tensor; None where there is no such tensor, or no need."""
+        known = [self._as_curve(a) for a in args]
+        curves = [k for k in known if k is not None]
+        if len(curves) != len(args) or len({k.source for k in curves}) != 1:
+            return None
+        if op.kind == "unary_f":
+            parameters: dict[str, Any] = {k: v for k, v in op.attrs.items() if k != "function"}
+            if "c" in op.consts:
+                parameters["c"] = self.graph.constant(op, "c")
+            return curves[0].through(op, op.str_attr("function"), parameters)
+        if op.kind == "product_f" or any(isinstance(a, Curve) for a in args):
+            return curves[0].joined(op, curves[1])
+        return None
+
+    def _takes(self, reader: Op, value: str) -> bool:
+        """Whether a reader of a function of one stored tensor needs no more than the function."""
+        if reader.kind == "unary_f":
+            return True
+        if reader.kind == "product_f":
+            return len({self.roots[v] for v in reader.inputs}) == 1
+        if isinstance(self.real[value], Curve):
+            return reader.kind in ("clip_f", "mul_f", "addc_f") or (
+                reader.kind == "add_f" and len({self.roots[v] for v in reader.inputs}) == 1
+            )
+        return False
 
     # -- values without a scale -----------------------------------------------------------------------------------------
 
@@ -259,30 +309,33 @@ class _State:
         quantize may be computed twice, an operation with weights may not."""
         found = self.real[value]
         readers = self.graph.consumers(value)
-        if not isinstance(found, Pending) or len(readers) + (value in self.graph.outputs) < 2:
+        if not isinstance(found, (Pending, Curve)) or len(readers) + (value in self.graph.outputs) < 2:
             return False
         if _weighted(found):
             types = {self.graph.type(r.output).quant if r.kind == "quantize" else r.name for r in readers}
             return len(types) + (value in self.graph.outputs) > 1
-        return not self._quantised(value)
+        if self._as_curve(found) is not None:
+            readers = tuple(r for r in readers if not self._takes(r, value))
+        return value in self.graph.outputs or not all(self._commutes(r) for r in readers)
 
     def _quantised(self, value: str) -> bool:
         """Whether a quantize is all that reads the value, at once or behind what commutes with it."""
-        readers = self.graph.consumers(value)
-        return value not in self.graph.outputs and all(
-            r.kind == "quantize" or (r.kind in _KEEPS and self._quantised(r.output)) for r in readers
-        )
+        return value not in self.graph.outputs and all(self._commutes(r) for r in self.graph.consumers(value))
+
+    def _commutes(self, reader: Op) -> bool:
+        return reader.kind == "quantize" or (reader.kind in _KEEPS and self._quantised(reader.output))
 
     def _view(self, op: Op, value: str) -> Real:
         """The real value as a stored one, for ``op``."""
         found = self._read(op, value)
-        if not isinstance(found, Pending):
+        if not isinstance(found, (Pending, Curve)):
             return found
         exact = self._settle(found)
         if isinstance(exact, View):
             self.real[value] = exact
             return exact
-        t = self._scale(value, found.lo, found.hi, self._sum(op, value))
+        ends = (found.lo, found.hi) if isinstance(found, Pending) else found.range
+        t = self._scale(value, *ends, self._sum(op, value))
         if t is None:
             self.real[value] = self._no_scale(op, value)
             return self.real[value]
@@ -367,6 +420,8 @@ class _State:
 
     def _clip(self, op: Op, a: Real) -> Real:
         lo, hi = op.float_attr("lo"), op.float_attr("hi")
+        if isinstance(a, Curve):
+            return self._through(op, a, "Clip", {"low": lo, "high": hi})
         if isinstance(a, Pending) and any(m.kind == "pad" for m in a.moves):
             a = self._view(op, op.inputs[0])
         if isinstance(a, View):
@@ -385,8 +440,15 @@ class _State:
             return Unknown()
         return replace(a, parts=done, origins=(*a.origins, op.origin))
 
+    def _through(self, op: Op, a: Curve, function: str, parameters: dict[str, Any]) -> Real:
+        """A curve through a function; behind a move it is stored first."""
+        known = self._as_curve(a) or self._as_curve(self._view(op, op.inputs[0]))
+        return known.through(op, function, parameters) if known is not None else Unknown()
+
     def _affine(self, op: Op, a: Real, c: Array | None = None) -> Real:
         c = self.graph.constant(op, "c") if c is None else c
+        if isinstance(a, Curve):
+            return self._through(op, a, "Mul" if op.kind == "mul_f" else "Add", {"c": c})
         if isinstance(a, Pending) and a.op.kind == "concat" and not a.moves:
             ends = np.cumsum([self.graph.type(v).shape[2] for v in a.op.inputs])[:-1]
             return self._each(op, a, [partial(self._affine, c=part) for part in np.split(c, ends)])
@@ -458,7 +520,7 @@ class _State:
             if have.quant == t.quant:
                 return a.stored
             a = Pending(replace(op, kind="rescale", consts={}), (a.stored,), origins=(op.origin,))
-        assert isinstance(a, Pending)
+        assert isinstance(a, (Pending, Curve))
         key = (_key(a), t.quant)
         if key not in self.made:
             base = a.op.output.removesuffix(":f")
@@ -468,8 +530,10 @@ class _State:
             self.made[key] = self._moved(value, t, a.moves, last, op.output)
         return self.made[key]
 
-    def _emit(self, a: Pending, t: TensorType, output: str) -> str:
+    def _emit(self, a: Pending | Curve, t: TensorType, output: str) -> str:
         origins = ",".join(dict.fromkeys(o for part in (*a.origins, a.op.origin) for o in part.split(",") if o))
+        if isinstance(a, Curve):
+            return self._with_consts(Op(a.op.name, "lut", (a.source,), output, {}, {}, origins), table_of(a, t), t)
         if a.op.kind == "concat":
             parts = [self._store(p, t.shaped_like(self._real_type(p)), _part(a.op, i, output)) for i, p in enumerate(a.parts)]
             return self._add(Op(a.op.name, "concat", tuple(parts), output, {}, {}, origins), t)
@@ -481,6 +545,8 @@ class _State:
                 lowered = integer_ops.conv(self.graph, base, a.op, x, t)
             case "add_f":
                 lowered = integer_ops.add(base, x, self.values[a.sources[1]], t)
+            case "product_f":
+                lowered = integer_ops.mul(replace(base, kind="mul"), x, self.values[a.sources[1]], t)
             case "avgpool_f":
                 lowered = integer_ops.avgpool(base, a.op, x, t)
             case "resize_f":
@@ -496,11 +562,13 @@ class _State:
     def _real_type(self, a: Real) -> TensorType:
         if isinstance(a, View):
             return self.values[a.stored]
-        assert isinstance(a, Pending)
+        assert isinstance(a, (Pending, Curve))
         return self.graph.type(a.moves[-1].output) if a.moves else self._base_type(a)
 
-    def _base_type(self, a: Pending) -> TensorType:
+    def _base_type(self, a: Pending | Curve) -> TensorType:
         """Shape and layout before the moves. A rescale may stem from this pass alone and then has no output in the old graph."""
+        if isinstance(a, Curve):
+            return self.values[a.source]
         return self.values[a.sources[0]] if a.op.kind == "rescale" else self.graph.type(a.op.output)
 
     def _with_consts(self, op: Op, consts: dict[str, Array], t: TensorType) -> str:
@@ -562,6 +630,8 @@ def _part(op: Op, index: int, output: str) -> Op:
 
 def _key(a: Real) -> Hashable:
     """What is computed."""
+    if isinstance(a, Curve):
+        return (a.op.output, a.source, tuple(m.output for m in a.moves))
     if not isinstance(a, Pending):
         return a
     return (a.op.output, a.sources, tuple(m.output for m in a.moves), a.lo, a.hi, a.origins, tuple(map(_key, a.parts)))

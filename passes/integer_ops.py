@@ -14,7 +14,7 @@ import numpy.typing as npt
 from sasimc.ir.graph import Attr, Graph, Op, TensorType
 from sasimc.passes.factors import FactorError, add_factors, factor, factors
 
-__all__ = ["BIAS_TOLERANCE", "add", "avgpool", "conv", "narrow", "rescale", "resize"]
+__all__ = ["BIAS_TOLERANCE", "add", "avgpool", "conv", "mul", "narrow", "rescale", "resize"]
 
 Array = npt.NDArray[Any]
 Lowered = tuple[Op, dict[str, Array]]
@@ -26,6 +26,12 @@ def add(base: Op, a: TensorType, b: TensorType, out: TensorType) -> Lowered:
     """Residual addition."""
     ma, mb, shift = add_factors(a.scale / out.scale, b.scale / out.scale)
     return base.with_attrs(ma=ma, mb=mb, shift=shift), {}
+
+
+def mul(base: Op, a: TensorType, b: TensorType, out: TensorType) -> Lowered:
+    """Product of two tensors."""
+    mult, shift = factor(a.scale * b.scale / out.scale)
+    return base.with_attrs(mult=mult, shift=shift), {}
 
 
 def avgpool(base: Op, real: Op, x: TensorType, out: TensorType) -> Lowered:

@@ -35,6 +35,9 @@ class ToUnsigned:
 def _rewrite(op: Op, graph: Graph, moved: set[str], constants: dict[str, npt.NDArray[Any]]) -> Op:
     if op.output in moved and "lo" in op.attrs:
         op = op.with_attrs(lo=op.int_attr("lo") + 128, hi=op.int_attr("hi") + 128)
+    if op.output in moved and op.kind == "lut":  # places count from the lowest value: those of the input stay
+        constants[f"{op.consts['table']}.u8"] = (graph.constant(op, "table") + 128).astype(np.int16)
+        op = op.with_consts(table=f"{op.consts['table']}.u8")
     if not (op.inputs and op.inputs[0] in moved):
         return op
     if op.kind in ("avgpool", "resize"):

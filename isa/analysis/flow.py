@@ -18,7 +18,7 @@ import numpy.typing as npt
 from sasimc.isa.analysis.footprint import Touch, footprint
 from sasimc.isa.objects import Matrix, View
 from sasimc.isa.program import Program
-from sasimc.isa.spec import Instruction, MatField, Reg, RowsField
+from sasimc.isa.spec import Instruction, MatField, Reg, RowsField, ViewField
 from sasimc.isa.walk import Walker
 
 __all__ = ["Flow", "Report"]
