@@ -357,7 +357,9 @@ class BackwardEmitter:
                 where=op.origin or op.name, hint="a lower resolution, or a larger accumulator.entries",
             )  # fmt: skip
         if 128 * 255 * (e_size := he * we * ce // (h * w * c)) >= 1 << 31:
-            raise CapacityError(f"a sum of {e_size} errors may need more than 32 bits", where=op.origin or op.name, hint="a lower resolution")
+            raise CapacityError(
+                f"a sum of {e_size} errors may need more than 32 bits", where=op.origin or op.name, hint="a lower resolution"
+            )
         arena = Arena(b.machine.buffer.bytes, op.origin or op.name)
         x_rows, out_rows = hx if whole_x else rows, h if whole_out else rows
         e_view = b.view("e.in0", "buf", "i8", e_shape, arena.take(rows * we * ce), ring=rows)

@@ -12,9 +12,9 @@ from sasimc.frontend.ops_linear import requantize
 from sasimc.frontend.state import Act, Importer, Unsupported, handles
 from sasimc.ir.graph import Attr, TensorType
 
-__all__: list[str] = []
+__all__ = ["DEFAULTS"]
 
-_DEFAULTS: Mapping[str, Mapping[str, float | str]] = {
+DEFAULTS: Mapping[str, Mapping[str, float | str]] = {
     "Celu": {"alpha": 1.0},
     "Elu": {"alpha": 1.0},
     "Gelu": {"approximate": "none"},
@@ -37,7 +37,7 @@ def _unary(imp: Importer, node: NodeProto, function: str, x: str, act: Act, out:
 def _parameters(imp: Importer, node: NodeProto, function: str) -> dict[str, Any]:
     """Attributes of the function, each of the type of its default."""
     given = imp.attrs(node)
-    found = {name: type(default)(given.get(name, default)) for name, default in _DEFAULTS.get(function, {}).items()}
+    found = {name: type(default)(given.get(name, default)) for name, default in DEFAULTS.get(function, {}).items()}
     if found.get("approximate", "none") not in ("none", "tanh"):
         raise Unsupported(f"approximate = {found['approximate']!r}", "use none or tanh")
     if any(isinstance(v, float) and not np.isfinite(v) for v in found.values()):
@@ -45,8 +45,9 @@ def _parameters(imp: Importer, node: NodeProto, function: str) -> dict[str, Any]
     return found
 
 
-@handles("Abs", "Celu", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Log", "Mish", "Reciprocal", "Selu", "Sigmoid",
-         "Softplus", "Softsign", "Sqrt", "Swish", "Tanh", "ThresholdedRelu", "com.microsoft.Gelu")  # fmt: skip
+@handles("Abs", "Atan", "Ceil", "Celu", "Cos", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Log", "Mish", "Neg",
+         "Reciprocal", "Round", "Selu", "Sigmoid", "Sign", "Sin", "Softplus", "Softsign", "Sqrt", "Swish", "Tanh", "ThresholdedRelu",
+         "com.microsoft.Gelu")  # fmt: skip
 def unary(imp: Importer, node: NodeProto) -> None:
     act = imp.floats(node, 0)
     parameters = _parameters(imp, node, node.op_type)

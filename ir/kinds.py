@@ -218,7 +218,12 @@ def _lut(g: Graph | TrainGraph, op: Op) -> str | None:
     table, slope = g.constant(op, "table"), g.constant(op, "slope")
     if out.dtype not in ("u8", "i8"):
         return f"output is {out.dtype}, expected u8 or i8"
-    if table.dtype != "int16" or slope.dtype != "float64" or table.shape not in ((256,), (x.shape[2], 256)) or slope.shape != table.shape:
+    if (
+        table.dtype != "int16"
+        or slope.dtype != "float64"
+        or table.shape not in ((256,), (x.shape[2], 256))
+        or slope.shape != table.shape
+    ):
         return f"table {table.dtype} {table.shape} and slope {slope.dtype} {slope.shape} must have 256 elements, or as many for each channel"
     lo, hi = type_range(out.dtype)
     if table.min() < lo or table.max() > hi:

@@ -211,7 +211,9 @@ class Golden:
                 result.gradients[op.name] = gradient_scale(g, op.weights.scales, self.gradient_power)
             if not goes_on:
                 continue
-            for index, (name, part) in enumerate(zip(op.inputs, backward(op, error, xs, self.weights.get(op.name)), strict=True)):
+            for index, (name, part) in enumerate(
+                zip(op.inputs, backward(op, error, xs, self.weights.get(op.name), self.graph.quants), strict=True)
+            ):
                 if self.needs_error[name]:
                     waiting.setdefault(name, []).append((op.position, index, part))
         for name, g in result.gradients.items():

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+from golden_functions import CURVES, Curve, bounds, chain, constant, prelu, product, stored, table
 from onnx import numpy_helper
 
 __all__ = ["Graph", "Op", "Quant", "Weights", "read"]
@@ -98,6 +99,7 @@ class _Pending:
     bias: _Const | None = None
     low: float | None = None
     high: float | None = None
+    curve: Curve | None = None
 
 
 class _Reader:
@@ -116,6 +118,8 @@ class _Reader:
             method = getattr(self, f"_{node.op_type.lower()}", None)
             if node.op_type in _SHAPE_OPS:
                 method = self._shape
+            if node.op_type in CURVES:
+                method = self._curve
             if method is None:
                 raise NotImplementedError(f"{node.name}: {node.op_type}")
             result = method(node, position)
@@ -196,6 +200,8 @@ class _Reader:
 
     def _close(self, p: _Pending, out: str, quant: Quant) -> None:
         """Turn the pending operation ``p`` with output type ``quant`` into an Op."""
+        if p.curve is not None:
+            p = replace(p, attrs={"table": table(p.curve, quant.scale, quant.zero, quant.lo, quant.hi), "slope": p.curve[1]})
         lo, hi = quant.lo, quant.hi
         mask_lo = mask_hi = None
         if p.low is not None:
@@ -301,6 +307,10 @@ class _Reader:
         x, c = (self.values[n] for n in node.input)
         if isinstance(x, _Const):
             x, c = c, x
+        if not isinstance(c, _Const):
+            return self._product(node, position)
+        if isinstance(x, _Pending) and x.curve is not None and c.real.size == 1:
+            return self._table(node, position, x.inputs[0], chain(x.curve, constant(float(c.real.reshape(())))))
         if not isinstance(x, _Tensor) or not isinstance(c, _Const):
             raise NotImplementedError(f"{node.name}: Mul of a tensor by constants only")
         factor = c.real.astype(np.float64)
@@ -310,6 +320,9 @@ class _Reader:
 
     def _activation(self, node: onnx.NodeProto, position: int, low: float | None, high: float | None) -> _Pending:
         value = self.values[node.input[0]]
+        if isinstance(value, _Pending) and value.curve is not None:
+            limits = bounds(-np.inf if low is None else low, np.inf if high is None else high)
+            return self._table(node, position, value.inputs[0], chain(value.curve, limits))
         if isinstance(value, _Tensor):
             value = _Pending("rescale", node, position, (value.name,), {"factor": np.ones(1)})
         if not isinstance(value, _Pending):
@@ -327,6 +340,35 @@ class _Reader:
         low = attrs.get("min") if low is None else float(low.reshape(()))
         high = attrs.get("max") if high is None else float(high.reshape(()))
         return self._activation(node, position, low, high)
+
+    def _table(self, node: onnx.NodeProto, position: int, x: str, curve: Curve) -> _Pending:
+        return _Pending("table", node, position, (x,), {}, curve=curve)
+
+    def _known(self, name: str) -> tuple[str, Curve] | None:
+        """The tensor a real value is a function of, and the function."""
+        value = self.values[name]
+        if isinstance(value, _Tensor):
+            q = self.graph.quants[value.name]
+            return value.name, stored(q.scale, q.zero, q.lo, q.hi)
+        return (value.inputs[0], value.curve) if isinstance(value, _Pending) and value.curve is not None else None
+
+    def _curve(self, node: onnx.NodeProto, position: int) -> _Pending:
+        known = self._known(node.input[0])
+        if known is None:
+            raise NotImplementedError(f"{node.name}: {node.op_type} of what is not stored")
+        return self._table(node, position, known[0], chain(known[1], CURVES[node.op_type](**self._attrs(node))))
+
+    def _prelu(self, node: onnx.NodeProto, position: int) -> _Pending:
+        known, c = self._known(node.input[0]), self._const(node, 1)
+        if known is None or c is None:
+            raise NotImplementedError(f"{node.name}: PRelu")
+        return self._table(node, position, known[0], chain(known[1], prelu(c.astype(np.float64).reshape(-1))))
+
+    def _product(self, node: onnx.NodeProto, position: int) -> _Pending:
+        a, b = (self._known(n) for n in node.input)
+        if a is not None and b is not None and a[0] == b[0]:
+            return self._table(node, position, a[0], product(a[1], b[1]))
+        return _Pending("product", node, position, tuple(self._tensor(n, node) for n in node.input), {})
 
     def _averagepool(self, node: onnx.NodeProto, position: int) -> _Pending:
         attrs = self._attrs(node)

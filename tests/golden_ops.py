@@ -5,13 +5,14 @@ Tensors are int64 ``[B, H, W, C]`` or ``[B, F]``. Products are summed in float64
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from golden_graph import Graph, Op
-from golden_numbers import I64, Error, accumulator, pool_factor, requantise, residual_factors, rne
+from golden_functions import slopes
+from golden_graph import Graph, Op, Quant
+from golden_numbers import I64, Error, accumulator, channel_factors, pool_factor, requantise, residual_factors, rne
 
 __all__ = ["backward", "forward", "gradient"]
 
@@ -114,6 +115,11 @@ def forward(op: Op, xs: Sequence[I64], graph: Graph, w: npt.NDArray[np.int8] | N
         qb = graph.quants[op.inputs[1]]
         m_a, m_b, s = residual_factors(qx.scale / qy.scale, qb.scale / qy.scale)
         return np.clip(rne((x - qx.zero) * m_a + (xs[1] - qb.zero) * m_b, s) + qy.zero, op.lo, op.hi)
+    if op.kind == "product":
+        qb = graph.quants[op.inputs[1]]
+        return requantise((x - qx.zero) * (xs[1] - qb.zero), 0, qx.scale * qb.scale / qy.scale, qy.zero, op.lo, op.hi)
+    if op.kind == "table":
+        return _looked_up(op.attrs["table"], x - qx.lo)
     if op.kind in ("avgpool", "globalpool"):
         window = _pool_window(op, x)
         n = window.kernel[0] * window.kernel[1]
@@ -148,10 +154,20 @@ def forward(op: Op, xs: Sequence[I64], graph: Graph, w: npt.NDArray[np.int8] | N
     raise NotImplementedError(op.kind)
 
 
-def backward(op: Op, error: Error, xs: Sequence[I64], w: npt.NDArray[np.int8] | None = None) -> list[Error]:
-    """The error of each input from the output's int8 error after mask, channel scale and quantise."""
+def backward(
+    op: Op, error: Error, xs: Sequence[I64], w: npt.NDArray[np.int8] | None = None, quants: Mapping[str, Quant] | None = None
+) -> list[Error]:
+    """The error of each input from the output's int8 error after mask, channel scale and quantise; ``quants``: those of the graph, for kinds whose
+    errors depend on values."""
     x = xs[0]
     v, e = error
+    if op.kind == "product":
+        assert quants is not None
+        return [_of_factor(v, e, xs[i], xs[1 - i], quants[op.inputs[1 - i]]) for i in (0, 1)]
+    if op.kind == "table":
+        assert quants is not None
+        slope, g = slopes(op.attrs["slope"])
+        return [Error(v * _looked_up(slope, x - quants[op.inputs[0]].lo), e + g)]
     if op.kind in ("conv", "gemm"):
         assert w is not None
         return [Error(_transposed(op, x, v, w), e)]
@@ -189,6 +205,23 @@ def backward(op: Op, error: Error, xs: Sequence[I64], w: npt.NDArray[np.int8] | 
     if op.kind == "shape":
         return [Error(_unshape(op, v, x.shape), e)]
     raise NotImplementedError(op.kind)
+
+
+def _looked_up(values: I64, at: I64) -> I64:
+    """Entry ``at`` of a table, or of that of each channel."""
+    if values.ndim == 1 or len(values) == 1:
+        return values.reshape(-1)[at]
+    return np.stack([values[c][at[..., c]] for c in range(len(values))], axis=-1)
+
+
+def _of_factor(v: I64, e: int, own: I64, other: I64, quant: Quant) -> Error:
+    """The error of one factor of a product: times the other one, summed over the axes along which it was broadcast."""
+    total = np.broadcast_to(v * (other - quant.zero), v.shape)
+    for axis, size in enumerate(own.shape):
+        if size == 1 and axis:
+            total = total.sum(axis=axis, keepdims=True)
+    (factor,), g = channel_factors([quant.scale])
+    return Error(rne(accumulator(total) * factor, 15) if factor != 32768 else accumulator(total), e + g)
 
 
 def gradient(op: Op, x: I64, m: I64, zero: int, w: npt.NDArray[np.int8]) -> I64:

@@ -358,6 +358,32 @@ class Builder:
         name, start = name or self._fresh("act"), len(self.nodes)
         return self._finish([x], x.name, name, act, dtype=dtype, pow2=pow2, start=start)
 
+    def unary(self, x: Value, operator: str, *, name: str | None = None, dtype: str | None = None, pow2: bool | None = None,
+              **attrs: object) -> Value:  # fmt: skip
+        """A function of each element between a DQ and a Q; a PRelu has a slope for each channel."""
+        name, start = name or self._fresh(operator.lower()), len(self.nodes)
+        slope = [self.const(np.float32(self.rng.uniform(-0.3, 0.6, (x.shape[0], 1, 1))), "slope")] if operator == "PRelu" else []
+        r = self._node(operator, [x.name, *slope], name, **attrs)
+        return self._finish([x], r, name, None, dtype=dtype, pow2=pow2, start=start)
+
+    def product(
+        self, a: Value, b: Value, *, act: Act = None, name: str | None = None, dtype: str | None = None, pow2: bool | None = None
+    ) -> Value:
+        """Product of two tensors; one of them may have one row, pixel or channel for all."""
+        name, start = name or self._fresh("product"), len(self.nodes)
+        r = self._node("Mul", [a.name, b.name], name)
+        return self._finish([a, b], r, name, act, dtype=dtype, pow2=pow2, start=start)
+
+    def squeeze(self, x: Value, *, name: str | None = None) -> Value:
+        """GlobalAveragePool that stays C x 1 x 1."""
+        name, start = name or self._fresh("squeeze"), len(self.nodes)
+        return self._finish([x], self._node("GlobalAveragePool", [x.name], name), name, None, dtype=None, pow2=None, start=start)
+
+    def excite(self, x: Value, *, gate: str = "Sigmoid", trainable: bool = False) -> Value:
+        """Squeeze-and-excite: x times a gate for each channel."""
+        s = self.conv(self.squeeze(x), max(1, x.shape[0] // 2), 1, act="relu", trainable=trainable)
+        return self.product(x, self.unary(self.conv(s, x.shape[0], 1, trainable=trainable), gate))
+
     def requantize(self, x: Value, *, name: str | None = None, dtype: str | None = None, pow2: bool | None = None) -> Value:
         """A Q right after a DQ."""
         return self.quantize(x.name, x.data, dtype=dtype, pow2=pow2, stem=name or self._fresh("requant"))
@@ -576,10 +602,15 @@ def mobilenet_like(
     return b.model(b.gemm(x, classes, trainable=train != "none", name="head", dtype="int8"))
 
 
+UNARY = ("Sigmoid", "HardSigmoid", "Tanh", "LeakyRelu", "Elu", "Softplus", "PRelu")
+"""Functions of opset 13 on."""
+
+
 def random_graph(
-    seed: int, *, train: bool = True, ops: int = 6, size: int | None = None, classes: int | None = None
+    seed: int, *, train: bool = True, ops: int = 6, size: int | None = None, classes: int | None = None, also: Sequence[str] = ()
 ) -> onnx.ModelProto:
-    """A random small graph with fan-out. With ``train`` the head trains, and in every second graph some convolutions do too."""
+    """A random small graph with fan-out. With ``train`` the head trains, and in every second graph some convolutions do too. ``also``: further
+    kinds of operations: ``unary``, ``silu``, ``product``, ``excite``, ``map``."""
     rng = np.random.default_rng(seed + 10_000)
     deep = train and bool(rng.integers(2))
     b = Builder(seed, opset=int(rng.integers(13, 20)), pow2=deep)
@@ -625,6 +656,7 @@ def random_graph(
                 "act",
                 "pad",
                 "requant",
+                *also,
             ]
         )
         same = [v for v in live if v.shape == x.shape and v.name != x.name]
@@ -652,6 +684,16 @@ def random_graph(
             y = b.pad(x, [int(v) for v in rng.integers(0, 3, 4)])
         elif kind == "requant":
             y = b.requantize(x)
+        elif kind == "unary":
+            y = b.unary(x, str(rng.choice(UNARY)))
+        elif kind == "silu":
+            y = b.product(x, b.unary(x, "Sigmoid")) if rng.integers(2) else b.product(b.unary(x, "Tanh"), b.unary(x, "HardSwish"))
+        elif kind == "product" and same:
+            y = b.product(x, same[int(rng.integers(len(same)))], act=acts[int(rng.integers(2))])
+        elif kind == "excite":
+            y = b.excite(x, gate=str(rng.choice(["Sigmoid", "HardSigmoid"])), trainable=deep)
+        elif kind == "map":
+            y = b.product(b.unary(b.conv(x, 1, 1), "Sigmoid"), x)
         else:
             y = conv(x)
         live.append(y)

@@ -13,15 +13,13 @@ RUNS = {
     "test_softmax_large_number": "Softmax", "test_argmax_keepdims_example": "ArgMax", "test_dropout_default": "Dropout",
     "test_identity": "Identity", "test_squeeze_negative_axes": "Squeeze", "test_unsqueeze_axis_2": "Unsqueeze", "test_basic_conv_with_padding": "Conv",
     "test_gemm_transposeB": "Gemm", "test_maxpool_1d_default": "MaxPool", "test_averagepool_2d_strides": "AveragePool", "test_batchnorm_epsilon": "BatchNormalization",
-    "test_add, one tensor for all inputs": "Add",
+    "test_add, one tensor for all inputs": "Add", "test_mul, one tensor for all inputs": "Mul", "test_elu": "Elu", "test_hardswish": "HardSwish",
 }  # fmt: skip
 REFUSED = (
-    "test_elu",
     "test_maxpool_3d_default",
     "test_mul_bcast",
     "test_reshape_reordered_all_dims",
     "test_resize_upsample_scales_cubic",
-    "test_hardswish",
     "test_flatten_axis0",
 )
 

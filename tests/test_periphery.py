@@ -142,7 +142,11 @@ def test_product(types: tuple[str, str], other: tuple[int, ...], sums: tuple[int
     b.view("a", "buf", types[0], shape, pad=pads[0])
     b.view("b", "buf", types[1], (other[0], other[1], other[2]), pad=pads[1])
     b.view("s", "acc", "i32", (sums[0], sums[1], sums[2]))
-    a, c, before = extreme(rng, types[0], shape), extreme(rng, types[1], (other[0], other[1], other[2])), rng.integers(-9, 9, sums)
+    a, c, before = (
+        extreme(rng, types[0], shape),
+        extreme(rng, types[1], (other[0], other[1], other[2])),
+        rng.integers(-9, 9, sums),
+    )
     it = Interpreter(program(("prod", "s", "a", "b", RowRange(0, 1, 9)), views=tuple(b.views)), "fused", threads)
     for name, values in (("a", a), ("b", c), ("s", before)):
         it.write_view(name, values)

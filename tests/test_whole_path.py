@@ -23,6 +23,13 @@ def test_random_graphs(seed: int) -> None:
     )
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_random_graphs_with_tables_and_products(seed: int) -> None:
+    also = ("unary", "unary", "silu", "product", "product", "excite", "excite", "map")
+    model = models.random_graph(seed + 700, size=7, ops=5, also=also)
+    check(model, engines=ALL if seed < 4 else FAST, backprop=("exact", "truncated")[seed % 2], batch=(1, 3)[seed % 2], seed=seed)
+
+
 @pytest.mark.parametrize("seed", [101, 136, 213, 233, 289, 475])
 def test_random_graphs_that_once_differed(seed: int) -> None:
     """Identity requantisations, overlapping pools before a channel scale, pads that a convolution swallows."""

@@ -159,7 +159,13 @@ def check_table(program: Program, t: Table) -> Iterator[str]:
         values[role] = program.table_array(t, role)
     if len({v.size for v in values.values()}) > 1:
         yield "its arrays differ in length: " + ", ".join(f"{role} {v.size}" for role, v in values.items())
-    limits = {"bias": (-INT32, INT32 - 1), "mult": (-INT32, INT32 - 1), "shift": (0, 62), "k": (-INT32, INT32 - 1), "values": (-128, 255)}
+    limits = {
+        "bias": (-INT32, INT32 - 1),
+        "mult": (-INT32, INT32 - 1),
+        "shift": (0, 62),
+        "k": (-INT32, INT32 - 1),
+        "values": (-128, 255),
+    }
     for role, v in values.items():
         low, high = limits[role]
         if not v.size:
