@@ -181,7 +181,7 @@ def _external(location: str) -> Callable[[onnx.ModelProto], None]:
 
 def _unsupported(model: onnx.ModelProto) -> None:
     node = _node(model, "Clip")
-    node.op_type = "HardSwish"
+    node.op_type = "Hardmax"
     del node.input[1:]
 
 
@@ -216,7 +216,7 @@ ONNX_CASES: dict[str, tuple[Callable[[Path], object], str]] = {
     "image": (lambda p: p.write_bytes((p.parent / "rose.jpg").read_bytes()), "not an ONNX model"),
     "missing": (lambda p: p.unlink(), "no such file"),
     "folder": (lambda p: (p.unlink(), p.mkdir()), "is a folder"),
-    "unsupported operator": (_edit(_unsupported), "stem_clip.*HardSwish|HardSwish.*not supported"),
+    "unsupported operator": (_edit(_unsupported), "stem_clip.*Hardmax|Hardmax.*not supported"),
     "NaN scale": (_edit(lambda m: _set(m, "_scale", float("nan"))), "scale.*(nan|finite|positive)"),
     "zero scale": (_edit(lambda m: _set(m, "_scale", 0.0)), "scale.*(0|positive)"),
     "negative scale": (_edit(lambda m: _set(m, "_scale", -1.0)), "scale.*(-1|positive|negative)"),

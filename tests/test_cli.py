@@ -226,7 +226,10 @@ def test_bad_options_of_sasc(
 def test_check_lists_everything_unsupported(cli: Cli, tmp_path: Path) -> None:
     x = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 3, 8, 8])
     y = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["n", 3, 8, 8])
-    nodes = [onnx.helper.make_node("Gelu", ["x"], ["a"], "first"), onnx.helper.make_node("HardSwish", ["a"], ["y"], "second")]
+    nodes = [
+        onnx.helper.make_node("Hardmax", ["x"], ["a"], "first"),
+        onnx.helper.make_node("LpNormalization", ["a"], ["y"], "second"),
+    ]
     model = onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", [x], [y]), opset_imports=[onnx.helper.make_opsetid("", 20)])
     onnx.save(model, tmp_path / "m.onnx")
     assert cli("sasc", "check", tmp_path / "m.onnx") == 2

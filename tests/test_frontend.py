@@ -480,7 +480,10 @@ def broken_weight(**changes: Any) -> Callable[[Net], str]:
 
 
 UNSUPPORTED: dict[str, tuple[Callable[[Net], str], str, str]] = {
-    "sigmoid": (lambda n: n.q(n.node("Sigmoid", x_of(n))), "operator is not supported", "piecewise-linear"),
+    "normalisation": (
+        lambda n: n.q(n.node("InstanceNormalization", x_of(n), n.const(np.ones(3)), n.const(np.zeros(3)))), "operator is not supported",
+        "BatchNormalization",
+    ),
     "typo": (lambda n: n.q(n.node("MaxPol", x_of(n))), "operator is not supported", "did you mean"),
     "other domain": (lambda n: n.q(n.node("Foo", x_of(n), domain="com.example")), "operator is not supported", "replace it"),
     "no quantize between": (
@@ -526,7 +529,7 @@ UNSUPPORTED: dict[str, tuple[Callable[[Net], str], str, str]] = {
     ),
     "attention": (lambda n: n.q(n.node("MatMul", x_of(n), x_of(n))), "both operands are activations", "attention"),
     "left operand": (lambda n: n.q(n.node("MatMul", n.weight((6, 6), 1), x_of(n))), "the constant is the left operand", "transpose"),
-    "product of activations": (lambda n: n.q(n.node("Mul", x_of(n), x_of(n))), "Mul of two activations", "constant"),
+    "product of activations": (lambda n: n.q(n.node("Div", x_of(n), x_of(n))), "Div of two activations", "constant"),
     "plane constant": (
         lambda n: n.q(n.node("Mul", x_of(n), n.const(np.arange(36).reshape(6, 6)))), "varies along", "one number per channel"
     ),
@@ -592,11 +595,11 @@ def test_what_is_not_supported_is_reported_with_a_rewrite(case: str) -> None:
 def test_the_report_is_complete() -> None:
     """Five independent obstacles, one behind the other, are all listed at once."""
     net = Net()
-    x = net.q(net.node("Sigmoid", x_of(net), name="first"))
+    x = net.q(net.node("Hardmax", x_of(net), name="first"))
     x = net.q(net.node("AveragePool", x, kernel_shape=[3, 3], pads=[1] * 4, name="second"))
     x = net.q(net.node("Conv", x, net.weight((4, 3, 3, 3), dtype=np.uint8, zero=9), name="third"), np.nan)
     x = net.q(net.node("Relu", net.conv(net.conv(net.q(x), 4, 4, 1), 4, 4, 1, name="fourth")))
-    report = check_model(net.model(net.q(net.node("Gelu", x, name="fifth"))))
+    report = check_model(net.model(net.q(net.node("LpNormalization", x, name="fifth"))))
     nodes = [f.node for f in report.findings]
     assert {"first", "second", "third", "fourth", "fifth"} <= set(nodes)
     with pytest.raises(DiagnosticsError) as e:
@@ -627,12 +630,12 @@ def test_the_report_looks_behind_everything() -> None:
     net = Net(("n", 3, 6, 6))
     a, b = net.quant(0.02, 100, np.uint8), net.quant(1 / 256, 0, np.uint8)
     x = net.node("QuantizeLinear", "x", *a)
-    x = net.node("DequantizeLinear", net.node("QLinearSigmoid", x, *a, *b, domain="com.microsoft", name="first"), *b)
-    x = net.node("Reshape", net.q(net.node("Sigmoid", x, name="second")), net.const([0, 4, 27], np.int64), name="third")
+    x = net.node("DequantizeLinear", net.node("QLinearHardmax", x, *a, *b, domain="com.microsoft", name="first"), *b)
+    x = net.node("Reshape", net.q(net.node("Hardmax", x, name="second")), net.const([0, 4, 27], np.int64), name="third")
     x = net.node("Concat", x, net.const(np.zeros((1, 1, 27))), axis=1, name="fourth")
-    x = net.q(net.node("Elu", net.q(x), name="fifth"))
+    x = net.q(net.node("LpNormalization", net.q(x), name="fifth"))
     x = net.q(net.node("Foo", x, domain="com.example", name="sixth"))
-    report = check_model(net.model(net.q(net.node("Tanh", x, name="seventh"))))
+    report = check_model(net.model(net.q(net.node("Hardmax", x, name="seventh"))))
     assert {"first", "second", "third", "fourth", "fifth", "sixth", "seventh"} <= {f.node for f in report.findings}
 
 
