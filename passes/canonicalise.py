@@ -395,7 +395,7 @@ class _State:
 
     def _no_scale(self, op: Op, value: str) -> Unknown:
         self._problem(
-            op, f"{op.kind.removesuffix('_f')} reads {value!r}, which is not quantised, and no range of it is known",
+            op, f"{op.str_attr('function', op.kind.removesuffix('_f'))} reads {value!r}, which is not quantised, and no range of it is known",
             "--calibrate FOLDER measures such ranges on images; or quantise the float network as a whole: sasc quantize",
         )  # fmt: skip
         return Unknown()
@@ -555,23 +555,6 @@ class _State:
                 lowered = integer_ops.rescale(base, x, t, a.scale, a.offset)
         return self._with_consts(*lowered, t)
 
-<<<<<<< HEAD
-=======
-    def _own_error(self, a: Pending, t: TensorType) -> float:
-        """Steps by which a sum or product may move because the file does not say how its factors are quantised."""
-        if a.op.kind not in ("add_f", "product_f"):
-            return 0.0
-        types, off = [self.values[s] for s in a.sources], 0.0
-        for i, (source, u) in enumerate(zip(a.sources, types, strict=True)):
-            if source in self.own:
-                other = types[1 - i]
-                reach = (
-                    max(abs(q - other.zero) for q in type_range(other.dtype)) * other.scale if a.op.kind == "product_f" else 1.0
-                )
-                off += 0.5 * u.scale * reach / t.scale
-        return off
-
->>>>>>> 03a558f (Activation functions as tables and products of two activations: tests, golden model, docs)
     def _relabels(self, op: Op) -> bool:
         """Whether an operation of the old graph only gives axes other names."""
         return op.kind == "reshape" and self.graph.type(op.inputs[0]).shape == self.graph.type(op.output).shape

@@ -53,11 +53,7 @@ class Curve:
         value, slope = evaluate(function, self.value, **given)
         with np.errstate(invalid="ignore"):
             slope = self.slope * slope
-<<<<<<< HEAD
         return replace(self, op=op, value=value, slope=slope, origins=(*self.origins, op.origin))
-=======
-        return replace(self, op=op, value=value, slope=slope, origins=(*self.origins, *(origins or (op.origin,))))
->>>>>>> 03a558f (Activation functions as tables and products of two activations: tests, golden model, docs)
 
     def joined(self, op: Op, other: Curve) -> Curve:
         """Sum or product of two functions of one tensor."""

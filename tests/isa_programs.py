@@ -87,6 +87,8 @@ def _tables(draw: st.DrawFn, name: str, n: int) -> Table:
         "shift": (0, 62),
         "k": (-(1 << 15), 1 << 15),
     }
+    if kind == "lut":
+        return Table(name, kind, values, {"values": tuple(draw(st.sampled_from((range(256), range(127, -129, -1)))))})
     return Table(name, kind, values, {r: tuple(draw(st.lists(st.integers(*limit[r]), min_size=n, max_size=n))) for r in roles})
 
 

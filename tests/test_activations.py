@@ -19,7 +19,7 @@ from sasimc.ir import interp
 from sasimc.ir.graph import Graph, Op
 from sasimc.isa.errors import DiagnosticsError
 from sasimc.passes.backward import slope_table
-from sasimc.passes.canonicalise import ISLANDS
+from sasimc.passes.canonicalise import PLACED
 from sasimc.passes.manager import run_passes
 from sasimc.passes.pipeline import import_passes
 from sasimc.verify.check import samples
@@ -157,6 +157,13 @@ def test_operators_on_integers(operator: str) -> None:
     assert np.abs(real - run_ort(model, x)[0]).max() < 1e-6
 
 
+def compared(model: onnx.ModelProto, graph: Graph) -> None:
+    """Every tensor within one step of onnxruntime's, each made of the same stored inputs."""
+    found, before = read(model), run_passes(import_graph(model), import_passes())
+    runs = against_import(before, graph, {v: samples(before, 4) for v in before.inputs})
+    assert against_onnx(model, found, before, runs.fed, runs.imported) >= len(before.ops)
+
+
 SHAPES = [((6, 5, 7), (6, 5, 7)), ((6, 5, 7), (6, 1, 1)), ((6, 5, 7), (1, 5, 7)), ((1, 5, 7), (6, 5, 7)), ((6, 1, 1), (6, 5, 7)), ((6, 5, 7), (1, 1, 1)),
           ((6, 5, 7), (6, 5, 1)), ((6, 5, 7), (1, 1, 7))]  # fmt: skip
 
@@ -186,20 +193,40 @@ def test_products_of_two_activations(a: tuple[int, ...], b: tuple[int, ...], qop
         model = net.model(net.q(net.node("Mul", *sides), 0.015, 7))
     graph = import_model(model)
     assert graph.ops[-1].kind == ("lut" if a == b else "mul")  # x times x is a function of x
-    found, before = read(model), run_passes(import_graph(model), import_passes())
-    runs = against_import(before, graph, {"x": samples(before, 4)})
-    assert against_onnx(model, found, before, runs.fed, runs.imported) >= len(before.ops)  # every tensor within one step
+    compared(model, graph)
 
 
 def test_a_gate_without_its_own_quantisation_gets_one() -> None:
-    """A curve's range is known; by how many steps its rounding may move the product is noted."""
+    """A curve's range is known: its scale needs no images."""
     net = Net(("n", 4, 6, 6))
     x = net.q(net.conv(net.q("x", 0.03), 3 + 1, 4, name="conv"), 0.05)
     gate = net.node("HardSigmoid", net.q(net.conv(net.q(net.node("GlobalAveragePool", x), 0.03), 4, 4, 1), 0.05), alpha=1 / 6)
     model = net.model(net.q(net.node("Mul", x, gate, name="gated"), 0.05))
     graph = import_model(model)
     assert [o.kind for o in graph.ops][-2:] == ["lut", "mul"]
-    assert list(json.loads(graph.notes[ISLANDS]).values()) == [0.251]  # half of 1/255 of 1, times 128 steps
+    (placed,) = json.loads(graph.notes[PLACED]).values()
+    assert graph.type(placed).scale == pytest.approx(1 / 255)
+    compared(model, graph)
+
+
+def test_a_curve_with_several_readers_is_stored_for_all_if_one_needs_it() -> None:
+    net = Net(("n", 4, 6, 6))
+    x = net.q("x", 0.03, 5)
+    shared = net.node("Tanh", x)
+    both = net.node("Mul", net.node("Exp", shared), net.node("Sigmoid", shared))  # functions of x alone
+    model = net.model(net.q(net.node("Add", net.q(both, 0.02), net.q(net.node("Neg", shared), 0.01)), 0.03))
+    graph = import_model(model)
+    assert PLACED not in graph.notes
+    assert [o.kind for o in graph.ops] == ["lut", "lut", "add"]
+    compared(model, graph)
+    net = Net(("n", 4, 6, 6))
+    shared = net.node("Tanh", net.q("x", 0.03, 5))
+    pooled = net.q(net.node("GlobalAveragePool", shared), 0.01)
+    model = net.model(net.q(net.node("Mul", net.q(net.node("Exp", shared), 0.02), pooled), 0.03))
+    graph = import_model(model)
+    assert list(json.loads(graph.notes[PLACED])) == [shared]
+    assert sorted(o.kind for o in graph.ops) == ["avgpool", "lut", "lut", "mul"]
+    compared(model, graph)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +235,7 @@ def test_a_gate_without_its_own_quantisation_gets_one() -> None:
         (lambda net, x: net.node("Log", net.node("Clip", x, net.const(-1.0))), "is not a number"),
         (lambda net, x: net.node("Sub", x, net.node("Tanh", x)), "Sub of two activations"),
         (lambda net, x: net.node("Mul", x, net.node("Transpose", x, perm=[0, 1, 3, 2])), "laid out"),
-        (lambda net, x: net.node("Tanh", net.conv(x, 1, 1, 1)), "reads the unquantised result"),
+        (lambda net, x: net.node("Tanh", net.conv(x, 1, 1, 1)), "Tanh reads"),
         (lambda net, x: net.node("Gelu", x, approximate="none "), "approximate"),
         (lambda net, x: net.node("Pow", x, net.const([2.0, 3.0])), "exponent"),
         (lambda net, x: net.node("Elu", x, alpha=float("inf")), "not a finite number"),
