@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_right, insort
 from collections.abc import Callable, Collection
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -72,6 +73,16 @@ class History:
         if self.run < 0:
             raise SasError("there is nothing to run")
         self._take()
+
+    def twin(self, it: Interpreter) -> History:
+        """The same on another interpreter of the program, standing at the same instant; its past is not known."""
+        it.restore(self.it.snapshot())
+        it.return_to(self.it.mark())
+        other = copy(self)
+        other.it, other.starts, other._changes = it, list(self.starts), list(self._changes)
+        other.checkpoints = Checkpoints(it.state, self.checkpoints.limit)
+        other._take()
+        return other
 
     @property
     def current(self) -> Run:
@@ -147,16 +158,19 @@ class History:
 
     def _arrive(self, trap: Trap) -> int:
         """Stand before the instruction that traps, which may be anywhere in what was executed as a whole."""
-        first = self.time
-        self._return(first)
-        loops = self.loops_around({trap.index})
-        while True:
-            alone = self.it.at.pc == trap.index
+        first, found = self.time, False
+        while not found:
+            self._return(first)
+            loops = self.loops_around({trap.index})
             try:
-                self.time += self.it.advance(min(1 if alone else ENDLESS, self._due_change() - self.time), {trap.index}, loops)
-            except Trap:
-                break
-            self._arrived()
+                while True:
+                    found = self.it.at.pc == trap.index
+                    self.time += self.it.advance(
+                        min(1 if found else ENDLESS, self._due_change() - self.time), {trap.index}, loops
+                    )
+                    self._arrived()
+            except Trap as other:  # one after the other, another instruction may trap first
+                trap = other
         self._return(self.time)
         self.trap, self.hosted = trap, None
         return self.time - first

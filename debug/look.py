@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from sasimc.runtime.activations import StoredTensor, stored_tensors
 from sasimc.runtime.engines.bind import instruction_text
 
 __all__ = [
-    "Frame", "Instruction", "Owner", "Scale", "Stripes", "SubArray", "Tensor", "cost_of_last", "flipped", "frames", "instruction", "operation", "scale_of", "stripes", "subarray",
+    "Frame", "Instruction", "Owner", "Scale", "Stripes", "SubArray", "Tensor", "cost_of_last", "flipped", "frames", "gather", "instruction", "operation", "scale_of", "stripes", "subarray",
     "tensor",
 ]  # fmt: skip
 
@@ -153,35 +153,37 @@ def _stored(program: Program) -> dict[str, StoredTensor]:
     return stored_tensors(program) if "tensors" in program.meta else {}
 
 
-def scale_of(program: Program, view: str) -> Scale | None:
-    """What a view's integers mean; None: the program does not say it."""
+def scale_of(program: Program, view: str, node: str = "") -> Scale | None:
+    """What a view's integers mean, as a node writes it where several use the view; None: the program does not say it, or it depends on when."""
     known = _io(program)
     if view in known:
         return known[view]
     v = program.views[view]
-    for t in _stored(program).values():
-        if t.view and part_of(v, program.views[t.view]) is not None and v.channels * v.width > 0:
-            return Scale(t.name, t.node, t.scale, t.zero)
-    return None
+    found = {
+        Scale(t.name, t.node, t.scale, t.zero)
+        for t in _stored(program).values()
+        if t.view and (not node or t.node == node) and part_of(v, program.views[t.view]) is not None
+    }
+    return found.pop() if len(found) == 1 else None
 
 
-def _view(session: Session, name: str) -> View:
-    """A view by its name, or by that of the ONNX tensor or node it holds."""
+def _view(session: Session, name: str) -> tuple[View, str]:
+    """A view by its name, or by that of an ONNX tensor or node; then also the node (several may use one view, one after the other)."""
     program = session.program
     if name in program.views:
-        return program.views[name]
+        return program.views[name], ""
     tensors = _stored(program)
     for t in tensors.values():
         if name == t.name or name in t.node.split(","):
             root = t if t.view else tensors[t.source]
-            return program.views[root.view]
+            return program.views[root.view], root.node
     nodes = [node for t in tensors.values() for node in t.node.split(",")]
     raise SasError(f"there is no view, tensor or node {name!r}", hint=near(name, (*program.views, *tensors, *nodes)))
 
 
 def tensor(session: Session, name: str, sample: int = 0) -> Tensor:
     """A view as it stands in memory now, all of its logical rows (of a ring, rows that were overwritten hold later ones; see :func:`stripes`)."""
-    view = _view(session, name)
+    view, _ = _view(session, name)
     values = session.it.read_view(view.name, sample, stale=True)
     return Tensor(view.name, values, np.ones(view.height, np.bool_), scale_of(session.program, view.name))
 
@@ -198,33 +200,51 @@ class Stripes:
 
 def stripes(session: Session, name: str) -> Stripes:
     """Follow a view through the run up to now. The session stands where it stood."""
+    return gather(session, [_view(session, name)])[0]
+
+
+def gather(session: Session, wanted: Sequence[tuple[View, str]]) -> list[Stripes]:
+    """As :func:`stripes`, for several views at once, each as one node writes it (an empty string: whoever writes through it)."""
     program, it, h = session.program, session.it, session.history
-    view = _view(session, name)
-    writers: dict[int, list[tuple[View, tuple[int, int, int]]]] = {}
+    views = [v for v, _ in wanted]
+    owners = [{node} if node else _writing_nodes(program, v.name) for v, node in wanted]
+    writers: dict[int, list[tuple[int, View, tuple[int, int, int]]]] = {}
     for pc, instr in enumerate(program.code):
         o = program.resolve(instr)
         for f in instr.spec.of_kind(ViewField):
-            part = getattr(o, f.name)
-            at = part_of(part, view) if f.write else None
-            if at is not None and f.access != "d":
-                writers.setdefault(pc, []).append((part, at))
-    values, present = np.zeros(view.shape, _dtype(view)), np.zeros(view.height, np.bool_)
-    rows: list[tuple[int, int, int]] = []
+            if f.write and f.access != "d":
+                part = getattr(o, f.name)
+                for number, view in enumerate(views):
+                    if instr.origin.node in owners[number] and (at := part_of(part, view)) is not None:
+                        writers.setdefault(pc, []).append((number, part, at))
+    values = [np.zeros(v.shape, _dtype(v)) for v in views]
+    present = [np.zeros(v.height, np.bool_) for v in views]
+    rows: list[list[tuple[int, int, int]]] = [[] for _ in views]
     for instant, pc, r0, r1 in session.executions(frozenset(writers), h.starts[h.run]):
         spec, o = program.code[pc].spec, program.resolve(program.code[pc])
-        for t in footprint(spec, o, max(r0, 0), max(r1, 0)):
-            for part, (y, x, c) in writers[pc]:
-                if t.view.name != part.name or t.access == "r" or t.first >= t.last:
-                    continue
-                got = it.read_view(part.name, stale=True)
-                where = slice(y + t.first, y + t.last), slice(x, x + part.width), slice(c, c + part.channels)
-                values[where] = got[t.first : t.last]
-                present[where[0]] = True
-                rows += [(y + row, instant, pc) for row in range(t.first, t.last)]
-    last: dict[int, int] = {}
-    for row, _, _ in rows:
-        last[row % (view.ring or view.height)] = row
-    return Stripes(Tensor(view.name, values, present, scale_of(program, view.name)), tuple(rows), frozenset(last.values()))
+        touches = list(footprint(spec, o, max(r0, 0), max(r1, 0)))
+        for number, part, (y, x, c) in writers[pc]:
+            for t in touches:
+                if t.view.name == part.name and t.access != "r" and t.first < t.last:
+                    where = slice(y + t.first, y + t.last), slice(x, x + part.width), slice(c, c + part.channels)
+                    values[number][where] = it.read_view(part.name, stale=True)[t.first : t.last]
+                    present[number][where[0]] = True
+                    rows[number] += [(y + row, instant, pc) for row in range(t.first, t.last)]
+    out: list[Stripes] = []
+    for (view, node), value, there, written in zip(wanted, values, present, rows, strict=True):
+        last = {row % (view.ring or view.height): row for row, _, _ in written}
+        tensor = Tensor(view.name, value, there, scale_of(program, view.name, node))
+        out.append(Stripes(tensor, tuple(written), frozenset(last.values())))
+    return out
+
+
+def _writing_nodes(program: Program, view: str) -> set[str]:
+    """Nodes of the instructions that write through a view."""
+    return {
+        i.origin.node
+        for i in program.code
+        if any(f.write and v == view for f, v in zip(i.spec.fields, i.operands, strict=True) if isinstance(f, ViewField))
+    }
 
 
 def _dtype(view: View) -> Any:

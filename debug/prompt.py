@@ -11,6 +11,7 @@ import numpy as np
 
 from sasimc.debug import look, tell
 from sasimc.debug.breakpoints import KINDS, nodes_of
+from sasimc.debug.difference import FirstDifference, difference_lines
 from sasimc.debug.session import Session
 from sasimc.debug.stops import Breakpoint, Stop, Watchpoint
 from sasimc.isa.errors import SasError, near
@@ -42,10 +43,13 @@ def _command(group: str, names: str, arguments: str = "") -> Callable[[Callable[
 
 
 class Prompt:
-    """Executes lines of commands on a session. ``say`` prints a line; ``quit`` is True after `quit`."""
+    """Executes lines of commands on a session. ``say`` prints a line; ``compare`` finds the first difference from what a word names; ``quit`` is True
+    after `quit`."""
 
-    def __init__(self, session: Session, say: Callable[[str], None]) -> None:
-        self.session, self.say = session, say
+    def __init__(
+        self, session: Session, say: Callable[[str], None], compare: Callable[[str], FirstDifference | None] | None = None
+    ) -> None:
+        self.session, self.say, self.compare = session, say, compare
         self.quit = False
         self.displays: list[str] = []
         self._repeat = ""
@@ -543,6 +547,16 @@ _TOPICS: dict[str, Callable[[Prompt], Iterable[str]]] = {
 
 
 # -------------------------------------------------------------------------------------------------------------------- other
+
+
+@_command("Looking", "against", "WHAT")
+def _against(prompt: Prompt, text: str) -> Iterable[str]:
+    """Stop where the run first differs from WHAT: onnxruntime, an engine, another program of the same network, a machine, a recorded run."""
+    if not text:
+        raise SasError("against what?", hint="against bitserial, against onnxruntime, against FILE")
+    if prompt.compare is None:
+        raise SasError("there is nothing to compare with here")
+    return difference_lines(prompt.session, text, prompt.compare(text))
 
 
 @_command("Other", "set", "PLACE = EXPRESSION")

@@ -417,6 +417,11 @@ class Interpreter:
             return bits[:, : view.width * view.channels].reshape(view.shape)
         return rows.copy()
 
+    def read_rows(self, name: str, first: int, last: int, index: int = 0) -> npt.NDArray[Any]:
+        """A copy of rows first..last of a view, as the bytes are (of ``bit`` views packed)."""
+        view, phys = self._view(name, index)
+        return view.get(first, last, phys).copy()
+
     def _overwritten(self, name: str) -> str:
         """What the last whole run left of a buffer view (empty: it stands, or nobody knows)."""
         if self._ran is None:

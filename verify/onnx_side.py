@@ -13,7 +13,7 @@ scale: what onnxruntime makes there is quantised with it and compared, and its r
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,7 @@ from sasimc.isa.errors import SasError
 from sasimc.passes.canonicalise import PLACED
 from sasimc.verify.difference import Difference, first_difference
 
-__all__ = ["Moved", "against_onnx", "whole_network"]
+__all__ = ["Moved", "against_onnx", "onnx_tensors", "whole_network"]
 
 Ints = npt.NDArray[np.int64]
 Array = npt.NDArray[Any]
@@ -45,6 +45,27 @@ def against_onnx(model: ModelProto, found: FloatImport, graph: Graph, env: Mappi
         SasError: onnxruntime refuses the file.
         Difference: the first operation whose result differs.
     """
+    compared = 0
+    compared = 0
+    for op, theirs, allowed in onnx_tensors(model, found, graph, env):
+        compared += 1
+        made = env[graph.outputs[0]] if op is None else ours[op.output]
+        if (hit := first_difference(made[: len(theirs)], theirs, allowed)) is not None:
+            name, kind = (model.graph.output[0].name, "output") if op is None else (op.origin or op.name, op.kind)
+            what = "the output of the imported graph" if op is None else "the imported graph"
+            raise Difference(what, "onnxruntime", name, kind, *hit, "within one step")
+    return compared
+
+
+def onnx_tensors(
+    model: ModelProto, found: FloatImport, graph: Graph, env: Mapping[str, Ints]
+) -> Iterator[tuple[Op | None, Ints, npt.NDArray[np.float64] | float]]:
+    """What onnxruntime makes of every stored tensor when each operation is fed ``env``: operation (None: the file's output), its result in stored
+    integers [B, H, W, C], and by how many steps the exact one may differ from it, in the order of the graph.
+
+    Raises:
+        SasError: onnxruntime refuses the file.
+    """
     assert found.graph is not None
     held = _held(found, graph)
     out = _real_output(model, found, graph)
@@ -54,7 +75,7 @@ def against_onnx(model: ModelProto, found: FloatImport, graph: Graph, env: Mappi
     batch = found.batch
     results: dict[str, list[Array]] = {v: [] for v in (*held, *out)}
     if not results:
-        return 0
+        return
     for first in range(0, samples - samples % batch, batch):
         part = {v: env[v][first : first + batch] for v in (*held.values(), *graph.inputs)}
         feeds = {f"{v}{_FED}": _as_onnx(found, v, part[s]) for v, s in held.items() if f"{v}{_FED}" in real_input}
@@ -78,17 +99,10 @@ def against_onnx(model: ModelProto, found: FloatImport, graph: Graph, env: Mappi
     for op in graph.ops:
         for v in tensors.get(op.output, []):
             if results[v]:
-                theirs = np.concatenate(results[v])
-                allowed = 1 + _float_error(graph, op, env)
-                if (hit := first_difference(ours[op.output][: len(theirs)], theirs, allowed)) is not None:
-                    raise Difference("the imported graph", "onnxruntime", op.origin or op.name, op.kind, *hit, "within one step")
+                yield op, np.concatenate(results[v]), 1 + _float_error(graph, op, env)
     for v in out:
         if v not in held and results[v]:
-            theirs, exactly = np.concatenate(results[v]), graph.type(graph.outputs[0]).dtype == "i32"
-            hit = first_difference(env[graph.outputs[0]][: len(theirs)], theirs, 0 if exactly else 1)
-            if hit is not None:
-                raise Difference("the output of the imported graph", "onnxruntime", v, "output", *hit, "within one step")
-    return len(results)
+            yield None, np.concatenate(results[v]), 0 if graph.type(graph.outputs[0]).dtype == "i32" else 1
 
 
 def _held(found: FloatImport, graph: Graph) -> dict[str, str]:

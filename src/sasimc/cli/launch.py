@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sasimc.cli.progress import counted, progress
-from sasimc.isa.errors import SasError
+from sasimc.isa.errors import SasError, near
 
 if TYPE_CHECKING:
+    from sasimc.debug.difference import FirstDifference
     from sasimc.debug.session import Session
     from sasimc.isa.program import Program
 
-__all__ = ["Launch", "open_session"]
+__all__ = ["Launch", "compare", "open_session"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,46 @@ def open_session(o: Launch) -> Session:
             session.points.pop(b.number, None)
             raise SasError(f"there is no training step {o.at_step}", hint=f"the training has {len(session.history.starts)} steps")
     return session
+
+
+def compare(session: Session, other: str, model: Path | None) -> FirstDifference | None:
+    """The first difference of a session's run from another: ``onnxruntime`` (on ``model``), an engine, a program (.s, .bin), a machine that ``model`` is
+    compiled for (a name or .toml), or a record of a run. The session then stands where it is.
+
+    Raises:
+        SasError: nothing of that name, or what cannot be compared.
+    """
+    from sasimc.debug import difference
+    from sasimc.isa.files import load_program
+    from sasimc.isa.machine import shipped_machines
+    from sasimc.runtime.interpreter import ENGINES
+
+    if other in ENGINES:
+        return difference.against_engine(session, other)
+    machine = other in shipped_machines() or other.endswith(".toml")
+    if other == "onnxruntime" or machine:
+        if model is None:
+            raise SasError(f"--against {other} needs the network", hint="--model model.onnx")
+        if not machine:
+            return difference.against_model(session, model)
+        from sasimc.api import compile_model
+        from sasimc.options import CompileOptions
+
+        with progress(f"compiling for {other}"):
+            program = compile_model(
+                model, CompileOptions(machine=other, inference_only="train_step" not in session.program.entries)
+            ).program
+        return difference.against_program(session, program, other)
+    path = Path(other)
+    if not path.exists():
+        words = ("onnxruntime", *ENGINES, *shipped_machines())
+        raise SasError(
+            f"there is nothing to compare with: {other!r}",
+            hint=near(other, words) or f"{', '.join(words)}, a program, or a record",
+        )
+    if path.suffix in (".s", ".bin"):
+        return difference.against_program(session, load_program(path), path.name)
+    return difference.against_record(session, path)
 
 
 def _program(o: Launch) -> Any:

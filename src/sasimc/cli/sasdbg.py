@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sasimc.cli import options
-from sasimc.cli.common import command, run_app
+from sasimc.cli.common import EXIT_FAILED, command, require_writable, run_app
 from sasimc.cli.options import AtLeast, Choice, File, argument, option
+from sasimc.cli.progress import progress
 from sasimc.cli.tables import say
 from sasimc.isa.errors import SasError
 
@@ -54,6 +55,17 @@ _PROMPT = "(sasdbg) "
     "--set", "settings", section="What to debug", metavar="NAME=VALUE", multiple=True,
     help="Before the run: r1=3, or a named register; VIEW=FILE.npy, VIEW=1,2,3; MATRIX=FILE.npy.",
 )  # fmt: skip
+@option(
+    "--against", section="First difference", metavar="WHAT",
+    help="Stop where the run first differs from onnxruntime, an engine, another program of the same network, a machine, or a recorded run.",
+)  # fmt: skip
+@option("--model", section="First difference", type=File(), help="The network's ONNX file, for onnxruntime and machines.")
+@option(
+    "--record",
+    section="First difference",
+    type=File(),
+    help="Run to the end and record what every instruction writes; --against reads it.",
+)
 @option("-x", "scripts", section="Commands", type=File(), multiple=True, help="File of commands to execute (may be repeated).")
 @option(
     "-e",
@@ -89,7 +101,7 @@ _PROMPT = "(sasdbg) "
 @options.completion
 def app(
     program: Path | None, inputs: tuple[Path, ...], train: str | None, at_step: int, entries: tuple[str, ...], settings: tuple[str, ...],
-    scripts: tuple[Path, ...], commands: tuple[str, ...], no_prompt: bool, data: Path | None, recipe: str | None, limit: int | None, seed: int | None,
+    against: str | None, model: Path | None, record: Path | None, scripts: tuple[Path, ...], commands: tuple[str, ...], no_prompt: bool, data: Path | None, recipe: str | None, limit: int | None, seed: int | None,
     image: Path | None, task: str | None, engine: str, threads: int | None, history: int, technology: str,
 ) -> int:  # fmt: skip
     """Debug a program: run it forwards and backwards, stop at lines, nodes and conditions, watch bytes and cells, look at tensors and sub-arrays.
@@ -100,9 +112,16 @@ def app(
     sasdbg prog.s --input flower.jpg -e 'break features.1.conv.1' -e continue -e where
     sasdbg prog.s --train flowers --at-step 3
     sasdbg mine.s --entry main --set r1=4 -x commands.txt
+    sasdbg prog.s --input flower.jpg --against onnxruntime --model model.onnx
     """
-    from sasimc.cli.launch import Launch, open_session
+    from sasimc.cli.launch import Launch, compare, open_session
+    from sasimc.debug.difference import difference_lines
     from sasimc.debug.prompt import Prompt
+    from sasimc.debug.stream import write_record
+
+    require_writable(record)
+    if model is not None and not model.exists():
+        raise SasError(f"there is no file {model}", hint="--model names the ONNX file the program was compiled from")
 
     changes = {name: value for name, value in (("limit", limit), ("seed", seed)) if value is not None}
     lines = [line for path in scripts for line in _read(path)] + list(commands)
@@ -111,15 +130,26 @@ def app(
             program, inputs, train, at_step, entries, settings, engine, threads, history * 1_000_000, data, recipe, changes, image, task, technology,
         )
     )  # fmt: skip
-    prompt = Prompt(session, _say)
+    prompt = Prompt(session, _say, lambda what: compare(session, what, model))
+    found = None
     with _interruptible(session):
+        if record is not None:
+            with progress("recording"):
+                count = write_record(session, record)
+            _say(f"wrote {record}: {count} instructions")
+            session.restart()
+        if against is not None:
+            with progress(f"comparing with {against}"):
+                found = compare(session, against, model)
+            for text in difference_lines(session, against, found):
+                _say(text)
         if lines:
             prompt.run(lines)
-        elif not sys.stdin.isatty():
+        elif not (sys.stdin.isatty() or record or against):
             prompt.run(line.rstrip("\n") for line in sys.stdin)
         if sys.stdin.isatty() and not no_prompt and not prompt.quit:
             _converse(prompt)
-    return 0
+    return EXIT_FAILED if found is not None else 0
 
 
 def _read(path: Path) -> list[str]:
