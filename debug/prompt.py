@@ -407,7 +407,10 @@ def _tensor(prompt: Prompt, text: str) -> Iterator[str]:
     t = found.tensor if found is not None and found.rows else look.tensor(s, name)
     missing = int((~t.present).sum())
     kind = f"{t.values.dtype} {'x'.join(map(str, t.values.shape))}"
-    yield f"{t.name}: {kind}" + (f", {missing} of {len(t.present)} rows not written yet" if missing else "")
+    state = f", {missing} of {len(t.present)} rows not written yet" if missing else ""
+    if found is not None and not found.rows:
+        state = ", not written in this run yet: the bytes as they are"
+    yield f"{t.name}: {kind}{state}"
     values, real = t.values, t.real
     if row is not None:
         if not 0 <= row < len(values):
