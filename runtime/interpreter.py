@@ -21,8 +21,10 @@ from sasimc.runtime.engines.bind import Binder, check_loops, instruction_text, t
 from sasimc.runtime.engines.counters import Counters, Counts, Executed, PhaseCounter, Region
 from sasimc.runtime.engines.datapath import Datapath
 from sasimc.runtime.engines.operands import BindError, BoundMatrix, BoundView
-from sasimc.runtime.engines.plans import LoopPlan, NotNative, unroll
+from sasimc.runtime.engines.plans import LoopPlan
 from sasimc.runtime.engines.step import StepDatapath
+from sasimc.runtime.engines.stretches import Stretch
+from sasimc.runtime.engines.unroll import NotNative, unroll, unroll_once
 from sasimc.runtime.kernels.cells import gather_block, scatter_block
 from sasimc.runtime.state import RowWrites, Snapshot, State
 
@@ -33,6 +35,8 @@ ENGINES: Final[Mapping[str, type[Datapath]]] = {"bitserial": Datapath, "fused": 
 _ENDLESS: Final = 1 << 62
 _PLANS: Final = 64
 """Plans kept of one loop that needs one for each start."""
+_STRETCHES: Final = 8
+"""Stretches from one instruction on, for different registers; where there are more there are none."""
 _MAX_THREADS: Final = int(getattr(numba, "config").NUMBA_NUM_THREADS)  # noqa: B009 (its type stub does not export it)
 
 
@@ -121,6 +125,8 @@ class Interpreter:
         self._load_matrices()
         self._run = _Run(self)
         self._plans: dict[int, list[tuple[list[int], int, LoopPlan]]] = {}
+        self._stretches: dict[int, list[Stretch]] = {}
+        self._together = engine != "step" and self.machine.bit_serial.zero_skip != "cycles"
         self._interpreted: dict[int, NotNative] = {}
         self.stepped: Key = (0, 0, 0)
         self._ran: str | None = None  # the last entry that ran to its end, the registers it began with, views written since
@@ -164,6 +170,36 @@ class Interpreter:
             known.pop(0)
         known.append((list(regs), passes, plan))
         return plan
+
+    def loop_plan(self, start: int) -> LoopPlan | None:
+        """The plan of the loop at instruction ``start`` that holds whatever registers hold; None if there is none."""
+        known = self._plans.setdefault(start, [])
+        found = next((plan for _, _, plan in known if not plan.whole), None)
+        if found is None and start not in self._interpreted:
+            try:
+                body = unroll_once(self._run, start)
+                found = None if body is None else LoopPlan(self.datapath, body)
+            except NotNative:
+                return None
+            if found is not None:
+                known.append((list(self.state.regs), 0, found))
+        return found
+
+    def stretch(self) -> bool:
+        """Run straight code and loops from the next instruction on as one plan; False if there is none."""
+        run, regs = self._run, self.state.regs
+        known, opened = self._stretches.setdefault(run.pc, []), self.counters.phase.outer is not None
+        found = next((s for s in known if s.fits(regs, opened=opened)), None)
+        if found is None:
+            if len(known) >= _STRETCHES:
+                return False
+            found = Stretch(self.datapath, run, self.loop_plan, opened=opened)
+            known.append(found)
+        if not found.length or found.length > run.budget:
+            return False
+        at, run.pc, run.phase = run.pc, *found.run(regs)
+        run.budget -= found.length
+        return run.pc != at
 
     @property
     def slow_loops(self) -> dict[int, str]:
@@ -211,6 +247,8 @@ class Interpreter:
             while run.running:
                 if run.budget <= 0 and run.pc < len(self.code):
                     trap(self.program, run.pc, "instruction limit", f"more than {max_instructions} instructions")
+                if self._together and not run.stack and self.stretch():
+                    continue
                 run.budget -= 1
                 self._next()
         finally:

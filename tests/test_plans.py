@@ -16,7 +16,7 @@ from sasimc.isa.objects import Geometry, Matrix, Table, Tile
 from sasimc.isa.program import Program
 from sasimc.isa.spec import RowRange
 from sasimc.runtime.device import Device
-from sasimc.runtime.engines.datapath import in_order
+from sasimc.runtime.engines.datapath import Datapath, in_order
 from sasimc.runtime.engines.plans import LoopPlan
 from sasimc.runtime.interpreter import Interpreter
 from sasimc.runtime.kernels import run as native
@@ -29,6 +29,7 @@ STEP = 1000
 def interpreted(it: Interpreter) -> Interpreter:
     """The same interpreter without plans."""
     it.plan = lambda start, passes: None  # type: ignore[method-assign]
+    it.stretch = lambda: False  # type: ignore[method-assign]
     return it
 
 
@@ -75,9 +76,10 @@ def test_a_network_infers_and_learns_as_interpreted(
 ) -> None:
     """``apart``: images side by side, on two threads with one left over; else threads share every step."""
     monkeypatch.setattr("sasimc.runtime.interpreter._MAX_THREADS", threads)
-    monkeypatch.setattr("sasimc.runtime.engines.plans._ALONE_NS", 0)
+    monkeypatch.setattr(Datapath, "wake_ns", 0)
+    monkeypatch.setattr(Datapath, "share_ns", 0)
     if not apart:
-        monkeypatch.setattr("sasimc.runtime.engines.plans.side_by_side", lambda plan, passes: None)
+        monkeypatch.setattr("sasimc.runtime.engines.plans.side_by_side", lambda plan, passes, regs: None)
     device, other = Device(network, engine, threads), Device(network, engine, 1)
     interpreted(other.interpreter)
     side = network.views[device.io["input"]].height
@@ -175,7 +177,7 @@ def test_samples_outside_of_host_memory_trap_as_interpreted() -> None:
     plan = it.plan(0, 3)
     assert plan is not None
     it.regs[4] = last - STEP  # its third sample would lie behind the end: refused before any memory is taken
-    assert not plan._host_fits(3)
+    assert plan.host_end(3, it.regs) < 0
 
 
 def test_what_only_data_decide_is_interpreted() -> None:

@@ -12,6 +12,7 @@ from test_runtime import ALL, program, view
 from sasimc.isa.errors import Trap
 from sasimc.isa.objects import Geometry, Matrix, Table, Tile, View
 from sasimc.isa.program import Program
+from sasimc.runtime.engines.datapath import Datapath
 from sasimc.runtime.interpreter import Interpreter
 
 K, N, SIDE = 4, 3, 6
@@ -62,7 +63,8 @@ def ended(p: Program, engine: str, threads: int, fill: dict[str, Any]) -> tuple[
 def alike(p: Program, engine: str, apart: bool, monkeypatch: pytest.MonkeyPatch, **fill: Any) -> Interpreter:
     """Any number of threads ends as the interpreter does; whether passes ran side by side."""
     monkeypatch.setattr("sasimc.runtime.interpreter._MAX_THREADS", 4)
-    monkeypatch.setattr("sasimc.runtime.engines.plans._ALONE_NS", 0)
+    monkeypatch.setattr(Datapath, "wake_ns", 0)
+    monkeypatch.setattr(Datapath, "share_ns", 0)
     other, why = ended(p, engine, 1, fill)
     for threads in (2, 3, 4):
         it, trap = ended(p, engine, threads, fill)

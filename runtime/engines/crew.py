@@ -21,7 +21,7 @@ class Crew:
     def __init__(self, state: State, registers: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> None:
         self.state, self.registers, self.counts = state, registers, counts
         self.threads = len(registers) - 2
-        self.table, self.undo = np.zeros((1 + self.threads, CREW), np.int64), np.zeros(8, np.int64)
+        self.table, self.undo = np.zeros((1 + self.threads, CREW), np.int64), np.zeros(9, np.int64)
         self._held: tuple[Any, ...] = ()
         self._own: list[tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]] = []
         self._work = [np.zeros(0, np.uint8)]
@@ -65,4 +65,4 @@ class Crew:
             summing = machine(2 + 2 * t, buf, s.acc, own[t], self._work[t])
             self.table[1 + t] = alone, summing, own[t].ctypes.data, buf.ctypes.data, acc.ctypes.data
         arrays = [n for a in (s.cells, s.written, s.wear) for n in (a.ctypes.data, a[0].nbytes)]
-        self.undo = np.array([self._undo.ctypes.data, len(main), *arrays], np.int64)
+        self.undo = np.array([self._undo.ctypes.data, len(main), *arrays, self.counts.ctypes.data], np.int64)

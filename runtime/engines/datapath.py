@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
@@ -18,7 +18,7 @@ from sasimc.isa.program import Program
 from sasimc.isa.record import VIEW, record_type
 from sasimc.isa.spec import Choice, GeomField, Imm, Instruction, MatField, Reg, TableField, ViewField
 from sasimc.runtime.engines.bind import Bound
-from sasimc.runtime.engines.counters import Counters
+from sasimc.runtime.engines.counters import Counters, PhaseCounter
 from sasimc.runtime.engines.crew import Crew
 from sasimc.runtime.engines.operands import BoundMatrix, BoundView, geometry_record
 from sasimc.runtime.kernel import (
@@ -37,7 +37,22 @@ from sasimc.runtime.kernel import (
 )
 from sasimc.runtime.kernels.cells import uninitialised
 from sasimc.runtime.kernels.movement import move_staged
-from sasimc.runtime.kernels.run import FAILED, FOUND, HEAD, LEG_CONTROL, OWN, PART, REGISTER, SIDE, STEP, together
+from sasimc.runtime.kernels.run import (
+    ALONE,
+    APART,
+    FAILED,
+    FOUND,
+    HEAD,
+    IN_ORDER,
+    LEG,
+    LEG_CONTROL,
+    MODE,
+    OWN,
+    PART,
+    REGISTER,
+    STEP,
+    together,
+)
 from sasimc.runtime.state import State
 
 __all__ = ["Datapath", "Leg", "Operation", "Step", "in_order", "plan_array"]
@@ -45,12 +60,9 @@ __all__ = ["Datapath", "Leg", "Operation", "Step", "in_order", "plan_array"]
 _SHARE_NS: Final = 1500
 """Work below which a share is not worth handing over, in a plan."""
 
-_ALONE_NS: Final = 100_000
-"""Work of a single instruction below which helpers are not worth waking."""
-
 _STAGING: Final = np.dtype([("number", np.int64), ("into", VIEW), ("of", VIEW), ("words", np.int64)], align=True)
 
-Leg = tuple[int, int, int, int, int, int, int, int, int, int]
+Leg = tuple[int, ...]
 """A row of the table of legs (`kernels.run`), without where its words begin."""
 
 Step = tuple[int, int, int, int, int, int, int, int]
@@ -83,7 +95,10 @@ class Datapath:
     """Memories and kernels of one machine. ``index``: the instruction being carried out; ``fail`` raises a trap.
 
     ``engine``: ``bitserial`` or ``fused``, or a subclass's; ``threads``: how many work; ``timed``: whether to add up the time of every instruction.
+    ``wake_ns``: work below which helpers are not worth waking; ``share_ns``: below which it is not worth sharing with those that are awake.
     """
+
+    wake_ns, share_ns = 150_000, 40_000
 
     def __init__(
         self, program: Program, state: State, code: Sequence[Bound], engine: str, counters: Counters,
@@ -274,10 +289,11 @@ class Datapath:
             found = op.steps.get((r0, r1))
             if found is None:
                 rows = self.steps(op, r0, r1)
-                found = op.steps[r0, r1] = plan_array(rows), self.threads if self.duration(op, r0, r1) > _ALONE_NS else 1
+                found = op.steps[r0, r1] = plan_array(rows), self.threads if self.duration(op, r0, r1) > self.wake_ns else 1
             for register in op.reads:
                 self.registers[register] = regs[register]
-            control = self.run([in_order(found[0])], found[1], found)
+            mode = ALONE if found[1] == 1 else IN_ORDER
+            control = self.run([in_order(found[0], mode=mode)], found[1], found)
             if op.target:
                 regs[op.target] = int(self.registers[op.target])
             failed = int(control[FOUND]) if control[FAILED] else 0
@@ -307,7 +323,7 @@ class Datapath:
         size = LEG_CONTROL + 8 * turns
         table = np.array([(*leg, HEAD + i * size) for i, leg in enumerate(legs)], np.int64)
         control = np.zeros(HEAD + len(legs) * size, np.int64)  # of this run alone: a helper that comes late still reads its own
-        self.crew.fit(self._work, undo, apart=any(leg[SIDE] for leg in legs))
+        self.crew.fit(self._work, undo, apart=any(leg[MODE] == APART for leg in legs))
         together((table, control, self.crew.table, self.crew.undo, self.counts.reshape(-1), self.timed), threads, keep)
         return control
 
@@ -323,6 +339,22 @@ class Datapath:
         array = plan_array(self.preparing(op))
         self.run([in_order(array)], 1, array)
         matrix.ready.add(key)
+
+    def prepared(self, ops: Iterable[Operation], changing: Container[BoundMatrix] = ()) -> bool:
+        """Bring the weights of operations up to date but those that are ``changing``; False if cells were never written."""
+        steps: list[Step] = []
+        for op in ops:
+            if op.weights is not None:
+                matrix, key = op.weights[:2]
+                if not self.loaded(matrix):
+                    return False
+                if matrix not in changing and key not in matrix.ready:
+                    steps += self.preparing(op)
+                    matrix.ready.add(key)
+        if steps:
+            array = plan_array(steps)
+            self.run([in_order(array, mode=ALONE)], 1, array)
+        return True
 
     # ----------------------------------------------------------------------------------------------------------- checks
 
@@ -369,12 +401,16 @@ class Datapath:
 
     def settle(self) -> None:
         """Book what kernels counted under the phase that counts now."""
-        counted = self.counts[:, :SKIPPED]
-        for number in np.flatnonzero(counted.any(axis=1)).tolist():
+        for number in self.counted(range(len(self.counts))):
             self.settle_one(number)
 
-    def settle_one(self, number: int) -> None:
-        """Book what one instruction counted."""
+    def counted(self, numbers: Collection[int]) -> list[int]:
+        """Those of some instructions that have counted something."""
+        some = np.fromiter(numbers, np.int64, len(numbers))
+        return some[self.counts[some, :SKIPPED].any(axis=1)].tolist()
+
+    def settle_one(self, number: int, phase: PhaseCounter | None = None) -> None:
+        """Book what one instruction counted, under a phase (None: the one that counts now)."""
         values = self.counts[number, :SKIPPED].tolist()
         self.counts[number, :SKIPPED] = 0
         if not any(values):
@@ -388,7 +424,7 @@ class Datapath:
         }
         for what, name in names.items():
             if values[what]:
-                counts = self.counters.phase.measured[name]
+                counts = (phase or self.counters.phase).measured[name]
                 counts[number] = counts.get(number, 0) + values[what]
 
     @property
@@ -407,9 +443,9 @@ def plan_array(steps: Sequence[Step]) -> npt.NDArray[np.int64]:
     return out
 
 
-def in_order(steps: npt.NDArray[np.int64], times: int = 1) -> Leg:
-    """A leg that threads work off step by step."""
-    return steps.ctypes.data, len(steps) - 1, times, 0, 0, 0, 0, 0, 0, 0
+def in_order(steps: npt.NDArray[np.int64], times: int = 1, mode: int = IN_ORDER) -> Leg:
+    """A leg that threads work off step by step, or one of them alone."""
+    return steps.ctypes.data, len(steps) - 1, times, mode, *[0] * (LEG - MODE - 1)
 
 
 def _layout(view: BoundView) -> tuple[Any, ...]:

@@ -9,7 +9,7 @@ that it writes (the scratch rows of gradients): the steps between the first and 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -17,7 +17,10 @@ import numpy.typing as npt
 
 from sasimc.isa.analysis.footprint import footprint
 from sasimc.isa.spec import MatField, Reg, ViewField
-from sasimc.runtime.kernels.run import CLEAN, FIXED, LARGEST, LAST_PASS, MOVED, OWNED, SHARED
+from sasimc.runtime.engines.datapath import Leg
+from sasimc.runtime.kernel import COUNTED
+from sasimc.runtime.kernels.run import APART, CLEAN, FIXED, LARGEST, LAST_PASS, MOVED, OWNED, SHARED
+from sasimc.runtime.state import State
 
 if TYPE_CHECKING:
     from sasimc.runtime.engines.plans import LoopPlan
@@ -41,19 +44,35 @@ class _Obstacle(Exception):
 @dataclass
 class Passes:
     """What `kernels.run` needs to run passes side by side (see there): order int64 [steps, 3], moves [registers, 2], spans [n, 4], numbers of the
-    sub-arrays that steps write; ``samples``: registers that select samples of host memory and what they must hold as the loop begins."""
+    sub-arrays that steps write, and of the instructions."""
 
     order: Ints
     moves: Ints
     spans: Ints
     arrays: Ints
-    samples: dict[int, int] = field(default_factory=dict)
+    numbers: Ints
+
+    def leg(self, steps: Ints, passes: int) -> Leg:
+        """The leg of so many passes."""
+        lists = (n for a in (self.spans, self.arrays, self.numbers) for n in (a.ctypes.data, len(a)))
+        return steps.ctypes.data, len(steps) - 1, passes, APART, self.order.ctypes.data, self.moves.ctypes.data, *lists
+
+    @property
+    def turns(self) -> int:
+        """Stretches of steps that run in turn."""
+        return int(self.order[:, 0].max(initial=0))
+
+    def undo(self, state: State) -> int:
+        """Bytes that may have to be put back."""
+        array = state.cells[0].nbytes + state.written[0].nbytes + state.wear[0].nbytes
+        spans = int(self.spans[self.spans[:, 0] != CLEAN, 3].sum())
+        return spans + len(self.arrays) * array + len(self.numbers) * 8 * COUNTED
 
 
-def side_by_side(plan: LoopPlan, passes: int) -> Passes | None:
-    """How the passes of a plan run side by side, with its registers as they are; None if they may not."""
+def side_by_side(plan: LoopPlan, passes: int, regs: Sequence[int]) -> Passes | None:
+    """How the passes of a plan run side by side that begins with these registers; None if they may not."""
     try:
-        return _Analysis(plan, passes).result()
+        return _Analysis(plan, passes, regs).result()
     except _Obstacle:
         return None
 
@@ -61,15 +80,14 @@ def side_by_side(plan: LoopPlan, passes: int) -> Passes | None:
 class _Analysis:
     """One pass of a plan, followed once."""
 
-    def __init__(self, plan: LoopPlan, passes: int) -> None:
-        self.plan, self.datapath, self.passes = plan, plan.datapath, passes
+    def __init__(self, plan: LoopPlan, passes: int, regs: Sequence[int]) -> None:
+        self.plan, self.datapath, self.passes, self.regs = plan, plan.datapath, passes, regs
         state = self.datapath.state
         self.marks = {"buf": np.zeros(state.buf.nbytes, np.uint8), "acc": np.zeros(state.acc.nbytes, np.uint8)}
         self.places: dict[tuple[int, int, int], list[Any]] = {}
         # first byte in the first pass, end, bytes on in the next, whether it is written
         self.host: list[tuple[int, int, int, bool]] = []
         self.unsure: list[tuple[int, int]] = []  # host memory read that the pass had not written
-        self.samples: dict[int, int] = {}
         self.body = iter(plan.body.samples)
         words = len(state.regs)
         self.defined, self.needs, self.raised, self.set = ([False] * words for _ in range(4))
@@ -144,9 +162,7 @@ class _Analysis:
         return self.places[key]
 
     def _in_host(self, view: Any, write: bool, register: int, constant: int) -> None:
-        value, move = self.datapath.state.regs[register] if register else 0, self.plan.body.moves[register] if register else 0
-        if register:
-            self.samples[register] = value
+        value, move = self.regs[register] if register else 0, self.plan.body.moves[register] if register else 0
         first = view.low + (value + constant) * view.batch
         last = first + view.high - view.low
         if not write:
@@ -163,7 +179,7 @@ class _Analysis:
         spans, summed = self._memory()
         order = self._order(summed)
         subs = sorted({int(t.subarray) for _, writes in self.writing for m in writes for t in m.tiles})
-        return Passes(order, self._moves(), spans, np.array(subs, np.int64), self.samples)
+        return Passes(order, self._moves(), spans, np.array(subs, np.int64), np.array(list(self.plan.used), np.int64))
 
     def _moves(self) -> Ints:
         out = np.zeros((len(self.needs), 2), np.int64)

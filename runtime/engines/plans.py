@@ -8,160 +8,34 @@ unrolled list, and what depends on data is counted while running.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
-from sasimc.isa.spec import Reg, ViewField
-from sasimc.isa.walk import EMPTY, Key, Walker
+from sasimc.isa.walk import Key
 from sasimc.runtime.engines.datapath import Datapath, Leg, Operation, Step, in_order, plan_array
-from sasimc.runtime.engines.operands import BoundMatrix, BoundView
+from sasimc.runtime.engines.operands import BoundMatrix
 from sasimc.runtime.engines.passes import Passes, side_by_side
 from sasimc.runtime.engines.regions import RegionSkips
-from sasimc.runtime.kernels.run import CLEAN, FAILED, FOUND, WHERE, put_back
+from sasimc.runtime.engines.unroll import NotNative, Unrolled
+from sasimc.runtime.kernels.run import ALONE, APART, FAILED, FOUND, MODE, TIMES, WHERE, put_back
 
 if TYPE_CHECKING:
     from sasimc.runtime.engines.counters import PhaseCounter
 
-__all__ = ["LoopPlan", "NotNative", "Unrolled", "unroll"]
-
-_LONGEST: Final = 100_000  # instructions of an unrolled body
-
-_ALONE_NS: Final = 200_000
-"""Work of a loop below which helpers are not worth waking."""
+__all__ = ["LoopPlan", "Work", "with_aliases"]
 
 
-class NotNative(Exception):
-    """A loop has to be interpreted because of instruction ``index``."""
+@dataclass
+class Work:
+    """The legs of a loop, the stretches of steps that run in turn, bytes that may have to be put back; ``side``: what the legs refer to."""
 
-    def __init__(self, index: int, why: str) -> None:
-        self.index, self.why = index, why
-        super().__init__(why)
-
-
-class Unrolled(Walker):
-    """A loop's body as executions in order (``keys``).
-
-    With ``entry``, the registers as the loop begins, all ``passes`` of it are one body, which holds for these values of the registers ``needed``;
-    without, one pass that holds whatever they are. ``samples``: by place in the list, host views and their samples as (register, constant): what the
-    register holds as the body begins plus the constant (register 0: the constant). ``moves``: by how much the body moves each register, where
-    that is a constant. ``depth``: loops inside one another. ``whole``: whether it is all passes.
-    """
-
-    def __init__(self, run: Walker, start: int, entry: Sequence[int] | None, passes: int) -> None:
-        super().__init__(run.program, run.operands, list(entry) if entry is not None else None, run)
-        self.keys: list[Key] = []
-        self.samples: list[tuple[BoundView, int, int]] = []
-        self.needed: set[int] = set()
-        self.depth, self.at = 1, start
-        self.whole = entry is not None
-        # what a register holds: a number (None), the value as the body begins plus a constant, or what instruction -1 - n left there
-        self._origin: list[tuple[int, int] | int | None] = [(r, 0) for r in range(len(self.regs))]
-        self._origin[0] = None
-        self.start(start + 1)
-        self.running = True
-        if self.whole:
-            self.stack.append([start + 1, passes, passes])
-        self._follow(self.ends[start])
-        final = enumerate(self._origin)
-        self.moves = {r: o[1] for r, o in final if isinstance(o, tuple) and o[0] == r}
-        self.moves[0] = 0
-
-    def _follow(self, end: int) -> None:
-        while True:
-            pc = self.at = self.pc
-            if len(self.keys) >= _LONGEST:
-                raise NotNative(pc, f"its loop is longer than {_LONGEST} instructions")
-            key = (pc, *self.rows(pc))
-            self.keys.append(key)
-            if pc == end and not self.whole and not self.stack:
-                return
-            spec, o = self.program.code[pc].spec, self.operands[pc]
-            if spec.flow in ("phase", "halt"):
-                raise NotNative(pc, f"a loop cannot contain {spec.mnemonic}")
-            if spec.flow:
-                for f in spec.of_kind(Reg):
-                    self._need(getattr(o, f.name), "the number of passes")
-                self.execute(pc)
-                self.depth = max(self.depth, len(self.stack) + (0 if self.whole else 1))
-                if pc == end and not self.stack:
-                    return
-            elif spec.group == "control":
-                self._arithmetic(pc)
-            else:
-                self.pc = pc + 1
-                if key[1:] != EMPTY:
-                    self._data(pc)
-
-    def first_row(self, register: int) -> int:
-        return self._need(register, "which rows it works on")
-
-    def _need(self, register: int, what: str) -> int:
-        """The number a register holds.
-
-        Raises:
-            NotNative: it depends on data, or on what the register held before the loop.
-        """
-        origin = self._origin[register]
-        if isinstance(origin, int):
-            writer = self.program.code[-1 - origin].spec.mnemonic
-            raise NotNative(self.at, f"{what} depends on r{register}, which instruction {-1 - origin} ({writer}) sets from data")
-        if origin is not None:
-            if not self.whole:
-                raise NotNative(self.at, f"{what} depends on what r{register} holds before the loop")
-            self.needed.add(origin[0])
-        return self.regs[register]
-
-    def _arithmetic(self, pc: int) -> None:
-        spec, o = self.program.code[pc].spec, self.operands[pc]
-        self.execute(pc)
-        target = spec.target()
-        assert target is not None
-        register = getattr(o, target.name)
-        if not register:
-            return
-        sources = [self._origin[getattr(o, f.name)] for f in spec.of_kind(Reg) if not f.write]
-        entered = [s for s in sources if isinstance(s, tuple)]
-        data = next((s for s in sources if isinstance(s, int)), None)
-        if data is not None:
-            self._origin[register] = data
-        elif spec.moves and entered:
-            self._origin[register] = entered[0][0], entered[0][1] + getattr(o, spec.moves)
-        elif entered and self.whole:
-            self.needed |= {r for r, _ in entered}
-            self._origin[register] = None
-        else:
-            self._origin[register] = -1 - pc if entered else None
-
-    def _data(self, pc: int) -> None:
-        """An instruction that is no control: which sample it touches, which registers it sets."""
-        spec, o = self.program.code[pc].spec, self.operands[pc]
-        for f in spec.of_kind(ViewField):
-            if f.sample:
-                register = getattr(o, f.sample)
-                origin = self._origin[register]
-                if isinstance(origin, tuple) and not self.whole:
-                    self.samples.append((getattr(o, f.name), *origin))
-                else:
-                    self.samples.append((getattr(o, f.name), 0, self._need(register, "which sample it touches")))
-        for f in spec.of_kind(Reg):
-            if f.write and getattr(o, f.name):
-                self._origin[getattr(o, f.name)] = -1 - pc
-
-
-def unroll(run: Walker, start: int, regs: Sequence[int], passes: int) -> Unrolled:
-    """The loop of a run at instruction ``start``: one pass if that holds for all, else all passes from these registers on.
-
-    Raises:
-        NotNative: control flow, rows or samples depend on data.
-    """
-    try:
-        body = Unrolled(run, start, None, passes)
-        if all(register in body.moves for _, register, _ in body.samples):
-            return body
-    except NotNative:
-        pass
-    return Unrolled(run, start, regs, passes)
+    legs: list[Leg]
+    turns: int = 0
+    undo: int = 0
+    side: Passes | None = None
 
 
 class LoopPlan:
@@ -180,7 +54,7 @@ class LoopPlan:
                 if datapath.overridden(code[pc].spec) is not None:
                     raise NotNative(pc, f"{datapath.engine} runs it step by step")
                 self.used[pc] = datapath.operation(pc)
-        self.written = _with_aliases(m for op in self.used.values() for m in op.writes)
+        self.written = with_aliases(m for op in self.used.values() for m in op.writes)
         self.skips = RegionSkips(datapath, body.keys) if datapath.skips else None
         for place, key in enumerate(body.keys):
             pc, r0, r1 = key
@@ -234,101 +108,86 @@ class LoopPlan:
         length = len(self.body.keys) * times
         if length > budget or (self.controlled and phase.outer is not None) or self.body.depth > depth:
             return 0
-        if not self._host_fits(times) or not self._prepare():
+        end = self.host_end(times, d.state.regs)
+        if end < 0 or not d.prepared(self.used.values(), self.written):
             return 0
+        d.state.grow_host(end)
         failed, found = self._work_off(times)
         d.state.regs[:] = d.registers.tolist()
         for matrix in self.written:
             matrix.ready.clear()
         if failed:
-            self._fail(phase, failed - 1, found)
-        self._book(phase, times)
+            self.fail(phase, failed - 1, found)
+        self.book(phase, times)
         if self.skips is not None:
             self.skips.book(phase)
         return length
 
     def _work_off(self, times: int) -> tuple[int, int]:
         """1 + number of the step that failed (0: none), counted through all passes, and what it found."""
-        d = self.datapath
+        d, work = self.datapath, self.legs(times, self.datapath.state.regs, self.datapath.wake_ns)
+        threads = 1 if work.legs[0][MODE] == ALONE else d.threads
         d.registers[:] = d.state.regs
-        threads = d.threads if self.ns * times > _ALONE_NS else 1
-        apart = times - times % threads if threads > 1 else 0
-        side = self._side(apart) if apart else None
-        if side is not None:
-            legs, numbers = [self._side_leg(side, apart)], list(self.used)
-            if apart < times:
-                legs.append(in_order(self.steps, times - apart))
-            kept, turns = d.counts[numbers], int(side.order[:, 0].max(initial=0))
-            control = d.run(legs, threads, (self, side), turns, self._undo(side))
-            failed, found = int(control[FAILED]), int(control[FOUND])
-            if not failed:
-                return 0, 0
-            if control[WHERE]:
-                return failed + apart * (len(self.steps) - 1), found
-            # what was done side by side does not count: pass by pass the first failure is found
-            put_back(np.array(legs[0], np.int64), d.crew.table, d.crew.undo)
-            d.counts[numbers] = kept
-        control = d.run([in_order(self.steps, times)], threads, self)
+        control = d.run(work.legs, threads, (self, work), work.turns, work.undo)
+        if control[FAILED] and work.legs[control[WHERE]][MODE] == APART:
+            return self.again(times, work.legs[0])
+        return self.failure(work.legs, control)
+
+    def failure(self, legs: Sequence[Leg], control: npt.NDArray[np.int64], first: int = 0) -> tuple[int, int]:
+        """1 + number of the step that failed, counted through all passes, and what it found; ``first``: the loop's first leg in the run."""
+        passes = sum(leg[TIMES] for leg in legs[first : int(control[WHERE])])
+        return int(control[FAILED]) + (passes * (len(self.steps) - 1) if control[FAILED] else 0), int(control[FOUND])
+
+    def again(self, times: int, leg: Leg) -> tuple[int, int]:
+        """What was done side by side does not count: pass by pass the first failure is found."""
+        d = self.datapath
+        put_back(np.array(leg, np.int64), d.crew.table, d.crew.undo)
+        control = d.run([in_order(self.steps, times)], d.threads, self)
         return int(control[FAILED]), int(control[FOUND])
 
-    def _side(self, passes: int) -> Passes | None:
-        """How passes run side by side with the registers as they are; None if they may not or that is not worth it."""
-        regs = self.datapath.state.regs
-        key = (passes, *(regs[register] for register in {r for _, r, _ in self.body.samples}))
+    def legs(self, times: int, regs: Sequence[int], least: float) -> Work:
+        """How so many passes are worked off with these registers; ``least``: work that is worth sharing, ns."""
+        threads = self.datapath.threads
+        if threads == 1 or self.ns * times <= least:
+            return Work([in_order(self.steps, times, ALONE)])
+        apart = times - times % threads
+        side = self._side(apart, regs) if apart else None
+        if side is None:
+            return Work([in_order(self.steps, times)])
+        rest = [in_order(self.steps, times - apart)] if apart < times else []
+        return Work([side.leg(self.steps, apart), *rest], side.turns, side.undo(self.datapath.state), side)
+
+    def _side(self, passes: int, regs: Sequence[int]) -> Passes | None:
+        """How passes run side by side with these registers; None if they may not."""
         if self.whole or self.skips is not None:
             return None
+        key = (passes, *(regs[register] for register in {r for _, r, _ in self.body.samples}))
         if key not in self._sides:
-            self._sides[key] = side_by_side(self, passes)
+            self._sides[key] = side_by_side(self, passes, regs)
         return self._sides[key]
 
-    def _side_leg(self, side: Passes, passes: int) -> Leg:
-        order, moves = side.order.ctypes.data, side.moves.ctypes.data
-        tables = order, moves, side.spans.ctypes.data, len(side.spans), side.arrays.ctypes.data, len(side.arrays)
-        return self.steps.ctypes.data, len(self.steps) - 1, passes, 1, *tables
-
-    def _undo(self, side: Passes) -> int:
-        """Bytes that may have to be put back."""
-        s = self.datapath.state
-        arrays = s.cells[0].nbytes + s.written[0].nbytes + s.wear[0].nbytes
-        return int(side.spans[side.spans[:, 0] != CLEAN, 3].sum()) + len(side.arrays) * arrays
-
-    def _host_fits(self, times: int) -> bool:
-        """Make host memory large enough; False if a sample is outside of what it may have."""
-        end, regs = 0, self.datapath.state.regs
+    def host_end(self, times: int, regs: Sequence[int]) -> int:
+        """How much host memory it needs with these registers; -1 if a sample is outside of what the machine has."""
+        end = 0
         for view, register, offset in set(self.body.samples):
             first = (regs[register] if register else 0) + offset
             last = first + (self.body.moves[register] * (times - 1) if register else 0)
             if first < 0 or last < 0:
-                return False
+                return -1
             end = max(end, view.high + max(first, last) * view.batch)
-        if end > self.datapath.machine.host.memory_bytes:
-            return False
-        self.datapath.state.grow_host(end)
-        return True
+        return -1 if end > self.datapath.machine.host.memory_bytes else end
 
-    def _prepare(self) -> bool:
-        """Prepare the weights that the loop does not change; False if cells were never written."""
-        for op in self.used.values():
-            if op.weights is None:
-                continue
-            matrix, key = op.weights[:2]
-            if not self.datapath.loaded(matrix):
-                return False
-            if matrix not in self.written and key not in matrix.ready:
-                self.datapath.prepare(op)
-        return True
-
-    def _book(self, phase: PhaseCounter, times: int) -> None:
+    def book(self, phase: PhaseCounter, times: int) -> None:
         for key, n in self.outside.items():
             phase.executed[key] = phase.executed.get(key, 0) + n * times
         for start, executed in self.regions:
             phase.region(start, executed).times += times
 
-    def _fail(self, phase: PhaseCounter, at: int, found: int) -> None:
+    def fail(self, phase: PhaseCounter, at: int, found: int) -> None:
         """Book what ran up to the step that failed and trap there."""
         turns, step = divmod(at, len(self.steps) - 1)
         if turns:
-            self._book(phase, turns)
+            self.book(phase, turns)
         place, code = self.keys[step], self.datapath.program.code
         for key in self.body.keys[: place + 1]:
             phase.executed[key] = phase.executed.get(key, 0) + 1
@@ -342,7 +201,7 @@ class LoopPlan:
         self.datapath.refuse(self.body.keys[place][0], found)
 
 
-def _with_aliases(matrices: Iterable[BoundMatrix]) -> set[BoundMatrix]:
+def with_aliases(matrices: Iterable[BoundMatrix]) -> set[BoundMatrix]:
     """These matrices and those that share cells with them."""
     found = set(matrices)
     return found | {other for m in found for other in m.aliases}

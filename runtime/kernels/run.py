@@ -1,8 +1,8 @@
 """Working off a plan: legs of steps that threads share, without the interpreter.
 
-Every thread calls `run_plan` with the same arguments. A leg is worked off in one of two ways. In order: threads take shares of a step, which is
+Every thread calls `run_plan` with the same arguments. A leg is worked off in one of three ways. In order: threads take shares of a step, which is
 taken only when all earlier steps are done. Side by side: threads take whole passes of a loop, each with registers, buffer and accumulators of its
-own (`engines.passes` says when that means the same). Either way the next share is taken by a compare-and-swap, so a thread that the system holds
+own (`engines.passes` says when that means the same). Alone: one thread does it all, as it is too short to be shared. Any way the next share is taken by a compare-and-swap, so a thread that the system holds
 back delays nobody unless it is inside a share, and one thread alone does everything. Integer results do not depend on who does what.
 """
 
@@ -33,6 +33,8 @@ from sasimc.runtime.kernels.sync import (
 )
 
 __all__ = [
+    "ALONE",
+    "APART",
     "BEFORE",
     "CLEAN",
     "CREW",
@@ -40,18 +42,20 @@ __all__ = [
     "FIXED",
     "FOUND",
     "HEAD",
+    "IN_ORDER",
     "LARGEST",
     "LAST_PASS",
     "LEG",
     "LEG_CONTROL",
+    "MODE",
     "MOVED",
     "OWN",
     "OWNED",
     "PART",
     "REGISTER",
     "SHARED",
-    "SIDE",
     "STEP",
+    "TIMES",
     "WHERE",
     "put_back",
     "run_plan",
@@ -66,10 +70,13 @@ shares of all steps before it. A register instruction has its destination in FIR
 PART, OWN, REGISTER = range(3)
 """Cut into parts at multiples of GRAIN from FIRST; cut by the kernel itself; a register instruction."""
 
-LEG = 10
-STEPS, COUNT, TIMES, SIDE, ORDER, MOVES, SPANS, SPAN_COUNT, ARRAYS, ARRAY_COUNT = range(LEG)
-"""A leg: address and number of its steps (one row more, with only BEFORE), passes; and, where passes may run side by side (SIDE), addresses of
-what `engines.passes.Passes` holds: int64 [steps, 3] order, [registers, 2] what becomes of registers, [spans, 4] memory, [arrays] sub-arrays."""
+LEG = 12
+STEPS, COUNT, TIMES, MODE, ORDER, MOVES, SPANS, SPAN_COUNT, ARRAYS, ARRAY_COUNT, NUMBERS, NUMBER_COUNT = range(LEG)
+"""A leg: address and number of its steps (one row more, with only BEFORE), passes, how it is worked off (below); and, where passes run side by
+side, addresses of what `engines.passes.Passes` holds: int64 [steps, 3] order, [registers, 2] what becomes of registers, [spans, 4] memory, numbers
+of sub-arrays and of instructions that count."""
+
+IN_ORDER, APART, ALONE = range(3)
 
 FIXED, MOVED, LARGEST, LAST_PASS = range(4)
 """A register in passes side by side: none writes it; each pass moves it by a constant; the largest value counts; the last pass's value does."""
@@ -163,6 +170,22 @@ def _in_order(leg, number, control, at, main, counters, timed):  # type: ignore[
     return _wait(control, at + DONE, times * total) and not atomic_load(control, FAILED)
 
 
+@njit(cache=True, nogil=True)
+def _alone(leg, number, control, at, main, counters, timed):  # type: ignore[no-untyped-def]
+    """Do all of a leg, or wait until another thread has; False if a step failed."""
+    if compare_swap(control, at + NEXT, 0, 1):
+        count, one = leg[COUNT], np.int64(1)
+        steps = carray(pointer(leg[STEPS]), (count + 1, STEP), np.int64)
+        for turn in range(leg[TIMES]):
+            for i in range(count):
+                found = _timed(steps, i, main[MACHINE], main[REGISTERS], np.int64(0), one, counters, timed)
+                if found:
+                    _fail(control, number, turn * count + i, found)
+                    return False
+        atomic_add(control, at + DONE, 1)
+    return _wait(control, at + DONE, 1)
+
+
 # -------------------------------------------------------------------------------------------------------- side by side
 
 
@@ -210,7 +233,7 @@ def _arrive(leg, me, who, main, words):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _undo(leg, crew, undo, back):  # type: ignore[no-untyped-def]
-    """All that the leg may change but host memory and counters, to the memory for that, or back."""
+    """All that the leg may change but host memory, to the memory for that, or back."""
     spans, at, main = _spans(leg), undo[0], crew[0]
     for i in range(spans.shape[0]):
         if spans[i, 0] != CLEAN:
@@ -229,11 +252,19 @@ def _undo(leg, crew, undo, back):  # type: ignore[no-untyped-def]
             else:
                 _copy(at, place, size)
             at += size
+    instructions, size = vector(leg[NUMBERS], leg[NUMBER_COUNT]), np.int64(8 * COUNTED)
+    for i in range(leg[NUMBER_COUNT]):
+        place = undo[8] + instructions[i] * size
+        if back:
+            _copy(place, at, size)
+        else:
+            _copy(at, place, size)
+        at += size
 
 
 @njit(cache=True, nogil=True)
 def put_back(leg, crew, undo):  # type: ignore[no-untyped-def]
-    """Memories and arrays as they were before a leg whose passes ran side by side."""
+    """Memories, arrays and counters as they were before a leg whose passes ran side by side."""
     _undo(leg, crew, undo, True)
 
 
@@ -341,8 +372,8 @@ def run_plan(legs, control, crew, undo, counters, timed):  # type: ignore[no-unt
 
     legs: int64 [n, LEG + 1], the last column is where the leg's words begin in control; control: int64, zeros at first; crew: int64
     [1 + threads, CREW], the first row is the machine itself, with address of the largest values of registers in place of SUMMING; undo: int64,
-    address of memory to keep what may have to be put back, number of registers, address and bytes of a sub-array for cells, written, wear;
-    counters: int64; timed: whether to add up nanoseconds. Returns when all is done; after a step that failed nothing is.
+    address of memory to keep what may have to be put back, number of registers, address and bytes of a sub-array for cells, written, wear, address of
+    the counters; counters: int64; timed: whether to add up nanoseconds. Returns when all is done; after a step that failed nothing is.
     """
     atomic_add(control, INSIDE, 1)
     who = min(atomic_add(control, PLACES, 1), crew.shape[0] - 2)
@@ -350,8 +381,10 @@ def run_plan(legs, control, crew, undo, counters, timed):  # type: ignore[no-unt
         leg, at = legs[i], legs[i, LEG]
         if atomic_load(control, FAILED):
             break
-        if leg[SIDE]:
+        if leg[MODE] == APART:
             done = _side_by_side(leg, i, control, at, crew, who, undo, counters, timed)
+        elif leg[MODE] == ALONE:
+            done = _alone(leg, i, control, at, crew[0], counters, timed)
         else:
             done = _in_order(leg, i, control, at, crew[0], counters, timed)
         if not done:
