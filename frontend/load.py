@@ -6,7 +6,7 @@ The file is only read. Every defect is a :class:`SasError`; nothing of protobuf 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import onnx
@@ -45,9 +45,9 @@ def load_model(path: str | Path) -> ModelProto:
     if not model.HasField("graph") or model.ir_version <= 0:
         raise SasError(f"{path}: not an ONNX model (no graph in it)", hint="pass a .onnx file")
     try:
+        _check_text(model)
         _load_external(model, path)
-        if model.functions:
-            model = onnx.inliner.inline_local_functions(model)
+        model = _inlined(model)
         validate(model)
     except SasError as e:
         raise SasError(f"{path}: {e.diagnostic.message}", where="", hint=e.diagnostic.hint) from e
@@ -214,6 +214,41 @@ def _check_tensor(tensor: TensorProto) -> None:
     stored = max(len(getattr(tensor, f)) for f in ("float_data", "int32_data", "int64_data", "double_data", "uint64_data"))
     if stored != count:
         raise SasError(f"tensor {tensor.name!r} of shape {list(tensor.dims)} needs {count} elements, the file has {stored}")
+
+
+def _inlined(model: ModelProto) -> ModelProto:
+    """The model with its local functions in place of their calls. Raises SasError if they call themselves, or make more nodes than are read."""
+    if not model.functions:
+        return model
+    bodies = {(f.domain, f.name): list(_nodes(f.node)) for f in model.functions}
+    sizes: dict[tuple[str, str], int] = {}
+
+    def size(nodes: Iterable[NodeProto], depth: int) -> int:
+        if depth > len(bodies):
+            raise SasError("local functions of the model call themselves", hint="export again without local functions")
+        total = 0
+        for node in nodes:
+            key = (node.domain, node.op_type)
+            if key in bodies and key not in sizes:
+                sizes[key] = size(bodies[key], depth + 1)
+            total += sizes.get(key, 1)
+        return total
+
+    if (count := size(_nodes(model.graph.node), 0)) > MAX_NODES:
+        raise SasError(f"the graph has {count} nodes with its local functions; at most {MAX_NODES} are read")
+    try:
+        return onnx.inliner.inline_local_functions(model)
+    except Exception as e:
+        raise SasError("the model's local functions cannot be used: " + " ".join(str(e).split())[:400]) from e
+
+
+def _nodes(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
+    """Nodes and those of their sub-graphs."""
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                yield from _nodes(graph.node)
 
 
 def _load_external(model: ModelProto, path: Path) -> None:

@@ -209,17 +209,15 @@ def _line(error: Exception) -> str:
 def dependents(kernels: Path, function: str) -> set[str]:
     """Names of `runtime` whose compiled code may hold that of a function: what names it, and so on."""
     names: dict[str, set[str]] = {}
-    for path in kernels.parent.rglob("*.py"):
+    for path in (*kernels.glob("*.py"), kernels.parent / "kernel.py", kernels.parent / "engines" / "step_kernels.py"):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            said = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)} | {
-                n.attr for n in ast.walk(node) if isinstance(n, ast.Attribute)
-            }
-            own = (
-                [node.name]
-                if isinstance(node, ast.FunctionDef | ast.ClassDef)
-                else [t.id for t in ast.walk(node) if isinstance(t, ast.Name)]
-            )
-            for name in own if not isinstance(node, ast.Import | ast.ImportFrom) else []:
+            said = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                own = [node.name]
+            else:
+                targets = node.targets if isinstance(node, ast.Assign) else []
+                own = [t.id for target in targets for t in ast.walk(target) if isinstance(t, ast.Name)]
+            for name in own:
                 names.setdefault(name, set()).update(said)
     found, left = {function}, [function]
     while left:

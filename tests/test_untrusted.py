@@ -10,17 +10,23 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import models
 import numpy as np
+import onnx
 import pytest
+from onnx import helper
 
 from sasimc.cli.network import names_of
 from sasimc.datasets.arrays import parse_npy
 from sasimc.datasets.fetch import unpack_tar
+from sasimc.frontend.load import load_model
 from sasimc.isa import cache
 from sasimc.isa.errors import SasError
 from sasimc.isa.files import load_program
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "fuzz"))
+
+import itertools
 
 import harness
 import mutants
@@ -77,6 +83,47 @@ def test_a_kept_form_with_other_lines_counts_as_not_there(tmp_path: Path, lines:
     again = load_program(tmp_path / "a.s")
     assert again == whole
     assert [i.line for i in again.code] == [5, 6]
+
+
+def _with_functions(depth: int, calls: int, first: str) -> onnx.ModelProto:
+    """A network whose input passes a chain of local functions, each of which calls the next so many times."""
+    model = models.mlp()
+    names = [*(f"F{i}" for i in range(depth)), first]
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid("my", 1)]
+    for name, inner in itertools.pairwise(names):
+        nodes = [helper.make_node(inner, [f"t{i}"], [f"t{i + 1}"], domain="my" if inner[0] == "F" else "") for i in range(calls)]
+        model.functions.append(helper.make_function("my", name, ["t0"], [f"t{calls}"], nodes, imports))
+    model.opset_import.append(imports[1])
+    node = model.graph.node[0]
+    model.graph.node.insert(0, helper.make_node("F0", [node.input[0]], ["through"], domain="my"))
+    model.graph.node[1].input[0] = "through"
+    return model
+
+
+@pytest.mark.parametrize(
+    ("depth", "calls", "first", "said"),
+    [(3, 2, "Identity", ""), (40, 2, "Identity", "nodes with its local functions"), (3, 1, "F1", "call themselves")],
+)
+def test_local_functions_that_never_end_or_grow(tmp_path: Path, depth: int, calls: int, first: str, said: str) -> None:
+    onnx.save(_with_functions(depth, calls, first), tmp_path / "m.onnx")
+    if not said:
+        assert sum(n.op_type == "Identity" for n in load_model(tmp_path / "m.onnx").graph.node) == calls**depth
+        return
+    with pytest.raises(SasError, match=said):
+        load_model(tmp_path / "m.onnx")
+
+
+def test_text_of_an_onnx_file_that_is_not_utf8(tmp_path: Path) -> None:
+    model = models.mlp()
+    tensor = model.graph.initializer[0]
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="there.bin")
+    (tmp_path / "there.bin").write_bytes(bytes(4096))
+    (tmp_path / "m.onnx").write_bytes(
+        model.SerializeToString().replace(b"there.bin", b"\xffhere.bin").replace(b"location", b"locatio\xff")
+    )
+    with pytest.raises(SasError, match="not UTF-8"):
+        load_model(tmp_path / "m.onnx")
 
 
 # --------------------------------------------------------------------------------------------------------------------- the fuzzer itself
