@@ -92,7 +92,7 @@ def read_run(report: Mapping[str, Any], where: str = "run report") -> Run:
         int(run.report.get("writes", {}).get("host", {}).get("bits_written", 0))
         wear = run.report.get("wear") or {"worst": 0, "mean": 0.0, "rows": 0, "total": 0, "worst_row": [0, 0]}
         _ = run.epochs(), run.transposable, [float(wear[k]) for k in ("worst", "mean", "rows", "total")], wear["worst_row"][1]
-    except (ValidationError, KeyError, TypeError, ValueError, AttributeError) as exc:
+    except (ValidationError, LookupError, TypeError, ValueError, AttributeError) as exc:
         raise SasError(f"the report is damaged: {damage(exc):.200}", where=where, hint=_HINT) from None
     return run
 

@@ -135,7 +135,7 @@ class Cases:
     def mutate(self, data: bytes, seed: int) -> bytes:
         """A mutation of a case: of its format, or of its bytes."""
         rng = random.Random(seed)
-        change = self.kind.change if rng.randrange(4) else mutated
+        change = self.kind.change if rng.randrange(8) else mutated
         return change(data, self.samples, rng)[:_LARGEST]
 
     def led(self, corpus: Path, options: Sequence[str]) -> None:

@@ -120,7 +120,7 @@ def _change_program(data: bytes, others: Sequence[bytes], rng: random.Random) ->
     try:
         program = decode_program(data)
     except Exception:
-        return mutated(rng.choice(others), others, rng)
+        program = decode_program(rng.choice(others))
     pools = [
         n
         for n in ("views", "views", "geometries", "matrices", "tables", "code", "code", "entries", "params", "machine")
@@ -156,7 +156,7 @@ def _change_program(data: bytes, others: Sequence[bytes], rng: random.Random) ->
     try:
         return encode_program(program)
     except Exception:  # values that have no place in the form
-        return mutated(data, others, rng)
+        return _change_program(data, others, rng)
 
 
 def _change_section(data: bytes, others: Sequence[bytes], rng: random.Random) -> bytes:

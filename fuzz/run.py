@@ -122,7 +122,8 @@ def main() -> int:
     parser.add_argument("--only", action="append", help="one kind; may be given more than once")
     o = parser.parse_args()
     finds = cases = 0
-    for name in o.only or _kinds():
+    kinds = _kinds()  # imported once: the processes of the cases are forks
+    for name in o.only or kinds:
         start = time.monotonic()
         (done, read, refused, found), told = parent(name, o.seconds, o.cases, o.seed)
         print(

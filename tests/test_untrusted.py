@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 import random
 import sys
 import tarfile
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -19,10 +21,14 @@ from onnx import helper
 from sasimc.cli.network import names_of
 from sasimc.datasets.arrays import parse_npy
 from sasimc.datasets.fetch import unpack_tar
+from sasimc.evaluation.run import load_run
 from sasimc.frontend.load import load_model
 from sasimc.isa import cache
+from sasimc.isa.analysis.check import check_matrix
 from sasimc.isa.errors import SasError
 from sasimc.isa.files import load_program
+from sasimc.isa.machine import load_machine
+from sasimc.isa.objects import Matrix, Tile
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "fuzz"))
 
@@ -124,6 +130,30 @@ def test_text_of_an_onnx_file_that_is_not_utf8(tmp_path: Path) -> None:
     )
     with pytest.raises(SasError, match="not UTF-8"):
         load_model(tmp_path / "m.onnx")
+
+
+def test_a_matrix_far_larger_than_its_tiles_takes_no_memory() -> None:
+    """Its weights were counted one by one, with their places: 6 GiB."""
+    machine, tile = load_machine(), Tile(0, 0, 0, 0, 0, 4, 3)
+    tracemalloc.start()
+    found = list(check_matrix(machine, Matrix("w", "dense", "compute", 1 << 14, 1 << 14, "w", False, (tile,))))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found == [f"{(1 << 28) - 12} or more of its weights stand in no tile"]
+    assert peak < 1 << 20
+    assert list(check_matrix(machine, Matrix("w", "dense", "compute", 5, 3, "w", False, (tile,)))) == [
+        "weight (4, 0) of copy 0 stands in no tile"
+    ]
+
+
+def test_a_run_report_with_half_a_place(tmp_path: Path) -> None:
+    report = {
+        "schema": 1, "machine_description": load_machine().model_dump(mode="json"), "profile": [], "cycles": 1, "images": 1,
+        "wear": {"worst": 0, "mean": 0, "rows": 0, "total": 0, "worst_row": [0]},
+    }  # fmt: skip
+    (tmp_path / "run.json").write_text(json.dumps(report), encoding="utf-8")
+    with pytest.raises(SasError, match="the report is damaged"):
+        load_run(tmp_path / "run.json")
 
 
 # --------------------------------------------------------------------------------------------------------------------- the fuzzer itself

@@ -107,23 +107,30 @@ def check_matrix(machine: Machine, m: Matrix) -> Iterator[str]:
         if len({t.subarray for t in m.tiles}) != len(m.tiles) or len({(t.rows, t.cols) for t in m.tiles}) > 1:
             yield "scratch tiles are of one size and each in a sub-array of its own"
         return
-    cells = np.zeros((m.copies, m.k, m.n), np.uint8) if m.copies * m.k * m.n <= 1 << 28 else None
-    if cells is None:
+    size, held = m.copies * m.k * m.n, sum(t.rows * t.cols for t in m.tiles)
+    if size > 1 << 28:
         yield f"{m.copies} copies of {m.k} x {m.n} are more than any machine holds"
         return
+    if size > max(held, 1 << 20):
+        yield f"{size - held} or more of its weights stand in no tile"
+        return
+    cells = np.zeros((m.copies, m.k, m.n), np.uint8)
     for t in m.tiles:
         block = cells[t.copy, t.k : t.k + t.rows, t.n : t.n + t.cols]
         if block.any():
             yield f"the tile at k={t.k} n={t.n} holds weights of copy {t.copy} that another tile holds already"
             return
         block[:] = 1
-    cut = sorted((t.k, t.n, t.rows, t.cols) for t in m.tiles if t.copy == 0)
+    cut: dict[int, list[tuple[int, int, int, int]]] = {}
+    for t in m.tiles:
+        cut.setdefault(t.copy, []).append((t.k, t.n, t.rows, t.cols))
+    first = sorted(cut.get(0, ()))
     for copy in range(1, m.copies):
-        if sorted((t.k, t.n, t.rows, t.cols) for t in m.tiles if t.copy == copy) != cut:
+        if sorted(cut.get(copy, ())) != first:
             yield f"copy {copy} is cut into other tiles than copy 0"
             return
     if not cells.all():
-        copy, k, n = (int(i) for i in np.argwhere(cells == 0)[0])
+        copy, k, n = (int(i) for i in np.unravel_index(int(cells.argmin()), cells.shape))
         yield f"weight ({k}, {n}) of copy {copy} stands in no tile"
 
 
