@@ -12,6 +12,7 @@ import random
 import shutil
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -138,15 +139,22 @@ class Cases:
         change = self.kind.change if rng.randrange(8) else mutated
         return change(data, self.samples, rng)[:_LARGEST]
 
-    def led(self, corpus: Path, options: Sequence[str]) -> None:
-        """Let libFuzzer choose the cases by the coverage of the package's code. Does not return."""
+    def led(self, corpus: Path, options: Sequence[str], seconds: float, cases: int) -> None:
+        """Let libFuzzer choose the cases by the coverage of the package's code. Ends the process."""
         import atheris  # type: ignore[import-not-found]
 
         def custom(data: bytes, largest: int, seed: int) -> bytes:
             rng = random.Random(seed)
             return bytes(atheris.Mutate(data, largest)) if rng.randrange(8) == 0 else self.mutate(data, seed)[:largest]
 
+        end = time.monotonic() + seconds
+
+        def one(data: bytes) -> None:
+            self.one(data)
+            if self.tally[0] >= cases or time.monotonic() > end:
+                os._exit(0)  # a fork: what its parent's libraries would do at the end is not its business
+
         for number, sample in enumerate(self.samples):
             (corpus / str(number)).write_bytes(sample)
-        atheris.Setup([sys.argv[0], str(corpus), *options], self.one, custom_mutator=custom)
+        atheris.Setup([sys.argv[0], str(corpus), *options], one, custom_mutator=custom)
         atheris.Fuzz()

@@ -61,11 +61,9 @@ def child(name: str, seconds: float, cases: int, seed: int, folder: Path) -> Non
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if "atheris" in sys.modules:
         FINDS.mkdir(exist_ok=True)
-        run.led(
-            folder / "corpus",
-            [f"-timeout={harness.SECONDS_A_CASE}", f"-rss_limit_mb={harness.RESIDENT}", f"-max_total_time={max(1, round(seconds))}", f"-runs={cases}",
-             f"-seed={seed + 1}", f"-artifact_prefix={FINDS}/{name.replace(' ', '_')}-", f"-max_len={1 << 20}", "-len_control=0", "-verbosity=0"],
-        )  # fmt: skip
+        options = (f"-timeout={harness.SECONDS_A_CASE}", f"-rss_limit_mb={harness.RESIDENT}", f"-seed={seed + 1}", f"-max_len={1 << 20}",
+                   f"-artifact_prefix={FINDS}/{name.replace(' ', '_')}-", "-len_control=0", "-verbosity=0")  # fmt: skip
+        run.led(folder / "corpus", options, seconds, cases)
     end, rng = time.monotonic() + seconds, random.Random(seed)
     for number in range(cases):
         if time.monotonic() > end:

@@ -25,7 +25,7 @@ from sasimc.cli.common import invoke
 from sasimc.cli.sasc import app
 from sasimc.frontend.onnx_import import import_graph
 from sasimc.frontend.qdq_form import qdq_form
-from sasimc.ir import interp
+from sasimc.ir import interp, interp_train
 from sasimc.ir.graph import Graph, Op
 from sasimc.isa.files import load_program
 from sasimc.passes.manager import run_passes
@@ -216,3 +216,20 @@ def test_the_qdq_form_computes_the_same(tmp_path: Path) -> None:
     options.log_severity_level = 3
     direct = __import__("onnxruntime").InferenceSession(model.SerializeToString(), options).run(None, {"x": image})[0]
     assert np.abs(direct - run_ort(model, image)[0]).max() <= 1 / 256 + 1e-6
+
+
+@pytest.mark.parametrize("update", ["direct", "accumulate", "momentum"])
+def test_the_training_step_of_the_check_changes_every_layer(update: Any) -> None:
+    """With small steps 16-bit weights and velocities take all of a first step, and faults on the way to the layers went unseen."""
+    made = compile_model(models.mobilenet_like(), CompileOptions(update=update))
+    assert made.train is not None
+    graph = made.graph
+    x = samples(graph, 2)
+    env = interp.run(graph, {graph.inputs[0]: x})
+    step = interp_train.train_step(
+        made.train, env, [0, 4], sasimc.verify.program.HEAD_EXPONENT, sasimc.verify.program.MODULE_EXPONENT
+    )
+    for layer, weights in step.weights.items():
+        was = graph.constant(graph.op(layer), "weight")
+        assert np.mean(weights != was) > 0.2, layer
+        assert np.mean(np.abs(weights) == 127) < 0.5, layer
