@@ -21,6 +21,7 @@ from sasimc.evaluation.run import Row, Run
 from sasimc.evaluation.technologies.load import load_technology
 from sasimc.evaluation.technologies.technology import Technology
 from sasimc.isa.machine import Machine
+from sasimc.isa.spec import PHASES
 
 __all__ = ["PHASE_NAMES", "Cost", "CostModel", "Peak", "Term", "one_bit_operations"]
 
@@ -217,6 +218,24 @@ class Cost:
     def energy(self) -> float:
         """All energy of the run, J."""
         return math.fsum(t.joules for t in self.terms)
+
+    @property
+    def entries(self) -> list[str]:
+        """Entry points that ran, in the order of the rows."""
+        return list(dict.fromkeys(row.entry for row in self.run.rows))
+
+    def of_entry(self, entry: str) -> Cost:
+        """The part of one entry point. Images learned from are those of the entries that do more than a forward pass, the others were classified."""
+        rows = tuple(row for row in self.run.rows if row.entry == entry)
+        trains = any(row.phase != PHASES[0] for row in rows)
+        learned = min(int(self.run.report.get("learned", 0)), self.run.images)
+        images = learned if trains else self.run.images - learned
+        run = replace(self.run, rows=rows, cycles=round(math.fsum(row.cycles for row in rows)), images=images)
+        return replace(self, run=run, terms=[t for t in self.terms if t.row.entry == entry])
+
+    def on_chip(self) -> Cost:
+        """Without the energy of the host interface."""
+        return replace(self, terms=[t for t in self.terms if t.component != "host"])
 
     def by_component(self) -> dict[str, float]:
         """Energy by component."""

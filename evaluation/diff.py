@@ -95,8 +95,15 @@ def _pairs(a: Mapping[str, float], b: Mapping[str, float], unit: str) -> list[Pa
     return [Pair(name, a.get(name), b.get(name), unit) for name in dict.fromkeys((*a, *b))]
 
 
+def _said(a: Cost, b: Cost, units: Mapping[str, str]) -> list[Pair]:
+    """Numbers that the runs say themselves."""
+    values = {key: (a.run.report.get(key), b.run.report.get(key)) for key in units}
+    return [Pair(key, *pair, units[key]) for key, pair in values.items() if any(isinstance(v, int | float) for v in pair)]
+
+
 def compare(a: Cost, b: Cost, names: tuple[str, str] = ("a", "b")) -> Difference:
-    """Both costs side by side: settings that differ; totals; energy by phase, component, node and instruction; time by node; area."""
+    """Both costs side by side: settings that differ; totals; energy by phase, component, node and instruction; time by node; area; what the simulator's
+    host did (``host``), which is no figure of the device."""
     left, right = _settings(a), _settings(b)
     settings = {k: (left.get(k), right.get(k)) for k in dict.fromkeys((*left, *right)) if left.get(k) != right.get(k)}
     totals = [
@@ -104,9 +111,7 @@ def compare(a: Cost, b: Cost, names: tuple[str, str] = ("a", "b")) -> Difference
              (a.figures.get(name) or b.figures[name]).unit)
         for name in dict.fromkeys((*a.figures, *b.figures))
     ]  # fmt: skip
-    for key in ("top1", "images_per_s"):
-        if any(isinstance(c.run.report.get(key), int | float) for c in (a, b)):
-            totals.append(Pair(key, a.run.report.get(key), b.run.report.get(key), "1"))
+    totals += _said(a, b, {"top1": "%"})
     seconds = [{n: c / cost.model.machine.clock_hz for n, c in cost.node_cycles().items()} for cost in (a, b)]
     areas = [{n: f.value for n, f in cost.model.area.parts.items()} for cost in (a, b)]
     return Difference(
@@ -120,5 +125,6 @@ def compare(a: Cost, b: Cost, names: tuple[str, str] = ("a", "b")) -> Difference
             "energy_by_instruction": _pairs(a.by_instruction(), b.by_instruction(), "J"),
             "time_by_node": _pairs(seconds[0], seconds[1], "s"),
             "area_by_component": _pairs(areas[0], areas[1], "m^2"),
+            "host": _said(a, b, {"images_per_s": "image/s", "wall_s": "s"}),
         },
     )

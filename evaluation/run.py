@@ -30,6 +30,7 @@ class Row:
     unit: str = ""
     mnemonic: str = ""
     matrix: str = ""
+    entry: str = ""
     executions: int = 0
     busy_cycles: int = 0
     cycles: float = 0.0

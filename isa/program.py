@@ -85,6 +85,10 @@ class Program:
             setattr(out, f.name, value if pool is None else pool[value])
         return out
 
+    def entry_of(self, index: int) -> str:
+        """The entry point whose code an instruction stands in: the last one that begins at it or before; empty when none does."""
+        return max((e for e in self.entries if self.entries[e] <= index), key=lambda e: self.entries[e], default="")
+
     def table_array(self, table: Table, role: str) -> npt.NDArray[np.int64]:
         """A table's array as int64, from the weights file or inline."""
         value = table.arrays[role]

@@ -1,4 +1,4 @@
-"""What a run did and where: executions, cycles and events by (phase, ONNX node, unit, mnemonic, matrix), and how the matrices stand in the
+"""What a run did and where: executions, cycles and events by (phase, ONNX node, unit, mnemonic, matrix, entry), and how the matrices stand in the
 sub-arrays. This is what the cost model and the reports read (docs/reference/run-json.md)."""
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _WRITES = ("rows_written_compute", "rows_written_transposable")
 
 @dataclass
 class ProfileRow:
-    """What one kind of instruction did for one ONNX node in one phase.
+    """What one kind of instruction did for one ONNX node in one phase of one entry point.
 
     ``executions``: instructions issued. ``busy_cycles``: their cycles one after the other, nothing skipped. ``cycles``: their share of the
     phase's cycles; what overlaps is shared in proportion to busy cycles, so the rows add up to the run's cycles. ``events``: counts of the kinds in
@@ -41,6 +41,7 @@ class ProfileRow:
     unit: str
     mnemonic: str
     matrix: str
+    entry: str
     executions: int = 0
     busy_cycles: int = 0
     cycles: float = 0.0
@@ -110,7 +111,14 @@ def profile_rows(it: Interpreter) -> list[ProfileRow]:
     for phase in PHASES:
         for index, work in sorted(_by_instruction(it, it.counters.phases[phase]).items()):
             instr = it.program.code[index]
-            key = (phase, instr.origin.node, instr.spec.unit, instr.spec.mnemonic, _matrix(it.program, index))
+            key = (
+                phase,
+                instr.origin.node,
+                instr.spec.unit,
+                instr.spec.mnemonic,
+                _matrix(it.program, index),
+                it.program.entry_of(index),
+            )
             row = rows.setdefault(key, ProfileRow(*key))
             row.executions += work.executions
             row.busy_cycles += work.busy

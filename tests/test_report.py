@@ -8,9 +8,11 @@ import math
 import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from browser import Browser, chromium
 from hypothesis import given
@@ -21,9 +23,11 @@ from sasimc.cli.common import invoke
 from sasimc.costs import cost_of_report
 from sasimc.evaluation.cost import Cost
 from sasimc.evaluation.report.charts import ticks
-from sasimc.evaluation.report.content import tables
+from sasimc.evaluation.report.content import energy_tables, interval, tables
+from sasimc.evaluation.report.house import COMPONENTS, house_style
 from sasimc.evaluation.report.page import page
 from sasimc.evaluation.report.tables import Table, count, percent, shown, si, tick
+from sasimc.evaluation.report.views import views
 
 VOID = {"meta", "link", "input", "br", "wbr", "img"}
 
@@ -103,7 +107,7 @@ def test_the_page_is_one_small_well_formed_file(html: str) -> None:
 
 
 def test_every_section_of_a_training_run_is_there(html: str) -> None:
-    for section in ("layers", "energy", "floor-plan", "buffer", "training", "area", "assumptions"):
+    for section in ("layers", "energy", "floor-plan", "buffer", "accuracy", "training", "area", "assumptions", "provenance"):
         assert f'<section id="{section}">' in html
     for words in (
         "Energy an image",
@@ -282,6 +286,136 @@ def test_axes_have_few_round_marks_that_reach_the_top(top: float) -> None:
     assert f"{step:.6e}"[0] in "125"
 
 
+def test_inference_and_training_add_up_to_the_run(cost: Cost, made: dict[str, Table]) -> None:
+    assert made["entries"].column("entry point") == ["infer", "train_step"]
+    assert sum(numbers(made["entries"], "images")) == cost.run.images
+    assert math.fsum(numbers(made["entries"], "energy")) == pytest.approx(cost.energy, rel=1e-9)
+    assert math.fsum(numbers(made["entries"], "time")) == pytest.approx(cost.run.seconds, rel=1e-6)
+    chip = cost.figures["energy_on_chip"].value
+    assert math.fsum(numbers(made["entries"], "energy on the chip")) == pytest.approx(chip, rel=1e-9)
+    for view in views(cost):
+        whole = view.cost.energy
+        assert math.fsum(numbers(energy_tables(view.cost)["components"], "energy")) == pytest.approx(whole, rel=1e-9)
+        assert math.fsum(numbers(energy_tables(view.cost)["layers"], "energy")) == pytest.approx(whole, rel=1e-9)
+        assert ("host interface" in energy_tables(view.cost)["components"].column("component")) != view.chip
+    inference = next(v.cost for v in views(cost) if v.label == "Inference")
+    assert {row.phase for row in inference.run.rows} == {"forward"}
+
+
+def test_accuracy_by_class_and_confusions(folder: Path, made: dict[str, Table]) -> None:
+    report = json.loads((folder / "run.json").read_text())
+    counts = {(a, b): n for a, b, n in report["confusion"]}
+    assert sum(counts.values()) == report["evaluated"]
+    assert 100 * sum(n for (a, b), n in counts.items() if a == b) / report["evaluated"] == pytest.approx(report["top1"])
+    assert len(report["classes"]) == 10
+    assert sum(numbers(made["classes"], "images")) == report["evaluated"]
+    if "confusions" in made:
+        assert sum(numbers(made["confusions"], "images")) == sum(n for (a, b), n in counts.items() if a != b)
+
+
+@pytest.mark.parametrize(("right", "count", "low", "high"), [(8, 10, 0.4902, 0.9433), (0, 20, 0.0, 0.1611), (5, 5, 0.5655, 1.0)])
+def test_the_interval_of_an_accuracy(right: int, count: int, low: float, high: float) -> None:
+    """Wilson's interval as tables of it print it."""
+    assert interval(right, count) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_provenance_is_in_the_json_and_on_the_page(folder: Path, html: str, made: dict[str, Table]) -> None:
+    import sasimc
+
+    said = json.loads((folder / "run.json").read_text())["provenance"]
+    assert said["version"] == sasimc.__version__
+    assert said["command"].startswith("sasrun --train drawn-flowers --limit 4")
+    assert re.fullmatch(r"[0-9a-f]{64}", said["sha256"]["model"])
+    rows = dict(made["provenance"].rows)
+    assert {"sas-imc", "command", "date", "recipe", "seed", "data set", "program, SHA-256", "model, SHA-256"} <= rows.keys()
+    assert said["sha256"]["model"] in html
+
+
+# --------------------------------------------------------------------------------------------------------------- colours
+
+
+def colours(dark: bool) -> dict[str, tuple[int, ...]]:
+    """Colours of the house style by their CSS name."""
+    style = house_style()
+    block = style.split("prefers-color-scheme: dark")[1] if dark else style.split("@media")[0]
+    found = re.findall(r"--([kp]-\w+): #(\w{6})", block.split("@media print")[0])
+    return {name: tuple(int(code[i : i + 2], 16) for i in (0, 2, 4)) for name, code in found}
+
+
+def seen(colour: tuple[int, ...], matrix: Any) -> Any:
+    """CIE L*a*b* of a colour after a matrix on its linear parts (the identity, or a simulated colour deficiency)."""
+    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in (c / 255 for c in colour)]
+    r, g, b = np.clip(np.array(matrix) @ linear, 0, 1)
+    xyz = np.array(
+        [0.4124 * r + 0.3576 * g + 0.1805 * b, 0.2126 * r + 0.7152 * g + 0.0722 * b, 0.0193 * r + 0.1192 * g + 0.9505 * b]
+    )
+    f = [t ** (1 / 3) if t > 0.008856 else 7.787 * t + 16 / 116 for t in xyz / np.array([0.9505, 1.0, 1.089])]
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+EYES = {
+    "usual": np.eye(3).tolist(),
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+}
+"""Machado, Oliveira and Fernandes 2009, severity 1."""
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("eyes", EYES)
+def test_neighbours_in_a_bar_differ_for_every_reader(dark: bool, eyes: str) -> None:
+    found = colours(dark)
+    components = [f"k-{name}" for name in COMPONENTS]
+    assert components == [name for name in found if name.startswith("k-") and name != "k-other"]
+    phases = [name for name in found if name.startswith("p-")]
+    assert not {found[c] for c in components} & {found[p] for p in phases}
+    for order in (components, phases):
+        for a, b in pairwise(order):
+            assert np.linalg.norm(seen(found[a], EYES[eyes]) - seen(found[b], EYES[eyes])) > 10, (a, b)
+
+
+def test_a_component_has_one_colour_whatever_its_rank(folder: Path) -> None:
+    def of(*args: str) -> dict[str, str]:
+        text = page_of_with(folder / "run.json", *args)
+        return dict(re.findall(r'fill="(var\(--k-\w+\))"><title>([^:<]+):', text))
+
+    first, other = of(), of("cycle")
+    both = {c: (name, other[c]) for c, name in first.items() if c in other}  # parts too small to be seen are not drawn
+    assert all(name == again for name, again in both.values())
+    assert len(both) > 6
+    assert len(set(first)) == len(first)
+
+
+def page_of_with(path: Path, interpretation: str | None = None) -> str:
+    cost = cost_of_report(path, None, interpretation)
+    return page(cost, tables(cost))
+
+
+# ---------------------------------------------------------------------------------------------------------- comparisons
+
+
+@pytest.fixture(scope="module")
+def comparison(folder: Path) -> Path:
+    run = str(folder / "run.json")
+    assert invoke(sasc.app, ["diff", run, run, "--technology-b", "stt", "--html", str(folder / "diff.html")]) == 0
+    return folder / "diff.html"
+
+
+def test_two_runs_side_by_side(comparison: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = comparison.read_text(encoding="utf-8")
+    read = Reader(text)
+    assert read.wrong == []
+    assert len(read.ids) == len(set(read.ids))
+    assert "technology.<wbr>" in text or "technology." in text
+    totals = text.split('<section id="totals">')[1].split("</section>")[0]
+    assert "images per s" not in totals  # the simulator's speed is no figure of the device
+    assert "images per s" in text.split('<section id="host">')[1]
+    assert "+236 %" in text  # cells, writing: the ratio of both technologies' write energies
+    run = folder / "run.json"
+    assert invoke(sasc.app, ["diff", str(run), str(run), "--html", str(run)]) == 2
+    assert "overwrite" in capsys.readouterr().err
+
+
 # ---------------------------------------------------------------------------------------------------------- in a browser
 
 
@@ -369,6 +503,34 @@ def test_switches_sorting_and_details(browser: Browser, file: Path, cost: Cost, 
     browser.value("var s = document.getElementById('fp-layer'); s.value = '1'; s.dispatchEvent(new Event('change'))")
     assert 0 < browser.value("document.querySelectorAll('.s.on').length") < len(cost.run.report["layout"]["subarrays"])
     assert browser.complaints() == []
+
+
+def test_views_of_a_run_and_links_from_the_floor_plan(browser: Browser, file: Path) -> None:
+    browser.open(file)
+    shown_view = "[...document.querySelectorAll('#layers .view')].filter(v => getComputedStyle(v).display !== 'none').map(v => v.className)"
+    assert browser.value(shown_view) == ["view view-0"]
+    browser.value("document.querySelector('#part-1').click()")
+    browser.value("document.querySelector('#energy-chip').click()")
+    assert browser.value(shown_view) == ["view view-1c"]
+    energies = "[...document.querySelectorAll('#energy .view')].find(v => v.offsetParent).querySelector('table').textContent"
+    assert "adder tree" in browser.value(energies)
+    assert "host interface" not in browser.value(energies)
+    browser.value("document.querySelectorAll('.s')[3].dispatchEvent(new PointerEvent('pointermove', {bubbles: true}))")
+    name = browser.value("document.querySelector('.panel a').textContent")
+    browser.value("document.querySelector('.panel a').click()")
+    assert browser.value("document.querySelector('tr.found').dataset.layer") == name
+    assert browser.value("document.querySelector('tr.found').closest('.view').className") == "view view-1c"
+    browser.value("document.querySelector('.card summary').click()")  # formulas open by touch
+    assert browser.value("document.querySelector('.card[open] p').textContent.length") > 10
+    assert browser.complaints() == []
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (375, True)])
+def test_a_comparison_opens_quietly_and_fits(browser: Browser, comparison: Path, width: int, dark: bool) -> None:
+    browser.open(comparison, width=width, dark=dark)
+    assert browser.complaints() == []
+    assert [u for u in browser.requests() if not u.startswith(("file:", "data:"))] == []
+    assert browser.value("document.documentElement.scrollWidth") <= width
 
 
 def test_it_reads_without_scripts(browser: Browser, file: Path) -> None:

@@ -8,6 +8,7 @@ import json
 import math
 import shlex
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -161,6 +162,7 @@ class Session:
             "synthetic": bool(task.synthetic) if task else False,
             "notes": notes,
             "input": device.input.summary(),
+            "recipe": {"name": self.options.recipe or "", **self.recipe.model_dump(mode="json")} if self._training else None,
         }
 
     def _check_recipe(self) -> None:
@@ -322,7 +324,7 @@ class Session:
                     self._say_how_to_go_on(run, keep.saved)
                 raise
             finally:
-                self.report.update(epochs=run.training.rows(), best_epoch=run.best_epoch, steps=run.step)
+                self.report.update(epochs=run.training.rows(), best_epoch=run.best_epoch, steps=run.step, learned=run.images)
             if self.image:
                 self.image.learned({"val": run.best_top1})
             self._save()
@@ -344,10 +346,19 @@ class Session:
 
     def _evaluate(self, dataset: Dataset) -> None:
         with self._bar() as watch:
-            top1, count = evaluate(self.device, dataset, self.options.split, watch, self.recipe.limit)
+            answers = Counter[tuple[int, int]]()
+            top1, count = evaluate(self.device, dataset, self.options.split, watch, self.recipe.limit, answers=answers)
         whole = min(len(dataset.items(self.options.split)), self.recipe.limit or 1 << 60)
         error = math.sqrt(max(top1 * (100 - top1), 0) / max(1, count))
-        self.report.update(top1=top1, split=self.options.split, evaluated=count)
+        confusion = [[*pair, n] for pair, n in sorted(answers.items())]
+        self.report.update(
+            top1=top1,
+            top1_error=error,
+            split=self.options.split,
+            evaluated=count,
+            classes=list(dataset.classes),
+            confusion=confusion,
+        )
         self._accuracy[self.options.split] = top1
         skipped = f"; {whole - count} damaged, skipped" if count < whole else ""
         self._line(

@@ -11,7 +11,7 @@ from typing import Any
 from sasimc.datasets.catalog import CATALOGUE
 from sasimc.datasets.check import BackgroundCheck, check_files, check_headers
 from sasimc.datasets.classes import align
-from sasimc.datasets.dataset import SPLITS, Dataset, hold_back, open_dataset
+from sasimc.datasets.dataset import SPLITS, Dataset, data_folder, hold_back, open_dataset
 from sasimc.isa.errors import SasError
 from sasimc.runtime.device import Interface
 from sasimc.training.session_options import SessionOptions
@@ -116,7 +116,11 @@ class SessionData:
     def summary(self) -> dict[str, Any]:
         """For a report: damaged files, and what was left out."""
         sets = list(dict.fromkeys(d.left_out for d in (self.training, self.evaluation) if d is not None))
-        return {"damaged": self.damaged, "left_out": [name for left in sets for name in left]}
+        return {
+            "folder": str(data_folder(self._data) or ""),
+            "damaged": self.damaged,
+            "left_out": [name for left in sets for name in left],
+        }
 
     def close(self) -> None:
         if self._background is not None:

@@ -6,6 +6,7 @@ A run can be broken off at any step: :class:`TrainState` is all that is needed, 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -128,14 +129,22 @@ def batch_of(recipe: Recipe, compiled: int) -> int:
 
 
 def evaluate(
-    device: Device, dataset: Dataset, split: str, watch: Watch | None = None, limit: int | None = None, threads: int = 1
-) -> tuple[float, int]:
-    """Top-1 accuracy in percent on the images of a split that can be read, and their number. Raises SasError when none can."""
+    device: Device, dataset: Dataset, split: str, watch: Watch | None = None, limit: int | None = None, threads: int = 1,
+    answers: Counter[tuple[int, int]] | None = None,
+) -> tuple[float, int]:  # fmt: skip
+    """Top-1 accuracy in percent on the images of a split that can be read, and their number. ``answers`` counts (class, class that was predicted).
+
+    Raises:
+        SasError: no image can be read.
+    """
     check_classes(device, dataset)
     loader = Loader(dataset, split, device.preprocess, device.batch_size, threads=threads, limit=limit)
     right = seen = 0
     for images, labels, _ in loader.epoch(0):
-        right += int((device.infer(images).classes == labels).sum())
+        found = device.infer(images).classes
+        right += int((found == labels).sum())
+        if answers is not None:
+            answers.update(zip(labels.tolist(), found.tolist(), strict=True))
         seen += len(labels)
         if watch:
             watch(Progress(split, seen, loader.images, top1=100 * right / seen, simulated_s=device.simulated_s))

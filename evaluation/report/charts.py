@@ -1,7 +1,7 @@
 """Drawings of a report as inline SVG: bars in table cells, curves over time or epochs, stacked columns.
 
 Shapes are stretched to the width of the page (``preserveAspectRatio="none"``); every text is HTML beside them, so that it keeps its size on a
-phone. Colours are CSS variables: ``--c0`` .. ``--c12`` and the phases' names.
+phone. Colours are CSS variables of ``house.css``.
 """
 
 from __future__ import annotations

@@ -8,28 +8,15 @@ from typing import Any
 
 from sasimc.evaluation.cost import PHASE_NAMES, Cost
 from sasimc.evaluation.machine_notes import flat_fields, notes_of, value_text
+from sasimc.evaluation.report.house import component_name
 from sasimc.evaluation.report.tables import Cell, Column, Table
 
-__all__ = ["NO_NODE", "component_name", "layer_order", "short_name", "tables"]
+__all__ = ["NO_NODE", "answers", "energy_tables", "interval", "layer_order", "short_name", "tables"]
 
 NO_NODE = "(no node)"
 
-NAMES = {
-    "memory_array": "cells, sensing", "cell_write": "cells, writing", "column_decoder": "column decoders and drivers",
-    "row_decoder": "row decoders and drivers", "shift_adder": "shift adders", "adder_tree": "adder tree", "buffer": "global buffer",
-    "relu": "global ReLU", "periphery": "periphery", "accumulators": "accumulators", "control": "controller", "host": "host interface",
-    "leakage": "leakage",
-}  # fmt: skip
-"""Components as readers know them."""
-
-
 UNITS = {"array": "arrays", "control": "controller", "host": "host interface", "buffer": "global buffer"}
 """Units of the machine as readers know them."""
-
-
-def component_name(name: str) -> str:
-    """A component in words."""
-    return NAMES.get(name, name.replace("_", " "))
 
 
 def short_name(node: str) -> str:
@@ -46,11 +33,102 @@ def layer_order(cost: Cost) -> list[str]:
 def tables(cost: Cost) -> dict[str, Table]:
     """All tables by key, in the order of the page."""
     made = [
-        _summary(cost), _layers(cost), _layer_components(cost), _components(cost), _units(cost), _phases(cost), _instructions(cost), _floor_plan(cost),
-        _matrices(cost), *_buffer(cost), _epochs(cost), _area(cost), _wear(cost), _interpretations(cost), _machine(cost), _technology(cost),
+        _summary(cost), _entries(cost), _layers(cost), _layer_components(cost), *_energies(cost), _floor_plan(cost), _matrices(cost), *_buffer(cost),
+        _epochs(cost), _classes(cost), _confusions(cost), _provenance(cost), _area(cost), _wear(cost), _interpretations(cost), _machine(cost), _technology(cost),
         _charges(cost), _leakage(cost), _notes(cost),
     ]  # fmt: skip
     return {t.key: t for t in made if t.rows}
+
+
+def energy_tables(cost: Cost) -> dict[str, Table]:
+    """The tables of energy and time alone, for a part of a run."""
+    return {t.key: t for t in (_layers(cost), *_energies(cost))}
+
+
+def _energies(cost: Cost) -> tuple[Table, ...]:
+    return _components(cost), _units(cost), _phases(cost), _instructions(cost)
+
+
+def _entries(cost: Cost) -> Table:
+    rows: list[list[Cell]] = []
+    for entry in cost.entries:
+        part = cost.of_entry(entry)
+        rows.append([entry, part.run.images, part.energy, part.on_chip().energy, part.run.seconds])
+    columns = (
+        Column("entry point"),
+        Column("images", "count"),
+        Column("energy", "J"),
+        Column("energy on the chip", "J"),
+        Column("time", "s"),
+    )
+    return Table("entries", "Inference and training apart", columns, rows)
+
+
+def interval(right: int, count: int) -> tuple[float, float]:
+    """Where a share that was found as ``right`` of ``count`` lies with 95 % probability (Wilson's score interval)."""
+    z, part = 1.959964, right / count
+    middle, half = part + z * z / (2 * count), z * math.sqrt(part * (1 - part) / count + z * z / (4 * count * count))
+    return (middle - half) / (1 + z * z / count), (middle + half) / (1 + z * z / count)
+
+
+def answers(cost: Cost) -> tuple[list[str], dict[tuple[int, int], int]]:
+    """Names of classes, and images by (class, class that was predicted)."""
+    report = cost.run.report
+    found = {(int(a), int(b)): int(n) for a, b, n in report.get("confusion", ())}
+    names = [str(c) for c in report.get("classes", ())]
+    size = max((max(pair) + 1 for pair in found), default=0)
+    return [*names, *(f"class {i}" for i in range(len(names), size))], found
+
+
+def _classes(cost: Cost) -> Table:
+    names, found = answers(cost)
+    rows: list[list[Cell]] = []
+    for i, name in enumerate(names):
+        count, right = sum(n for (a, _), n in found.items() if a == i), found.get((i, i), 0)
+        said = sum(n for (_, b), n in found.items() if b == i)
+        wrong = max(((n, b) for (a, b), n in found.items() if a == i != b), default=(0, -1))
+        if count or said:
+            rows.append(
+                [name, count, right / count if count else None, *(interval(right, count) if count else (None, None)), right / said if said else None,
+                 names[wrong[1]] if wrong[0] else "", wrong[0]]
+            )  # fmt: skip
+    columns = (
+        Column("class"), Column("images", "count"), Column("right", "share"), Column("from", "share"), Column("to", "share"), Column("right of those called so", "share"),
+        Column("most often taken for"), Column("times", "count"),
+    )  # fmt: skip
+    return Table(
+        "classes",
+        "Accuracy by class",
+        columns,
+        rows,
+        "From, to: 95 % interval of the accuracy of a class, as so many images tell it.",
+    )
+
+
+def _confusions(cost: Cost) -> Table:
+    names, found = answers(cost)
+    rows = [(names[a], names[b], n) for (a, b), n in sorted(found.items(), key=lambda item: -item[1]) if a != b]
+    return Table("confusions", "Confusions", (Column("class"), Column("taken for"), Column("images", "count")), rows)
+
+
+def _provenance(cost: Cost) -> Table:
+    report = cost.run.report
+    said: Mapping[str, Any] = report.get("provenance") or {}
+    recipe: Mapping[str, Any] = report.get("recipe") or {}
+    data: Mapping[str, Any] = report.get("data") or {}
+    rows = [
+        ("sas-imc", said.get("version")), ("command", said.get("command")), ("date", said.get("date")),
+        ("Python", " on ".join(filter(None, (said.get("python"), said.get("platform"))))), ("recipe", recipe and (recipe.get("name") or "default")),
+        ("seed", recipe.get("seed")), ("data set", report.get("dataset")), ("folder of data", data.get("folder")),
+        ("program, SHA-256", report.get("program_digest")), *((f"{k}, SHA-256", v) for k, v in (said.get("sha256") or {}).items()),
+        ("format of the run's JSON", report.get("schema")),
+    ]  # fmt: skip
+    return Table(
+        "provenance",
+        "Where this comes from",
+        (Column("what"), Column("value")),
+        [(k, str(v)) for k, v in rows if v not in (None, "", {})],
+    )
 
 
 def _summary(cost: Cost) -> Table:

@@ -12,7 +12,7 @@ from sasimc.evaluation.cost import Cost
 from sasimc.evaluation.report.content import layer_order, short_name
 from sasimc.evaluation.report.tables import count, percent
 
-__all__ = ["floor_plan"]
+__all__ = ["floor_plan", "where_layers_stand"]
 
 VIEWS = (
     ("layer", "Layer", "the layer that holds most of the sub-array, from the first to the last"),
@@ -49,6 +49,43 @@ def _weights_by_layer(layout: Mapping[str, Any]) -> dict[int, dict[str, int]]:
     return out
 
 
+def _every(count: int) -> int:
+    """Banks from one number at the edge to the next."""
+    return 8 if count > 24 else 4 if count > 12 else 2
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """``3 to 5, 9`` for 3, 4, 5, 9."""
+    runs: list[list[int]] = []
+    for n in sorted(numbers):
+        if runs and runs[-1][-1] == n - 1:
+            runs[-1] = [runs[-1][0], n]
+        else:
+            runs.append([n])
+    return ", ".join(" to ".join(map(str, run)) for run in runs)
+
+
+def where_layers_stand(cost: Cost) -> str:
+    """A row for every layer: its sub-arrays by number and how many copies it has; layers are links to the table of layers."""
+    layout: Mapping[str, Any] = cost.run.report.get("layout") or {}
+    rows: list[str] = []
+    for node in layer_order(cost):
+        held = [
+            m for m in layout.get("matrices", ()) if node and m["kind"] != "scratch" and ",".join(m["nodes"]).startswith(node)
+        ]
+        if held:
+            numbers = sorted({t[0] for m in held for t in m["tiles"]})
+            kinds = " and ".join(dict.fromkeys(m["array"] for m in held))
+            rows.append(
+                f'<tr><th scope="row"><a href="#layers" data-layer-link="{escape(short_name(node))}">{escape(short_name(node))}</a></th><td>{kinds}</td>'
+                f'<td class="n">{max(m["copies"] for m in held)}</td><td class="n">{len(numbers)}</td><td class="long">{_ranges(numbers)}</td></tr>'
+            )
+    if not rows:
+        return ""
+    head = '<th scope="col">layer</th><th scope="col">sub-arrays are</th><th scope="col" class="n">copies</th><th scope="col" class="n">sub-arrays</th><th scope="col">numbers</th>'
+    return f'<details><summary>Where each layer stands</summary><div class="scroll"><table class="sortable"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div></details>'
+
+
 def floor_plan(cost: Cost) -> str:
     """The drawing with its switches and the panel of details, or an empty string when the run has no layout."""
     layout: Mapping[str, Any] = cost.run.report.get("layout") or {}
@@ -65,9 +102,19 @@ def floor_plan(cost: Cost) -> str:
     room = machine.array.rows * machine.weights_per_row
     activity, writes = _levels([s["activations"] for s in subarrays]), _levels([s["row_writes"] for s in subarrays])
     (bank_rows, bank_cols), (mat_rows, mat_cols) = machine.array.banks, machine.array.mats
-    cell, gap = 10.0, 4.0
+    cell, gap, edge = 10.0, 4.0, 14.0
     bank_w, bank_h = mat_cols * cell + gap, mat_rows * cell + gap
     shapes = [
+        *(
+            f'<text x="-4" y="{r * bank_h + mat_rows * cell / 2:g}" text-anchor="end">{r}</text>'
+            for r in range(0, bank_rows, _every(bank_rows))
+        ),
+        *(
+            f'<text x="{c * bank_w + mat_cols * cell / 2:g}" y="-6" text-anchor="middle">{c}</text>'
+            for c in range(0, bank_cols, _every(bank_cols))
+        ),
+    ]
+    shapes += [
         f'<rect class="bank" x="{c * bank_w:g}" y="{r * bank_h:g}" width="{mat_cols * cell:g}" height="{mat_rows * cell:g}"/>'
         for r in range(bank_rows)
         for c in range(bank_cols)
@@ -110,9 +157,9 @@ def floor_plan(cost: Cost) -> str:
     return f"""<div class="fp" data-view="layer">
 <div class="controls"><div class="switch" role="radiogroup" aria-label="Colours show">{switches}</div>
 <label class="pick">Highlight <select id="fp-layer"><option value="">all layers</option>{options}</select></label></div>
-<div class="fp-body"><div><svg class="chip" viewBox="-3 -3 {width + 6:g} {height + 6:g}" tabindex="0" role="img" aria-describedby="fp-detail"
+<div class="fp-body"><div><svg class="chip" viewBox="{-edge:g} {-edge:g} {width + edge + 3:g} {height + edge + 3:g}" tabindex="0" role="img" aria-describedby="fp-detail"
 aria-label="Shelves plan: {bank_rows} by {bank_cols} banks of {mat_rows} by {mat_cols} sub-arrays; {len(subarrays)} of {machine.subarrays} sub-arrays hold weights. Arrow keys move the selection.">
 {"".join(shapes)}<rect class="pointer" width="10" height="10" hidden/></svg>{legends}
-<p class="fp-legend always"><i class="ramp free"></i><span>free</span><i class="ramp square"></i><span>compute sub-array</span>{'<i class="ramp round"></i><span>transposable</span>' if "transposable" in kinds else ""}</p></div>
+<p class="fp-legend always"><i class="ramp free"></i><span>free</span><i class="ramp square"></i><span>compute sub-array</span>{'<i class="ramp round"></i><span>transposable</span>' if "transposable" in kinds else ""}</p><p class="fp-legend always"><span>numbers at the edges: bank row and bank column</span></p></div>
 <div class="panel" id="fp-detail" aria-live="polite"><h3>Sub-arrays</h3><dl>{listed}</dl><p class="hint">Point at a sub-array, tap it, or use the arrow keys.</p></div></div>
 <script type="application/json" id="fp-data">{data}</script></div>"""

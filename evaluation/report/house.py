@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from html import escape
 from importlib import resources
 from typing import Final
 
-__all__ = ["COMPONENTS", "POLICY", "component_colour", "component_name", "house_style", "phase_colour"]
+__all__ = ["COMPONENTS", "POLICY", "component_colour", "component_name", "frame", "house_style", "phase_colour"]
 
 POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 """What the browser may load: nothing."""
@@ -34,6 +35,22 @@ def phase_colour(name: str) -> str:
     return f"var(--p-{name.split()[0]})"
 
 
+def _asset(name: str) -> str:
+    return resources.files("sasimc.evaluation.report").joinpath(name).read_text(encoding="utf-8")
+
+
 def house_style() -> str:
     """The shared style sheet."""
-    return resources.files("sasimc.evaluation.report").joinpath("house.css").read_text(encoding="utf-8")
+    return _asset("house.css")
+
+
+def frame(title: str, main: str, style: str = "") -> str:
+    """A report page around its ``main`` part (HTML); ``style``: rules of this page alone."""
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">
+<title>{escape(title)}</title><link rel="icon" href="data:,"><style>{house_style()}{_asset("style.css")}{style}</style></head>
+<body><main>{main}</main>
+<script>{_asset("page.js")}</script></body></html>
+"""

@@ -49,6 +49,18 @@
   addEventListener("beforeprint", () => all("details:not([open])").forEach((d) => { d.open = true; d.dataset.opened = ""; }));
   addEventListener("afterprint", () => all("details[data-opened]").forEach((d) => { d.open = false; delete d.dataset.opened; }));
 
+  // links to a row of the table of layers that is shown
+  document.addEventListener("click", (e) => {
+    const link = e.target.closest("[data-layer-link]");
+    const row = link && all("tr[data-layer]").find((r) => r.dataset.layer === link.dataset.layerLink && r.closest(".view")?.offsetParent !== null);
+    if (!row) return;
+    e.preventDefault();
+    row.closest("table").classList.add("whole");
+    all("tr.found").forEach((r) => r.classList.remove("found"));
+    row.classList.add("found");
+    row.scrollIntoView({ block: "center" });
+  });
+
   // curves: the value under the pointer
   for (const plot of all(".plot[data-chart]")) {
     const script = all("script[data-for-chart]").find((e) => e.dataset.forChart === plot.dataset.chart);
@@ -94,7 +106,12 @@
       const list = add(panel, "dl");
       rows.forEach(([k, v]) => { add(list, "dt", k); add(list, "dd", v); });
       const held = add(panel, "ul");
-      parts.slice(0, 8).forEach(([layer, weights]) => add(held, "li", `${layers[layer]}: ${count(weights)} weights`));
+      parts.slice(0, 8).forEach(([layer, weights]) => {
+        const item = add(held, "li"), link = add(item, "a", layers[layer]);
+        link.href = "#layers";
+        link.dataset.layerLink = layers[layer];
+        item.append(`: ${count(weights)} weights`);
+      });
       if (parts.length > 8) add(held, "li", `and ${parts.length - 8} more`);
     };
     const under = (e) => (e.target.dataset && e.target.dataset.i !== undefined ? +e.target.dataset.i : -1);

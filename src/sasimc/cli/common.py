@@ -8,6 +8,7 @@ import importlib.util
 import io
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -193,8 +194,11 @@ def invoke(app: click.Command, args: Sequence[str] | None = None, prog: str | No
 
     ``args``: the command line without the program's name (default: the process's own); ``prog``: the name in usage messages.
     """
+    words = sys.argv[1:] if args is None else list(args)
     try:
-        result = app.main(args=None if args is None else list(args), prog_name=prog or app.name, standalone_mode=False)
+        result = app.main(
+            args=words, prog_name=prog or app.name, standalone_mode=False, obj=shlex.join([prog or app.name or "", *words])
+        )
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except DiagnosticsError as exc:

@@ -8,6 +8,7 @@ from sasimc.cli import options
 from sasimc.cli.common import command, require_writable, write_json
 from sasimc.cli.options import File, argument, option
 from sasimc.cli.tables import print_tables, say
+from sasimc.isa.errors import SasError
 
 __all__ = ["diff", "energy"]
 
@@ -54,10 +55,11 @@ def energy(
 @option("--circuit-b", section="Prices", type=File(), show_default="as the first", help="Circuit figures of the second run.")
 @options.rows("Rows of a table")
 @options.json_file("the comparison")
+@option("--html", section="Output", type=File(), help="Write the comparison as one HTML page, which needs no network.")
 @options.isa
 def diff(
     a: Path, b: Path, technology: str | None, technology_b: str | None, interpretation: str | None, interpretation_b: str | None,
-    circuit: Path | None, circuit_b: Path | None, rows: int, json_file: Path | None,
+    circuit: Path | None, circuit_b: Path | None, rows: int, json_file: Path | None, html: Path | None,
 ) -> None:  # fmt: skip
     """Compare the energy, time and area of two runs.
 
@@ -65,7 +67,9 @@ def diff(
     from sasimc.costs import cost_of_report
     from sasimc.evaluation.diff import compare
 
-    require_writable(json_file)
+    require_writable(json_file, html)
+    if html is not None and html.resolve() in (a.resolve(), b.resolve()):
+        raise SasError(f"{html} would overwrite a run's report", hint="give another name with --html")
     first = cost_of_report(a, technology, interpretation, circuit)
     second = cost_of_report(b, technology_b or technology, interpretation_b or interpretation, circuit_b or circuit)
     found = compare(first, second, (str(a), str(b)))
@@ -75,3 +79,9 @@ def diff(
     print_tables(*found.tables(rows or None))
     if json_file:
         write_json(json_file, found.as_dict())
+    if html:
+        from sasimc.evaluation.report.compare import compare_page
+        from sasimc.isa.files import write_atomically
+
+        write_atomically(html, compare_page(found, (first, second)).encode())
+        say(f"wrote {html}")

@@ -63,6 +63,7 @@ def traced(it: Interpreter, outcome: Outcome) -> Iterator[Callable[[str], None]]
 
 def write_outcome(it: Interpreter, made: dict[str, Any], outcome: Outcome, start: float) -> None:
     """Print the cost of what was done and write the report. ``made``: the report so far, ``start``: ``time.perf_counter()`` of the beginning."""
+    from sasimc.cli.provenance import provenance
     from sasimc.costs import cost_of
     from sasimc.evaluation.text import cost_lines
     from sasimc.profiling.profile import profile, profile_rows
@@ -78,7 +79,7 @@ def write_outcome(it: Interpreter, made: dict[str, Any], outcome: Outcome, start
     write_json(
         outcome.json_file,
         {
-            **made, "wall_s": time.perf_counter() - start, "host": platform.machine(), "technology": outcome.technology,
+            **made, "wall_s": time.perf_counter() - start, "host": platform.machine(), "provenance": provenance(it.program), "technology": outcome.technology,
             "interpretation": outcome.prices.interpretation, "cost": cost.summary(), **profile(it, rows),
         },
     )  # fmt: skip
