@@ -5,6 +5,7 @@ from __future__ import annotations
 from sasimc.passes.canonicalise import Canonicalise
 from sasimc.passes.eliminate_dead import EliminateDead
 from sasimc.passes.fold_constants import FoldConstants
+from sasimc.passes.join_tables import JoinTables
 from sasimc.passes.manager import Pass
 from sasimc.passes.mark_trainable import MarkTrainable
 from sasimc.passes.simplify import Simplify
@@ -27,6 +28,7 @@ def forward_passes(trainable: str | None = None) -> tuple[Pass, ...]:
         ToUnsigned(),
         Simplify(),
         EliminateDead(),
+        JoinTables(),
         MarkTrainable(pattern=trainable),
         ZeroInputs(),
         StoreOutputs(),

@@ -63,7 +63,7 @@ from golden_numbers import (
     remembered_range,
     update,
 )
-from golden_ops import backward, forward, gradient
+from golden_ops import backward, forward, gradient, join
 
 __all__ = ["Golden", "StepResult"]
 
@@ -108,7 +108,7 @@ class Golden:
         model = model if isinstance(model, onnx.ModelProto) else onnx.load(os.fspath(model))
         if backprop not in ("exact", "truncated"):
             raise ValueError(f"backprop is exact or truncated, not {backprop!r}")
-        self.graph: Graph = read(model)
+        self.graph: Graph = join(read(model))
         self.eps = eps
         if trainable is None:
             trainable = next((json.loads(p.value) for p in model.metadata_props if p.key == "sasimc.trainable"), [])

@@ -6,6 +6,7 @@ Tensors are int64 ``[B, H, W, C]`` or ``[B, F]``. Products are summed in float64
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from golden_functions import slopes
 from golden_graph import Graph, Op, Quant
 from golden_numbers import I64, Error, accumulator, channel_factors, pool_factor, requantise, residual_factors, rne
 
-__all__ = ["backward", "forward", "gradient"]
+__all__ = ["backward", "forward", "gradient", "join"]
 
 Slices = tuple[slice, slice]
 F64 = npt.NDArray[np.float64]
@@ -152,6 +153,55 @@ def forward(op: Op, xs: Sequence[I64], graph: Graph, w: npt.NDArray[np.int8] | N
     if op.kind == "shape":
         return _reshape(op, x)
     raise NotImplementedError(op.kind)
+
+
+def join(graph: Graph) -> Graph:
+    """Tables joined with the element-wise operations around them that depend on the same tensor, where nobody else reads what is between."""
+    made: dict[str, Op] = {}
+    read = [n for op in graph.ops for n in op.inputs] + [graph.output]
+    for op in graph.ops:
+        between = {n: made[n] for n in op.inputs if n in made and made[n].kind in ("table", "rescale") and read.count(n) == 1}
+        roots = {between[n].inputs[0] if n in between else n for n in op.inputs}
+        kinds = {op.kind, *(b.kind for b in between.values())}
+        if between and len(roots) == 1 and kinds <= {"table", "rescale", "product", "add"} and "table" in kinds:
+            (root,) = roots
+            q = graph.quants[root]
+            sizes = [np.size(p.attrs["factor"]) if p.kind == "rescale" else np.size(p.attrs["table"]) // 256 if p.kind == "table" else 1
+                     for p in (op, *between.values())]  # fmt: skip
+            codes = np.broadcast_to(np.arange(q.lo, q.hi + 1)[:, None], (256, max(sizes)))
+            one = np.ones(codes.shape)
+            sides = [_curve(between[n], [codes], [one], graph) if n in between else (codes, one) for n in op.inputs]
+            out, slope = _curve(op, [s[0] for s in sides], [s[1] for s in sides], graph)
+            op = Op("table", op.name, op.position, (root,), op.output, op.lo, op.hi, attrs={"table": out.T, "slope": slope.T})
+            for n in between:
+                del made[n]
+        made[op.output] = op
+    if len(made) < len(graph.ops):
+        return join(replace(graph, ops=list(made.values())))
+    aliases = {alias: n for alias, n in graph.aliases.items() if n in made or n == graph.input}
+    return replace(graph, ops=list(made.values()), aliases=aliases)
+
+
+def _curve(op: Op, xs: list[I64], slopes: list[F64], graph: Graph) -> tuple[I64, F64]:
+    """Values of an element-wise operation, and the real derivative of what it makes given those of its inputs."""
+    y = forward(op, xs, graph)
+    reals = [graph.quants[n].scale * (x - graph.quants[n].zero) for x, n in zip(xs, op.inputs, strict=True)]
+    if op.kind == "table":
+        own = np.atleast_2d(op.attrs["slope"])
+        at = xs[0] - graph.quants[op.inputs[0]].lo
+        slope = slopes[0] * np.stack([own[c if len(own) > 1 else 0][at[:, c]] for c in range(at.shape[1])], axis=1)
+    elif op.kind == "rescale":
+        slope = slopes[0] * op.attrs["factor"]
+    elif op.kind == "add":
+        slope = slopes[0] + slopes[1]
+    else:
+        slope = slopes[0] * reals[1] + slopes[1] * reals[0]
+    open_ = np.ones(y.shape, bool)
+    if op.mask_lo is not None:
+        open_ &= y > op.mask_lo
+    if op.mask_hi is not None:
+        open_ &= y < op.mask_hi
+    return y, np.where(open_, slope, 0.0)
 
 
 def backward(

@@ -215,10 +215,10 @@ def test_a_curve_with_several_readers_is_stored_for_all_if_one_needs_it() -> Non
     shared = net.node("Tanh", x)
     both = net.node("Mul", net.node("Exp", shared), net.node("Sigmoid", shared))  # functions of x alone
     model = net.model(net.q(net.node("Add", net.q(both, 0.02), net.q(net.node("Neg", shared), 0.01)), 0.03))
-    graph = import_model(model)
+    graph = run_passes(import_graph(model), import_passes())
     assert PLACED not in graph.notes
     assert [o.kind for o in graph.ops] == ["lut", "lut", "add"]
-    compared(model, graph)
+    compared(model, import_model(model))
     net = Net(("n", 4, 6, 6))
     shared = net.node("Tanh", net.q("x", 0.03, 5))
     pooled = net.q(net.node("GlobalAveragePool", shared), 0.01)
@@ -227,6 +227,35 @@ def test_a_curve_with_several_readers_is_stored_for_all_if_one_needs_it() -> Non
     assert list(json.loads(graph.notes[PLACED])) == [shared]
     assert sorted(o.kind for o in graph.ops) == ["avgpool", "lut", "lut", "mul"]
     compared(model, graph)
+
+
+def test_tables_are_joined_where_nobody_reads_what_is_between() -> None:
+    """SiLU with a quantisation between is one table, equal to the two operations at every value; so are requantisations beside a table."""
+    net = Net(("n", 4, 6, 6))
+    x = net.q(net.conv(net.q("x", 0.03), 4, 4, 1), 0.05, 3)
+    silu = net.q(net.node("Mul", x, net.q(net.node("Sigmoid", x), 1 / 256, -128)), 0.04, -90)
+    model = net.model(net.q(net.node("Elu", net.q(silu, 0.05, -95)), 0.05))
+    before, after = run_passes(import_graph(model), import_passes()), import_model(model)
+    assert [o.kind for o in before.ops] == ["conv", "lut", "mul", "rescale", "lut"]
+    assert [o.kind for o in after.ops] == ["conv", "lut"]
+    runs = against_import(before, after, {"x": samples(before, 4)})  # bit for bit
+    assert len(np.unique(runs.final[after.outputs[0]])) > 40
+    slope = after.constant(after.ops[-1], "slope")
+    t = after.type(after.ops[-1].inputs[0])
+    real = (np.arange(256) - t.zero) * t.scale if t.dtype == "u8" else (np.arange(-128, 128) - t.zero) * t.scale
+    gate = 1 / (1 + np.exp(-real))
+    inner = real * gate
+    exact = (gate + real * gate * (1 - gate)) * np.where(inner > 0, 1, np.exp(inner))
+    assert np.abs(slope - exact).max() < 0.06  # the values between are rounded to 8 bits
+    net = Net(("n", 4, 6, 6))
+    gate = net.q(net.node("Sigmoid", net.q("x", 0.03)), 1 / 256, -128)
+    kept = net.q(net.node("Mul", gate, net.q(net.node("Tanh", gate), 1 / 128)), 0.01)
+    model = net.model(
+        net.q(net.node("Add", kept, net.q(net.conv(gate, 4, 4, 1), 0.02)), 0.02)
+    )  # gate is read by the convolution, too
+    assert sorted(o.kind for o in import_model(model).ops) == ["add", "conv", "lut", "lut"]
+    model = net.model(net.q(net.node("Add", kept, gate), 0.02))
+    assert [o.kind for o in import_model(model).ops] == ["lut"]
 
 
 @pytest.mark.parametrize(
