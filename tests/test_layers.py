@@ -48,6 +48,7 @@ HEAVY = {
     "numba": {"runtime", "evaluation"},
     "llvmlite": {"runtime"},
     "pygls": {"lsp"},
+    "textual": {"debug"},
     "lsprotocol": {"lsp"},
     "pygments": {"lsp"},
 }

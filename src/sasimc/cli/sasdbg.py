@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from sasimc.cli.tables import say
 from sasimc.isa.errors import SasError
 
 if TYPE_CHECKING:
+    from sasimc.debug.difference import FirstDifference
     from sasimc.debug.prompt import Prompt
     from sasimc.debug.session import Session
 
@@ -75,6 +77,7 @@ _PROMPT = "(sasdbg) "
     multiple=True,
     help="Command to execute after these (may be repeated).",
 )
+@option("--tui", section="Commands", is_flag=True, help="Terminal interface: code, tensors, sub-arrays, counters side by side.")
 @option("--no-prompt", section="Commands", is_flag=True, help="Leave after the commands, also on a terminal.")
 @options.data_folder
 @option(
@@ -101,7 +104,7 @@ _PROMPT = "(sasdbg) "
 @options.completion
 def app(
     program: Path | None, inputs: tuple[Path, ...], train: str | None, at_step: int, entries: tuple[str, ...], settings: tuple[str, ...],
-    against: str | None, model: Path | None, record: Path | None, scripts: tuple[Path, ...], commands: tuple[str, ...], no_prompt: bool, data: Path | None, recipe: str | None, limit: int | None, seed: int | None,
+    against: str | None, model: Path | None, record: Path | None, scripts: tuple[Path, ...], commands: tuple[str, ...], tui: bool, no_prompt: bool, data: Path | None, recipe: str | None, limit: int | None, seed: int | None,
     image: Path | None, task: str | None, engine: str, threads: int | None, history: int, technology: str,
 ) -> int:  # fmt: skip
     """Debug a program: run it forwards and backwards, stop at lines, nodes and conditions, watch bytes and cells, look at tensors and sub-arrays.
@@ -119,6 +122,8 @@ def app(
     from sasimc.debug.prompt import Prompt
     from sasimc.debug.stream import write_record
 
+    if tui and not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise SasError("--tui needs a terminal", hint="scripts and pipes talk to the prompt: leave --tui out")
     require_writable(record)
     if model is not None and not model.exists():
         raise SasError(f"there is no file {model}", hint="--model names the ONNX file the program was compiled from")
@@ -130,7 +135,8 @@ def app(
             program, inputs, train, at_step, entries, settings, engine, threads, history * 1_000_000, data, recipe, changes, image, task, technology,
         )
     )  # fmt: skip
-    prompt = Prompt(session, _say, lambda what: compare(session, what, model))
+    comparing = partial(compare, session, model=model)
+    prompt = Prompt(session, _say, comparing)
     found = None
     with _interruptible(session):
         if record is not None:
@@ -140,16 +146,29 @@ def app(
             session.restart()
         if against is not None:
             with progress(f"comparing with {against}"):
-                found = compare(session, against, model)
+                found = comparing(against)
             for text in difference_lines(session, against, found):
                 _say(text)
         if lines:
             prompt.run(lines)
         elif not (sys.stdin.isatty() or record or against):
             prompt.run(line.rstrip("\n") for line in sys.stdin)
-        if sys.stdin.isatty() and not no_prompt and not prompt.quit:
+        if tui and not prompt.quit:
+            _show(session, comparing)
+        elif sys.stdin.isatty() and not no_prompt and not prompt.quit:
             _converse(prompt)
     return EXIT_FAILED if found is not None else 0
+
+
+def _show(session: Session, comparing: Callable[[str], FirstDifference | None]) -> None:
+    """The terminal interface."""
+    try:
+        from sasimc.debug.terminal.app import Terminal
+    except ModuleNotFoundError as exc:
+        if exc.name and exc.name.split(".")[0] == "textual":
+            raise SasError("the terminal interface needs textual", hint="pip install 'sas-imc[debug]'") from None
+        raise
+    Terminal(session, comparing).run()
 
 
 def _read(path: Path) -> list[str]:
