@@ -13,7 +13,8 @@ from sasimc.backend.builder import Builder, CapacityError
 from sasimc.backend.forward import ForwardEmitter
 from sasimc.backend.mapping import Placement, cut_layers, place, split_depthwise
 from sasimc.backend.stripes import ForwardPlan, plan_forward
-from sasimc.ir.graph import Graph, TrainGraph, type_range
+from sasimc.ir.graph import INPUTS, OUTPUTS, Graph, TrainGraph, type_range
+from sasimc.ir.layout import Layout
 from sasimc.isa.analysis.estimate import Estimate, estimate
 from sasimc.isa.machine import Machine
 from sasimc.isa.program import Program
@@ -71,13 +72,17 @@ def compile_graph(
     for matrix in placement.twins.values():
         b.matrix(matrix)
     logits = _logits(graph)
-    shape_in, t_out = graph.type(graph.inputs[0]).shape, graph.type(logits)
-    dtype_in = graph.type(graph.inputs[0]).dtype
+    t_out = graph.type(logits)
+    fed = {
+        v: b.host("input" if i == 0 else f"input.{v}", graph.type(v).dtype, graph.type(v).shape, batch)
+        for i, v in enumerate(graph.inputs)
+    }
     io = {
-        "input": b.host("input", dtype_in, shape_in, batch),
+        "input": fed[graph.inputs[0]],
         "logits": b.host("logits", t_out.dtype, t_out.shape, batch),
         "prediction": b.host("prediction", "i32", (1, 1, 1), batch),
     }
+    given = _given(b, graph, io, logits, batch)
     progress("plan")
     plan = plan_forward(graph, machine)
     peak = plan.peak
@@ -87,11 +92,12 @@ def compile_graph(
     spilled = {
         v: b.host(f"{v}.spill", graph.type(v).dtype, graph.type(v).shape, 1) for v in _hosted(plan) if v not in graph.inputs
     }
-    host = {graph.inputs[0]: io["input"], **{v: _unbatched(b, s) for v, s in spilled.items()}}
+    host = {**fed, **{v: _unbatched(b, s) for v, s in spilled.items()}}
     with b.batch_loop(BATCH, SAMPLE):
         emitter = ForwardEmitter(b, graph, plan, placement, SAMPLE, host)
         emitter.emit()
         _results(b, emitter, io, logits)
+        _more_results(b, emitter, graph, given, set(io.values()))
     b.emit("halt")
     tensors = _tensors(graph, emitter)
     kept: list[str] = []
@@ -99,7 +105,7 @@ def compile_graph(
         progress("emit train_step")
         io["labels"] = b.host("labels", "i32", (1, 1, 1), batch)
         io["loss"] = b.host("loss", "i32", (1, 1, 1), batch)
-        back = _train_step(b, graph, train, machine, placement, io, logits, batch)
+        back = _train_step(b, graph, train, machine, placement, fed, io, logits, batch)
         peak, kept = max(peak, back.peak), back.kept
     b.check_encoding()
     params = {"batch": BATCH, **({"head_exponent": HEAD_EXPONENT, "module_exponent": MODULE_EXPONENT} if train else {})}
@@ -107,8 +113,8 @@ def compile_graph(
     meta = {
         "batch": str(batch), "name": graph.name, "input_scale": repr(t_in.scale), "input_zero": str(t_in.zero), "classes": str(t_out.shape[2]),
         "logit_scale": repr(t_out.scale), "logit_zero": str(t_out.zero), "io": json.dumps(io, sort_keys=True),
-        "tensors": json.dumps(tensors),
-        **{f"note.{k}": v for k, v in graph.notes.items()},
+        "tensors": json.dumps(tensors), "inputs": _ports(graph, INPUTS, [(v, fed[v]) for v in graph.inputs]), "outputs": _ports(graph, OUTPUTS, given),
+        **{f"note.{k}": v for k, v in graph.notes.items() if k not in (INPUTS, OUTPUTS)},
     }  # fmt: skip
     if train is not None:
         meta |= train.options
@@ -123,6 +129,50 @@ def compile_graph(
     infer = estimate(program, "infer", {"batch": 1})
     step = estimate(program, "train_step", {"batch": batch}) if train else None
     return Compiled(program, placement, plan, peak, infer, step, batch, graph, train)
+
+
+def _root(graph: Graph, value: str) -> tuple[str, bool]:
+    """The value of which an output is the arg max (or itself), and whether it is."""
+    at = value
+    while (made := graph.producer(at)) is not None and made.kind == "reshape":
+        at = made.inputs[0]
+    return (made.inputs[0], True) if made is not None and made.kind == "argmax" else (value, False)
+
+
+def _given(b: Builder, graph: Graph, io: dict[str, str], logits: str, batch: int) -> list[tuple[str, str]]:
+    """Every output of the graph and the host view it is stored in."""
+    found: dict[tuple[str, bool], str] = {(logits, False): io["logits"], (logits, True): io["prediction"]}
+    for value in graph.outputs:
+        root, index = _root(graph, value)
+        if (root, index) not in found:
+            t = graph.type(root)
+            found[root, index] = b.host(f"output.{value}", "i32" if index else t.dtype, (1, 1, 1) if index else t.shape, batch)
+    return [(value, found[_root(graph, value)]) for value in graph.outputs]
+
+
+def _ports(graph: Graph, note: str, given: list[tuple[str, str]]) -> str:
+    """What the host needs to know of inputs or outputs: JSON, a ``Port`` (``runtime/ports.py``) each."""
+    default = json.dumps([{"name": v, "axes": Layout.rows(graph.type(v).shape).axes} for v, _ in given])
+    rows = json.loads(graph.notes.get(note, default))
+    for row, (value, view) in zip(rows, given, strict=True):
+        t = graph.type(value)
+        row |= {"view": view, "dtype": t.dtype, "scale": t.scale, "zero": t.zero} | ({"end": "index"} if t.dtype == "i32" else {})
+    return json.dumps(rows)
+
+
+def _more_results(b: Builder, emitter: ForwardEmitter, graph: Graph, given: list[tuple[str, str]], done: set[str]) -> None:
+    """Store the outputs that are not the logits or their arg max."""
+    for value, view in given:
+        root, index = _root(graph, value)
+        if view in done:
+            continue
+        done.add(view)
+        with b.origin("output"):
+            if index:
+                b.emit("argmax", PREDICTION, emitter.full_view(root))
+                b.emit("stw", view, PREDICTION, SAMPLE)
+            else:
+                b.emit("hst", view, emitter.full_view(root), SAMPLE, RowRange(0, 0, graph.type(root).shape[0]))
 
 
 def _unbatched(b: Builder, name: str) -> str:
@@ -149,9 +199,7 @@ def _hosted(plan: ForwardPlan) -> list[str]:
 
 def _logits(graph: Graph) -> str:
     """The value the loss and the arg max read."""
-    value = graph.outputs[0]
-    producer = graph.producer(value)
-    return producer.inputs[0] if producer is not None and producer.kind == "argmax" else value
+    return _root(graph, graph.outputs[0])[0]
 
 
 def _results(b: Builder, emitter: ForwardEmitter, io: dict[str, str], logits: str) -> str:
@@ -172,6 +220,7 @@ def _train_step(
     train: TrainGraph,
     machine: Machine,
     placement: Placement,
+    fed: dict[str, str],
     io: dict[str, str],
     logits: str,
     batch: int,
@@ -186,12 +235,12 @@ def _train_step(
     wanted |= {op.inputs[1] for op in train.ops if op.kind in ("maxpool_t", "mul_t", "lut_t")}
     hosted = [v for v in _hosted(plan) if v not in graph.inputs]
     saves: dict[str, str] = {}
-    host = {graph.inputs[0]: io["input"]}
+    host = dict(fed)
     for v in sorted(wanted):
         root = plan.roots.get(v, v)
         t = graph.type(v)
         if root in graph.inputs:
-            saves[v] = b.view(f"{v}.in", "host", t.dtype, t.shape, b.views[io["input"]].addr, batch=b.views[io["input"]].batch)
+            saves[v] = b.view(f"{v}.in", "host", t.dtype, t.shape, b.views[fed[root]].addr, batch=b.views[fed[root]].batch)
         else:
             stored = graph.type(root)
             name = b.host(f"{root}.save", stored.dtype, stored.shape, batch)

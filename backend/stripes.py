@@ -195,7 +195,9 @@ class _Planner:
     def run(self) -> ForwardPlan:
         graph, limit = self.graph, self.machine.buffer.bytes
         hosted = set(graph.inputs)
-        streamed = {v for v, t in graph.values.items() if t.size > limit // 2 and v not in self.aliased and v not in hosted}
+        streamed = {
+            v for v, t in graph.values.items() if t.size > limit // 2 and v not in self.aliased and v not in hosted | self.outputs
+        }
         while True:
             chains = _chains(graph, streamed - self.cut, self.roots)
             self.measured, self.summed = {}, {}

@@ -297,9 +297,10 @@ def against_model(session: Session, path: Path) -> FirstDifference | None:
     """
     from sasimc.frontend.load import load_model
     from sasimc.frontend.onnx_import import import_float, import_graph
-    from sasimc.frontend.weights_out import model_digest
+    from sasimc.frontend.weights_out import as_compiled, model_digest
     from sasimc.passes.manager import run_passes
     from sasimc.passes.pipeline import forward_passes, import_passes
+    from sasimc.runtime.ports import inputs_of
     from sasimc.verify.graphs import against_import
     from sasimc.verify.onnx_side import onnx_tensors
 
@@ -309,19 +310,20 @@ def against_model(session: Session, path: Path) -> FirstDifference | None:
         raise SasError(
             f"{path} is not the network this program was compiled from", hint="compile it again, or name the right file"
         )
-    io = json.loads(program.meta["io"])
+    model = as_compiled(model, program.meta)
     session.goto(session.history.starts[session.history.run])
     found = import_float(model)
     assert found.graph is not None
     imported = run_passes(found.graph, import_passes())
     final = run_passes(import_graph(model), forward_passes(about.get("trainable")))
-    image = session.it.read_view(io["input"]).astype(np.int64)
-    name, shift = imported.inputs[0], imported.type(imported.inputs[0]).zero - final.type(final.inputs[0]).zero
-    count = found.batch
-    runs = against_import(imported, final, {name: np.repeat(image[None] + shift, count, axis=0)})
+    fed: dict[str, npt.NDArray[np.int64]] = {}
+    for port, name in zip(inputs_of(program), imported.inputs, strict=True):
+        sample = session.it.read_view(port.view).astype(np.int64) + imported.type(name).zero - final.type(name).zero
+        fed[name] = np.repeat(sample[None], found.batch, axis=0)
+    runs = against_import(imported, final, fed)
     theirs = {
-        op.output: (values[0], allowed)
-        for op, values, allowed in onnx_tensors(model, found, imported, runs.fed)
+        value: (values[0], allowed)
+        for op, value, values, allowed in onnx_tensors(model, found, imported, runs.fed)
         if op is not None
     }
 

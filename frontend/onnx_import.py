@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import onnx
-from onnx import ModelProto, NodeProto, TensorProto
+from onnx import ModelProto, NodeProto
 
 # the handlers register themselves
 import sasimc.frontend.ops_elementwise
@@ -18,6 +18,7 @@ import sasimc.frontend.ops_quant
 import sasimc.frontend.ops_shape
 import sasimc.frontend.ops_unary
 import sasimc.frontend.ops_window  # noqa: F401
+from sasimc.frontend.inputs import FLOATS, INTS, graph_inputs
 from sasimc.frontend.load import load_model, model_opset, sorted_nodes
 from sasimc.frontend.ops_quant import fold
 from sasimc.frontend.qdq_form import qdq_form
@@ -30,9 +31,8 @@ from sasimc.frontend.state import (
     node_name,
     supported_operators,
     tensor_array,
-    type_name,
 )
-from sasimc.ir.graph import Graph, Op, TensorType
+from sasimc.ir.graph import OUTPUTS, Graph, Op, TensorType
 from sasimc.ir.layout import Layout
 from sasimc.isa.errors import Diagnostic, DiagnosticsError, SasError, near
 from sasimc.passes.canonicalise import RANGES, canonicalise
@@ -61,8 +61,6 @@ _REWRITES = {
     "InstanceNormalization": "use BatchNormalization folded into the convolution",
 }
 _EARLY: tuple[Pass, ...] = (EliminateDead(), FoldConstants())
-_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
-_INTS = {TensorProto.UINT8: "u8", TensorProto.INT8: "i8"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,11 +126,11 @@ def import_float(model: ModelProto) -> FloatImport:
     operators: dict[str, str] = {}
     shapes = _InferredShapes(model)
     _initialisers(imp, model)
-    inputs = _inputs(imp, model, nodes)
+    inputs = graph_inputs(imp, model, nodes)
     for node in nodes:
         operators[node_name(node)] = node.op_type
         _one(imp, node, shapes)
-    outputs: list[str] = []
+    outputs, names = list[str](), list[str]()
     for out in graph.output:
         if out.name in imp.acts:
             act = imp.acts[out.name]
@@ -140,47 +138,23 @@ def import_float(model: ModelProto) -> FloatImport:
                 shown = imp.layout(act).text(imp.type(act).shape)
                 imp.findings.append(
                     Finding(
-                        out.name, "output", f"is laid out {shown!r}; a program gives N x C, N x C x H x W, or channels last",
+                        out.name, "output", f"is laid out {shown!r}; a vector must be in the order of its plane",
                         "pool before the Flatten, or let a Gemm follow it",
                     )
                 )  # fmt: skip
             outputs.append(act.value)
+            names.append(out.name)
         elif out.name in imp.consts:
             imp.findings.append(Finding(out.name, "output", "is a constant", "remove this output"))
-    imp.findings += _second_outputs(imp, graph)
     ops = tuple(imp.ops)
     if not imp.findings and not (outputs and inputs):
         imp.findings.append(Finding(graph.name or "graph", "graph", "no output depends on an input", "check the export"))
     if not inputs:
         return FloatImport(None, tuple(imp.findings), operators)
     notes = {e.key: e.value for e in model.metadata_props if e.key.startswith("sasimc.")}
-    ir = Graph(
-        graph.name or "main", dict(imp.values), ops, dict(imp.constants), tuple(inputs), tuple(dict.fromkeys(outputs)), notes
-    )
+    notes[OUTPUTS] = json.dumps(names)
+    ir = Graph(graph.name or "main", dict(imp.values), ops, dict(imp.constants), tuple(inputs), tuple(outputs), notes)
     return FloatImport(ir, tuple(imp.findings), operators, dict(imp.acts), imp.batch)
-
-
-def _second_outputs(imp: Importer, graph: onnx.GraphProto) -> list[Finding]:
-    """Outputs that are not the logits of the first one: a softmax, an arg max and real values of one tensor are one output."""
-    made = {op.output: op for op in imp.ops}
-
-    def root(value: str) -> str:
-        while value in made and made[value].kind in ("argmax", "softmax_f", "dequantize", "reshape"):
-            value = made[value].inputs[0]
-        return value
-
-    first, more = "", []
-    for out in graph.output:
-        if out.name in imp.acts:
-            value = root(imp.acts[out.name].value)
-            if first and value != first:
-                more.append(
-                    Finding(
-                        out.name, "output", "is a second output; a program gives one tensor", "remove it from the graph's outputs"
-                    )
-                )
-            first = first or value
-    return more
 
 
 def _initialisers(imp: Importer, model: ModelProto) -> None:
@@ -195,97 +169,10 @@ def _initialisers(imp: Importer, model: ModelProto) -> None:
         imp.poisoned.add(sparse.values.name)
 
 
-def _inputs(imp: Importer, model: ModelProto, nodes: list[NodeProto]) -> list[str]:
-    """Types of the graph inputs. Batch may be symbolic; height, width and channels may not."""
-    found: list[str] = []
-    read = {name for node in nodes for name in node.input} | {o.name for o in model.graph.output}
-    for info in model.graph.input:
-        if info.name in imp.consts or info.name in imp.poisoned or (info.name not in read and len(model.graph.input) > 1):
-            continue  # old files list initialisers among the inputs
-        if found:
-            imp.findings.append(
-                Finding(
-                    info.name,
-                    "input",
-                    f"is a second input beside {found[0]!r}; a program reads one tensor",
-                    "make it an initialiser",
-                )
-            )
-        try:
-            found.append(_input(imp, info, nodes))
-        except Unsupported as e:
-            imp.findings.append(Finding(info.name, "input", e.reason, e.rewrite))
-            imp.poisoned.add(info.name)
-    return found
-
-
-def _input(imp: Importer, info: Any, nodes: list[NodeProto]) -> str:
-    tensor = info.type.tensor_type
-    if not info.type.HasField("tensor_type") or not tensor.HasField("shape"):
-        raise Unsupported("has no shape", "export with a fixed input shape (only the batch may be symbolic)")
-    dims = [d.dim_value if d.HasField("dim_value") else 0 for d in tensor.shape.dim]
-    if not 2 <= len(dims) <= 4:
-        raise Unsupported(f"has rank {len(dims)}", "the input must be N x C x H x W, N x H x W x C, N x C x W, or N x C")
-    if any(d <= 0 for d in dims[1:]):
-        names = [d.dim_param or d.dim_value for d in tensor.shape.dim]
-        raise Unsupported(f"has shape {names}", "fix height, width and channels (only the batch may be symbolic)")
-    imp.batch = max(1, dims[0])
-    rank = len(dims) - 1
-    last = rank == 3 and _channels_last(info.name, nodes)
-    c, *plane = [dims[3], *dims[1:3]] if last else dims[1:]
-    shape = ((1, 1, *plane)[-2], (1, 1, *plane)[-1], c)
-    layout = Layout.planes(shape, rank).transposed((1, 2, 0) if last else range(rank))
-    if tensor.elem_type in _FLOATS:
-        t = TensorType("f32", shape, layout=layout)
-    elif tensor.elem_type in _INTS:
-        t = _quantised_input(imp, info.name, nodes, _INTS[tensor.elem_type], TensorType("f32", shape, layout=layout))
-    else:
-        raise Unsupported(f"has type {type_name(tensor.elem_type)}", "use float, or int8/uint8 with a DequantizeLinear")
-    imp.add_value(info.name, t)
-    imp.acts[info.name] = Act(info.name)
-    return info.name
-
-
 def _readable(imp: Importer, act: Act) -> bool:
-    """Whether a user finds the ONNX tensor in the stored one: a vector in order, planes, or all axes as they are stored."""
-    t, layout = imp.type(act), imp.layout(act)
-    return act.batch == 0 and (layout == Layout.rows(layout.dims) or layout == Layout.planes(t.shape, len(layout.axes)))
-
-
-def _followers(name: str, nodes: list[NodeProto]) -> list[NodeProto]:
-    """Nodes that read ``name``, through operators that keep every element in place."""
-    names, found = {name}, []
-    through = ("QuantizeLinear", "DequantizeLinear", "Identity", "Cast", "Mul", "Add", "Sub", "Div")
-    for node in nodes:
-        if names & set(node.input):
-            found.append(node)
-            if node.op_type in through:
-                names |= set(node.output)
-    return found
-
-
-def _channels_last(name: str, nodes: list[NodeProto]) -> bool:
-    """Whether a 4-D input is N x H x W x C: it is transposed to channels first before anything else reads it."""
-    for node in _followers(name, nodes):
-        if node.op_type == "Transpose":
-            perm = next((list(a.ints) for a in node.attribute if a.name == "perm"), [])
-            return perm == [0, 3, 1, 2]
-    return False
-
-
-def _quantised_input(imp: Importer, name: str, nodes: list[NodeProto], dtype: str, real: TensorType) -> TensorType:
-    """Type of an int8/uint8 graph input: scale and zero point are those of its first reader that states them."""
-    names = {name}
-    for node in nodes:
-        if node.input and node.input[0] in names:
-            if node.op_type == "DequantizeLinear" or node.op_type.startswith(("QLinear", "QGemm")):
-                scale, zero, found = imp.scale_zero(node, 1, 2, "uint8" if dtype == "u8" else "int8")
-                if found != dtype:
-                    raise Unsupported(f"is {dtype}, but its reader's zero point is {found}", "make the types agree")
-                return replace(real, dtype=dtype, scale=scale, zero=zero)
-            if node.op_type in ("Transpose", "Identity", "MaxPool", "Pad", "Reshape", "Flatten"):
-                names |= set(node.output)
-    raise Unsupported("is an integer tensor without scale", "put a DequantizeLinear behind the input")
+    """Whether the host finds the ONNX tensor in the stored one; elements of a vector, which the device numbers, must stand in order."""
+    layout = imp.layout(act)
+    return act.batch == 0 and (len(layout.axes) != 1 or layout == Layout.rows(layout.dims))
 
 
 def _one(imp: Importer, node: NodeProto, shapes: _InferredShapes) -> None:
@@ -377,7 +264,7 @@ class _InferredShapes:
         except Exception:
             return {}
         found: dict[str, TensorType] = {}
-        known: dict[int, str] = {**dict.fromkeys(_FLOATS, "f32"), **_INTS}
+        known: dict[int, str] = {**dict.fromkeys(FLOATS, "f32"), **INTS}
         for info in [*inferred.graph.value_info, *inferred.graph.output]:
             tensor = info.type.tensor_type
             dims = [d.dim_value for d in tensor.shape.dim]

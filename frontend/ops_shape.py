@@ -9,7 +9,7 @@ from onnx import NodeProto
 
 from sasimc.frontend.ops_linear import requantize
 from sasimc.frontend.state import Act, Importer, Unsupported, handles
-from sasimc.ir.graph import TensorType
+from sasimc.ir.graph import Attr, TensorType
 from sasimc.ir.layout import Layout
 
 __all__: list[str] = []
@@ -145,18 +145,23 @@ def _concat(imp: Importer, node: NodeProto, acts: list[Act], values: list[str], 
 
 @handles("Softmax", "LogSoftmax")
 def softmax(imp: Importer, node: NodeProto) -> None:
-    act = _last(imp, node, imp.floats(node, 0), int(imp.attrs(node).get("axis", -1)))
-    out = imp.emit(node, "softmax_f", [act.value], node.output[0], imp.type(act))
-    imp.bind(node, act, out)
+    act = imp.floats(node, 0)
+    _softmax(imp, node, act, act.value, node.output[0])
 
 
 @handles("com.microsoft.QLinearSoftmax")
 def qlinear_softmax(imp: Importer, node: NodeProto) -> None:
     act = imp.typed(imp.act(node, 0), *imp.scale_zero(node, 1, 2))
-    act = _last(imp, node, act, int(imp.attrs(node).get("axis", -1)))
-    x = imp.dequantized(node, act, "x")
-    imp.bind(node, act, imp.emit(node, "softmax_f", [x], f"{node.output[0]}:f", imp.values[x]))
+    _softmax(imp, node, act, imp.dequantized(node, act, "x"), f"{node.output[0]}:f")
     requantize(imp, node, imp.acts[node.output[0]], *imp.scale_zero(node, 3, 4))
+
+
+def _softmax(imp: Importer, node: NodeProto, act: Act, x: str, out: str) -> None:
+    axis = imp.axis(act, int(imp.attrs(node).get("axis", -1)))
+    attrs: dict[str, Attr] = {"axis": axis}
+    if node.op_type == "LogSoftmax":
+        attrs["log"] = True
+    imp.bind(node, act, imp.emit(node, "softmax_f", [x], out, imp.values[x], attrs))
 
 
 @handles("ArgMax")

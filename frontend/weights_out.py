@@ -17,12 +17,12 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, TensorProto, numpy_helper
 
-from sasimc.frontend.onnx_import import import_model
+from sasimc.frontend.onnx_import import RANGES, import_model
 from sasimc.frontend.state import tensor_array
 from sasimc.ir.graph import Graph, Op
 from sasimc.isa.errors import SasError
 
-__all__ = ["model_digest", "trainable_shapes", "with_metadata", "with_weights"]
+__all__ = ["as_compiled", "model_digest", "trainable_shapes", "with_metadata", "with_weights"]
 
 Int8 = npt.NDArray[np.int8]
 
@@ -113,6 +113,17 @@ def with_metadata(model: ModelProto, entries: Mapping[str, str]) -> None:
     del model.metadata_props[:]
     for key, value in (*kept, *entries.items()):
         model.metadata_props.add(key=key, value=value)
+
+
+def as_compiled(model: ModelProto, meta: Mapping[str, str]) -> ModelProto:
+    """The model with the ranges that a program (its ``meta``) was compiled with."""
+    note = f"note.{RANGES}"
+    if note not in meta:
+        return model
+    made = ModelProto()
+    made.CopyFrom(model)
+    with_metadata(made, {RANGES: meta[note]})
+    return made
 
 
 def _places(model: ModelProto, trainable: str | None, layers: Mapping[str, Op]) -> dict[str, _Place]:

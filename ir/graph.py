@@ -18,13 +18,16 @@ import numpy.typing as npt
 from sasimc.ir.layout import Layout
 from sasimc.isa.errors import SasError
 
-__all__ = ["DTYPES", "Attr", "Graph", "IrError", "Op", "Shape", "TensorType", "TrainGraph", "type_range"]
+__all__ = ["DTYPES", "INPUTS", "OUTPUTS", "Attr", "Graph", "IrError", "Op", "Shape", "TensorType", "TrainGraph", "type_range"]
 
 Shape = tuple[int, int, int]
 Attr = int | float | str | bool | tuple[int, ...] | tuple[float, ...]
 Array = npt.NDArray[Any]
 
 DTYPES = ("u8", "i8", "i32", "f32")
+INPUTS, OUTPUTS = "inputs", "outputs"
+"""Notes of an integer graph: JSON, what the file says of each (``name``, ``axes`` of factors (size, stride); of outputs ``end`` and ``over``: a
+softmax that the host computes). A float-level graph notes the names of its outputs."""
 _RANGES = {"u8": (0, 255), "i8": (-128, 127), "i32": (-(2**31), 2**31 - 1)}
 
 

@@ -443,7 +443,8 @@ _TABLE = (
     Kind("clip_f", "float", "Clip to [lo, hi], either of them infinite.", (1, 1), _elementwise, {"lo": "f", "hi": "f"}),
     Kind("avgpool_f", "float", "Real average pool, padding counted.", (1, 1), _pool_f, {**_WINDOW, "global": "b"}),
     Kind("resize_f", "float", "Real resize.", (1, 1), _resize_shape, {"mode": "s"}),
-    Kind("softmax_f", "float", "Softmax over channels; dropped at the end of the graph.", (1, 1), _elementwise),
+    Kind("softmax_f", "float", "Softmax over an axis of the layout; the host's at the end of the graph.", (1, 1), _elementwise,
+         {"axis": "i"}, {"log": "b"}),
     Kind("opaque", "float", "Stands for an operator that is not supported; only while a report is made.", (0, 10**6), _nothing),
     # training
     Kind("xent", "train", "Integer cross-entropy: error of the logits, exponent 0.", (1, 1), _xent,

@@ -21,7 +21,8 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from sasimc.ir.graph import Graph, Op, TensorType, type_range
+from sasimc.ir.graph import INPUTS, OUTPUTS, Graph, Op, TensorType, type_range
+from sasimc.ir.layout import Layout
 from sasimc.isa.errors import Diagnostic, DiagnosticsError
 from sasimc.passes import integer_ops
 from sasimc.passes.curves import Curve, roots_of, table_of
@@ -41,10 +42,10 @@ RANGES = "sasimc.ranges"
 
 @dataclass(frozen=True)
 class View:
-    """A real value that is a stored tensor; ``softmax`` once a softmax has been passed (only the end of the graph may follow)."""
+    """A real value that is a stored tensor; ``softmax``: the one that has been passed (only the end of the graph may follow)."""
 
     stored: str
-    softmax: bool = False
+    softmax: Op | None = None
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ class _State:
     made: dict[Hashable, str] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
     notes: dict[str, str] = field(default_factory=dict)
-    softmaxed: set[str] = field(default_factory=set)
+    softmaxed: dict[str, Op] = field(default_factory=dict)
     moved: dict[str, tuple[str, tuple[Op, ...]]] = field(
         default_factory=dict
     )  # real value -> the input it is, and the moves on it
@@ -139,7 +140,7 @@ class _State:
                 self._set_unknown(op)
             case "dequantize":
                 source = self.stored.get(op.inputs[0])
-                softmax = op.inputs[0] in self.softmaxed
+                softmax = self.softmaxed.get(op.inputs[0])
                 self.real[op.output] = View(source, softmax) if source is not None else Unknown()
             case "quantize":
                 self._quantize(op)
@@ -250,8 +251,7 @@ class _State:
             return Unknown()
         sources = tuple(v.stored for v in views if isinstance(v, View))
         if op.kind == "softmax_f":
-            self.notes["softmax"] = op.origin
-            return View(sources[0], softmax=True)
+            return View(sources[0], softmax=op)
         if op.kind in _MOVES:
             out = self.values[sources[0]].shaped_like(self.graph.type(op.output))
             return View(self._keep(replace(op, inputs=sources), out))
@@ -488,7 +488,7 @@ class _State:
             self.stored[op.output] = self._stand_in(op.output, t)
             return
         if isinstance(found, View) and found.softmax:
-            self.softmaxed.add(op.output)
+            self.softmaxed[op.output] = found.softmax
             self.stored[op.output] = found.stored
             return
         try:
@@ -580,15 +580,23 @@ class _State:
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def finish(self) -> Graph:
-        outputs = []
-        for value in self.graph.outputs:
+        outputs, ports = list[str](), list[dict[str, Any]]()
+        names: list[str] = json.loads(self.graph.notes.get(OUTPUTS, json.dumps(self.graph.outputs)))
+        for onnx, value in zip(names, self.graph.outputs, strict=True):
+            softmax = self.softmaxed.get(value)
             if value in self.real:
                 found = self._view(Op(value, "output", (value,), "", origin=value), value)
                 name = found.stored if isinstance(found, View) else None
+                softmax = found.softmax if isinstance(found, View) else None
             else:
                 name = self.stored.get(value)
             if name is not None:
                 outputs.append(name)
+                ports.append({"name": onnx, "axes": _axes(self.graph.type(value)), **_end(softmax)})
+        self.notes[OUTPUTS] = json.dumps(ports)
+        self.notes[INPUTS] = json.dumps(
+            [{"name": n, "axes": _axes(self.graph.type(n))} for n in self.graph.inputs if n in self.inputs]
+        )
         if self.placed:
             self.notes[PLACED] = json.dumps(self.placed)
         for name in self.graph.inputs:
@@ -598,7 +606,7 @@ class _State:
                 )
         inputs = tuple(n for n in self.graph.inputs if n in self.inputs)
         return Graph(
-            self.graph.name, self.values, self._ordered(), self.constants, inputs, tuple(dict.fromkeys(outputs)),
+            self.graph.name, self.values, self._ordered(), self.constants, inputs, tuple(outputs),
             {**self.graph.notes, **self.notes},
         )  # fmt: skip
 
@@ -626,6 +634,17 @@ class _State:
 def _part(op: Op, index: int, output: str) -> Op:
     """Name and origin of the rescale in front of input ``index`` of a concat."""
     return replace(op, name=f"{op.name}:{index}", output=f"{output}:{index}")
+
+
+def _axes(t: TensorType) -> Sequence[Sequence[tuple[int, int]]]:
+    return (t.layout or Layout.planes(t.shape)).axes
+
+
+def _end(softmax: Op | None) -> dict[str, Any]:
+    """What the host makes of an output."""
+    if softmax is None:
+        return {}
+    return {"end": "logsoftmax" if softmax.flag("log") else "softmax", "over": softmax.int_attr("axis")}
 
 
 def _key(a: Real) -> Hashable:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,7 @@ from sasimc.runtime.activations import Activation, Recorder, join
 from sasimc.runtime.crosscheck import cross_check
 from sasimc.runtime.faults import FaultPlan, Faults
 from sasimc.runtime.interpreter import Interpreter
+from sasimc.runtime.ports import inputs_of, outputs_of, port_named
 from sasimc.runtime.state import RowWrites
 
 __all__ = ["LOSS_TO_NATS", "Device", "Inference", "Interface", "StepResult"]
@@ -181,6 +183,10 @@ class Device:
 
     def feed(self, images: npt.ArrayLike) -> int:
         """Put 1 to ``batch_size`` images where entry ``infer`` finds them, as the host does before it runs; returns how many."""
+        if (more := json.loads(self.program.meta.get("inputs", "[]"))[1:]) != []:
+            raise SasError(
+                f"the program has {1 + len(more)} inputs", hint="device.run({name: array, ...}); sasrun --input FILE.npz"
+            )
         x = self._prepare(images)
         for b in range(len(x)):
             self.interpreter.write_view(self.io["input"], x[b], b)
@@ -214,6 +220,46 @@ class Device:
         logits = np.stack([it.read_view(self.io["logits"], b).reshape(-1).astype(np.int64) for b in range(n)])
         classes = np.asarray([int(it.read_view(self.io["prediction"], b).reshape(-1)[0]) for b in range(n)], dtype=np.int64)
         return Inference(logits, classes)
+
+    def run(self, feeds: npt.ArrayLike | Mapping[str, npt.ArrayLike]) -> dict[str, npt.NDArray[Any]]:
+        """All outputs of the network by their ONNX names, as onnxruntime gives them: real values [n, ...] (a softmax at the end is the host's), or
+        numbers of elements. No preprocessing.
+
+        Args:
+            feeds: an array for each input by its ONNX name, or for the only one: 1 to ``batch_size`` samples in ONNX axes, real or of the input's
+                stored type.
+
+        Raises:
+            SasError: a missing or unknown name, another shape, unequal numbers of samples.
+        """
+        ports = inputs_of(self.program)
+        given = feeds if isinstance(feeds, Mapping) else {ports[0].name: feeds}
+        stored = {port.view: port.stored(x) for port, x in ((port_named(ports, name), x) for name, x in given.items())}
+        if missing := [p.name for p in ports if p.view not in stored]:
+            raise SasError(f"no array for input {missing[0]!r}", hint=f"the program takes {', '.join(p.name for p in ports)}")
+        counts = {len(x) for x in stored.values()}
+        if len(counts) != 1 or not 1 <= max(counts) <= self.batch_size:
+            raise SasError(
+                f"{sorted(counts)} samples; 1 to {self.batch_size} are taken, of all inputs the same",
+                hint="sasc compile --batch N",
+            )
+        n, it = counts.pop(), self.interpreter
+        for view, x in stored.items():
+            shape = self.program.views[view].shape
+            for b in range(n):
+                it.write_view(view, x[b].reshape(shape), b)
+        self.images += n
+        self._set("batch", n)
+        self._run("infer", n)
+        return self.outputs(n)
+
+    def outputs(self, n: int) -> dict[str, npt.NDArray[Any]]:
+        """All outputs of the first ``n`` samples of the last run, as :meth:`run` gives them."""
+        it = self.interpreter
+        return {
+            p.name: p.real(np.stack([np.asarray(it.read_view(p.view, b)).reshape(-1) for b in range(n)]))
+            for p in outputs_of(self.program)
+        }
 
     def infer(self, images: npt.ArrayLike) -> Inference:
         """Classify 1 to ``batch_size`` images.

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from sasimc.datasets.arrays import ArrayFile
 from sasimc.datasets.dataset import Dataset
 from sasimc.datasets.inputs import read_input
 from sasimc.isa.errors import SasError
@@ -27,6 +28,7 @@ from sasimc.isa.options import options_of, texts_of
 from sasimc.isa.program import Program
 from sasimc.passes.options import BackwardOptions
 from sasimc.runtime.device import Device, Interface
+from sasimc.runtime.ports import inputs_of, outputs_of
 from sasimc.runtime.warmup import cold, warm_up
 from sasimc.training.image.image import Task
 from sasimc.training.program_notes import ZOO, untrained, with_notes, with_preprocess
@@ -41,6 +43,7 @@ from sasimc.training.writes import writes
 __all__ = ["Session", "SessionOptions"]
 
 _PLAIN_EVERY_S = 10.0
+_FEW = 8
 """Where the output is no terminal (a log), progress is a plain line this often."""
 
 
@@ -236,8 +239,39 @@ class Session:
         labels = self.device.labels
         return labels[index] if index < len(labels) else f"class {index}"
 
+    def _run_named(self) -> None:
+        """A network of several inputs: arrays by the inputs' names; all outputs are shown."""
+        for path in self.options.inputs:
+            file, ports = ArrayFile(path), inputs_of(self.device.program)
+            if missing := [p.name for p in ports if p.name not in file.names]:
+                raise SasError(
+                    f"{path}: no array is called {missing[0]!r}", hint=f"the program takes {', '.join(p.name for p in ports)}"
+                )
+            stored = {p.name: file[p.name].reshape(-1, *p.dims) if file[p.name].shape == p.dims else file[p.name] for p in ports}
+            for i in range(min(map(len, stored.values()))):
+                outputs = self.device.run({name: x[i : i + 1] for name, x in stored.items()})
+                row = {"file": f"{path}[{i}]", "class": None, "label": None}
+                self._line(f"{path}[{i}]:")
+                self._say_outputs(row, outputs)
+                self.report.setdefault("predictions", []).append(row)
+
+    def _say_outputs(self, row: dict[str, Any], outputs: dict[str, npt.NDArray[Any]]) -> None:
+        """Outputs of one sample, into the report and on the screen: short ones in numbers, of long ones the range."""
+        row["outputs"] = {name: x[0].tolist() for name, x in outputs.items()}
+        for name, x in outputs.items():
+            few = x.size <= _FEW
+            shown = (
+                ", ".join(f"{v:.4g}" for v in x.ravel()) if few else f"{list(x.shape[1:])} from {x.min():.4g} to {x.max():.4g}"
+            )
+            self._line(f"  {name}: {shown}")
+
     def _classify(self) -> None:
         device = self.device
+        if "inputs" in device.program.meta and len(inputs_of(device.program)) > 1:
+            self._run_named()
+            return
+        ports = outputs_of(device.program) if "outputs" in device.program.meta else ()
+        several = len(ports) > 1 or any(len(p.dims) > 1 for p in ports)
         scale, no_answers = float(device.program.meta["logit_scale"]), untrained(device.program)[0]
         examples = [
             e for path in self.options.inputs for e in read_input(path, device.input)
@@ -252,7 +286,10 @@ class Session:
                 else:
                     row |= {"class": int(got.classes[0]), "label": self._label(int(got.classes[0]))}
                     self._line(f"{name}:")
-                    self._show(got.logits[0] * scale)
+                    if several:
+                        self._say_outputs(row, device.outputs(1))
+                    else:
+                        self._show(got.logits[0] * scale)
                 self.report.setdefault("predictions", []).append(row)
 
     def _show(self, logits: npt.NDArray[np.float64]) -> None:

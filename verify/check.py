@@ -43,9 +43,9 @@ class Verified:
         return f"{self.samples} samples, {self.tensors} tensors{step}" + (f"; {self.moved}" if self.moved else "")
 
 
-def samples(graph: Graph, count: int, seed: int = 0) -> npt.NDArray[np.int64]:
-    """Stored inputs [count, H, W, C]: blocks of the two extremes beside noise, a smooth walk, all lowest, all highest, noise after that."""
-    t = graph.type(graph.inputs[0])
+def samples(graph: Graph, count: int, seed: int = 0, value: str = "") -> npt.NDArray[np.int64]:
+    """Stored samples of an input (the first) [count, H, W, C]: blocks of the two extremes beside noise, a smooth walk, all lowest, all highest, noise after that."""
+    t = graph.type(value or graph.inputs[0])
     lo, hi = type_range(t.dtype)
     rng = np.random.default_rng(seed)
     h, w, c = t.shape
@@ -77,10 +77,10 @@ def verify_compiled(model: ModelProto, compiled: Compiled, final: Graph) -> Veri
     size = sum(t.size for t in imported.values.values())
     count = min(SAMPLES, max(1, ELEMENTS // size))
     count = max(found.batch, count // found.batch * found.batch)
-    x = samples(imported, count)
+    x = {v: samples(imported, count, i, v) for i, v in enumerate(imported.inputs)}
     with ThreadPoolExecutor(1) as beside:
         findings = beside.submit(lint, compiled.program)
-        runs = against_import(imported, final, {imported.inputs[0]: x})
+        runs = against_import(imported, final, x)
         tensors = against_onnx(model, found, imported, runs.fed, runs.imported)
         classes = final.type(final.outputs[0]).shape[2]
         steps = min(count, compiled.batch, 2 if count > 1 else 1)

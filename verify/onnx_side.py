@@ -25,7 +25,7 @@ from onnx import ModelProto, TensorProto, helper
 
 from sasimc.frontend.onnx_import import FloatImport
 from sasimc.frontend.qdq_form import qdq_form
-from sasimc.ir.graph import Graph, Op, TensorType, type_range
+from sasimc.ir.graph import OUTPUTS, Graph, Op, TensorType, type_range
 from sasimc.isa.errors import SasError
 from sasimc.passes.canonicalise import PLACED
 from sasimc.verify.difference import Difference, first_difference
@@ -46,12 +46,11 @@ def against_onnx(model: ModelProto, found: FloatImport, graph: Graph, env: Mappi
         Difference: the first operation whose result differs.
     """
     compared = 0
-    compared = 0
-    for op, theirs, allowed in onnx_tensors(model, found, graph, env):
+    for op, value, theirs, allowed in onnx_tensors(model, found, graph, env):
         compared += 1
-        made = env[graph.outputs[0]] if op is None else ours[op.output]
+        made = env[value] if op is None else ours[value]
         if (hit := first_difference(made[: len(theirs)], theirs, allowed)) is not None:
-            name, kind = (model.graph.output[0].name, "output") if op is None else (op.origin or op.name, op.kind)
+            name, kind = (value, "output") if op is None else (op.origin or op.name, op.kind)
             what = "the output of the imported graph" if op is None else "the imported graph"
             raise Difference(what, "onnxruntime", name, kind, *hit, "within one step")
     return compared
@@ -59,8 +58,8 @@ def against_onnx(model: ModelProto, found: FloatImport, graph: Graph, env: Mappi
 
 def onnx_tensors(
     model: ModelProto, found: FloatImport, graph: Graph, env: Mapping[str, Ints]
-) -> Iterator[tuple[Op | None, Ints, npt.NDArray[np.float64] | float]]:
-    """What onnxruntime makes of every stored tensor when each operation is fed ``env``: operation (None: the file's output), its result in stored
+) -> Iterator[tuple[Op | None, str, Ints, npt.NDArray[np.float64] | float]]:
+    """What onnxruntime makes of every stored tensor when each operation is fed ``env``: operation (None: an output of the file), value, its result in stored
     integers [B, H, W, C], and by how many steps the exact one may differ from it, in the order of the graph.
 
     Raises:
@@ -68,9 +67,9 @@ def onnx_tensors(
     """
     assert found.graph is not None
     held = _held(found, graph)
-    out = _real_output(model, found, graph)
+    out = {n: v for n, v in _real_outputs(model, found, graph).items() if n not in held}
     floats = {v for v in held if not _stored(found.graph, v)}
-    session, real_input = _session(qdq_form(model), list(held), [v for v in out if v not in held], floats)
+    session, real_input = _session(qdq_form(model), list(held), list(out), floats)
     samples = len(next(iter(env.values())))
     batch = found.batch
     results: dict[str, list[Array]] = {v: [] for v in (*held, *out)}
@@ -88,7 +87,7 @@ def onnx_tensors(
         except Exception as e:
             raise _refused(e) from e
         for v, a in made.items():
-            t, real = graph.type(held.get(v, graph.outputs[0])), np.asarray(a)
+            t, real = graph.type(held.get(v) or out[v]), np.asarray(a)
             if real.dtype.kind == "f":
                 real = np.rint(real.astype(np.float64) / t.scale) + t.zero
                 real = np.clip(real, *type_range(t.dtype)) if v in held else real
@@ -99,10 +98,10 @@ def onnx_tensors(
     for op in graph.ops:
         for v in tensors.get(op.output, []):
             if results[v]:
-                yield op, np.concatenate(results[v]), 1 + _float_error(graph, op, env)
-    for v in out:
-        if v not in held and results[v]:
-            yield None, np.concatenate(results[v]), 0 if graph.type(graph.outputs[0]).dtype == "i32" else 1
+                yield op, op.output, np.concatenate(results[v]), 1 + _float_error(graph, op, env)
+    for v, s in out.items():
+        if results[v]:
+            yield None, s, np.concatenate(results[v]), 0.0 if graph.type(s).dtype == "i32" else 1.0
 
 
 def _held(found: FloatImport, graph: Graph) -> dict[str, str]:
@@ -144,7 +143,7 @@ def whole_network(model: ModelProto, found: FloatImport, graph: Graph, env: Mapp
             feeds[v] = _fed(x, t, real_input[v])
         real = np.asarray(session.run([name], feeds)[0])
         t, ours = graph.type(value), _as_onnx(found, name, env[value][first : first + count])
-        if real.dtype.kind != "f" or t.dtype == "i32" or "softmax" in graph.notes:
+        if real.dtype.kind != "f" or t.dtype == "i32" or "end" in json.loads(graph.notes[OUTPUTS])[0]:
             return None
         off.append(np.abs(real / t.scale + t.zero - ours).ravel())
         flat = real.reshape(count, -1)
@@ -153,12 +152,16 @@ def whole_network(model: ModelProto, found: FloatImport, graph: Graph, env: Mapp
     return Moved(len(json.loads(graph.notes[PLACED])), float(steps.max()), float(steps.mean()), samples, same)
 
 
-def _real_output(model: ModelProto, found: FloatImport, graph: Graph) -> list[str]:
-    """The file's output, if it is the graph's: a softmax is left out of the graph, and of integers its own operator is compared."""
-    names = [o.name for o in model.graph.output if o.name in found.tensors]
-    if len(names) != 1 or "softmax" in graph.notes or (names[0] in graph.values and graph.type(names[0]).dtype != "i32"):
-        return []
-    return names
+def _real_outputs(model: ModelProto, found: FloatImport, graph: Graph) -> dict[str, str]:
+    """Outputs of the file that the graph gives, and the value that holds each: a softmax is the host's, and of integers their own operator is
+    compared."""
+    ports: list[dict[str, Any]] = json.loads(graph.notes[OUTPUTS])
+    pairs = zip(ports, graph.outputs, strict=True)
+    return {
+        p["name"]: v
+        for p, v in pairs
+        if "end" not in p and (p["name"] not in graph.values or graph.type(p["name"]).dtype == "i32")
+    }
 
 
 def _stored(real: Graph, value: str) -> bool:

@@ -11,9 +11,10 @@ from sasimc.backend.builder import CapacityError
 from sasimc.backend.compile import Compiled, compile_graph
 from sasimc.backend.mapping import cut_layers
 from sasimc.ir import interp_train
-from sasimc.ir.graph import Graph
+from sasimc.ir.graph import OUTPUTS, Graph
 from sasimc.passes.eliminate_dead import EliminateDead
 from sasimc.runtime.device import Device
+from sasimc.runtime.ports import inputs_of, outputs_of
 from sasimc.verify.difference import Difference, first_difference
 
 __all__ = ["against_graph"]
@@ -32,20 +33,12 @@ def against_graph(compiled: Compiled, env: Mapping[str, Ints], labels: Sequence[
         Difference: the first layer that differs.
     """
     graph = compiled.graph
-    logits = _logits(graph)
     device = Device(compiled.program, "fused", 1)
-    x = env[graph.inputs[0]]
-    got = _infer(device, x, compiled.batch)
-    want = env[logits].reshape(len(x), -1)
-    if (hit := first_difference(got, want)) is not None:
-        raise _first_layer(compiled, env) or Difference("the program", "the graph", logits, "output", *hit)
+    for value, got in _infer(device, graph, env, compiled.batch).items():
+        if (hit := first_difference(got, env[value].reshape(got.shape))) is not None:
+            raise _first_layer(compiled, env) or Difference("the program", "the graph", value, "output", *hit)
     if compiled.train is not None:
         _train(compiled, device, env, labels)
-
-
-def _logits(graph: Graph) -> str:
-    made = graph.producer(graph.outputs[0])
-    return made.inputs[0] if made is not None and made.kind == "argmax" else graph.outputs[0]
 
 
 def _set(device: Device, **params: int) -> None:
@@ -53,17 +46,29 @@ def _set(device: Device, **params: int) -> None:
         device.interpreter.regs[device.program.params[name]] = value
 
 
-def _infer(device: Device, x: Ints, batch: int) -> Ints:
-    """Logits [B, elements] of stored inputs."""
-    it, out = device.interpreter, []
-    for first in range(0, len(x), batch):
-        part = x[first : first + batch]
-        for b, sample in enumerate(part):
-            it.write_view(device.io["input"], sample, b)
+def _feed(device: Device, graph: Graph, env: Mapping[str, Ints], sample: int, slot: int) -> None:
+    for port, value in zip(inputs_of(device.program), graph.inputs, strict=True):
+        device.interpreter.write_view(port.view, env[value][sample], slot)
+
+
+def _infer(device: Device, graph: Graph, env: Mapping[str, Ints], batch: int) -> dict[str, Ints]:
+    """Outputs [B, elements] of the graph's stored inputs, and what an arg max among them reads."""
+    it, ports = device.interpreter, outputs_of(device.program)
+    views = {value: port.view for value, port in zip(graph.outputs, ports, strict=True)}
+    made = graph.producer(graph.outputs[0])
+    if made is not None and made.kind == "argmax":
+        views[made.inputs[0]] = device.io["logits"]
+    out: dict[str, list[Ints]] = {value: [] for value in views}
+    count = len(env[graph.inputs[0]])
+    for first in range(0, count, batch):
+        part = range(first, min(first + batch, count))
+        for slot, sample in enumerate(part):
+            _feed(device, graph, env, sample, slot)
         _set(device, batch=len(part))
         it.run("infer")
-        out += [it.read_view(device.io["logits"], b).reshape(-1).astype(np.int64) for b in range(len(part))]
-    return np.stack(out)
+        for value, view in views.items():
+            out[value] += [np.asarray(it.read_view(view, slot)).reshape(-1).astype(np.int64) for slot in range(len(part))]
+    return {value: np.stack(rows) for value, rows in out.items()}
 
 
 def _train(compiled: Compiled, device: Device, env: Mapping[str, Ints], labels: Sequence[int]) -> None:
@@ -71,7 +76,7 @@ def _train(compiled: Compiled, device: Device, env: Mapping[str, Ints], labels: 
     assert train is not None
     expected = interp_train.train_step(train, {v: a[:n] for v, a in env.items()}, labels, HEAD_EXPONENT, MODULE_EXPONENT)
     for b in range(n):
-        it.write_view(device.io["input"], env[compiled.graph.inputs[0]][b], b)
+        _feed(device, compiled.graph, env, b, b)
         it.write_view(device.io["labels"], np.asarray(labels[b]).reshape(1, 1, 1), b)
     _set(device, batch=n, head_exponent=HEAD_EXPONENT, module_exponent=MODULE_EXPONENT)
     it.run("train_step")
@@ -93,17 +98,19 @@ def _train(compiled: Compiled, device: Device, env: Mapping[str, Ints], labels: 
 
 def _first_layer(compiled: Compiled, env: Mapping[str, Ints]) -> Difference | None:
     """The first operation up to which a program of its own goes wrong (found by halving); None if every part is right by itself."""
-    graph, x = compiled.graph, env[compiled.graph.inputs[0]]
+    graph = compiled.graph
     ops = [op for op in graph.ops if op.kind not in ("argmax", "reshape")]
 
     def differs(k: int) -> Difference | None:
         op = ops[k]
-        part = EliminateDead().run(graph.with_changes(outputs=(op.output,)))
+        notes = {k: v for k, v in graph.notes.items() if k != OUTPUTS}
+        part = EliminateDead().run(graph.with_changes(outputs=(op.output,), notes=notes))
         try:
             made = compile_graph(part, compiled.program.machine, batch=compiled.batch)
         except CapacityError:
             return None
-        hit = first_difference(_infer(Device(made.program, "fused", 1), x, made.batch), env[op.output].reshape(len(x), -1))
+        got = _infer(Device(made.program, "fused", 1), made.graph, env, made.batch)[op.output]
+        hit = first_difference(got, env[op.output].reshape(got.shape))
         return Difference("the program", "the graph", op.origin or op.name, op.kind, *hit) if hit is not None else None
 
     low, high, found = 0, len(ops) - 1, None

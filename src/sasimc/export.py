@@ -13,8 +13,7 @@ from onnx import ModelProto
 
 from sasimc.backend.mapping import rejoin
 from sasimc.frontend.load import load_model
-from sasimc.frontend.onnx_import import RANGES
-from sasimc.frontend.weights_out import model_digest, trainable_shapes, with_metadata, with_weights
+from sasimc.frontend.weights_out import as_compiled, model_digest, trainable_shapes, with_metadata, with_weights
 from sasimc.isa.errors import SasError
 from sasimc.isa.files import write_atomically
 from sasimc.isa.program import Program
@@ -73,11 +72,7 @@ def export_onnx(
     """
     program = trained.program.with_trained(trained.state()) if isinstance(trained, Device) else trained
     origin = _Origin.of(program)
-    proto = _model(program, origin, model)
-    if f"note.{RANGES}" in program.meta:  # what the compiler stored float tensors as
-        given, proto = proto, ModelProto()
-        proto.CopyFrom(given)
-        with_metadata(proto, {RANGES: program.meta[f"note.{RANGES}"]})
+    proto = as_compiled(_model(program, origin, model), program.meta)
     weights = origin.weights(program, trainable_shapes(proto, origin.trainable))
     made = with_weights(proto, origin.trainable, weights)
     with_metadata(made, {note: program.meta[f"note.{note}"] for note in NOTES if program.meta.get(f"note.{note}")})
