@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -70,19 +70,20 @@ class Work:
         times: dict[int, tuple[int, float]] = {}
         for index, (count, cycles, events) in line.instructions().items():
             instr = program.code[index]
+            origin, spec = instr.origin.node, instr.spec
             row = Row(
                 phases[index],
-                instr.origin.node,
-                instr.spec.unit,
-                instr.spec.mnemonic,
+                origin,
+                spec.unit,
+                spec.mnemonic,
                 matrix_of(program, index),
+                entry,
                 count,
-                0,
-                cycles,
-                events,
+                cycles=cycles,
+                events=events,
             )
             sensed = round(ones * one_bit_operations(row, bits))
-            priced = Row(**{**row.__dict__, "events": {**events, **({"sense_ones": sensed} if sensed else {})}})
+            priced = replace(row, events={**events, **({"sense_ones": sensed} if sensed else {})})
             terms[index], times[index] = model.terms([priced]), (count, cycles)
         first, last = program.entries[entry], entry_end(program, entry)
         return Work(line, terms, times, first, np.asarray(live_bytes(program, first, last)).tolist())

@@ -326,7 +326,7 @@ def test_provenance_is_in_the_json_and_on_the_page(folder: Path, html: str, made
     assert said["version"] == sasimc.__version__
     assert said["command"].startswith("sasrun --train drawn-flowers --limit 4")
     assert re.fullmatch(r"[0-9a-f]{64}", said["sha256"]["model"])
-    rows = dict(made["provenance"].rows)
+    rows = {str(k): v for k, v in made["provenance"].rows}
     assert {"sas-imc", "command", "date", "recipe", "seed", "data set", "program, SHA-256", "model, SHA-256"} <= rows.keys()
     assert said["sha256"]["model"] in html
 
