@@ -220,8 +220,9 @@ class Session:
 
     # ------------------------------------------------------------------------------------------------------------ scanning
 
-    def _wanted(self, extra: Extra | None = None) -> _Scan:
-        points = [p for p in self.points.values() if p.enabled]
+    def _wanted(self, extra: Extra | None = None, backwards: bool = False) -> _Scan:
+        """What stops; going back, nothing does that is still to be passed."""
+        points = [p for p in self.points.values() if p.enabled and not (backwards and p.ignore)]
         return _Scan(
             [p for p in points if isinstance(p, Breakpoint)], [p for p in points if isinstance(p, Watchpoint)], extra or {}
         )
@@ -360,7 +361,7 @@ class Session:
 
     def _backward(self, extra: Extra | None = None, floor: int = 0) -> Stop:
         """Run back to the last event, or to an instant if there is none after it."""
-        h, scan, self._fresh = self.history, self._wanted(extra), False
+        h, scan, self._fresh = self.history, self._wanted(extra, backwards=True), False
         h.interrupted = False
         now = h.time
         event = self._last(scan, now, floor)

@@ -18,6 +18,7 @@ from sasimc.cli.tables import say
 from sasimc.isa.errors import SasError
 
 if TYPE_CHECKING:
+    from sasimc.cli.launch import Launch
     from sasimc.debug.difference import FirstDifference
     from sasimc.debug.prompt import Prompt
     from sasimc.debug.session import Session
@@ -68,6 +69,9 @@ _PROMPT = "(sasdbg) "
     type=File(),
     help="Run to the end and record what every instruction writes; --against reads it.",
 )
+@option(
+    "--dap", section="Commands", is_flag=True, help="Serve an editor: the Debug Adapter Protocol on standard input and output."
+)
 @option("-x", "scripts", section="Commands", type=File(), multiple=True, help="File of commands to execute (may be repeated).")
 @option(
     "-e",
@@ -104,8 +108,9 @@ _PROMPT = "(sasdbg) "
 @options.completion
 def app(
     program: Path | None, inputs: tuple[Path, ...], train: str | None, at_step: int, entries: tuple[str, ...], settings: tuple[str, ...],
-    against: str | None, model: Path | None, record: Path | None, scripts: tuple[Path, ...], commands: tuple[str, ...], tui: bool, no_prompt: bool, data: Path | None, recipe: str | None, limit: int | None, seed: int | None,
-    image: Path | None, task: str | None, engine: str, threads: int | None, history: int, technology: str,
+    against: str | None, model: Path | None, record: Path | None, dap: bool, scripts: tuple[Path, ...], commands: tuple[str, ...],
+    tui: bool, no_prompt: bool, data: Path | None, recipe: str | None, limit: int | None, seed: int | None, image: Path | None, task: str | None,
+    engine: str, threads: int | None, history: int, technology: str,
 ) -> int:  # fmt: skip
     """Debug a program: run it forwards and backwards, stop at lines, nodes and conditions, watch bytes and cells, look at tensors and sub-arrays.
 
@@ -127,14 +132,15 @@ def app(
     require_writable(record)
     if model is not None and not model.exists():
         raise SasError(f"there is no file {model}", hint="--model names the ONNX file the program was compiled from")
-
     changes = {name: value for name, value in (("limit", limit), ("seed", seed)) if value is not None}
     lines = [line for path in scripts for line in _read(path)] + list(commands)
-    session = open_session(
-        Launch(
-            program, inputs, train, at_step, entries, settings, engine, threads, history * 1_000_000, data, recipe, changes, image, task, technology,
-        )
+    asked = Launch(
+        program, inputs, train, at_step, entries, settings, engine, threads, history * 1_000_000, data, recipe, changes, image, task, technology,
     )  # fmt: skip
+    if dap:
+        _serve(asked, model)
+        return 0
+    session = open_session(asked)
     comparing = partial(compare, session, model=model)
     prompt = Prompt(session, _say, comparing)
     found = None
@@ -169,6 +175,21 @@ def _show(session: Session, comparing: Callable[[str], FirstDifference | None]) 
             raise SasError("the terminal interface needs textual", hint="pip install 'sas-imc[debug]'") from None
         raise
     Terminal(session, comparing).run()
+
+
+def _serve(asked: Launch, model: Path | None) -> None:
+    """Speak the protocol on standard input and output; whatever else would print there goes to standard error."""
+    from sasimc.cli.launch import compare, launch_of, open_session
+    from sasimc.debug.dap.adapter import Adapter
+    from sasimc.debug.dap.protocol import Channel
+
+    sink, sys.stdout = sys.stdout.buffer, sys.stderr
+    adapter = Adapter(
+        Channel(sys.stdin.buffer, sink),
+        lambda given: open_session(launch_of(given, asked)),
+        lambda session, what: compare(session, what, model),
+    )
+    adapter.serve()
 
 
 def _read(path: Path) -> list[str]:
