@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -27,6 +28,7 @@ from sasimc.isa.errors import SasError
 __all__ = ["MEMORY", "RESIDENT", "SECONDS_A_CASE", "TALLY", "Cases", "Kind", "written"]
 
 SECONDS_A_CASE: Final = 20
+"""Processor time; ten times as much on the clock."""
 RESIDENT: Final = 2048
 """MiB of memory in use."""
 MEMORY: Final = 6 << 30
@@ -59,6 +61,14 @@ def written(name: str, read: Callable[[Path], object]) -> Callable[[bytes, Path]
     return run
 
 
+class TooSlowError(BaseException):
+    """A case took too long. No Exception: nothing on the way shall catch it."""
+
+
+def _too_slow(number: int, frame: object) -> None:
+    raise TooSlowError
+
+
 class Cases:
     """The cases of one kind. ``tally``: a file with the counts of `TALLY`, which survives the process; finds go to ``finds``."""
 
@@ -73,6 +83,7 @@ class Cases:
         self._seen: set[str] = set()
         kind.ready()
         sys.addaudithook(self._watch)
+        signal.signal(signal.SIGPROF, _too_slow)
 
     def _watch(self, event: str, args: tuple[Any, ...]) -> None:
         """Python's audit events: which files are opened, made, moved or linked, and whether anything is run or called."""
@@ -107,6 +118,7 @@ class Cases:
         self.tally[0] += 1
         self._outside, problem = [], ""
         self._watching = True
+        signal.setitimer(signal.ITIMER_PROF, SECONDS_A_CASE)
         try:
             self.kind.read(data, self._folder)
             self.tally[1] += 1
@@ -114,6 +126,7 @@ class Cases:
             self.tally[2] += 1
         except BaseException:
             problem = traceback.format_exc()
+        signal.setitimer(signal.ITIMER_PROF, 0)
         self._watching = False
         if os.listdir(self._outer) != ["target"]:
             self._outside.append(f"left behind: {os.listdir(self._outer)}")

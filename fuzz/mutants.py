@@ -128,8 +128,20 @@ def _networks(folder: Path) -> list[tuple[str, Path, dict[str, Any]]]:
         ("inverted residuals", folder / "inverted.onnx", {}),
         ("plain", folder / "plain.onnx", other),
         ("drawn", folder / "drawn.onnx", skipping),
+        ("depth-wise", folder / "depthwise.onnx", {"update": "accumulate"}),
         ("MobileNet-V2", folder / "mobilenet.onnx", {}),
     ]
+
+
+def _depthwise() -> Any:
+    """A network whose depth-wise layer learns, behind it an average pool that errors pass."""
+    import models
+
+    b = models.Builder(0, pow2=True)
+    x = b.conv(b.input((3, 8, 8), low=0.0), 6, act="relu", trainable=True, name="first")
+    x = b.conv(x, 6, groups=6, act="relu", bias=False, per_channel=False, trainable=True, name="dw")
+    x = b.avgpool(x, 2, name="pool")
+    return b.model(b.gemm(b.flatten(x), 4, trainable=True, name="head", dtype="int8"))
 
 
 def _write_networks(folder: Path) -> None:
@@ -140,7 +152,13 @@ def _write_networks(folder: Path) -> None:
 
     (folder / "skip.toml").write_text('extends = "sas28"\n[bit_serial]\nzero_skip = "cycles"\n', encoding="utf-8")
     size = ZooOptions(width=0.35, resolution=32, resize=32, classes=4, calibration_images=2)
-    made = (models.mobilenet_like(linear=True), models.plain_cnn(), models.random_graph(28), build_mobilenetv2_repnet(size))
+    made = (
+        models.mobilenet_like(linear=True),
+        models.plain_cnn(),
+        models.random_graph(28),
+        _depthwise(),
+        build_mobilenetv2_repnet(size),
+    )
     for (_, path, _), model in zip(_networks(folder), made, strict=True):
         onnx.save(model, path)
 
@@ -173,7 +191,7 @@ def judge(folder: Path) -> str:
     from sasimc.isa.errors import SasError
     from sasimc.runtime.crosscheck import cross_check
     from sasimc.runtime.device import Device
-    from sasimc.verify.program import against_graph
+    from sasimc.verify.program import HEAD_EXPONENT, MODULE_EXPONENT, against_graph
 
     made = {name: pickle.loads((folder / f"{name}.pickle").read_bytes()) for name, _, _ in _networks(folder)}
     for name, (compiled, env, labels) in made.items():
@@ -190,7 +208,11 @@ def judge(folder: Path) -> str:
                 for b, label in enumerate(labels):
                     it.write_view(device.io["input"], env[compiled.graph.inputs[0]][b], b)
                     it.write_view(device.io["labels"], np.full((1, 1, 1), label), b)
-                for parameter, value in (("batch", len(labels)), ("head_exponent", 3), ("module_exponent", 2)):
+                for parameter, value in (
+                    ("batch", len(labels)),
+                    ("head_exponent", HEAD_EXPONENT),
+                    ("module_exponent", MODULE_EXPONENT),
+                ):
                     it.regs[program.params[parameter]] = value
                 for entry in ("infer", "train_step"):
                     cross_check(it, second.interpreter, entry)
@@ -267,6 +289,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("mutants.json"))
+    parser.add_argument("--known", type=Path, help="results of an earlier run: faults that were found are taken over")
     parser.add_argument("--prepare", type=Path, help=argparse.SUPPRESS)
     o = parser.parse_args()
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
@@ -299,12 +322,16 @@ def main() -> int:
         if whole != "not found":
             return 1
         (outer / "cache").rename(outer / "whole")
+        known = json.loads(o.known.read_text(encoding="utf-8")) if o.known else []
         rng, seen = random.Random(o.seed), []
         while len(seen) < o.count:
             path = draw(kernels, rng)
             text, start = path.read_bytes(), time.monotonic()
             fault = plant(path, rng)
-            if fault is not None and fault not in [{k: f[k] for k in fault} for f in seen]:
+            new = fault is not None and fault not in [{k: f[k] for k in fault} for f in seen]
+            if fault is not None and new and (before := [f for f in known if {**f, **fault} == f and f["found"] != "not found"]):
+                seen.append(before[0])
+            elif fault is not None and new:
                 shutil.copytree(outer / "whole", outer / "cache", copy_function=os.link)
                 stale = dependents(kernels, fault["function"])
                 for kept in (outer / "cache").rglob("*.nb?"):

@@ -61,7 +61,7 @@ def child(name: str, seconds: float, cases: int, seed: int, folder: Path) -> Non
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if "atheris" in sys.modules:
         FINDS.mkdir(exist_ok=True)
-        options = (f"-timeout={harness.SECONDS_A_CASE}", f"-rss_limit_mb={harness.RESIDENT}", f"-seed={seed + 1}", f"-max_len={1 << 20}",
+        options = (f"-timeout={10 * harness.SECONDS_A_CASE}", f"-rss_limit_mb={harness.RESIDENT}", f"-seed={seed + 1}", f"-max_len={1 << 20}",
                    f"-artifact_prefix={FINDS}/{name.replace(' ', '_')}-", "-len_control=0", "-verbosity=0")  # fmt: skip
         run.led(folder / "corpus", options, seconds, cases)
     end, rng = time.monotonic() + seconds, random.Random(seed)

@@ -61,7 +61,7 @@ def _from_neighbours(path: Path, size: int) -> FoundPreprocess | None:
             continue
         try:
             values = read(json.loads(file.read_text(encoding="utf-8")), size)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError):
             continue  # some other program's file of that name
         if values is not None:
             return FoundPreprocess(Preprocess.from_json(values), f"{name} beside the model")

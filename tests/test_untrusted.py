@@ -25,10 +25,13 @@ from sasimc.evaluation.run import load_run
 from sasimc.frontend.load import load_model
 from sasimc.isa import cache
 from sasimc.isa.analysis.check import check_matrix
+from sasimc.isa.analysis.lint import lint
 from sasimc.isa.errors import SasError
 from sasimc.isa.files import load_program
 from sasimc.isa.machine import load_machine
 from sasimc.isa.objects import Matrix, Tile
+from sasimc.isa.text.assembler import assemble
+from sasimc.quantise.preprocessing import find_preprocess
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "fuzz"))
 
@@ -144,6 +147,20 @@ def test_a_matrix_far_larger_than_its_tiles_takes_no_memory() -> None:
     assert list(check_matrix(machine, Matrix("w", "dense", "compute", 5, 3, "w", False, (tile,)))) == [
         "weight (4, 0) of copy 0 stands in no tile"
     ]
+
+
+def test_memories_of_a_machine_that_the_linter_does_not_follow() -> None:
+    """It took 12 bytes for each of 2^32 accumulators, whether a view reached them or not."""
+    text = TEXT.replace('"sas28"\n', '"sas28"\n.set accumulator.entries = 4294967296\n.desc\n.view a acc i32 1x1x1 addr={}\n')
+    assert not lint(assemble(text.format(8)))
+    (found,) = lint(assemble(text.format(1 << 31)))
+    assert (found.severity, "farther than memory is followed" in found.message) == ("warning", True)
+
+
+def test_a_config_beside_a_model_whose_sizes_overflow(tmp_path: Path) -> None:
+    config = {"pretrained_cfg": {"mean": [0.5], "std": [0.5], "crop_pct": 5e-324}}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert find_preprocess(onnx.ModelProto(), tmp_path / "m.onnx", 32, {}).guess
 
 
 def test_a_run_report_with_half_a_place(tmp_path: Path) -> None:

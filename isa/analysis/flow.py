@@ -28,6 +28,8 @@ Report = Callable[[int, str, str, str], None]
 
 INT32_MAX = (1 << 31) - 1
 MAX_STEPS = 400_000
+FOLLOWED = {"buf": 1 << 28, "acc": 1 << 25}
+"""Buffer bytes and accumulators that are followed: the marks of both take 2 GiB at most."""
 _ROWS = 1 << 16  # rows a mark can tell apart
 _UNKNOWN = 1  # mark of memory written by nobody in particular
 _WIDTHS = {"u8": 1, "i8": 1, "i32": 2, "bit": 3}
@@ -63,9 +65,10 @@ class Flow(Walker):
         self.known = [True] * len(self.regs)
         self.visited: set[int] = set()
         self._certain = True
-        self._marks = np.zeros(p.machine.buffer.bytes, np.int32)
-        self._bounds = np.zeros(p.machine.accumulator.entries, np.float64)
-        self._owners = np.zeros(p.machine.accumulator.entries, np.int32)  # layout of the sums held, 0: none
+        room = {space: max((v.end for v in p.views.values() if v.space == space), default=0) for space in FOLLOWED}
+        self._marks = np.zeros(room["buf"], np.int32)
+        self._bounds = np.zeros(room["acc"], np.float64)
+        self._owners = np.zeros(room["acc"], np.int32)  # layout of the sums held, 0: none
         self._layouts: dict[Layout, int] = {}
         self._layout_names: list[str] = [""]
         self._mark_views: dict[str, npt.NDArray[np.int32]] = {}

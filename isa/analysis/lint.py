@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sasimc.isa.analysis.check import check_program
-from sasimc.isa.analysis.flow import Flow
+from sasimc.isa.analysis.flow import FOLLOWED, Flow
 from sasimc.isa.errors import Diagnostic, Span
 from sasimc.isa.machine import Machine, activation_schedule
 from sasimc.isa.objects import Matrix
@@ -81,6 +81,10 @@ def lint(program: Program, text: str = "", initialised: Collection[str] = ()) ->
     _activation(program, out)
     _reach(program, out)
     _static(program, out)
+    if far := [v for v in program.views.values() if v.end > FOLLOWED.get(v.space, v.end)]:
+        for v in far:
+            out.descriptor("view", v.name, "warning", f"ends at {v.end}, farther than memory is followed; no entry was run", "")
+        return [d for _, d in out.found]
     visited: set[int] = set()
     for entry in program.entries:
         flow = Flow(program, out.instruction, initialised)
