@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
@@ -24,7 +24,7 @@ from sasimc.runtime.engines.operands import BindError, BoundMatrix, BoundView
 from sasimc.runtime.engines.plans import LoopPlan
 from sasimc.runtime.engines.step import StepDatapath
 from sasimc.runtime.engines.stretches import Stretch
-from sasimc.runtime.engines.unroll import NotNative, unroll, unroll_once
+from sasimc.runtime.engines.unroll import NotNative, unroll
 from sasimc.runtime.kernels.cells import gather_block, scatter_block
 from sasimc.runtime.state import RowWrites, Snapshot, State
 
@@ -59,7 +59,7 @@ class _Run(Walker):
 
     def start(self, pc: int) -> None:
         super().start(pc)
-        self._it.counters.phase = self._it.counters.phases[self.phase]
+        self._it.counters.select(self.phase)
 
     def loop(self, count: int) -> None:
         it, start = self._it, self.pc - 1
@@ -90,7 +90,7 @@ class _Run(Walker):
     def set_phase(self, phase: str) -> None:
         self._it.datapath.settle()
         super().set_phase(phase)
-        self._it.counters.phase = self._it.counters.phases[phase]
+        self._it.counters.select(phase)
 
 
 class Interpreter:
@@ -152,11 +152,11 @@ class Interpreter:
                 ) from None
         self._binder.link()
 
-    def plan(self, start: int, passes: int) -> LoopPlan | None:
-        """The plan of the loop at instruction ``start`` for the registers as they are; None if it is interpreted."""
+    def plan(self, start: int, passes: int, regs: Sequence[int] | None = None) -> LoopPlan | None:
+        """The plan of the loop at instruction ``start`` for these registers (None: as they are); None if it is interpreted."""
         if start in self._interpreted:
             return None
-        known, regs = self._plans.setdefault(start, []), self.state.regs
+        known, regs = self._plans.setdefault(start, []), self.state.regs if regs is None else regs
         for first, times, plan in known:
             if (times == passes or not plan.whole) and plan.fits(regs, first):
                 return plan
@@ -171,33 +171,20 @@ class Interpreter:
         known.append((list(regs), passes, plan))
         return plan
 
-    def loop_plan(self, start: int) -> LoopPlan | None:
-        """The plan of the loop at instruction ``start`` that holds whatever registers hold; None if there is none."""
-        known = self._plans.setdefault(start, [])
-        found = next((plan for _, _, plan in known if not plan.whole), None)
-        if found is None and start not in self._interpreted:
-            try:
-                body = unroll_once(self._run, start)
-                found = None if body is None else LoopPlan(self.datapath, body)
-            except NotNative:
-                return None
-            if found is not None:
-                known.append((list(self.state.regs), 0, found))
-        return found
-
     def stretch(self) -> bool:
         """Run straight code and loops from the next instruction on as one plan; False if there is none."""
         run, regs = self._run, self.state.regs
-        known, opened = self._stretches.setdefault(run.pc, []), self.counters.phase.outer is not None
-        found = next((s for s in known if s.fits(regs, opened=opened)), None)
+        known, opened = self._stretches.setdefault(run.pc, []), self.counters.in_region
+        found = next((s for s in known if s.fits(regs, run.phase, opened=opened)), None)
         if found is None:
             if len(known) >= _STRETCHES:
                 return False
-            found = Stretch(self.datapath, run, self.loop_plan, opened=opened)
+            found = Stretch(self.datapath, run, self.plan, opened=opened)
             known.append(found)
         if not found.length or found.length > run.budget:
             return False
-        at, run.pc, run.phase = run.pc, *found.run(regs)
+        at = run.pc
+        run.pc, run.phase, run.running = found.run(regs)
         run.budget -= found.length
         return run.pc != at
 
@@ -243,6 +230,7 @@ class Interpreter:
         run.start(self._entry(entry))
         self._ran = None
         run.budget, run.opened = _ENDLESS if max_instructions is None else max_instructions, ()
+        settled = True  # as a stretch leaves everything
         try:
             while run.running:
                 if run.budget <= 0 and run.pc < len(self.code):
@@ -250,9 +238,11 @@ class Interpreter:
                 if self._together and not run.stack and self.stretch():
                     continue
                 run.budget -= 1
+                settled = False
                 self._next()
         finally:
-            self.datapath.settle()
+            if not settled:
+                self.datapath.settle()
         self._ran, self._began, self._since, self._standing = entry, began, [], None
 
     def begin(self, entry: str) -> None:

@@ -28,7 +28,7 @@ STEP = 1000
 
 def interpreted(it: Interpreter) -> Interpreter:
     """The same interpreter without plans."""
-    it.plan = lambda start, passes: None  # type: ignore[method-assign]
+    it.plan = lambda start, passes, regs=None: None  # type: ignore[method-assign]
     it.stretch = lambda: False  # type: ignore[method-assign]
     return it
 

@@ -41,7 +41,7 @@ def ended(p: Program, engine: str, threads: int, limit: int | None, fill: dict[s
             it.run("main", limit)
             ends.append("")
         except Trap as exc:
-            ends.append(f"{exc} {next(name for name, p in it.counters.phases.items() if p is it.counters.phase)}")
+            ends.append(f"{exc} {it.counters.selected}")
     return it, ends
 
 
@@ -78,5 +78,5 @@ def test_ends_as_interpreted(
         assert ends == expected
         assert_same(it, other)
         stretches = [s for known in it._stretches.values() for s in known if s.length]
-        assert any(s.end == len(code) for s in it._stretches[0]) == whole
+        assert any(s.end > len(code) for s in it._stretches[0]) == whole
         assert stretches

@@ -123,11 +123,65 @@ Counts = tuple[Mapping[str, PhaseCounter], str]
 
 
 class Counters:
-    """The counters of all phases; ``phase`` is the one that counts now. ``limits``: what decides how long an overlapped region takes."""
+    """The counters of all phases; ``phase`` is the one that counts now. ``limits``: what decides how long an overlapped region takes.
+
+    What always counts the same may be counted later (:meth:`defer`): at the latest when somebody looks.
+    """
 
     def __init__(self, machine: Machine, limits: Callable[[Executed], Limits]) -> None:
         self.machine, self.limits = machine, limits
+        self._deferred: dict[Callable[[int], None], int] = {}
         self.reset()
+
+    @property
+    def phases(self) -> dict[str, PhaseCounter]:
+        """The counters by phase."""
+        self._count_deferred()
+        return self._phases
+
+    @property
+    def phase(self) -> PhaseCounter:
+        """The counter that counts now."""
+        self._count_deferred()
+        return self._phases[self._phase]
+
+    def select(self, phase: str) -> None:
+        """Count under this phase from now on."""
+        self._phase = phase
+
+    @property
+    def selected(self) -> str:
+        """The phase that counts now."""
+        return self._phase
+
+    @property
+    def in_region(self) -> bool:
+        """Whether an overlapped region is open."""
+        return self._phases[self._phase].outer is not None
+
+    @property
+    def closed(self) -> bool:
+        """Whether no phase has an open region; a run that trapped may have left one."""
+        return all(phase.outer is None for phase in self._phases.values())
+
+    def defer(self, book: Callable[[int], None]) -> None:
+        """Call ``book`` with how often this was asked for, before anything else is counted or read. It must not depend on what has been counted."""
+        self._deferred[book] = self._deferred.get(book, 0) + 1
+
+    def _count_deferred(self) -> None:
+        while self._deferred:
+            book, times = self._deferred.popitem()
+            book(times)
+
+    def add(self, other: Counters, times: int) -> None:
+        """Count what another one has, so often."""
+        for name, phase in other.phases.items():
+            own = self._phases[name]
+            for key, n in phase.executed.items():
+                own.executed[key] = own.executed.get(key, 0) + n * times
+            for start, known in phase.regions.items():
+                for region in known:
+                    own.region(start, region.executed).times += region.times * times
 
     def _price(self, region: Executed) -> Callable[[int], int]:
         """By how many cycles a region is shorter when so many cycles of its arrays are skipped."""
@@ -136,17 +190,16 @@ class Counters:
 
     def reset(self) -> None:
         """Set all counters to zero and the phase to the first."""
-        self.phases = {name: PhaseCounter(self._price) for name in PHASES}
-        self.phase = self.phases[PHASES[0]]
+        self._count_deferred()
+        self._phases = {name: PhaseCounter(self._price) for name in PHASES}
+        self._phase = PHASES[0]
 
     def copy(self) -> Counts:
         """What was counted so far, and the phase that counts."""
-        return {name: phase.copy() for name, phase in self.phases.items()}, next(
-            name for name, phase in self.phases.items() if phase is self.phase
-        )
+        return {name: phase.copy() for name, phase in self.phases.items()}, self._phase
 
     def set(self, counts: Counts) -> None:
         """Count on from a copy."""
-        phases, name = counts
-        self.phases = {name: phase.copy() for name, phase in phases.items()}
-        self.phase = self.phases[name]
+        self._count_deferred()
+        phases, self._phase = counts
+        self._phases = {name: phase.copy() for name, phase in phases.items()}

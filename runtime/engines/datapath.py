@@ -115,6 +115,7 @@ class Datapath:
         self._operations: list[Operation | None] = [None] * len(code)
         self.crew = Crew(state, self._registers, self.counts)
         self._work = 0
+        self.counting: dict[int, str] = {}  # phases of instructions that stretches count later
 
     def trap(self, kind: str, detail: str) -> NoReturn:
         """Stop the current instruction."""
@@ -401,6 +402,7 @@ class Datapath:
 
     def settle(self) -> None:
         """Book what kernels counted under the phase that counts now."""
+        _ = self.counters.phase  # what is to be counted under others comes first
         for number in self.counted(range(len(self.counts))):
             self.settle_one(number)
 

@@ -10,6 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
+
 from sasimc.isa.errors import Trap
 from sasimc.isa.spec import Reg
 from sasimc.isa.walk import EMPTY, Key, Walker
@@ -41,7 +44,9 @@ class Stretch(Traced):
     """What is done from the next instruction of a run on; holds for what is in the registers ``needed``. ``opened``: whether it begins inside of an
     overlapped region. ``length``: instructions, 0 where there is no stretch worth it; ``end``: the next one."""
 
-    def __init__(self, datapath: Datapath, run: Walker, loop: Callable[[int], LoopPlan | None], *, opened: bool) -> None:
+    def __init__(
+        self, datapath: Datapath, run: Walker, loop: Callable[[int, int, Sequence[int]], LoopPlan | None], *, opened: bool
+    ) -> None:
         super().__init__(run, run.regs)
         self.whole = False  # what is done with registers that are only numbers depends on them, the rest does not
         self.datapath, self._loop_plan, self.opened = datapath, loop, opened
@@ -49,7 +54,7 @@ class Stretch(Traced):
         self.first_phase = run.phase
         self.parts: list[_Part] = []
         self.legs: list[Leg] = []
-        self.turns = self.undo = self.length = self.host_end = 0
+        self.turns = self.undo = self.length = self.straight = self.host_end = 0
         self.ns = 0.0
         self.counting: dict[int, str] = {}  # instruction -> the phase in which it counts
         self.written: set[BoundMatrix] = set()
@@ -58,16 +63,31 @@ class Stretch(Traced):
         self._steps: list[Step] = []
         self._part = _Part()
         self._open = opened
-        self.pc = self.at = run.pc
+        self.first = self.pc = self.at = run.pc
+        self.running = True
         try:
-            while self.pc < len(self.program.code) and self.length < _LONGEST and self._next():
+            while self.pc < len(self.program.code) and self.straight < _LONGEST and self.running and self._next():
                 self.at = self.pc
         except (NotNative, Trap):  # what is wrong shows when it is its turn
             pass
         self._close()
         self.end = self.at
+        self._weighing = [op for op in self.used.values() if op.weights is not None]
+        # counted later where that does not depend on what has been counted before, nor on which stretch an instruction ran in
+        known = datapath.counting
+        alike = all(known.setdefault(pc, phase) == phase for pc, phase in self.counting.items())
+        self.total = self._total() if alike and not opened and not self._open else None
         if sum(leg[1] for leg in self.legs) < 2:
             self.length = 0
+
+    def _total(self) -> Counters:
+        """What a run counts, but for what depends on data."""
+        out = Counters(self.program.machine, self.datapath.counters.limits)
+        out.select(self.first_phase)
+        book = _Book(self, out)
+        for part in self.parts:
+            book.part(part)
+        return out
 
     # ------------------------------------------------------------------------------------------------------- following
 
@@ -83,7 +103,7 @@ class Stretch(Traced):
         pc, spec = self.at, self.program.code[self.at].spec
         if spec.flow == "loop":
             return self._loop(pc)
-        if spec.flow in ("halt", "end"):
+        if spec.flow == "end":
             return False
         key = (pc, *self.rows(pc))
         if spec.flow:
@@ -98,6 +118,7 @@ class Stretch(Traced):
             self.pc = pc + 1
         self._part.keys.append(key)
         self.length += 1
+        self.straight += 1
         return True
 
     def region(self, begin: bool) -> None:
@@ -147,12 +168,13 @@ class Stretch(Traced):
         self._taken = taken
         self.execute(pc)
         count, start = taken[0], (pc, *self.rows(pc))
-        plan = self._loop_plan(pc) if count > 0 else None
+        plan = self._loop_plan(pc, count, self.regs) if count > 0 else None
         if count > 0:
             if plan is None or (plan.controlled and self._open) or plan.body.depth > self.program.machine.controller.loop_depth:
                 return False
-            for _, register, _ in plan.body.samples:
-                self.need(register, "which sample it touches")
+            count = 1 if plan.whole else count
+            for register in plan.body.needed | {register for _, register, _ in plan.body.samples}:
+                self.need(register, "what it does")
             end = plan.host_end(count, self.regs)
             if end < 0 or not all(self._uses(number, op) for number, op in plan.used.items()):
                 return False
@@ -208,45 +230,67 @@ class Stretch(Traced):
 
     # --------------------------------------------------------------------------------------------------------- running
 
-    def fits(self, regs: Sequence[int], *, opened: bool) -> bool:
-        """Whether it holds for these registers and this region."""
-        return opened == self.opened and all(regs[r] == self.entry[r] for r in self.needed)
+    def fits(self, regs: Sequence[int], phase: str, *, opened: bool) -> bool:
+        """Whether it holds for these registers, in this phase and region."""
+        return opened == self.opened and phase == self.first_phase and all(regs[r] == self.entry[r] for r in self.needed)
 
-    def run(self, regs: list[int]) -> tuple[int, str]:
-        """Run it with the registers of the machine: the next instruction and the phase; the first one where only the interpreter can tell what
-        happens (cells that were never written).
+    def run(self, regs: list[int]) -> tuple[int, str, bool]:
+        """Run it with the registers of the machine: the next instruction, the phase, whether the program goes on. Nothing is done where only the
+        interpreter can tell what happens (cells that were never written).
 
         Raises:
             Trap: an instruction failed.
         """
-        d, start = self.datapath, self.parts[0].keys[0][0]
-        if not d.prepared(self.used.values()):
-            return start, self.first_phase
+        d = self.datapath
+        if not d.prepared(self._weighing):
+            return self.first, self.first_phase, True
         d.state.grow_host(self.host_end)
-        d.settle()
+        later = self.total is not None and d.counters.closed
+        if not later:
+            d.settle()
         d.registers[:] = regs
         control = d.run(self.legs, d.threads if self.ns > d.wake_ns else 1, self, self.turns, self.undo)
-        failed, where, found = int(control[FAILED]), int(control[WHERE]), int(control[FOUND])
         for matrix in self.written:
             matrix.ready.clear()
-        number = len(self.parts)
-        if failed:
-            number = max(i for i, part in enumerate(self.parts) if part.first <= where)
-            part = self.parts[number]
-            if part.plan is not None:
-                if self.legs[where][MODE] == APART:
-                    failed, found = part.plan.again(part.times, self.legs[where])
-                else:
-                    failed, found = part.plan.failure(self.legs, control, part.first)
+        if control[FAILED]:
+            return self._failed(regs, control)
         regs[:] = d.registers.tolist()
-        book = _Book(self, d.counters)
-        for part in self.parts[:number]:
-            book.part(part)
+        if not later:
+            book = _Book(self, d.counters)
+            for part in self.parts:
+                book.part(part)
+            self._settle()
+        else:
+            d.counters.defer(self._count)
+            d.counters.select(self.phase)
+        return self.end, self.phase, self.running
+
+    def _count(self, times: int) -> None:
+        """Count so many runs."""
+        assert self.total is not None
+        self.datapath.counters.add(self.total, times)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Book what kernels counted, each under its phase."""
+        d = self.datapath
         for pc in d.counted(self.counting):
             d.settle_one(pc, d.counters.phases[self.counting[pc]])
-        if number == len(self.parts):
-            return self.end, self.phase
+
+    def _failed(self, regs: list[int], control: npt.NDArray[np.int64]) -> tuple[int, str, bool]:
+        """Book what ran up to the step that failed and trap there; or go on, if it does not when passes run one after the other."""
+        d, where, failed, found = self.datapath, int(control[WHERE]), int(control[FAILED]), int(control[FOUND])
+        number = max(i for i, part in enumerate(self.parts) if part.first <= where)
         part = self.parts[number]
+        if part.plan is not None and self.legs[where][MODE] == APART:
+            failed, found = part.plan.again(part.times, self.legs[where])
+        elif part.plan is not None:
+            failed, found = part.plan.failure(self.legs, control, part.first)
+        regs[:] = d.registers.tolist()
+        book = _Book(self, d.counters)
+        for done in self.parts[:number]:
+            book.part(done)
+        self._settle()
         if part.plan is None:
             place = part.places[failed - 1]
             book.keys(part.keys[: place + 1])
@@ -254,7 +298,7 @@ class Stretch(Traced):
         if failed:
             part.plan.fail(d.counters.phase, failed - 1, found)
         book.part(part)
-        return part.after, next(n for n, p in d.counters.phases.items() if p is d.counters.phase)
+        return part.after, d.counters.selected, True
 
 
 class _Book(Walker):
@@ -286,4 +330,4 @@ class _Book(Walker):
 
     def set_phase(self, phase: str) -> None:
         super().set_phase(phase)
-        self.counters.phase = self.counters.phases[phase]
+        self.counters.select(phase)

@@ -9,7 +9,7 @@ from sasimc.isa.spec import Reg, ViewField
 from sasimc.isa.walk import EMPTY, Key, Walker
 from sasimc.runtime.engines.operands import BoundView
 
-__all__ = ["NotNative", "Traced", "Unrolled", "unroll", "unroll_once"]
+__all__ = ["NotNative", "Traced", "Unrolled", "unroll"]
 
 _LONGEST: Final = 100_000  # instructions of an unrolled body
 
@@ -150,18 +150,9 @@ def unroll(run: Walker, start: int, regs: Sequence[int], passes: int) -> Unrolle
         NotNative: control flow, rows or samples depend on data.
     """
     try:
-        if (body := unroll_once(run, start)) is not None:
+        body = Unrolled(run, start, None, passes)
+        if all(register in body.moves for _, register, _ in body.samples):
             return body
     except NotNative:
         pass
     return Unrolled(run, start, regs, passes)
-
-
-def unroll_once(run: Walker, start: int) -> Unrolled | None:
-    """One pass of the loop at instruction ``start`` that holds for all of them and whatever registers hold; None if samples move in another way.
-
-    Raises:
-        NotNative: control flow or rows depend on data or on registers.
-    """
-    body = Unrolled(run, start, None, 1)
-    return body if all(register in body.moves for _, register, _ in body.samples) else None
