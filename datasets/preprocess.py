@@ -189,6 +189,8 @@ def quantise(
             hint="one mean, one std",
         )
     table = quantise_table(preprocess, float(scale), int(zero), "int8" if name == "int8" else "uint8")
+    if (table == table[0]).all():  # one look-up for all channels, several times as fast
+        return np.frombuffer(bytearray(image.tobytes().translate(table[0].tobytes())), table.dtype).reshape(image.shape)
     out = np.empty(image.shape, table.dtype)
     for channel in range(image.shape[-1]):
         np.take(table[channel], image[..., channel], out=out[..., channel])
