@@ -69,10 +69,7 @@ def _drawings(subject: Subject, phases: Mapping[int, str], items: Items) -> list
     if subject.steps:
         return stages(subject.nodes, subject.steps, items)
     program = subject.program
-    return [
-        dataflow(program, first, entry_end(program, entry), f"dataflow of {entry}", phases, items)
-        for entry, first in program.entries.items()
-    ]
+    return [dataflow(program, entry, entry_end(program, entry), phases, items) for entry in program.entries]
 
 
 def _works(subject: Subject) -> dict[str, Work]:

@@ -32,8 +32,8 @@ def _places(view: View) -> Ints:
     return (view.addr + y[:, None, None] + x[None, :, None] + c[None, None, :]).reshape(-1)
 
 
-def dataflow(program: Program, first: int, last: int, name: str, phases: Mapping[int, str], items: Items) -> Stage:
-    """The nodes of the instructions first..last in the order of the code, with an edge wherever one reads what another wrote. Nodes of several
+def dataflow(program: Program, entry: str, last: int, phases: Mapping[int, str], items: Items) -> Stage:
+    """The nodes of the instructions from ``entry`` to ``last`` in the order of the code, with an edge wherever one reads what another wrote. Nodes of several
     phases are drawn once for each phase."""
     top = {space: max((v.end for v in program.views.values() if v.space == space), default=0) for space in ("buf", "acc", "host")}
     marks = {space: np.full(n, -1, np.int32) for space, n in top.items()}
@@ -41,7 +41,7 @@ def dataflow(program: Program, first: int, last: int, name: str, phases: Mapping
     numbers: dict[tuple[str, str], int] = {}
     kinds: list[list[str]] = []
     edges: dict[tuple[int, int], None] = {}
-    for i in range(first, last + 1):
+    for i in range(program.entries[entry], last + 1):
         instr = program.code[i]
         if not instr.origin.node:
             continue
@@ -68,4 +68,4 @@ def dataflow(program: Program, first: int, last: int, name: str, phases: Mapping
         items(Item(names_of(node)[0], phase, f"{node}: {' '.join(kinds[n])}", names_of(node), 1 << PHASES.index(phase)))
         for (node, phase), n in numbers.items()
     ]
-    return Stage(name, drawn, list(edges), layered(len(drawn), list(edges)))
+    return Stage(f"dataflow of {entry}", drawn, list(edges), layered(len(drawn), list(edges)), entry=entry)

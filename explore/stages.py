@@ -54,7 +54,7 @@ class Items:
 class Stage:
     """A drawing. ``items``: of every node; ``edges``: (from, to); ``marks``: what the pass did to each node (0 nothing, 1 new, 2 changed);
     ``gone``: items that it removed. ``saved``: edges from forward values to the errors that need them. ``backward``: how many of the last nodes
-    compute errors and updates."""
+    compute errors and updates. ``entry``: the entry point that it draws the code of, if it is no graph of the compiler."""
 
     name: str
     items: list[int]
@@ -64,6 +64,7 @@ class Stage:
     gone: list[int] = field(default_factory=list)
     saved: list[tuple[int, int]] = field(default_factory=list)
     backward: int = 0
+    entry: str = ""
 
 
 def _edges(ops: Sequence[Op]) -> list[tuple[int, int]]:
@@ -187,5 +188,5 @@ def packed(stage: Stage) -> dict[str, Any]:
     bends = {i: [n for x, layer in bend for n in (round(100 * x), layer)] for i, bend in enumerate(stage.layout.bends) if bend}
     return {
         "name": stage.name, "items": stage.items, "x": place, "y": stage.layout.layer, "edges": [n for edge in stage.edges for n in edge],
-        "bends": bends, "marks": stage.marks, "gone": stage.gone, "saved": [n for edge in stage.saved for n in edge], "backward": stage.backward,
+        "bends": bends, "marks": stage.marks, "gone": stage.gone, "saved": [n for edge in stage.saved for n in edge], "backward": stage.backward, "entry": stage.entry,
     }  # fmt: skip

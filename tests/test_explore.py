@@ -197,7 +197,7 @@ def test_the_dataflow_in_the_code_is_the_graph(subject: Subject) -> None:
     assert subject.compiled is not None
     graph, items = subject.compiled.graph, Items()
     program = subject.program
-    stage = dataflow(program, program.entries["infer"], entry_end(program, "infer"), "", phases_of(program), items)
+    stage = dataflow(program, "infer", entry_end(program, "infer"), phases_of(program), items)
     found = {(items.all[stage.items[a]].nodes, items.all[stage.items[b]].nodes) for a, b in stage.edges}
     expected: set[tuple[tuple[str, ...], tuple[str, ...]]] = set()
 

@@ -27,10 +27,20 @@ const detailPane = (() => {
     box.innerHTML = svg;
     return box;
   };
+  const most = (words, value, text) => {
+    const best = D.layers.map((layer, l) => [l, layer.names.length ? value(layer, l) ?? 0 : 0]).sort((a, b) => b[1] - a[1])[0];
+    return best && best[1] > 0 ? [words, make("button", { className: "link", onclick: () => select("layer", best[0]) }, `${short(best[0])}, ${text(best[1])}`)] : null;
+  };
+  const begin = rows([
+    ...entries.map((e, k) => most(`slowest, ${entryTitle(e).toLowerCase()}`, (layer) => layer.shares[k]?.[0], (v) => percent(v / e.cycles))),
+    ...entries.map((e, k) => most(`most energy, ${entryTitle(e).toLowerCase()}`, (layer) => layer.shares[k]?.[1], (v) => percent(v / e.joules))),
+    most("furthest from its bound", (layer) => (layer.bound && layer.shares[0] ? layer.shares[0][0] / layer.bound : 0), (v) => `× ${v.toFixed(2)}`),
+    most("most copies", (layer) => (layer.copies > 1 ? layer.copies : 0), String), most("most of the buffer", (layer) => Math.max(0, ...layer.shares.map((s) => s?.[2] ?? 0)), (v) => si(v, "B")),
+  ].filter(Boolean));
   const show = () => {
     $("#clear").hidden = !state.sel;
     if (!state.sel) {
-      pane.replaceChildren(make("p", { className: "dim" }, "Choose a node, an instruction, a sub-array, a moment or a layer: what belongs to it lights up everywhere."));
+      pane.replaceChildren(make("p", { className: "dim" }, "Choose a node, an instruction, a sub-array, a moment or a layer: what belongs to it lights up everywhere. To begin with:"), begin);
       return;
     }
     const [kind, number] = state.sel, layers = [...lit.layers];

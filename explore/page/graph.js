@@ -5,8 +5,9 @@ const graphPane = (() => {
   const canvas = $("#graph"), sheet = $(".sheet", canvas), slider = $("#stage"), gone = $("#gone");
   let buttons = [], zoom = 1;
   slider.max = D.stages.length - 1;
-  const back = D.stages.findIndex((s) => s.name === "backward");
-  const parts = back > 0 ? [["Forward", back - 1], ["Backward", back], ["Together", back + 1]] : D.stages.map((s, i) => [s.name, i]);
+  const last = D.stages.length - 1; // forward, backward, together: the last three of a model that trains
+  const parts = D.stages[last].backward ? [["Forward", last - 2], ["Backward", last - 1], ["Together", last]] : D.stages.flatMap((s, i) => (s.entry ? [[s.entry, i]] : []));
+  $("#part").hidden = parts.length < 2;
   parts.forEach(([label, stage]) => $("#part").append(make("label", {}, make("input", { type: "radio", name: "part", value: stage, onchange: () => change({ stage }) }), make("span", {}, label))));
 
   const place = (stage) => {
@@ -97,6 +98,10 @@ const graphPane = (() => {
   };
   on("stage", (from) => { draw(); heat(); show(from); if (!state.sel) centre(); });
   on("entry", "heat", heat);
+  on("entry", () => { // a program without its model has a drawing for every entry point
+    const own = D.stages.findIndex((s) => s.entry === entries[state.entry].name);
+    if (own >= 0 && own !== state.stage) change({ stage: own });
+  });
   on("sel", show);
   slider.addEventListener("input", () => change({ stage: +slider.value }));
   const go = (by) => change({ stage: Math.min(D.stages.length - 1, Math.max(0, state.stage + by)) });

@@ -81,7 +81,8 @@ const write = () => {
 const read = () => {
   const said = new URLSearchParams(location.hash.slice(1));
   const entry = Math.max(0, entries.findIndex((e) => e.name === said.get("run")));
-  const step = said.has("step") ? +said.get("step") : D.stages.length - 1;
+  const own = D.stages.findIndex((s) => s.entry === entries[entry].name);
+  const step = said.has("step") ? +said.get("step") : own >= 0 ? own : D.stages.length - 1;
   const heat = HEATS.some(([k]) => k === said.get("heat")) ? said.get("heat") : "cycles";
   const [kind, number] = (said.get("sel") ?? "").split(".");
   const sizes = { item: D.items.length, layer: D.layers.length, instr: COUNT, sub: D.machine.subarrays, time: entries[entry].timeline.kind.length };

@@ -168,7 +168,8 @@ const heatText = (value) => (value === null ? "–" : { cycles: (v) => `${si(v, 
   bound: (v) => `× ${v.toFixed(2)}`, buffer: (v) => si(v, "B") }[state.heat](value));
 let heatTop = 1;
 const heatRange = () => {
-  heatTop = Math.max(1e-30, ...D.layers.map((layer, l) => (layer.names.length ? heatOf([l]) ?? 0 : 0)));
+  const top = (kept) => Math.max(0, ...D.layers.map((layer, l) => (kept(layer) ? heatOf([l]) ?? 0 : 0)));
+  heatTop = top((layer) => layer.names.length) || top(() => true) || 1;
   if (state.heat === "bound") heatTop = Math.max(1.01, heatTop);
 };
 const heatLevel = (value) => { // 0..1, null where there is none

@@ -71,7 +71,7 @@ const timePane = (() => {
       ctx.fillRect(x, lanes.layer, w, 20);
       ctx.globalAlpha = 1;
       if (w > 24 && layer >= 0) {
-        const words = [short(layer), short(layer).split(/[./]/).slice(-2).join(".")].find((name) => ctx.measureText(name).width < w - 8);
+        const words = [short(layer), short(layer).replace(/^[^./]*[./]/, "")].find((name) => ctx.measureText(name).width < w - 8);
         if (words) { ctx.fillStyle = on ? surface : text; ctx.textAlign = "left"; ctx.fillText(words, x + 4, lanes.layer + 10.5); }
       }
     });
