@@ -52,7 +52,7 @@ class Items:
 
 @dataclass(frozen=True)
 class Stage:
-    """A drawing. ``items``: of every node; ``edges``: (from, to); ``marks``: what the pass did to each node (0 nothing, 1 new, 2 changed);
+    """A drawing. ``items``: of every node; ``edges``: (from, to); ``marks``: what the pass did to each node (0 nothing, 1 new, 2 changed), ``was``: items of the changed ones before;
     ``gone``: items that it removed. ``saved``: edges from forward values to the errors that need them. ``backward``: how many of the last nodes
     compute errors and updates. ``entry``: the entry point that it draws the code of, if it is no graph of the compiler."""
 
@@ -61,6 +61,7 @@ class Stage:
     edges: list[tuple[int, int]]
     layout: Layout
     marks: list[int] = field(default_factory=list)
+    was: dict[int, int] = field(default_factory=dict)
     gone: list[int] = field(default_factory=list)
     saved: list[tuple[int, int]] = field(default_factory=list)
     backward: int = 0
@@ -117,7 +118,8 @@ def _compared(
     edges = _edges(graph.ops)
     layout = layered(len(graph.ops), edges)
     gone = [number for op, number in before.items() if op not in now]
-    return Stage(name, list(now.values()), edges, layout, marks, gone), now
+    was = {i: before[op] for i, op in enumerate(now) if marks[i] == CHANGED}
+    return Stage(name, list(now.values()), edges, layout, marks, was, gone), now
 
 
 def _together(forward: Stage, train: TrainGraph, numbers: Sequence[int]) -> Stage:
@@ -153,9 +155,8 @@ def _together(forward: Stage, train: TrainGraph, numbers: Sequence[int]) -> Stag
         edges,
         layout,
         [SAME] * (count + len(numbers)),
-        [],
-        saved,
-        len(numbers),
+        saved=saved,
+        backward=len(numbers),
     )
 
 
@@ -188,5 +189,5 @@ def packed(stage: Stage) -> dict[str, Any]:
     bends = {i: [n for x, layer in bend for n in (round(100 * x), layer)] for i, bend in enumerate(stage.layout.bends) if bend}
     return {
         "name": stage.name, "items": stage.items, "x": place, "y": stage.layout.layer, "edges": [n for edge in stage.edges for n in edge],
-        "bends": bends, "marks": stage.marks, "gone": stage.gone, "saved": [n for edge in stage.saved for n in edge], "backward": stage.backward, "entry": stage.entry,
+        "bends": bends, "marks": stage.marks, "was": stage.was, "gone": stage.gone, "saved": [n for edge in stage.saved for n in edge], "backward": stage.backward, "entry": stage.entry,
     }  # fmt: skip

@@ -186,6 +186,8 @@ def test_a_stage_marks_what_its_pass_changed(subject: Subject, data: dict[str, A
         assert stage["name"] == name
         if before:
             assert stage["marks"].count(1) == len(text.keys() - before.keys())
+            assert all(data["items"][was][2] != data["items"][stage["items"][int(i)]][2] for i, was in stage["was"].items())
+            assert len(stage["was"]) == stage["marks"].count(2)
             assert stage["marks"].count(2) == sum(before[n] != t for n, t in text.items() if n in before)
             assert len(stage["gone"]) == len(before.keys() - text.keys())
         before = text

@@ -19,6 +19,10 @@ const detailPane = (() => {
       ...(kind === "sub" ? [] : chips("sub-arrays", [...lit.subs].map((s) => [String(s), "sub", s]), 16))];
   };
   const tileColour = (k) => `var(${["--k-row_decoder", "--k-buffer", "--k-shift_adder", "--k-periphery", "--k-column_decoder", "--k-control"][k % 6]})`;
+  const before = (item) => { // its statement before the pass of this step
+    const stage = D.stages[state.stage], was = stage.was[stage.items.indexOf(item)];
+    return was === undefined ? [] : [make("p", { className: "dim" }, `before ${stage.name}`), make("pre", {}, D.items[was][2]), make("p", { className: "dim" }, "after it")];
+  };
   const tiles = (s) => {
     const { rows: high, columns: wide } = D.machine, found = tilesOf.get(s) ?? [];
     const svg = `<svg class="tiles" viewBox="0 0 ${2 * wide * 4} ${high * 4}" preserveAspectRatio="none" role="img" aria-label="Matrices in the rows and weight columns of the sub-array">${found.map(([m, row, col, , , r, c], k) =>
@@ -47,7 +51,7 @@ const detailPane = (() => {
     const inside = [];
     if (kind === "item") {
       const [label, op, text] = D.items[number];
-      inside.push(make("h3", { className: "title" }, label), make("p", { className: "dim" }, op), make("pre", {}, text), rows([...costs(layers, lit.phases), ...bounds(layers), ...copies(layers)]));
+      inside.push(make("h3", { className: "title" }, label), make("p", { className: "dim" }, op), ...before(number), make("pre", {}, text), rows([...costs(layers, lit.phases), ...bounds(layers), ...copies(layers)]));
     } else if (kind === "layer") {
       inside.push(make("h3", { className: "title" }, short(number)), make("p", { className: "dim" }, whole(number)), rows([...costs(layers, ALL_PHASES), ...bounds(layers), ...copies(layers)]));
     } else if (kind === "sub") {

@@ -8,7 +8,12 @@ const graphPane = (() => {
   const last = D.stages.length - 1; // forward, backward, together: the last three of a model that trains
   const parts = D.stages[last].backward ? [["Forward", last - 2], ["Backward", last - 1], ["Together", last]] : D.stages.flatMap((s, i) => (s.entry ? [[s.entry, i]] : []));
   $("#part").hidden = parts.length < 2;
-  parts.forEach(([label, stage]) => $("#part").append(make("label", {}, make("input", { type: "radio", name: "part", value: stage, onchange: () => change({ stage }) }), make("span", {}, label))));
+  const choose = (stage) => { // errors and updates are part of a run that trains
+    const trains = entries.findIndex((e) => (D.stages[stage].entry ? e.name === D.stages[stage].entry : e.trains));
+    const away = D.stages[stage].entry || (stage === last - 1 && D.stages[last].backward);
+    change({ stage, ...(away && trains >= 0 && trains !== state.entry ? { entry: trains } : {}) });
+  };
+  parts.forEach(([label, stage]) => $("#part").append(make("label", {}, make("input", { type: "radio", name: "part", value: stage, onchange: () => choose(stage) }), make("span", {}, label))));
 
   const place = (stage) => {
     const xs = stage.x.map((x) => (x / 100) * NODE.dx), ys = stage.y.map((y) => y * NODE.dy);
