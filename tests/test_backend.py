@@ -79,6 +79,31 @@ def test_a_small_buffer_streams_and_spills(size: int) -> None:
     assert case.events["instructions"] > reference.events["instructions"], "stripes and transfers are issued one by one"
 
 
+def gated() -> onnx.ModelProto:
+    """Squeeze-and-excite, SiLU, a map and a product of two branches; everything that learns is in front of them."""
+    b = Builder(seed=2, pow2=True)
+    x = b.conv(b.input((3, 20, 20), low=0.0), 6, 3, trainable=True, name="stem")
+    x = b.excite(b.product(x, b.unary(x, "Sigmoid")), trainable=True)
+    x = b.product(b.unary(b.conv(x, 1, 1), "Tanh"), x)
+    x = b.product(b.conv(x, 6, 3, stride=2, act="relu"), b.unary(b.conv(x, 6, 3, stride=2), "PRelu"))
+    return b.model(b.gemm(b.global_pool(x, pow2=True), 5, name="head", dtype="int8", trainable=True))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"buffer__bytes": size} for size in (5000, 3000, 2600)] + [{"accumulator__entries": n} for n in (900, 400)],
+    ids=str,
+)
+def test_products_and_tables_in_stripes(changes: dict[str, Any]) -> None:
+    """A broadcast factor is whole whatever the stripes are; what does not fit is loaded again."""
+    reference, case = check(gated()), check(gated(), machine=machine_with(**changes), engines=FAST)
+    np.testing.assert_array_equal(case.logits, reference.logits)
+    assert lint(case.compiled.program) == []
+    assert case.events["instructions"] > reference.events["instructions"]
+    if changes.get("buffer__bytes", 5000) < 4000:
+        assert sum(home == "host" for home in case.compiled.plan.home.values()) > 2
+
+
 def test_few_accumulators_cut_columns() -> None:
     model = models.residual_net(size=12, width=40, blocks=1, train="head")
     case = check(model, machine=machine_with(accumulator__entries=400), engines=FAST)
