@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from sasimc.backend.builder import Builder, Stage, stripe_loop
 from sasimc.backend.mapping import LayerMatrix, Placement, row_window
 from sasimc.backend.pixel_packing import Run
-from sasimc.backend.stripes import STREAMABLE, Chain, ForwardPlan, column_chunk, dilations, ring_rows, window
+from sasimc.backend.stripes import STREAMABLE, Chain, ForwardPlan, column_chunk, dilations, pooled_rows, ring_rows, window
 from sasimc.ir.graph import Graph, Op
 from sasimc.isa.objects import Matrix
 from sasimc.isa.spec import RowRange
@@ -98,7 +98,9 @@ class ForwardEmitter:
             ring = r_in if depthwise else ring_rows(r_in, stride, extent)
             hosted = plan.home.get(plan.roots.get(x, x)) == "host"
             if j == 0:
-                if hosted and op.kind in STREAMABLE:
+                if hosted and (pooled := pooled_rows(graph, b.machine, op)):
+                    x_view = self._pooled(k, op, pooled)
+                elif hosted and op.kind in STREAMABLE:
                     x_view = self._temp(k, f"in:{op.name}:0", x, ring)
                     stages.append(self._load(op, x, x_view, r_in, d_in, t_in.shape[0]))
                 elif hosted:
@@ -129,6 +131,30 @@ class ForwardEmitter:
             stages += self._after(k, op, out_view, r_out, d_out, chain)
             x_view = out_view
         stripe_loop(b, stages)
+
+    def _pooled(self, k: int, op: Op, rows: int) -> str:
+        """Add up the planes of a global average pool's input, stripe by stripe: products with one, less the zero point. Returns no view."""
+        b, x = self.b, op.inputs[0]
+        t = self.graph.type(x)
+        view, one = (
+            self._temp(k, f"in:{op.name}:0", x, rows),
+            b.view("one", "buf", "u8", (1, 1, 1), self.plan.temps[k][f"one:{op.name}"]),
+        )
+        acc = self._sums(op, self.plan.sums[k], 1)
+
+        def run(rr: RowRange) -> None:
+            with b.origin(op.origin or op.name):
+                b.emit("hld", view, self._host_view(x), self.sample, rr)
+                b.emit("prod", acc, view, one, rr)
+
+        with b.origin(op.origin or op.name):
+            b.emit("fill", one, 1, RowRange(0, 0, 1))
+        stripe_loop(b, [Stage(rows, 0, t.shape[0], run)])
+        return ""
+
+    def _sums(self, op: Op, first: int, rows: int) -> str:
+        """Accumulators of an operation, of so many rows, from word ``first`` on."""
+        return self.b.view(f"{op.name}.acc", "acc", "i32", self.graph.type(op.output).shape, first, ring=rows)
 
     def _host_view(self, value: str) -> str:
         """The host's copy of ``value``: the bytes of its root in its own shape."""
@@ -199,11 +225,13 @@ class ForwardEmitter:
         if op.kind == "conv":
             return [stage(*self._dense(op, x, out, geom, min(r, h)))]
         if op.kind in ("avgpool", "rescale", "resize"):
-            acc = b.view(f"{op.name}.acc", "acc", "i32", shape, sums, ring=r)
+            acc = self._sums(op, sums, r)
+            if not x:  # added up already, without zero points
+                return [stage(("req", out, acc, requant_table(b, graph, op.with_attrs(bias=0), 0, c), ROWS))]
             product = "ups" if op.kind == "resize" else "pavg"
             return [stage((product, acc, x, geom, ROWS), ("req", out, acc, requant_table(b, graph, op, 0, c), ROWS))]
         if op.kind == "mul":
-            acc = b.view(f"{op.name}.acc", "acc", "i32", shape, sums, ring=r)
+            acc = self._sums(op, sums, r)
             return [stage(("prod", acc, x, others[0], ROWS), ("req", out, acc, requant_table(b, graph, op, 0, c), ROWS))]
         if op.kind == "lut":
             table = b.table(op.name, "lut", {}, {"values": graph.constant(op, "table").reshape(-1)})

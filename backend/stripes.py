@@ -17,7 +17,18 @@ from sasimc.backend.builder import CapacityError
 from sasimc.ir.graph import Graph, Op
 from sasimc.isa.machine import Machine
 
-__all__ = ["Chain", "ForwardPlan", "column_chunk", "dilations", "plan_forward", "ring_rows", "root_values", "row_bytes", "window"]
+__all__ = [
+    "Chain",
+    "ForwardPlan",
+    "column_chunk",
+    "dilations",
+    "plan_forward",
+    "pooled_rows",
+    "ring_rows",
+    "root_values",
+    "row_bytes",
+    "window",
+]
 
 STREAMABLE = {"conv", "add", "mul", "lut", "rescale", "avgpool", "maxpool"}
 ALIGN = 4
@@ -45,6 +56,15 @@ def row_bytes(graph: Graph, value: str) -> int:
     """Bytes of one row of an 8-bit tensor."""
     _, w, c = graph.type(value).shape
     return w * c
+
+
+def pooled_rows(graph: Graph, machine: Machine, op: Op) -> int:
+    """Rows of a stripe in which a global average pool adds up an input that lives in host memory; 0 for other operations."""
+    if op.kind != "avgpool" or not op.flag("global"):
+        return 0
+    height = graph.type(op.inputs[0]).shape[0]
+    most = max(1, min(height, machine.buffer.bytes // 8 // row_bytes(graph, op.inputs[0])))
+    return -(-height // -(-height // most))
 
 
 @dataclass(frozen=True)
@@ -178,7 +198,10 @@ class _Planner:
             ring = r_in if dw else ring_rows(r_in, stride, extent)
             if j or home.get(self.root(x)) == "host":
                 full = op.kind not in STREAMABLE
-                out[f"in:{op.name}:0"] = (h_in if full else min(ring, h_in)) * row_bytes(graph, x)
+                pooled = 0 if j else pooled_rows(graph, self.machine, op)
+                out[f"in:{op.name}:0"] = (pooled or (h_in if full else min(ring, h_in))) * row_bytes(graph, x)
+                if pooled:
+                    out[f"one:{op.name}"] = 1
             for i, other in enumerate(op.inputs[1:], 1):
                 if home.get(self.root(other)) == "host":
                     out[f"in:{op.name}:{i}"] = min(r_out, h_out) * row_bytes(graph, other)
