@@ -70,9 +70,10 @@ class Preprocess:
         if min(self.std) <= 0:
             raise SasError(f"preprocessing: 'std' is {self.std}", hint="every standard deviation must be above 0")
         if isinstance(self.size, list | tuple):
-            object.__setattr__(self, "size", self.size[0] if len(set(self.size)) == 1 else tuple(self.size))
+            square = len(self.size) > 0 and all(side == self.size[0] for side in self.size)
+            object.__setattr__(self, "size", self.size[0] if square else tuple(self.size))
         sides = self.size if isinstance(self.size, tuple) else (self.size, self.size)
-        for key, value in (*(("size", side) for side in sides), ("resize", self.resize)):
+        for key, value in (*(("size", side) for side in sides or (None,)), ("resize", self.resize)):
             if len(sides) != 2 or isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 8192:
                 raise SasError(f"preprocessing: {key!r} is {getattr(self, key)!r}", hint="a whole number of pixels, 1..8192")
         if self.resize < min(sides):

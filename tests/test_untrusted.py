@@ -11,6 +11,7 @@ import tracemalloc
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import models
 import numpy as np
@@ -21,6 +22,7 @@ from onnx import helper
 from sasimc.cli.network import names_of
 from sasimc.datasets.arrays import parse_npy
 from sasimc.datasets.fetch import unpack_tar
+from sasimc.datasets.preprocess import Preprocess
 from sasimc.evaluation.run import load_run
 from sasimc.frontend.load import load_model
 from sasimc.isa import cache
@@ -161,6 +163,12 @@ def test_a_config_beside_a_model_whose_sizes_overflow(tmp_path: Path) -> None:
     config = {"pretrained_cfg": {"mean": [0.5], "std": [0.5], "crop_pct": 5e-324}}
     (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     assert find_preprocess(onnx.ModelProto(), tmp_path / "m.onnx", 32, {}).guess
+
+
+@pytest.mark.parametrize("size", [[[]], [], [{}, {}], [32, [32]], "32"])
+def test_sizes_of_preprocessing_that_are_no_numbers(size: Any) -> None:
+    with pytest.raises(SasError, match="preprocessing: 'size' is"):
+        Preprocess.from_json({"size": size, "resize": 64})
 
 
 def test_a_run_report_with_half_a_place(tmp_path: Path) -> None:
