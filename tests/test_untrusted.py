@@ -19,6 +19,7 @@ import onnx
 import pytest
 from onnx import helper
 
+from sasimc.api import CompileOptions, compile_model
 from sasimc.cli.network import names_of
 from sasimc.datasets.arrays import parse_npy
 from sasimc.datasets.fetch import unpack_tar
@@ -169,6 +170,14 @@ def test_a_config_beside_a_model_whose_sizes_overflow(tmp_path: Path) -> None:
 def test_sizes_of_preprocessing_that_are_no_numbers(size: Any) -> None:
     with pytest.raises(SasError, match="preprocessing: 'size' is"):
         Preprocess.from_json({"size": size, "resize": 64})
+
+
+def test_a_squeeze_that_drops_a_batch_of_one() -> None:
+    model = models.plain_cnn(size=6, channels=(3, 4))
+    node = next(n for n in model.graph.node if n.name == "conv1_relu")
+    node.op_type = "Squeeze"
+    with pytest.raises(SasError, match=r"has the shape \[4, 3, 3\], not 36 elements"):
+        compile_model(model, CompileOptions(verify=True))
 
 
 def test_a_run_report_with_half_a_place(tmp_path: Path) -> None:

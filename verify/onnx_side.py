@@ -13,6 +13,7 @@ scale: what onnxruntime makes there is quantised with it and compared, and its r
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -188,7 +189,13 @@ def _as_stored(found: FloatImport, value: str, tensor: Array, shape: tuple[int, 
     act = found.tensors[value]
     layout = found.graph.type(act.value).layout
     assert layout is not None
-    return layout.stored(np.moveaxis(tensor, act.batch, 0).astype(np.int64), shape)
+    samples = np.moveaxis(tensor, act.batch, 0) if act.batch < tensor.ndim else tensor
+    if samples.size != len(samples) * math.prod(shape):
+        raise SasError(
+            f"in onnxruntime this tensor has the shape {list(tensor.shape)}, not {math.prod(shape)} elements a sample", where=value,
+            hint="does an operator drop a batch of one, as Squeeze without axes does? name its axes",
+        )  # fmt: skip
+    return layout.stored(samples.astype(np.int64), shape)
 
 
 def _session(
