@@ -16,6 +16,7 @@ from sasimc.explore.layers import Layer, layers
 from sasimc.explore.stages import Items, Stage, names_of, stages
 from sasimc.explore.stages import packed as packed_stage
 from sasimc.explore.timeline import packed as packed_timeline
+from sasimc.explore.timeline import timeline
 from sasimc.explore.work import HALF, Work, entry_end, matrix_of, ones_of, phases_of
 from sasimc.frontend.outline import Node
 from sasimc.ir.graph import Graph, TrainGraph
@@ -72,16 +73,24 @@ def _drawings(subject: Subject, phases: Mapping[int, str], items: Items) -> list
     return [dataflow(program, entry, entry_end(program, entry), phases, items) for entry in program.entries]
 
 
-def _works(subject: Subject) -> dict[str, Work]:
-    """One run of every entry: of one image where the entry does not train, else of a batch."""
+LONGEST = 120_000
+"""Executions of a timeline at most; a larger batch is shown with fewer images."""
+
+
+def _works(subject: Subject) -> dict[str, tuple[int, Work]]:
+    """One run of every entry, and its images: one where the entry does not train, else the batch, or as many as the timeline has room for."""
     program = subject.program
     run = subject.measured.run if subject.measured else None
     ones = ones_of(run, program.machine.array.weight_bits) if run else HALF
     phases = phases_of(program)
-    works: dict[str, Work] = {}
+    works: dict[str, tuple[int, Work]] = {}
     for entry, first in program.entries.items():
         trains = any(phases[i] != PHASES[0] for i in range(first, entry_end(program, entry) + 1))
-        works[entry] = Work.of(program, entry, {"batch": subject.batch if trains else 1}, subject.model, ones)
+        images = 1
+        if trains:
+            each = len(timeline(program, entry, {"batch": 1}).kind)
+            images = max(1, min(subject.batch, LONGEST // max(1, each)))
+        works[entry] = images, Work.of(program, entry, {"batch": images}, subject.model, ones)
     return works
 
 
@@ -117,11 +126,11 @@ def _layer(layer: Layer, entries: Sequence[str], number: Mapping[str, int]) -> d
     }  # fmt: skip
 
 
-def _entry(name: str, work: Work, batch: int, clock: float) -> dict[str, Any]:
+def _entry(name: str, work: Work, images: int, clock: float) -> dict[str, Any]:
     trains = len(set(work.timeline.phase)) > 1
     cycles = work.timeline.cycles
     return {
-        "name": name, "images": batch if trains else 1, "trains": trains, "cycles": cycles, "seconds": cycles / clock,
+        "name": name, "images": images, "trains": trains, "cycles": cycles, "seconds": cycles / clock,
         "joules": math.fsum(work.joules.values()), "components": work.sums("component"), "categories": work.sums("category"),
         "times": [n for i, (count, spent) in sorted(work.times.items()) for n in (i, count, _rounded(spent), _rounded(work.joules[i]))],
         "first": work.first, "live": work.live, "timeline": packed_timeline(work.timeline, PHASES),
@@ -137,7 +146,7 @@ def content(subject: Subject) -> dict[str, Any]:
     program, machine = subject.program, subject.program.machine
     phases, items = phases_of(program), Items()
     drawings, works = _drawings(subject, phases, items), _works(subject)
-    rows = layers(program, works, phases, subject.compiled)
+    rows = layers(program, {name: work for name, (_, work) in works.items()}, phases, subject.compiled)
     origins = [layer.origin for layer in rows]
     names = list(dict.fromkeys([n for o in origins for n in names_of(o)] + [n for item in items.all for n in item.nodes]))
     number = {name: i for i, name in enumerate(names)}
@@ -175,6 +184,6 @@ def content(subject: Subject) -> dict[str, Any]:
             for m in program.matrices.values()
         ],
         "places": [v for place in places for v in place],
-        "entries": [_entry(name, work, subject.batch, machine.clock_hz) for name, work in works.items()],
+        "entries": [_entry(name, work, images, machine.clock_hz) for name, (images, work) in works.items()],
         "run": _measured(subject, origins),
     }  # fmt: skip

@@ -14,6 +14,8 @@ __all__ = ["Layout", "layered", "spread"]
 SWEEPS = 8
 BEND_WIDTH = 0.4
 """Room of a passing edge, in widths of a node."""
+MOST_BENDS = 40_000
+"""Places for passing edges in all; the shortest edges get theirs first, the others run straight to their end."""
 
 
 @dataclass(frozen=True)
@@ -69,17 +71,19 @@ def layered(count: int, edges: Sequence[tuple[int, int]]) -> Layout:
     layer = _layers(count, edges)
     above: list[list[int]] = [[] for _ in range(count)]
     below: list[list[int]] = [[] for _ in range(count)]
-    chains: list[list[int]] = []
-    for a, b in edges:
-        chain = list(range(len(layer), len(layer) + layer[b] - layer[a] - 1))
-        for depth in range(layer[a] + 1, layer[b]):
-            layer.append(depth)
-            above.append([])
-            below.append([])
+    chains: list[list[int]] = [[] for _ in edges]
+    for i in sorted(range(len(edges)), key=lambda i: layer[edges[i][1]] - layer[edges[i][0]]):
+        a, b = edges[i]
+        chain = chains[i]
+        if len(layer) - count + layer[b] - layer[a] - 1 <= MOST_BENDS:
+            for depth in range(layer[a] + 1, layer[b]):
+                chain.append(len(layer))
+                layer.append(depth)
+                above.append([])
+                below.append([])
         for upper, lower in zip([a, *chain], [*chain, b], strict=True):
             below[upper].append(lower)
             above[lower].append(upper)
-        chains.append(chain)
     rows: list[list[int]] = [[] for _ in range(max(layer, default=0) + 1)]
     for node, depth in enumerate(layer):
         rows[depth].append(node)
