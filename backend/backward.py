@@ -24,7 +24,7 @@ MOMENTUM = 3
 """A velocity keeps 1 - 2^-3 of itself a step (docs/reference/numerics.md)."""
 RANGE_OFFSET, RANGE_PERIOD = 256, 16
 """A remembered range is stored plus the offset, so that 0 is less than any; it loses one bit every period (a power of two) of steps."""
-PRODUCTS = ("xent", "merge", "conv_t", "avgpool_t", "maxpool_t", "resize_t", "mul_t", "lut_t")
+PRODUCTS = ("xent", "sqerr", "merge", "conv_t", "avgpool_t", "maxpool_t", "resize_t", "mul_t", "lut_t")
 
 
 class Arena:
@@ -153,7 +153,7 @@ class BackwardEmitter:
         if product is None:
             self._pass1_pointwise(op, shape, bits, [(self.errors[value], "i8")], None)
             b.emit("addi", exponent, self.exponents[value], op.int_attr("exp_add"))
-        elif product.kind == "xent":
+        elif product.kind in ("xent", "sqerr"):
             self._pass1_pointwise(op, shape, bits, [(self.loss_error, "i32")], None)
             b.emit("li", exponent, op.int_attr("exp_add"))
         elif product.kind == "merge":

@@ -13,7 +13,7 @@ from sasimc.backend.builder import Builder, CapacityError
 from sasimc.backend.forward import ForwardEmitter
 from sasimc.backend.mapping import Placement, cut_layers, place, split_depthwise
 from sasimc.backend.stripes import ForwardPlan, plan_forward
-from sasimc.ir.graph import INPUTS, OUTPUTS, Graph, TrainGraph, type_range
+from sasimc.ir.graph import INPUTS, OUTPUTS, Graph, Op, TrainGraph, type_range
 from sasimc.ir.layout import Layout
 from sasimc.isa.analysis.estimate import Estimate, estimate
 from sasimc.isa.machine import Machine
@@ -103,7 +103,10 @@ def compile_graph(
     kept: list[str] = []
     if train is not None:
         progress("emit train_step")
-        io["labels"] = b.host("labels", "i32", (1, 1, 1), batch)
+        if any(op.kind == "xent" for op in train.ops):
+            io["labels"] = b.host("labels", "i32", (1, 1, 1), batch)
+        else:
+            io["targets"] = b.host("targets", t_out.dtype, t_out.shape, batch)
         io["loss"] = b.host("loss", "i32", (1, 1, 1), batch)
         back = _train_step(b, graph, train, machine, placement, fed, io, logits, batch)
         peak, kept = max(peak, back.peak), back.kept
@@ -262,25 +265,16 @@ def _train_step(
             "use_hi": int(op.flag("mask_hi")),
         }
         mask_tables[v] = (b.table(f"{v}.mask", "mask", ints), masks[v])
-    xent = next(op for op in train.ops if op.kind == "xent")
-    t = graph.type(logits)
-    loss_error = b.host("loss.error", "i32", t.shape, batch)
+    loss = next(op for op in train.ops if op.kind in ("xent", "sqerr"))
+    loss_error = b.host("loss.error", "i32", graph.type(logits).shape, batch)
     b.entry("train_step")
     b.emit("phase", "forward")
     with b.batch_loop(BATCH, SAMPLE):
         emitter = ForwardEmitter(b, graph, plan, placement, SAMPLE, host, saves, mask_tables)
         emitter.emit()
         view = _results(b, emitter, io, logits)
-        with b.origin(xent.origin or xent.name):
-            ints = {"mult": xent.int_attr("logit_mult"), "t_other": xent.int_attr("t_other"), "t_label": xent.int_attr("t_label")}
-            addr = b.views[view].end
-            wide = b.view("loss.error.buf", "buf", "i32", t.shape, -(-addr // 4) * 4)
-            if b.views[wide].end > machine.buffer.bytes:
-                wide = b.view("loss.error.buf", "buf", "i32", t.shape, 0)
-            b.emit("ldw", LABEL, io["labels"], SAMPLE)
-            b.emit("xent", wide, view, b.table("loss", "loss", ints), LABEL, LOSS)
-            b.emit("stw", io["loss"], LOSS, SAMPLE)
-            b.emit("hst", loss_error, wide, SAMPLE, RowRange(0, 0, 1))
+        with b.origin(loss.origin or loss.name):
+            _loss(b, loss, view, io, loss_error)
     back = BackwardEmitter(
         b, train, placement, BATCH, SAMPLE, batch, saves, masks, {"head": HEAD_EXPONENT, "rep": MODULE_EXPONENT}, loss_error
     )
@@ -288,6 +282,38 @@ def _train_step(
     b.emit("halt")
     back.peak = max(plan.peak, back.peak)
     return back
+
+
+def _loss(b: Builder, loss: Op, output: str, io: dict[str, str], error: str) -> None:
+    """Error and loss of a sample, from its output in the buffer, to the host."""
+    t = b.views[output]
+    height, size = t.shape[0], t.shape[0] * t.shape[1] * t.shape[2]
+    squared = loss.kind == "sqerr"
+    addr = _room_beside(b, output, 5 * size if squared else 4 * size)
+    wide = b.view("loss.error.buf", "buf", "i32", t.shape, addr)
+    if squared:
+        target = b.view("loss.target.buf", "buf", t.dtype, t.shape, addr + 4 * size)
+        b.emit("hld", target, io["targets"], SAMPLE, RowRange(0, 0, height))
+        b.emit("sqerr", wide, output, target, LOSS)
+    else:
+        ints = {"mult": loss.int_attr("logit_mult"), "t_other": loss.int_attr("t_other"), "t_label": loss.int_attr("t_label")}
+        b.emit("ldw", LABEL, io["labels"], SAMPLE)
+        b.emit("xent", wide, output, b.table("loss", "loss", ints), LABEL, LOSS)
+    b.emit("stw", io["loss"], LOSS, SAMPLE)
+    b.emit("hst", error, wide, SAMPLE, RowRange(0, 0, height))
+
+
+def _room_beside(b: Builder, output: str, size: int) -> int:
+    """Address of ``size`` bytes of the buffer that the output does not use; nothing else is needed any more."""
+    behind = -(-b.views[output].end // 4) * 4
+    if behind + size <= b.machine.buffer.bytes:
+        return behind
+    if size <= b.views[output].addr:
+        return 0
+    raise CapacityError(
+        f"the output, its errors and its targets need {behind - b.views[output].addr + size} bytes of the {b.machine.buffer.bytes}-byte buffer",
+        where=output, hint="a smaller output, or a machine with a larger buffer.bytes",
+    )  # fmt: skip
 
 
 def _prove_accumulators(graph: Graph) -> None:

@@ -75,8 +75,9 @@ class Bench:
 
     def _train(self, errors: Any) -> tuple[Any, float]:
         from sasimc.runtime.device import Device
+        from sasimc.training.evaluation import evaluate
         from sasimc.training.recipe import Recipe
-        from sasimc.training.trainer import evaluate, train
+        from sasimc.training.trainer import train
 
         device = Device(self.untrained, self.o.engine, self.o.threads)
         if errors is not None:
@@ -94,7 +95,7 @@ class Bench:
 
     def _measure(self, errors: Any) -> tuple[float, int]:
         from sasimc.runtime.device import Device
-        from sasimc.training.trainer import evaluate
+        from sasimc.training.evaluation import evaluate
 
         device = Device(self.untrained, self.o.engine, self.o.threads)
         if self.state is not None:

@@ -341,7 +341,7 @@ def measure_dataset(folder: Path, o: argparse.Namespace) -> dict[str, Any]:
     from sasimc.datasets.loader import Loader
     from sasimc.runtime.device import Device
     from sasimc.runtime.warmup import warm_up
-    from sasimc.training.trainer import evaluate
+    from sasimc.training.evaluation import evaluate
 
     if o.data is None or not (Path(o.data) / "flowers-17").is_dir():
         return {}

@@ -27,7 +27,7 @@ from sasimc.api import CompileOptions, compile_model
 from sasimc.datasets.dataset import Dataset, open_dataset
 from sasimc.datasets.loader import Loader
 from sasimc.isa.program import Program
-from sasimc.runtime.device import Interface
+from sasimc.runtime.interface import Interface
 from sasimc.training.image.image import DeviceImage
 from sasimc.training.image.tasks import TaskStore
 from sasimc.training.recipe import Recipe

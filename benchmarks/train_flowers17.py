@@ -23,8 +23,9 @@ from sasimc.api import CompileOptions, compile_model
 from sasimc.datasets.dataset import Dataset, open_dataset
 from sasimc.datasets.images import Augment
 from sasimc.runtime.device import Device
+from sasimc.training.evaluation import evaluate
 from sasimc.training.recipe import Recipe, Schedule
-from sasimc.training.trainer import evaluate, train
+from sasimc.training.trainer import train
 from sasimc.zoo.zoo import ZooOptions, build, default_model_path, write
 
 WHAT = {"rep": None, "head": "classifier"}

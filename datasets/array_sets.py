@@ -1,8 +1,13 @@
-"""Data sets in one ``.npz``: ``x`` and ``y``, or ``x_train``, ``y_train``, ``x_test``, ...; and the names of Keras and MedMNIST for the same."""
+"""Data sets in one ``.npz``: ``x`` and ``y``, or ``x_train``, ``y_train``, ``x_test``, ...; and the names of Keras and MedMNIST for the same.
+
+For a network that predicts values, ``y`` are real targets, and may be missing: then the inputs are the targets, and class numbers, where there are any, only
+label the examples.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,21 +17,37 @@ from sasimc.datasets.arrays import ArrayFile, role_of
 from sasimc.datasets.labels_csv import MAX_CLASSES, SPLIT_NAMES, Entry
 from sasimc.isa.errors import SasError
 
-__all__ = ["read_array_set"]
+__all__ = ["ANY_VALUES", "ArraySet", "read_array_set"]
 
+ANY_VALUES = -1
+"""In place of a number of values: every ``y`` that is no class number or name is a target."""
 _HINT = "needed: x and y; or x_train, y_train and perhaps x_val, y_val, x_test, y_test; class_names where they are known"
 
 
-def read_array_set(file: ArrayFile) -> tuple[tuple[str, ...], bool, tuple[Entry, ...], str]:
-    """(class names, whether they are the file's own, entries, name of an array left out or empty). Keys are ``array/number``.
+@dataclass(frozen=True)
+class ArraySet:
+    """Class names, whether they are the file's own, entries (keys are ``array/number``), names of arrays left out; ``targets``: the array with the targets
+    of an array's examples."""
+
+    classes: tuple[str, ...]
+    named: bool
+    entries: tuple[Entry, ...]
+    left: str
+    targets: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_array_set(file: ArrayFile, values: int | None = None) -> ArraySet:
+    """The examples of a file; ``values``: the network predicts so many values an example (None: classes).
 
     Raises:
-        SasError: no x with its y, of other lengths, labels that are neither numbers from 0 nor names.
+        SasError: no x (with its y, where there are classes), of other lengths, labels that are neither numbers from 0 nor names.
     """
     where = str(file.path)
     pairs: dict[str, dict[str, str]] = {}
-    names, left = None, []
-    for array in file.names:
+    names, left = None, list[str]()
+    if values is not None and file.names == ("",):
+        pairs[""] = {"x": ""}
+    for array in file.names if not pairs else ():
         role = role_of(array, SPLIT_NAMES)
         if role is None:
             left.append(array)
@@ -34,9 +55,12 @@ def read_array_set(file: ArrayFile) -> tuple[tuple[str, ...], bool, tuple[Entry,
             names = tuple(map(str, file[array].ravel()))
         elif pairs.setdefault(role[1], {}).setdefault(role[0], array) != array:
             raise SasError(f"{where}: {array} and {pairs[role[1]][role[0]]} mean the same", hint=_HINT)
-    if not pairs or any(set(p) != {"x", "y"} for p in pairs.values()):
+    if not pairs or any("x" not in p or ("y" not in p and values is None) for p in pairs.values()):
         raise SasError(f"{where}: no x with its y among {', '.join(file.names) or 'no arrays'}", hint=_HINT)
-    labels = {split: _labels(file[p["y"]], f"{where}/{p['y']}.npy") for split, p in pairs.items()}
+    targets = {p["x"]: p["y"] for p in pairs.values() if "y" in p and values is not None and _are_targets(file[p["y"]], values)}
+    if targets and len(targets) < len(pairs):
+        raise SasError(f"{where}: {', '.join(targets.values())} holds targets, other examples have none", hint=_HINT)
+    labels = {split: _labels_of(file, p, targets) for split, p in pairs.items()}
     text = [v for v in labels.values() if v.dtype.kind == "U"]
     if text and len(text) != len(labels):
         raise SasError(f"{where}: labels are names in one array and numbers in another", hint=_HINT)
@@ -48,7 +72,27 @@ def read_array_set(file: ArrayFile) -> tuple[tuple[str, ...], bool, tuple[Entry,
     count = max(e.class_id for e in entries) + 1
     if names is not None and len(names) < count:
         raise SasError(f"{where}: label {count - 1} is out of range", hint=f"{len(names)} class names are given")
-    return names or tuple(f"class {i}" for i in range(count)), names is not None, tuple(entries), ", ".join(left)
+    return ArraySet(
+        names or tuple(f"class {i}" for i in range(count)), names is not None, tuple(entries), ", ".join(left), targets
+    )
+
+
+def _are_targets(y: npt.NDArray[Any], values: int) -> bool:
+    if values != ANY_VALUES:
+        return y.dtype.kind in "biuf" and y.ndim > 0 and y.size == len(y) * values
+    try:
+        _labels(y, "")
+    except SasError:
+        return True
+    return False
+
+
+def _labels_of(file: ArrayFile, pair: Mapping[str, str], targets: Mapping[str, str]) -> npt.NDArray[Any]:
+    """[n]: class numbers or names of a split's examples; zeros where they have none."""
+    if "y" not in pair:
+        return np.zeros(len(file[pair["x"]]), np.int64)
+    y = file[pair["y"]]
+    return np.zeros(len(y), np.int64) if pair["x"] in targets else _labels(y, f"{file.path}/{pair['y']}.npy")
 
 
 def _entries(
@@ -58,7 +102,8 @@ def _entries(
     where = f"{file.path}/{pair['x']}.npy"
     if x.ndim < 2 or len(x) != len(labels):
         raise SasError(
-            f"{where}: {list(x.shape)}, {len(labels)} labels in {pair['y']}", hint="the first dimension counts the examples"
+            f"{where}: {list(x.shape)}, {len(labels)} labels in {pair.get('y', 'the file')}",
+            hint="the first dimension counts the examples",
         )
     if names is not None:
         numbers = {n: i for i, n in enumerate(names)}

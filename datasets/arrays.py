@@ -141,7 +141,7 @@ def as_picture(x: Array) -> npt.NDArray[np.uint8] | None:
 
 
 def as_input(
-    x: Array, shape: tuple[int, int, int], dtype: str, scale: float, zero: int, where: str = "array"
+    x: Array, shape: tuple[int, int, int], dtype: str, scale: float, zero: int, where: str = "array", takes: str = "network takes"
 ) -> npt.NDArray[np.int8 | np.uint8]:
     """One or several arrays as the network's input, integers [n, H, W, C].
 
@@ -163,7 +163,7 @@ def as_input(
                 return np.ascontiguousarray(y if x.dtype.kind != "f" else quantise_values(y, scale, zero, dtype))
     raise SasError(
         f"{where}: array {list(x.shape)}",
-        hint=f"the network takes [{channels}, {height}, {width}] or [{height}, {width}, {channels}]",
+        hint=f"the {takes} [{channels}, {height}, {width}] or [{height}, {width}, {channels}]",
     )
 
 

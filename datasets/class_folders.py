@@ -12,7 +12,7 @@ from sasimc.datasets.labels_csv import SPLIT_NAMES, Entry, Table
 from sasimc.datasets.store import SubTree, Tree
 from sasimc.isa.errors import SasError, near
 
-__all__ = ["IMAGE_SUFFIXES", "read_class_folders", "split_of"]
+__all__ = ["IMAGE_SUFFIXES", "images_below", "read_class_folders", "split_of"]
 
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".pbm", ".tif", ".tiff", ".jp2", ".avif", ".tga", ".npy",
@@ -200,3 +200,10 @@ def _require_training(tree: Tree, groups: Sequence[tuple[str, str, Sequence[str]
                 f"{tree.where}: class {name!r} has {len(images)} {split} images and no training images",
                 hint=near(name, trained) or f"the training images are of {', '.join(trained[:8])}",
             )
+
+
+def images_below(tree: Tree) -> tuple[list[str], list[str]]:
+    """(images, other files) anywhere in a tree, in order."""
+    reader = _Reader(tree)
+    found = reader.below("", 64)
+    return sorted(found), reader.left

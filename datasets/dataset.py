@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from sasimc.datasets import procedural
@@ -97,6 +98,7 @@ class Dataset:
     left_out: tuple[str, ...] = ()
     damaged: Damaged = field(default_factory=Damaged, compare=False, repr=False)
     _source: Tree | ArrayFile | None = field(default=None, repr=False)
+    _targets: Mapping[str, str] = field(default_factory=dict, repr=False)
     _drawn: tuple[str, int] = ("", 0)
 
     def items(self, split: str) -> tuple[Item, ...]:
@@ -115,6 +117,21 @@ class Dataset:
             return self._source[name][int(number)]
         data, where = self._source.read(item.key), f"{self._source.where}/{item.key}"
         return parse_npy(data, where) if item.key.lower().endswith(".npy") else decode(data, where)
+
+    @property
+    def arrays(self) -> bool:
+        """Whether the examples are arrays of real values, no pictures."""
+        if not isinstance(self._source, ArrayFile):
+            return False
+        first = next((item.key.rpartition("/")[0] for s in SPLITS for item in self.splits[s]), None)
+        return first is not None and self._source[first].dtype.kind == "f"
+
+    def targets(self, items: Iterable[Item]) -> npt.NDArray[Any] | None:
+        """Real targets [n, ...] of some examples; None where the data have none."""
+        if not self._targets or not isinstance(self._source, ArrayFile):
+            return None
+        places = [item.key.rpartition("/") for item in items]
+        return np.stack([self._source[self._targets[name]][int(number)] for name, _, number in places])
 
     def probe(self, item: Item) -> None:
         """Read what tells whether ``item`` can be loaded: an image's header, an array. Raises SasError as ``load`` does."""
@@ -186,12 +203,13 @@ def _split(table: Table, seed: int) -> tuple[dict[str, list[Entry]], str]:
     return parts, words
 
 
-def _from_path(name: str, path: Path, seed: int) -> Dataset:
-    suffix = path.suffix.lower()
+def _from_path(name: str, path: Path, seed: int, values: int | None = None) -> Dataset:
+    suffix, targets = path.suffix.lower(), dict[str, str]()
     if path.is_file() and suffix in (".npz", ".npy"):
         source: Tree | ArrayFile = ArrayFile(path)
-        classes, named, entries, left = read_array_set(source)
-        table = Table(classes, entries, FolderTree(path.parent), "arrays", f"not used: {left}" if left else "", named)
+        found = read_array_set(source, values)
+        targets, note = dict(found.targets), f"not used: {found.left}" if found.left else ""
+        table = Table(found.classes, found.entries, FolderTree(path.parent), "arrays", note, found.named)
     else:
         is_table = path.is_file() and suffix in (".csv", ".tsv")
         table = read_labels(FolderTree(path.parent), [(path.name, "")]) if is_table else read_layout(open_tree(path))
@@ -200,12 +218,13 @@ def _from_path(name: str, path: Path, seed: int) -> Dataset:
     splits = {s: tuple(Item(e.key, e.class_id) for e in parts[s]) for s in SPLITS}
     counts = " / ".join(str(len(splits[s])) for s in SPLITS)
     what = "arrays" if isinstance(source, ArrayFile) else "images"
-    note = f"{name}: {len(table.classes)} classes, {counts} {what} (train / val / test) from {path} ({table.layout})"
+    kinds = f"{len(table.classes)} classes" if values is None or len(table.classes) > 1 else "targets" if targets else "no labels"
+    note = f"{name}: {kinds}, {counts} {what} (train / val / test) from {path} ({table.layout})"
     left_out = (*table.left, *sorted(table.tree.system))
     note = "; ".join(
         part for part in (note, table.note, drawn, _shown(table.left, "left out: {}"), _system(table.tree.system)) if part
     )
-    return Dataset(name, table.classes, splits, str(path), False, note, table.named, left_out, _source=source)
+    return Dataset(name, table.classes, splits, str(path), False, note, table.named, left_out, _source=source, _targets=targets)
 
 
 def _shown(names: Sequence[str], words: str) -> str:
@@ -236,11 +255,13 @@ def open_dataset(
     size: int = 96,
     per_class: tuple[int, int, int] = (64, 16, 40),
     seed: int = 0,
+    values: int | None = None,
 ) -> Dataset:
     """The data set of that name (see ``CATALOGUE``, ``DRAWN``) or at that path.
 
     A name is looked for under ``data_dir``, else under SASIMC_DATA. ``size`` (pixels) and ``per_class`` (train, val,
-    test) hold for drawn images only; ``seed`` for splits that must be drawn. Raises SasError when it is not found
+    test) hold for drawn images only; ``seed`` for splits that must be drawn. ``values``: the
+    network predicts so many values an example, so arrays need no classes (:func:`read_array_set`). Raises SasError when it is not found
     (except ``flowers``), or damaged.
     """
     name = str(name_or_path)
@@ -252,7 +273,7 @@ def open_dataset(
     if known is None:
         path = Path(name_or_path)
         if path.exists():
-            return _from_path(path.name or name, path, seed)
+            return _from_path(path.name or name, path, seed, values)
         names = [*CATALOGUE, *DRAWN]
         hint = near(name, names) or f"a path, or one of: {', '.join(names)}"
         raise SasError(f"no data set {name!r}: neither a known name nor a folder or archive", hint=hint)

@@ -58,14 +58,17 @@ class NetworkInput:
         chosen, why = guess(height, width, channels, scale, zero, dtype)
         return NetworkInput(shape, dtype, scale, zero, chosen, "guess", why)
 
-    def __str__(self) -> str:
-        """For the first line of a run."""
-        if self.preprocess is None:
+    def words(self, arrays: bool) -> str:
+        """For the first line of a run; ``arrays``: the data are no pictures."""
+        if self.preprocess is None or arrays:
             sides = " x ".join(str(n) for n in self.shape if n != 1) or "1"
             return f"input: arrays of {sides}, real values quantised by the host"
         if self.source == "guess":
             return f"preprocessing guessed: {self.preprocess} ({self.why}; --preprocess sets it)"
         return f"preprocessing from {self.source}: {self.preprocess}"
+
+    def __str__(self) -> str:
+        return self.words(False)
 
     def summary(self) -> dict[str, Any]:
         """For a report."""

@@ -13,8 +13,9 @@ from sasimc.debug.history import Run
 from sasimc.isa.errors import SasError
 from sasimc.runtime.device import Device
 from sasimc.runtime.interpreter import Interpreter
+from sasimc.training.evaluation import check_classes, wanted
 from sasimc.training.recipe import Recipe
-from sasimc.training.trainer import batch_of, check_classes
+from sasimc.training.trainer import batch_of
 
 __all__ = ["Runs", "entries", "images", "training"]
 
@@ -65,10 +66,11 @@ def training(device: Device, dataset: Dataset, recipe: Recipe) -> Runs:
         return kept[number]
 
     def prepare(it: Interpreter, number: int) -> None:
-        pictures, labels, _ = batch(number)
+        pictures, labels, positions = batch(number)
+        learned = wanted(device, dataset, "train", labels, positions)
         total = each * recipe.epochs
         head, module = recipe.head_exponent.at(number, total), recipe.module_exponent.at(number, total)
-        _on(device, it, lambda d: d.feed_step(pictures, labels, head_exponent=head, module_exponent=module))
+        _on(device, it, lambda d: d.feed_step(pictures, learned, head_exponent=head, module_exponent=module))
 
     def run(number: int) -> Run | None:
         if number >= each * recipe.epochs:

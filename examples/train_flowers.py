@@ -16,8 +16,8 @@ import sasimc
 from sasimc.datasets.dataset import open_dataset
 from sasimc.datasets.images import Augment
 from sasimc.datasets.loader import Loader
+from sasimc.training.evaluation import evaluate
 from sasimc.training.recipe import Recipe
-from sasimc.training.trainer import evaluate
 from sasimc.zoo.zoo import default_model_path
 
 # %% Options

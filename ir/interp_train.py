@@ -53,12 +53,13 @@ def quantise(error: Error) -> Error:
 def train_step(
     train: TrainGraph,
     env: Mapping[str, Ints],
-    labels: Sequence[int],
+    targets: Sequence[int] | Ints,
     head_exponent: int,
     module_exponent: int,
     memory: dict[str, Ints] | None = None,
 ) -> TrainResult:
-    """One backward pass; ``env``: all forward values [B, H, W, C] (:func:`sasimc.ir.interp.run`).
+    """One backward pass; ``env``: all forward values [B, H, W, C] (:func:`sasimc.ir.interp.run`);
+    ``targets``: class numbers [B], or for the squared error stored values of the output [B, H, W, C].
 
     ``memory``: what the update schemes keep between steps (``<layer>.low``, ``<layer>.velocity``); changed in place.
     """
@@ -78,7 +79,9 @@ def train_step(
             mu = head_exponent if op.attrs["mu"] == "head" else module_exponent
             weights[conv.name] = np.clip(w - _change(op, conv.name, g, errors[op.inputs[1]].e, mu, memory), -127, 127)
         elif op.kind == "xent":
-            errors[op.output] = Error(_xent(op, env[op.inputs[0]], labels), 0)
+            errors[op.output] = Error(_xent(op, env[op.inputs[0]], targets), 0)
+        elif op.kind == "sqerr":
+            errors[op.output] = Error(env[op.inputs[0]] - np.asarray(targets, np.int64), 0)
         else:
             errors[op.output] = _error(train, op, errors, env)
     return TrainResult(errors, gradients, weights)
@@ -162,7 +165,7 @@ def _carried(v: Ints, sh: int) -> Ints:
     return out
 
 
-def _xent(op: Op, logits: Ints, labels: Sequence[int]) -> Ints:
+def _xent(op: Op, logits: Ints, labels: Sequence[int] | Ints) -> Ints:
     q = logits.reshape(logits.shape[0], -1)
     out = np.zeros_like(q)
     for row, label in enumerate(labels):

@@ -385,6 +385,11 @@ def _xent(g: Graph | TrainGraph, op: Op) -> str | None:
     return _same_shape(x, out)
 
 
+def _sqerr(g: Graph | TrainGraph, op: Op) -> str | None:
+    (x,), out = _types(g, op)
+    return _same_shape(x, out) if out.dtype == "i32" else f"the squared error gives i32, not {out}"
+
+
 def _update(g: Graph | TrainGraph, op: Op) -> str | None:
     assert isinstance(g, TrainGraph)
     conv, err = g.forward.op(op.str_attr("forward")), g.type(op.inputs[1])
@@ -449,6 +454,7 @@ _TABLE = (
     # training
     Kind("xent", "train", "Integer cross-entropy: error of the logits, exponent 0.", (1, 1), _xent,
          {"logit_mult": "i", "eps_q15": "i", "t_other": "i", "t_label": "i"}),
+    Kind("sqerr", "train", "Squared error: output minus target, exponent 0.", (1, 1), _sqerr),
     Kind("stage", "train", "Pool factor, mask, channel scale, quantisation to int8; exponent + exp_add + shift.", (1, 1), _stage,
          {"mask_of": "s", "lo": "i", "hi": "i", "mask_lo": "b", "mask_hi": "b", "exp_add": "i"}, {"rounding": "s"}, {},
          {"kpool": "i32[C]", "kscale": "i32[C]"}),

@@ -2,8 +2,10 @@
 
 from typing import Literal
 
-__all__ = ["Range", "Rounding", "Update"]
+__all__ = ["Loss", "Range", "Rounding", "Update"]
 
+Loss = Literal["cross-entropy", "squared-error"]
+"""What a training step lowers: the cross-entropy of class numbers, or the squared error of real targets."""
 Update = Literal["direct", "accumulate", "momentum"]
 """What an ``update`` does with a gradient; absent: the first (docs/reference/numerics.md, "Gradient and update")."""
 Range = Literal["batch", "peak"]

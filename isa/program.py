@@ -107,7 +107,8 @@ class Program:
             tensor = self.matrices[name].tensor
             tensors[tensor] = values.reshape(tensors[tensor].shape)
         if labels is not None:
-            meta["note.sasimc.labels"] = json.dumps(list(labels))
+            if labels:
+                meta["note.sasimc.labels"] = json.dumps(list(labels))
             if meta.pop("note.sasimc.untrained", "") == '"weights"':
                 meta["note.sasimc.untrained"] = '"backbone"'
         return replace(self, tensors=tensors, meta=meta, digest="", weights_file="")

@@ -2,7 +2,7 @@
 
 Works on any graph and any set of trainable layers. The rules that fix every bit:
 
-- A product (``xent``, ``conv_t``, ``avgpool_t``, ``maxpool_t``, ``resize_t``, ``mul_t``, ``lut_t``, ``merge``) is int32 and is quantised once, by the
+- A product (``xent``, ``sqerr``, ``conv_t``, ``avgpool_t``, ``maxpool_t``, ``resize_t``, ``mul_t``, ``lut_t``, ``merge``) is int32 and is quantised once, by the
   stage right behind it. If its tensor has this one contribution, that stage also carries the mask of its producer and, if
   the producer is a convolution (or a Mul by constants), its channel scale.
 - The constant K of an average pool, or of a product's other factor, rides on the same stage, in front of the producer's mask and channel scale.
@@ -66,19 +66,16 @@ def _ceil_log2(f: float) -> int:
 
 
 def logits_of(graph: Graph) -> str:
-    """The value the loss reads: the graph's output, or what its arg max reads. SasError unless it is one vector."""
+    """The value the loss reads: the graph's output, or what its arg max reads. SasError unless it is one, of stored integers."""
     found: list[str] = []
     for value in graph.outputs:
         producer = graph.producer(value)
         found.append(producer.inputs[0] if producer is not None and producer.kind == "argmax" else value)
     found = list(dict.fromkeys(found))
     if len(found) != 1:
-        raise SasError(f"training needs one output (the logits), the graph has {len(found)}", hint="remove the other outputs")
-    t = graph.type(found[0])
-    if t.shape[:2] != (1, 1) or t.shape[2] < 2 or t.dtype not in ("u8", "i8"):
-        raise SasError(
-            f"training needs a vector of at least two logits, the output is {t}", hint="end the network in a classifier"
-        )
+        raise SasError(f"training needs one output, the graph has {len(found)}", hint="remove the other outputs")
+    if (t := graph.type(found[0])).dtype not in ("u8", "i8"):
+        raise SasError(f"training needs an output of 8 bits, it is {t}", hint="quantise the output")
     return found[0]
 
 
@@ -199,7 +196,7 @@ class _Derivation:
     graph: Graph
     options: BackwardOptions
     passes: frozenset[str]
-    of_loss: str = ""
+    keeps_sum: str = ""
     ops: list[Op] = field(default_factory=list)
     values: dict[str, TensorType] = field(default_factory=dict)
     constants: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
@@ -231,7 +228,7 @@ class _Derivation:
                 output = f"{base}#{n}"
             self.values[output] = TensorType(dtype, self.graph.type(like).shape)
         known: dict[str, Attr] = (
-            {"forward": forward.name} if forward is not None and kind not in ("stage", "merge", "xent") else {}
+            {"forward": forward.name} if forward is not None and kind not in ("stage", "merge", "xent", "sqerr") else {}
         )
         origin = forward.origin if forward is not None else ""
         full = f"{name}:{output}" if kind in ("stage", "merge") else name
@@ -261,9 +258,9 @@ class _Derivation:
         if mask is not None:
             attrs |= {"mask_of": mask.output, **{k: mask.attrs[k] for k in ("lo", "hi", "mask_lo", "mask_hi")}}
             self.saved.add(mask.output)
-        # only the errors of the loss have a sum to keep: all its classes are pushed the same way otherwise
+        # only the errors of the cross-entropy have a sum to keep: all its classes are pushed the same way otherwise
         rounding = self.options.round_errors
-        if rounding == "stochastic" or (rounding == "carried" and part.value == self.of_loss):
+        if rounding == "stochastic" or (rounding == "carried" and part.value == self.keeps_sum):
             attrs["rounding"] = rounding
         consts = {
             role: self.constant(f"k:{tensor}", values)
@@ -285,8 +282,22 @@ class _Derivation:
 
     # -- the operations -----------------------------------------------------------------------------------------------
 
-    def loss(self, logits: str) -> None:
+    def loss(self, output: str) -> None:
+        """The error of the output."""
+        if self.options.loss == "cross-entropy":
+            value = self.keeps_sum = self._cross_entropy(output)
+        else:
+            value = self.emit("sqerr", "sqerr", (output,), f"e:{output}", "i32", output, self.graph.producer(output))
+        self.parts[output] = {(len(self.graph.ops), 0): Part(value, product=True)}
+        self.logits = output
+
+    def _cross_entropy(self, logits: str) -> str:
         t = self.graph.type(logits)
+        if t.shape[:2] != (1, 1) or t.shape[2] < 2:
+            raise SasError(
+                f"the loss needs a vector of at least two logits, the output is {t}",
+                hint="end the network in a classifier, or take --loss squared-error for values",
+            )
         classes = t.shape[2]
         eps_q15 = round(self.options.eps * ONE)
         other = eps_q15 // classes
@@ -299,10 +310,7 @@ class _Derivation:
             "logit_mult": mult, "eps_q15": eps_q15,
             "t_other": other, "t_label": ONE - (classes - 1) * other,
         }  # fmt: skip
-        value = self.emit("xent", "xent", (logits,), f"e:{logits}", "i32", logits, self.graph.producer(logits), attrs)
-        self.of_loss = value
-        self.parts[logits] = {(len(self.graph.ops), 0): Part(value, product=True)}
-        self.logits = logits
+        return self.emit("xent", "xent", (logits,), f"e:{logits}", "i32", logits, self.graph.producer(logits), attrs)
 
     def step(self, op: Op) -> None:
         if op.output not in self.parts or not self.wanted[op.output]:

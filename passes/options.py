@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Interval
 
-from sasimc.ir.words import Range, Rounding, Update
+from sasimc.ir.words import Loss, Range, Rounding, Update
 from sasimc.isa.options import option
 
 __all__ = ["BackwardOptions"]
@@ -17,6 +17,10 @@ class BackwardOptions:
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012  a recipe holds these options and refuses any others
 
+    loss: Loss = option(
+        "cross-entropy",
+        "What training lowers. cross-entropy: of classes; squared-error: of real targets, as for regression, or of the inputs themselves, as for an autoencoder",
+    )
     backprop: Literal["exact", "truncated"] = option(
         "exact", "exact: errors pass every layer; truncated: they stop at frozen layers with weights where they can"
     )
@@ -32,7 +36,7 @@ class BackwardOptions:
     round_errors: Rounding = option(
         "carried",
         "Rounding of errors to 8 bits. nearest; stochastic: by their low bits; carried: nearest, and the rounding remainder of the loss error "
-        "is carried to the next class",
+        "is carried to the next class (nearest where the loss is the squared error)",
     )
     gradient_power: Literal[0, 1, 2] = option(0, "Divide gradients by this power of their output channel's weight scale")
     gradient_range: Range = option(

@@ -7,6 +7,7 @@ with its graph optimisations off, because its fused integer kernels saturate on 
 from __future__ import annotations
 
 import logging
+import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -35,9 +36,12 @@ METHODS: dict[Method, CalibrationMethod] = {
 
 @dataclass(frozen=True)
 class Quality:
-    """What quantising changed, on ``images`` images: share of equal classes, and top-1 before and after (NaN without labels)."""
+    """What quantising changed, on ``images`` examples: ``difference`` of the outputs (root mean square, as a share of theirs); share of equal classes, and
+    top-1 before and after (NaN without labels); ``classes``: the outputs are no copy of the input, so the largest may mean a class."""
 
     images: int
+    difference: float
+    classes: bool
     same_class: float
     top1_float: float
     top1_int8: float
@@ -88,24 +92,20 @@ def quantise(
     write_atomically(out, model.SerializeToString())
 
 
-def _classes(
-    path: Path, plane: InputPlane, samples: Samples, progress: Callable[[int], None]
-) -> tuple[npt.NDArray[np.int64], int]:
-    """The class of every sample, and how many classes there are."""
+def _outputs(path: Path, plane: InputPlane, samples: Samples, progress: Callable[[int], None]) -> npt.NDArray[np.float64]:
+    """[n, outputs] of every sample."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
-    found, outputs = [], 0
+    found = []
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         for number, x in enumerate(samples, 1):
-            values = np.asarray(session.run(None, {plane.name: x})[0]).ravel()
-            found.append(int(np.argmax(values)))
-            outputs = values.size
+            found.append(np.asarray(session.run(None, {plane.name: x})[0], np.float64).ravel())
             progress(number)
     except Exception as exc:  # onnxruntime has an exception of its own for every kind of failure
         raise SasError(f"{path}: onnxruntime cannot run it: {' '.join(str(exc).split())[:300]}") from None
-    return np.asarray(found, np.int64), outputs
+    return np.stack(found)
 
 
 def compare(
@@ -117,7 +117,9 @@ def compare(
     Raises:
         SasError: onnxruntime cannot run a network.
     """
-    (a, outputs), (b, _) = _classes(before, plane, samples, progress), _classes(after, plane, samples, progress)
+    values, rounded = (_outputs(path, plane, samples, progress) for path in (before, after))
+    a, b, outputs = values.argmax(axis=1), rounded.argmax(axis=1), values.shape[1]
+    difference = float(np.sqrt(np.square(rounded - values).mean() / max(np.square(values).mean(), 1e-30)))
     labels = np.asarray(samples.labels, np.int64)
     if names and samples.classes:
         known = {name: i for i, name in enumerate(names)}
@@ -126,4 +128,4 @@ def compare(
     elif samples.classes and len(samples.classes) != outputs:
         labels = labels[:0]
     right = [float((found == labels).mean()) if labels.size else float("nan") for found in (a, b)]
-    return Quality(len(a), float((a == b).mean()), *right)
+    return Quality(len(a), difference, outputs != math.prod(plane.shape), float((a == b).mean()), *right)

@@ -23,7 +23,7 @@ from sasimc.frontend.onnx_import import RANGES, unscaled
 from sasimc.frontend.qdq_form import qdq_form
 from sasimc.isa.errors import SasError
 from sasimc.quantise.preprocessing import find_preprocess
-from sasimc.quantise.samples import Samples, array_samples, image_samples, plane_of, real_image
+from sasimc.quantise.samples import Samples, plane_of, read_samples, real_image
 
 __all__ = ["Ranged", "with_ranges"]
 
@@ -74,14 +74,8 @@ def _samples(model: ModelProto, source: str | None) -> tuple[list[dict[str, Arra
     """Feeds of one batch each, and what they are."""
     if source is not None:
         plane = plane_of(model)
-        if Path(source).suffix in (".npy", ".npz"):
-            found = array_samples(Path(source), plane, IMAGES)
-        else:
-            if not plane.image:
-                raise SasError(
-                    f"input {plane.name!r} {list(plane.shape)} takes no images", hint="--calibrate FILE.npz with an array x"
-                )
-            found = image_samples(source, None, plane, find_preprocess(model, Path(), plane.size, {}).preprocess, IMAGES, 0)
+        how = find_preprocess(model, Path(), plane.size, {}).preprocess if plane.image else None
+        found = read_samples(source, None, plane, how, IMAGES, 0)
         return [{plane.name: x} for x in found], f"{len(found.inputs)} of {found.note}"
     drawn = _drawn(model)
     if drawn is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,12 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto
 
-from sasimc.datasets.dataset import Dataset, open_dataset
-from sasimc.datasets.images import Preprocess, eval_crop, read_image
+from sasimc.datasets.arrays import as_picture
+from sasimc.datasets.examples import read_examples
+from sasimc.datasets.images import Preprocess, eval_crop
 from sasimc.isa.errors import SasError
 
-__all__ = ["InputPlane", "Samples", "array_samples", "image_samples", "input_plane", "plane_of", "real_image"]
+__all__ = ["InputPlane", "Samples", "input_plane", "plane_of", "read_samples", "real_image"]
 
 F32 = npt.NDArray[np.float32]
 
@@ -81,97 +81,46 @@ def plane_of(model: ModelProto) -> InputPlane:
 
 @dataclass(frozen=True)
 class Samples:
-    """``inputs``: float32 [1, ...] as the network takes them; ``labels``: class numbers, or empty; ``classes``: their names, or empty."""
+    """``inputs``: float32 [1, ...] as the network takes them; ``labels``: class numbers, or empty; ``classes``: their names, or empty;
+    ``pictures``: they were preprocessed."""
 
     inputs: tuple[F32, ...]
     labels: tuple[int, ...]
     classes: tuple[str, ...]
     note: str
+    pictures: bool = False
 
     def __iter__(self) -> Iterator[F32]:
         return iter(self.inputs)
 
 
-def image_samples(source: str, data: Path | None, plane: InputPlane, preprocess: Preprocess, count: int, seed: int) -> Samples:
-    """``count`` images of a data set (a name, a folder of classes, an archive) or of a plain folder, spread evenly over it.
+def read_samples(
+    source: str, data: Path | None, plane: InputPlane, preprocess: Preprocess | None, count: int, seed: int
+) -> Samples:  # fmt: skip
+    """Examples of a data set, a folder or an array file (:func:`read_examples`), as the network takes them. Bytes are pictures where the network takes
+    some; they are preprocessed.
 
     Raises:
-        SasError: no such place, no images.
+        SasError: no such place, nothing that can be read, another shape than the network's.
     """
-    try:
-        dataset: Dataset | None = open_dataset(source, data, size=plane.size, seed=seed)
-    except SasError:
-        if not Path(source).is_dir():
-            raise
-        dataset = None
-    if dataset is None:
-        images, labels, classes, note = _flat(Path(source), count)
-    else:
-        items = [item for split in ("train", "val", "test") for item in dataset.items(split)]
-        chosen = [items[i] for i in _spread(len(items), count)]
-        images, labels = [dataset.load(item) for item in chosen], tuple(item.class_id for item in chosen)
-        classes, note = dataset.classes, dataset.note
-    if not images:
-        raise SasError(f"{source}: no images", hint="a folder of images, a folder of classes, or the name of a data set")
-    return Samples(tuple(real_image(image, plane, preprocess) for image in images), labels, classes, note)
+    found = read_examples(source, data, count, size=plane.size, seed=seed)
+    pictures = [as_picture(x) if preprocess is not None and x.dtype == np.uint8 else None for x in found.arrays]
+    inputs = [
+        real_image(p, plane, preprocess) if p is not None and preprocess is not None else _as_it_is(x, plane, source)
+        for p, x in zip(pictures, found.arrays, strict=True)
+    ]
+    return Samples(tuple(inputs), found.labels, found.classes, found.note, pictures[0] is not None)
 
 
-def array_samples(path: Path, plane: InputPlane, count: int) -> Samples:
-    """Arrays that are already what the network takes: ``.npy`` [N, ...], or ``.npz`` with ``x`` and, if known, class numbers ``y``.
-
-    Raises:
-        SasError: an unreadable file, or another shape than the network's.
-    """
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        arrays: dict[str, Any] = (
-            {"x": loaded} if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
-        )
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as exc:
-        raise SasError(f"{path}: cannot read the arrays ({exc})") from None
-    if "x" not in arrays:
-        raise SasError(f"{path}: no array is called x", hint=f"it holds {', '.join(arrays) or 'nothing'}")
-    x = np.asarray(arrays["x"])
-    if x.shape[1:] != plane.shape or x.dtype.kind not in "fiu" or not len(x):
+def _as_it_is(x: npt.NDArray[Any], plane: InputPlane, source: str) -> F32:
+    """An array as the network takes it; dimensions of 1 may be left out."""
+    shape = tuple(n for n in x.shape if n != 1)
+    if x.dtype.kind not in "biuf" or shape != tuple(n for n in plane.shape if n != 1):
         raise SasError(
-            f"{path}: x is {x.dtype} {list(x.shape)}", hint=f"the network takes numbers [N, {', '.join(map(str, plane.shape))}]"
+            f"{source}: x is {x.dtype} [N, {', '.join(map(str, x.shape))}]",
+            hint=f"the network takes numbers [N, {', '.join(map(str, plane.shape))}]",
         )
-    chosen = _spread(len(x), count)
-    labels = np.asarray(arrays.get("y", ())).ravel()
-    if labels.size and (labels.size != len(x) or labels.dtype.kind not in "iu"):
-        raise SasError(f"{path}: y is {labels.dtype} [{labels.size}]", hint=f"{len(x)} class numbers are needed")
-    return Samples(
-        tuple(x[i : i + 1].astype(np.float32) for i in chosen),
-        tuple(int(labels[i]) for i in chosen) if labels.size else (),
-        (),
-        str(path),
-    )
-
-
-def _spread(available: int, wanted: int) -> list[int]:
-    """Positions, evenly over all."""
-    n = min(available, wanted)
-    return [i * available // n for i in range(n)]
-
-
-def _flat(folder: Path, count: int) -> tuple[list[npt.NDArray[np.uint8]], tuple[int, ...], tuple[str, ...], str]:
-    """Images anywhere below a folder without classes; what is no image is left out and counted."""
-    images: list[npt.NDArray[np.uint8]] = []
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
-    left_out = 0
-    for file in files:
-        if len(images) == count:
-            break
-        try:
-            images.append(read_image(file))
-        except SasError:
-            left_out += 1
-    return (
-        images,
-        (),
-        (),
-        f"{len(images)} images of {folder}" + (f", {left_out} files that are no images left out" if left_out else ""),
-    )
+    return np.ascontiguousarray(x.astype(np.float32).reshape(1, *plane.shape))
 
 
 def real_image(image: npt.NDArray[np.uint8], plane: InputPlane, preprocess: Preprocess) -> F32:

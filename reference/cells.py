@@ -19,8 +19,9 @@ from sasimc.datasets.dataset import Dataset, hold_back, open_dataset
 from sasimc.isa.errors import SasError
 from sasimc.isa.files import write_atomically
 from sasimc.runtime.device import Device
+from sasimc.training.evaluation import Progress, evaluate
 from sasimc.training.recipe import Recipe, ZooSection, load_recipe, recipe_for
-from sasimc.training.trainer import Epoch, Progress, Training, evaluate, train
+from sasimc.training.trainer import Epoch, Training, train
 from sasimc.zoo.zoo import DEFAULT_MODULES, ZooOptions, build, write
 
 __all__ = ["CONFIGURATIONS", "Cell", "Runner", "Settings", "standard_error", "use_threads"]

@@ -19,8 +19,9 @@ from torch.nn import functional as F  # pyright: ignore[reportMissingImports]
 from sasimc.datasets.dataset import Dataset
 from sasimc.datasets.loader import Loader
 from sasimc.reference.float_reference import FloatReference
+from sasimc.training.evaluation import Progress
 from sasimc.training.recipe import Recipe
-from sasimc.training.trainer import Epoch, Progress, Training
+from sasimc.training.trainer import Epoch, Training
 
 __all__ = ["accuracy", "train_float"]
 

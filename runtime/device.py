@@ -13,19 +13,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sasimc.datasets.network_input import NetworkInput
-from sasimc.datasets.preprocess import Preprocess
+from sasimc.datasets.preprocess import Preprocess, quantise_values
 from sasimc.isa.errors import SasError
 from sasimc.isa.files import load_program
 from sasimc.isa.program import Program
 from sasimc.runtime.activations import Activation, Recorder, join
 from sasimc.runtime.crosscheck import cross_check
 from sasimc.runtime.faults import FaultPlan, Faults
+from sasimc.runtime.interface import Interface
 from sasimc.runtime.interpreter import Interpreter
 from sasimc.runtime.ports import inputs_of, outputs_of, port_named
 from sasimc.runtime.state import RowWrites
 
-__all__ = ["LOSS_TO_NATS", "Device", "Inference", "Interface", "StepResult"]
+__all__ = ["LOSS_TO_NATS", "Device", "Inference", "StepResult"]
 
 LOSS_TO_NATS = math.log(2.0) / 4096.0
 
@@ -40,52 +40,11 @@ class Inference:
 
 @dataclass(frozen=True)
 class StepResult:
-    """Mean loss (nats) before the update, predictions [B] of the forward pass, how many were right."""
+    """Mean loss before the update (nats; for values the mean squared error), predictions [B] of the forward pass, how many were right."""
 
     loss: float
     classes: npt.NDArray[np.int64]
     correct: int
-
-
-@dataclass(frozen=True)
-class Interface:
-    """What a compiled program says about itself: ``io``, the views that images, labels and results stand in; the largest batch; outputs of the
-    classifier and their names; the input and what the host does to images."""
-
-    io: Mapping[str, str]
-    batch_size: int
-    classes: int
-    labels: tuple[str, ...]
-    input: NetworkInput
-
-    @staticmethod
-    def of(program: Program) -> Interface:
-        """Read it from the program's meta data.
-
-        Raises:
-            SasError: the program takes no images, or its meta data are damaged.
-        """
-        meta = program.meta
-        if "io" not in meta or "infer" not in program.entries:
-            raise SasError(
-                "the program has no images-in, classes-out interface (entry `infer` and meta `io`)",
-                where=program.source,
-                hint=f"run one of its entry points: sasrun {program.source} --entry {next(iter(program.entries), 'NAME')}",
-            )
-        try:
-            io: Mapping[str, str] = json.loads(meta["io"])
-            labels = json.loads(meta.get("note.sasimc.labels", "null") or "null")
-            view = program.views[io["input"]]
-            dtype = {"u8": "uint8", "i8": "int8"}[view.dtype]
-            return Interface(
-                io,
-                int(meta["batch"]),
-                int(meta["classes"]),
-                tuple(map(str, labels)) if isinstance(labels, list) else (),
-                NetworkInput.of(view.shape, dtype, float(meta["input_scale"]), int(meta["input_zero"]), meta),
-            )
-        except (ValueError, KeyError, TypeError) as exc:
-            raise SasError(f"the program's meta data are damaged: {exc!r}", where=program.source) from None
 
 
 class Device:
@@ -112,7 +71,7 @@ class Device:
         self.program = program if isinstance(program, Program) else load_program(Path(program))
         about = Interface.of(self.program)
         self.io, self.batch_size, self.classes, self.labels = about.io, about.batch_size, about.classes, about.labels
-        self.input = about.input
+        self.input, self.output, self.values = about.input, about.output, about.values
         self.interpreter = Interpreter(self.program, engine, threads)
         self.engine = engine
         self.programmed = RowWrites()
@@ -194,31 +153,43 @@ class Device:
         return len(x)
 
     def feed_step(
-        self, images: npt.ArrayLike, labels: npt.ArrayLike, *, head_exponent: int, module_exponent: int
+        self, images: npt.ArrayLike, labels: npt.ArrayLike | None, *, head_exponent: int, module_exponent: int
     ) -> npt.NDArray[np.integer]:
-        """Put a batch where entry ``train_step`` finds it; returns the labels [B]. Arguments as of :meth:`train_step`."""
+        """Put a batch where entry ``train_step`` finds it; returns the labels [B], or the targets as the output would store them. Arguments as of
+        :meth:`train_step`."""
         if not self.trainable:
             raise SasError(
                 "the program has no train_step", where=self.program.source, hint="compile a model with trainable layers"
             )
+        wanted = self.targets(images, labels) if self.values else self._classes(labels)
+        n = self.feed(images)
+        if len(wanted) != n:
+            raise SasError(f"{n} inputs and {len(wanted)} {'targets' if self.values else 'labels'}")
+        for b in range(n):
+            if self.values:
+                self.interpreter.write_view(self.io["targets"], wanted[b], b)
+            else:
+                self.interpreter.write_view(self.io["labels"], np.asarray(wanted[b], np.int32).reshape(1, 1, 1), b)
+        self._set("head_exponent", head_exponent)
+        self._set("module_exponent", module_exponent)
+        return wanted
+
+    def _classes(self, labels: npt.ArrayLike | None) -> npt.NDArray[np.integer]:
+        """[B]: numbers of classes that there are."""
         y = np.asarray(labels).reshape(-1)
         if y.dtype.kind not in "iu":
             raise SasError(f"labels are {y.dtype}; numbers of classes (integers) are needed")
-        n = self.feed(images)
-        if len(y) != n:
-            raise SasError(f"{n} images and {len(y)} labels")
-        if y.min() < 0 or y.max() >= self.classes:
+        if y.size and (y.min() < 0 or y.max() >= self.classes):
             raise SasError(f"labels reach {int(y.min())}..{int(y.max())}, the classifier has classes 0..{self.classes - 1}")
-        for b in range(n):
-            self.interpreter.write_view(self.io["labels"], np.asarray(y[b], np.int32).reshape(1, 1, 1), b)
-        self._set("head_exponent", head_exponent)
-        self._set("module_exponent", module_exponent)
         return y
 
     def _collect(self, n: int) -> Inference:
         it = self.interpreter
+        vector = self.output.shape[:2] == (1, 1)  # else the device computes no arg max
         logits = np.stack([it.read_view(self.io["logits"], b).reshape(-1).astype(np.int64) for b in range(n)])
-        classes = np.asarray([int(it.read_view(self.io["prediction"], b).reshape(-1)[0]) for b in range(n)], dtype=np.int64)
+        classes = np.asarray(
+            [int(it.read_view(self.io["prediction"], b).reshape(-1)[0]) if vector else 0 for b in range(n)], dtype=np.int64
+        )
         return Inference(logits, classes)
 
     def run(self, feeds: npt.ArrayLike | Mapping[str, npt.ArrayLike]) -> dict[str, npt.NDArray[Any]]:
@@ -300,19 +271,43 @@ class Device:
     def train_step(
         self,
         images: npt.ArrayLike,
-        labels: npt.ArrayLike,
+        labels: npt.ArrayLike | None,
         *,
         head_exponent: int = 3,
         module_exponent: int = 2,
     ) -> StepResult:
-        """Forward, loss, backward and update on one batch. ``mu``: the largest gradient moves its weight by about 2^mu steps."""
+        """Forward, loss, backward and update on one batch. ``mu``: the largest gradient moves its weight by about 2^mu steps.
+
+        Args:
+            images: as for :meth:`infer`.
+            labels: numbers of classes [B]; where the program predicts values, the real targets [B, ...], or None: the inputs themselves.
+        """
         y = self.feed_step(images, labels, head_exponent=head_exponent, module_exponent=module_exponent)
         n = len(y)
         self.images += n
         self._run("train_step", 1)
-        classes = self._collect(n).classes
-        loss = [int(self.interpreter.read_view(self.io["loss"], b).reshape(-1)[0]) for b in range(n)]
-        return StepResult(float(np.mean(loss)) * LOSS_TO_NATS, classes, int((classes == y).sum()))
+        words = [int(self.interpreter.read_view(self.io["loss"], b).reshape(-1)[0]) for b in range(n)]
+        loss, classes = float(np.mean(words)), self._collect(n).classes
+        if self.values:
+            return StepResult(loss * self.output.scale**2 / self.output.size, classes, 0)
+        return StepResult(loss * LOSS_TO_NATS, classes, int((classes == y).sum()))
+
+    def targets(self, images: npt.ArrayLike, targets: npt.ArrayLike | None = None) -> npt.NDArray[np.int8 | np.uint8]:
+        """What the output is to be, as it stores it, [B, H, W, C]: real ``targets``, or None: the inputs themselves.
+
+        Raises:
+            SasError: another number of values, or inputs that are no targets.
+        """
+        if targets is not None:
+            return self.output.integers(targets)
+        x = self._prepare(images)
+        if self.input.shape != self.output.shape:
+            raise SasError(
+                f"the inputs {list(self.input.shape)} cannot be the targets, the output is {list(self.output.shape)}",
+                hint="data with targets: x and y [n, outputs]",
+            )
+        real = (x.astype(np.float32) - self.input.zero) * np.float32(self.input.scale)
+        return quantise_values(real, self.output.scale, self.output.zero, self.output.dtype)
 
     def _set(self, param: str, value: int) -> None:
         self.interpreter.regs[self.program.params[param]] = int(value)

@@ -61,6 +61,7 @@ from golden_numbers import (
     quantise,
     quantise_carried,
     remembered_range,
+    squared_error,
     update,
 )
 from golden_ops import backward, forward, gradient, join
@@ -77,7 +78,7 @@ class StepResult:
     the update): [kh, kw, Cin/g, N] per trainable layer.
     """
 
-    loss_q12: list[int]
+    loss_words: list[int]
     correct: int
     logits: I64
     errors: dict[str, Error] = field(default_factory=dict)
@@ -102,6 +103,7 @@ class Golden:
         rounding: str = "nearest",
         gradient_power: int = 0,
         gradient_range: str = "batch",
+        loss: str = "cross-entropy",
     ) -> None:
         """``trainable``: names of trainable Conv/Gemm/MatMul nodes, by default those of the metadata key ``sasimc.trainable``;
         ``through``: names of frozen ones that errors pass besides those that ``truncated`` lets them pass."""
@@ -109,7 +111,7 @@ class Golden:
         if backprop not in ("exact", "truncated"):
             raise ValueError(f"backprop is exact or truncated, not {backprop!r}")
         self.graph: Graph = join(read(model))
-        self.eps = eps
+        self.eps, self.loss = eps, loss
         if trainable is None:
             trainable = next((json.loads(p.value) for p in model.metadata_props if p.key == "sasimc.trainable"), [])
         self.trainable = frozenset(trainable)
@@ -128,7 +130,7 @@ class Golden:
         else:
             self.passes_errors = frozenset(self.weights)
         self.update, self.stochastic, self.gradient_power = update, rounding == "stochastic", gradient_power
-        self.carried = rounding == "carried"
+        self.carried = rounding == "carried" and loss == "cross-entropy"
         self.gradient_range = gradient_range
         self.ranges: dict[str, int] = {}
         self.steps = 0
@@ -177,11 +179,15 @@ class Golden:
     # -- training -----------------------------------------------------------------------------------------------------------
 
     def train_step(self, x_q: npt.NDArray, labels: npt.ArrayLike, head_exponent: int, module_exponent: int) -> StepResult:
-        """Forward, loss, backward and one update of the trainable weights."""
+        """Forward, loss, backward and one update of the trainable weights. ``labels``: class numbers [B]; for the squared error targets [B, C] in
+        steps of the output."""
         logits = self.forward(x_q)
-        loss = cross_entropy(logits, labels, self.graph.quants[self.graph.output].scale, self.eps)
-        correct = sum(p == label for p, label in zip(loss.predicted, np.asarray(labels).tolist(), strict=True))
-        result = StepResult(loss.loss_q12, correct, logits)
+        if self.loss == "squared-error":
+            loss, correct = squared_error(logits, labels), 0
+        else:
+            loss = cross_entropy(logits, labels, self.graph.quants[self.graph.output].scale, self.eps)
+            correct = sum(p == label for p, label in zip(loss.predicted, np.asarray(labels).tolist(), strict=True))
+        result = StepResult(loss.words, correct, logits)
         values = self._values
         # Contributions to each tensor, with the consumer's position and the input index: the order of merging.
         waiting: dict[str, list[tuple[int, int, Error]]] = {

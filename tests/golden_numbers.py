@@ -185,10 +185,10 @@ def pool_factor(n: int) -> tuple[int, int]:
 
 
 class Loss(NamedTuple):
-    """``errors``: int [B, C]; ``loss_q12``: Q12 bits of each sample; ``predicted``: the lowest arg max of each sample."""
+    """``errors``: int [B, C]; ``words``: Q12 bits, or the sum of squares, of each sample; ``predicted``: the lowest arg max of each sample."""
 
     errors: I64
-    loss_q12: list[int]
+    words: list[int]
     predicted: list[int]
 
 
@@ -214,6 +214,13 @@ def cross_entropy(logits: I64, labels: npt.ArrayLike, scale: float, eps: float =
         losses.append(min(int(t[label]), 65536) + log2 - 61440)
         predicted.append(int(np.argmax(row)))
     return Loss(np.stack(rows), losses, predicted)
+
+
+def squared_error(output: I64, targets: npt.ArrayLike) -> Loss:
+    """Of int outputs [B, ...] and targets in the same steps."""
+    errors = output.astype(np.int64) - np.asarray(targets).astype(np.int64)
+    flat, rows = errors.reshape(len(errors), -1), output.reshape(len(output), -1)
+    return Loss(errors, [min(int(v), 2**31 - 1) for v in (flat * flat).sum(axis=1)], np.argmax(rows, axis=1).tolist())
 
 
 def update(g: I64, mu: int, width: int | None = None) -> I64:

@@ -281,7 +281,7 @@ def test_cross_entropy_is_close_to_the_real_one(classes: int, scale: float) -> N
     target[np.arange(20), labels] += 0.9
     if scale > 1e-3:  # a scale below one Q12 step is taken as one step
         assert np.abs(loss.errors / 32768 - (np.exp(log_p) - target)).max() < 0.012
-        nats = np.array(loss.loss_q12) * math.log(2) / 4096
+        nats = np.array(loss.words) * math.log(2) / 4096
         real = -log_p[np.arange(20), labels]
         assert np.abs(nats - real)[real < 10].max() < 0.07
     assert loss.predicted == q.argmax(1).tolist()
@@ -294,13 +294,13 @@ def test_cross_entropy_by_hand() -> None:
     p = [(32768 * 32768 + 38800) // 77600, (12064 * 32768 + 38800) // 77600]
     raw = [p[0] - 1092, p[1] - 30584, p[0] - 1092]
     assert loss.errors.tolist() == [[raw[0], raw[1] - sum(raw), raw[2]]]
-    assert loss.loss_q12 == [5909 + (16 << 12) + ((77600 << 12 >> 16) - 4096) - 61440]
+    assert loss.words == [5909 + (16 << 12) + ((77600 << 12 >> 16) - 4096) - 61440]
     assert loss.predicted == [0]  # the lowest index among equals
 
 
 def test_loss_is_bounded() -> None:
     loss = golden_numbers.cross_entropy(np.array([[127, -128]]), [1], 4.0)
-    assert loss.loss_q12 == [65536 + (15 << 12) - 61440]
+    assert loss.words == [65536 + (15 << 12) - 61440]
 
 
 # -- backward -----------------------------------------------------------------------------------------------------------------
@@ -494,7 +494,7 @@ def test_training_lowers_the_loss(build: Callable[[], onnx.ModelProto]) -> None:
     model = build()
     net = Golden(model)
     x = net.quantize(last(images(model, 4)))
-    losses = [sum(net.train_step(x, [0, 1, 2, 3], 3, 1).loss_q12) for _ in range(40)]
+    losses = [sum(net.train_step(x, [0, 1, 2, 3], 3, 1).loss_words) for _ in range(40)]
     assert np.mean(losses[-5:]) < 0.7 * losses[0]
 
 
@@ -506,7 +506,7 @@ def test_a_smaller_batch_is_a_batch() -> None:
     logits = net.forward(x)
     np.testing.assert_array_equal(net.forward(x[2:]), logits[2:])
     result = net.train_step(x[2:], [1], 3, 1)
-    assert len(result.loss_q12) == 1
+    assert len(result.loss_words) == 1
     assert result.correct == int(logits[2].argmax() == 1)
     assert any(d.any() for d in result.deltas.values())
 

@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "passes": {"passes", "ir", "isa"},
     "frontend": {"frontend", "passes", "ir", "isa"},
     "backend": {"backend", "ir", "isa"},
-    "zoo": {"zoo", "frontend", "isa"},
+    "zoo": {"zoo", "frontend", "datasets", "isa"},
     "attach": {"attach", "zoo", "frontend", "isa"},
     "datasets": {"datasets", "isa"},
     "quantise": {"quantise", "frontend", "datasets", "isa"},

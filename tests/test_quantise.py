@@ -19,7 +19,7 @@ from sasimc.frontend.load import load_model
 from sasimc.isa.errors import SasError
 from sasimc.quantise.preprocessing import find_preprocess, parse_numbers
 from sasimc.quantise.quantise import compare, quantise
-from sasimc.quantise.samples import Samples, array_samples, image_samples, input_plane
+from sasimc.quantise.samples import Samples, input_plane, read_samples
 
 
 def float_net(path: Path, *, channels_last: bool = False, producer: str = "pytorch", channels: int = 3, size: int = 16) -> Path:
@@ -76,7 +76,7 @@ def test_float_networks_become_what_the_compiler_takes(
     plane = input_plane(model)
     assert (plane.channels, plane.size, plane.channels_last) == (3, 16, channels_last)
     found = find_preprocess(model, source, plane.size, {})
-    samples = image_samples(str(folder), None, plane, found.preprocess, 12, 0)
+    samples = read_samples(str(folder), None, plane, found.preprocess, 12, 0)
     assert len(samples.inputs) == 12
     assert set(samples.labels) == {0, 1, 2, 3}
     assert samples.inputs[0].shape == (1, *plane.shape)
@@ -104,7 +104,7 @@ def test_float_networks_become_what_the_compiler_takes(
 def test_a_plain_folder_calibrates_without_labels(folder: Path, tmp_path: Path) -> None:
     plane = input_plane(load_model(float_net(tmp_path / "f.onnx")))
     plain = folder / "class1"
-    samples = image_samples(str(plain), None, plane, Preprocess(size=16, resize=18), 4, 0)
+    samples = read_samples(str(plain), None, plane, Preprocess(size=16, resize=18), 4, 0)
     assert len(samples.inputs) == 4
     assert samples.labels == ()
 
@@ -114,10 +114,10 @@ def test_images_are_normalised_as_the_formula_says(tmp_path: Path) -> None:
     Image.new("RGB", (16, 16), (255, 0, 51)).save(tmp_path / "d" / "a.png")
     how = Preprocess(mean=(0.5, 0.25, 0.0), std=(0.5, 0.5, 0.25), size=16, resize=16)
     plane = input_plane(load_model(float_net(tmp_path / "f.onnx")))
-    x = image_samples(str(tmp_path / "d"), None, plane, how, 1, 0).inputs[0]
+    x = read_samples(str(tmp_path / "d"), None, plane, how, 1, 0).inputs[0]
     assert np.allclose(x[0, :, 3, 5], [1.0, -0.5, 0.8], atol=1e-6)
     last = input_plane(load_model(float_net(tmp_path / "g.onnx", channels_last=True)))
-    y = image_samples(str(tmp_path / "d"), None, last, how, 1, 0).inputs[0]
+    y = read_samples(str(tmp_path / "d"), None, last, how, 1, 0).inputs[0]
     assert np.array_equal(y, x.transpose(0, 2, 3, 1))
 
 
@@ -161,35 +161,45 @@ def test_arrays_calibrate_networks_that_take_no_images(tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(size=(7, 5, 16, 16)).astype(np.float32)
     np.save(tmp_path / "x.npy", x)
     np.savez(tmp_path / "xy.npz", x=x, y=np.arange(7) % 4)
-    assert np.array_equal(array_samples(tmp_path / "x.npy", plane, 3).inputs[1], x[2:3])
-    assert array_samples(tmp_path / "xy.npz", plane, 7).labels == (0, 1, 2, 3, 0, 1, 2)
+    three = read_samples(str(tmp_path / "x.npy"), None, plane, None, 3, 0)
+    assert [sum(np.array_equal(a, x[i : i + 1]) for i in range(7)) for a in three.inputs] == [1, 1, 1]
+    assert three.labels == ()
+    assert sorted(read_samples(str(tmp_path / "xy.npz"), None, plane, None, 7, 0).labels) == [0, 0, 1, 1, 2, 2, 3]
+    targets = read_samples(str(targets_of(tmp_path, x)), None, plane, None, 7, 0)
+    assert (len(targets.inputs), targets.labels) == (7, ())
+
+
+def targets_of(folder: Path, x: np.ndarray) -> Path:
+    """Arrays with real targets, which calibration does not need."""
+    np.savez(folder / "t.npz", x=x, y=np.full((len(x), 9), 0.5))
+    return folder / "t.npz"
 
 
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"z": np.zeros((2, 3, 16, 16))}, "no array is called x"),
-        ({"x": np.zeros((2, 3, 16))}, r"x is float64 \[2, 3, 16\]"),
-        ({"x": np.zeros((2, 3, 16, 16)), "y": np.zeros(3, np.int64)}, r"y is int64 \[3\]"),
+        ({"z": np.zeros((2, 3, 16, 16))}, "no x with its y"),
+        ({"x": np.zeros((2, 3, 16))}, r"x is float64 \[N, 3, 16\]"),
+        ({"x": np.zeros((2, 3, 16, 16)), "y": np.zeros(3, np.int64)}, "3 labels in y"),
     ],
 )
 def test_wrong_arrays_are_refused(tmp_path: Path, arrays: dict[str, np.ndarray], message: str) -> None:
     plane = input_plane(load_model(float_net(tmp_path / "f.onnx")))
     np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(SasError, match=message):
-        array_samples(tmp_path / "a.npz", plane, 4)
+        read_samples(str(tmp_path / "a.npz"), None, plane, None, 4, 0)
 
 
 def test_bad_places_and_numbers(tmp_path: Path) -> None:
     plane = input_plane(load_model(float_net(tmp_path / "f.onnx")))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(SasError, match="no images"):
-        image_samples(str(tmp_path / "empty"), None, plane, Preprocess(size=16, resize=16), 4, 0)
+    with pytest.raises(SasError, match="the folder is empty"):
+        read_samples(str(tmp_path / "empty"), None, plane, Preprocess(size=16, resize=16), 4, 0)
     with pytest.raises(SasError, match="neither a known name"):
-        image_samples("nowhere_at_all", None, plane, Preprocess(size=16, resize=16), 4, 0)
+        read_samples("nowhere_at_all", None, plane, Preprocess(size=16, resize=16), 4, 0)
     (tmp_path / "junk.npy").write_bytes(b"junk")
-    with pytest.raises(SasError, match="cannot read the arrays"):
-        array_samples(tmp_path / "junk.npy", plane, 4)
+    with pytest.raises(SasError, match="damaged"):
+        read_samples(str(tmp_path / "junk.npy"), None, plane, None, 4, 0)
     assert parse_numbers("0.5", "--mean") == [0.5] * 3
     with pytest.raises(SasError, match="--mean '1,2'"):
         parse_numbers("1,2", "--mean")

@@ -22,7 +22,8 @@ from sasimc.cli.common import invoke
 from sasimc.datasets.preprocess import PRESETS, Preprocess, guess
 from sasimc.isa.errors import SasError
 from sasimc.isa.files import load_program, save_program
-from sasimc.runtime.device import Device, Interface
+from sasimc.runtime.device import Device
+from sasimc.runtime.interface import Interface
 from sasimc.training import session as session_module
 from sasimc.training.program_notes import with_notes
 from sasimc.training.session import Session
@@ -174,7 +175,7 @@ def test_learned_weights_are_saved_before_the_evaluation(
     def fails(*_: Any) -> Any:
         raise SasError("the evaluation failed")
 
-    monkeypatch.setattr(session_module, "evaluate", fails)
+    monkeypatch.setattr(session_module, "measure", fails)
     assert run(program, "--train", data, "--epochs", 1, "--save", tmp_path / "t.s", "--image", tmp_path / "d.sas") == 2
     assert run.made["ended"] == "the evaluation failed"
     assert len(run.made["epochs"]) == 1

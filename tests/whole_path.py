@@ -131,6 +131,7 @@ def check(
     rounding: str = "nearest",
     gradient_power: int = 0,
     gradient_range: str = "batch",
+    loss: str = "cross-entropy",
 ) -> Case:
     """Compile, run inference and ``steps`` training steps on each engine and compare everything with the golden model.
 
@@ -141,14 +142,14 @@ def check(
         model, machine=machine, batch=batch, backprop=backprop, eps=eps, inference_only=not train,
         trainable=None if trainable is None else ",".join(trainable),
         backprop_through=tuple(through), update=update, round_errors=rounding, gradient_power=gradient_power,
-        gradient_range=gradient_range,
+        gradient_range=gradient_range, loss=loss,
     )  # fmt: skip
     seen: list[tuple[str, dict[str, int]]] = []
     logits = np.empty(0, np.int64)
     for engine in engines:
         golden = Golden(
             model, backprop=backprop, trainable=trainable, eps=eps, through=through, update=update, rounding=rounding,
-            gradient_power=gradient_power, gradient_range=gradient_range,
+            gradient_power=gradient_power, gradient_range=gradient_range, loss=loss,
         )  # fmt: skip
         device = Device(compiled.program, engine, threads=1)
         x = images_for(golden, device.input_shape, batch, seed)
@@ -156,7 +157,8 @@ def check(
         quantised(device, x)
         _run(device, "infer", batch=batch)
         np.testing.assert_array_equal(logits_of(device, batch), logits, f"logits, {engine}")
-        assert _words(device, "prediction", batch) == np.argmax(logits, 1).tolist(), f"prediction, {engine}"
+        if device.interpreter.program.views[device.io["logits"]].shape[:2] == (1, 1):
+            assert _words(device, "prediction", batch) == np.argmax(logits, 1).tolist(), f"prediction, {engine}"
         priced = estimate(compiled.program, "infer", {"batch": batch})
         assert device.interpreter.cycles == priced.cycles, f"priced and counted cycles of an inference, {engine}"
         if train and golden.trainable:
@@ -174,15 +176,22 @@ def _train(
     start = device.interpreter.cycles
     for step in range(steps):
         n = max(1, batch - 1) if partial and step == steps - 1 else batch
-        y = rng.integers(0, device.classes, n)
+        quant = golden.graph.quants[golden.graph.output]
+        squared = golden.loss == "squared-error"
+        y = (
+            rng.integers(quant.lo, quant.hi + 1, (n, golden.forward(x[:1]).shape[1]))
+            if squared
+            else rng.integers(0, device.classes, n)
+        )
         head_exponent, module_exponent = MUS[step % len(MUS)]
         expected = golden.train_step(x[:n], y, head_exponent, module_exponent)
         for b in range(n):
-            device.interpreter.write_view(device.io["labels"], np.asarray(y[b]).reshape(1, 1, 1), b)
+            role = "targets" if squared else "labels"
+            device.interpreter.write_view(device.io[role], y[b].reshape(device.program.views[device.io[role]].shape), b)
         _run(device, "train_step", batch=n, head_exponent=head_exponent, module_exponent=module_exponent)
         what = f"step {step}, {device.engine}"
         np.testing.assert_array_equal(logits_of(device, n), expected.logits, f"logits of {what}")
-        assert _words(device, "loss", n) == [int(v) for v in expected.loss_q12], f"loss of {what}"
+        assert _words(device, "loss", n) == [int(v) for v in expected.loss_words], f"loss of {what}"
         for layer, parts in compiled.placement.layers.items():
             if layer not in golden.trainable:
                 continue

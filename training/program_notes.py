@@ -11,7 +11,7 @@ from sasimc.datasets.network_input import PREPROCESS, SOURCE
 from sasimc.datasets.preprocess import Preprocess, parse_preprocess
 from sasimc.isa.errors import SasError
 from sasimc.isa.program import Program
-from sasimc.runtime.device import Interface
+from sasimc.runtime.interface import Interface
 
 __all__ = ["HOST_NOTES", "ZOO", "chosen_preprocess", "more_classes", "untrained", "with_labels", "with_notes", "with_preprocess"]
 
@@ -47,9 +47,9 @@ def with_notes(program: Program, notes: Mapping[str, str]) -> Program:
 
 
 def with_labels(program: Program, classes: Sequence[str]) -> Program:
-    """The program with the names of the classes it learned; no longer untrained."""
+    """The program with the names of the classes it learned (none where it predicts values); no longer untrained."""
     left = "backbone" if program.meta.get(UNTRAINED, "").strip('"') in ("weights", "backbone") else ""
-    return with_notes(program, {LABELS: json.dumps(list(classes), ensure_ascii=False), UNTRAINED: left})
+    return with_notes(program, {LABELS: json.dumps(list(classes), ensure_ascii=False) if classes else "", UNTRAINED: left})
 
 
 def with_preprocess(program: Program, base: str | None, changes: Mapping[str, Any]) -> Program:

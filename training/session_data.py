@@ -13,9 +13,9 @@ from sasimc.datasets.check import BackgroundCheck, check_files, check_headers
 from sasimc.datasets.classes import align
 from sasimc.datasets.dataset import SPLITS, Dataset, data_folder, hold_back, open_dataset
 from sasimc.isa.errors import SasError
-from sasimc.runtime.device import Interface
+from sasimc.runtime.interface import Interface
+from sasimc.training.evaluation import check_classes
 from sasimc.training.session_options import SessionOptions
-from sasimc.training.trainer import check_classes
 
 __all__ = ["SessionData"]
 
@@ -49,6 +49,8 @@ class SessionData:
     def match(self, labels: Sequence[str], has_learned: bool, learned: Sequence[str] | None) -> None:
         """Give the data the class numbers of the program (``labels``; ``has_learned``: they mean something), or of the task that is used
         (``learned``). What is trained may have new classes."""
+        if self._about.values:
+            return
         by_position = self._options.match == "position"
         if self.training is not None:
             trained = self.training
@@ -126,8 +128,14 @@ class SessionData:
         if self._background is not None:
             self._background.stop()
 
+    def _values(self) -> int | None:
+        """Values that the program predicts an example; None: classes."""
+        return self._about.output.size if self._about.values else None
+
     def _default(self) -> Dataset:
         """What a run without a task trains on: ``flowers``, drawn when the network has too few outputs for the real ones."""
+        if self._about.values:
+            raise SasError("the program predicts values: what is it to learn?", hint="--train DATA.npz, --eval or --input")
         size = self._about.input.shape[0]
         found = open_dataset("flowers", self._data, size=size)
         if len(found.classes) > self._about.classes:
@@ -141,8 +149,12 @@ class SessionData:
         if name is None:
             return None
         size = self._about.input.shape[0]
-        found = open_dataset(name, self._data, size=size)
-        if len(found.classes) > self._about.classes and (relative := self._relative(name, size)) is not None:
+        found = open_dataset(name, self._data, size=size, values=self._values())
+        if (
+            not self._about.values
+            and len(found.classes) > self._about.classes
+            and (relative := self._relative(name, size)) is not None
+        ):
             self._say(
                 f"{found.name} has {len(found.classes)} classes, the program {self._about.classes}: taking {relative.name} "
                 f"({len(relative.classes)} classes) instead"

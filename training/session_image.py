@@ -16,6 +16,7 @@ from sasimc.isa.described import damage
 from sasimc.isa.errors import SasError
 from sasimc.isa.program import Program
 from sasimc.runtime.device import Device
+from sasimc.runtime.interface import Interface
 from sasimc.training.image.image import DeviceImage, Task
 from sasimc.training.image.rebind import frozen_layers, with_classes, without_writes
 from sasimc.training.image.tasks import TaskStore
@@ -24,7 +25,17 @@ from sasimc.training.recipe import Recipe
 from sasimc.training.session_options import SessionOptions, make_recipe
 from sasimc.training.trainer import TrainState, batch_of
 
-__all__ = ["Begun", "Interrupts", "Keeper", "SessionImage", "fingerprint", "interruptible", "learner", "plain_device"]
+__all__ = [
+    "Begun",
+    "Interrupts",
+    "Keeper",
+    "SessionImage",
+    "fingerprint",
+    "interruptible",
+    "learned_classes",
+    "learner",
+    "plain_device",
+]
 
 
 def fingerprint(dataset: Dataset) -> str:
@@ -117,6 +128,11 @@ def interruptible() -> Iterator[Interrupts]:
         signal.signal(signal.SIGINT, before)
 
 
+def learned_classes(about: Interface | Device, dataset: Dataset) -> tuple[str, ...]:
+    """What is learned from a data set: its classes; none where values are predicted."""
+    return () if about.values else dataset.classes
+
+
 def learner(program: Program, classes: Sequence[str]) -> Program:
     """The program with these classes' names, and predictions among them only."""
     return with_labels(with_classes(program, len(classes)), classes)
@@ -125,7 +141,7 @@ def learner(program: Program, classes: Sequence[str]) -> Program:
 def plain_device(program: Program, o: SessionOptions, training: Dataset | None) -> Device:
     """A device without an image. In training, predictions are among the data set's classes."""
     if training is not None:
-        program = learner(program, training.classes)
+        program = learner(program, learned_classes(Interface.of(program), training))
     frozen = frozen_layers(program, o.freeze)
     return Device(without_writes(program, frozen), o.engine, o.threads)
 
@@ -187,7 +203,9 @@ class SessionImage:
                 self._say("a step was cut off; it was rolled back to the end of the step before")
             return device
         frozen = frozen_layers(self.bank.program, o.freeze)
-        task = self.bank.create(o.task or _task_name(dataset), dataset.classes, dataset.name)
+        task = self.bank.create(
+            o.task or _task_name(dataset), learned_classes(Interface.of(self.bank.program), dataset), dataset.name
+        )
         device = self.bank.select(task.name, frozen)
         self.begun = _begun(task.name, o, dataset, recipe, device.batch_size)
         self.bank.begin(self.begun.json())
@@ -257,7 +275,8 @@ class Keeper:
         image = DeviceImage.open(path, self._program)
         try:
             bank = TaskStore(image, self._program, o.engine, o.threads)
-            task = bank.adopt(self._device, o.task or _task_name(self._dataset), self._dataset)
+            classes = learned_classes(self._device, self._dataset)
+            task = bank.adopt(self._device, o.task or _task_name(self._dataset), classes, self._dataset.name)
             bank.begin(_begun(task.name, o, self._dataset, self._recipe, self._device.batch_size).json())
             bank.keep(run)
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,11 +12,14 @@ from pydantic import ValidationError
 
 from sasimc.isa.described import findings
 from sasimc.isa.errors import SasError, near
+from sasimc.isa.options import options_of, texts_of
 from sasimc.isa.program import Program
+from sasimc.passes.options import BackwardOptions
 from sasimc.runtime.interpreter import ENGINES
+from sasimc.training.program_notes import ZOO
 from sasimc.training.recipe import Recipe, load_recipe
 
-__all__ = ["MATCHES", "SessionOptions", "check_options", "make_recipe"]
+__all__ = ["MATCHES", "SessionOptions", "check_made_with", "check_options", "make_recipe"]
 
 
 MATCHES = ("name", "position")
@@ -92,3 +96,22 @@ def make_recipe(o: SessionOptions, begun: Recipe | None = None) -> Recipe:
     except ValidationError as exc:
         first = findings(exc, Recipe, data)[0]
         raise SasError(f"--{first.path[0].replace('_', '-')}: {first.message}", hint=first.hint) from None
+
+
+def check_made_with(recipe: Recipe, o: SessionOptions, program: Program) -> None:
+    """Refuse a recipe (of a file that was named) whose sections ``compile`` and ``zoo`` are not what the program was made with."""
+    sections = recipe.model_fields_set if o.recipe else frozenset[str]()
+    made_with = json.loads(program.meta.get(ZOO, "{}"))
+    for key, value in recipe.zoo.model_dump().items() if "zoo" in sections else ():
+        if made_with.get(key) != value:
+            raise SasError(
+                f"the recipe is for a network with {key} = {value}; this one was made with {made_with.get(key, 'something unknown')}",
+                hint=f"sasc zoo --recipe {o.recipe} builds one, or take a recipe without [zoo]",
+            )
+    wanted = texts_of(recipe.compile, BackwardOptions)
+    for made in options_of(BackwardOptions) if "compile" in sections else ():
+        if (was := program.meta.get(made.name, "")) != wanted[made.name]:
+            raise SasError(
+                f"the recipe is for a program compiled with {made.flag} {wanted[made.name] or 'left out'}; this one was compiled with {was!r}",
+                hint=f"sasc compile --recipe {o.recipe}, or take a recipe without [compile]",
+            )

@@ -1,4 +1,4 @@
-"""Training and evaluation over data sets. The host decodes and augments images; everything else is the device's program.
+"""Training over data sets. The host decodes and augments images; everything else is the device's program.
 
 A run can be broken off at any step: :class:`TrainState` is all that is needed, besides what the arrays hold, to go on bit for bit.
 """
@@ -6,7 +6,6 @@ A run can be broken off at any step: :class:`TrainState` is all that is needed, 
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -18,19 +17,19 @@ from sasimc.datasets.dataset import Dataset
 from sasimc.datasets.loader import Loader
 from sasimc.isa.errors import SasError
 from sasimc.profiling.profile import Meter
-from sasimc.runtime.device import Device, Interface
-from sasimc.training.program_notes import more_classes
+from sasimc.runtime.device import Device
+from sasimc.training.evaluation import Progress, Watch, check_classes, evaluate, evaluate_values, wanted
 from sasimc.training.recipe import Recipe
 
-__all__ = ["Epoch", "TrainState", "Training", "batch_of", "check_classes", "evaluate", "train"]
+__all__ = ["Epoch", "TrainState", "Training", "batch_of", "train"]
 
 Weights = dict[str, npt.NDArray[np.int8]]
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch: mean loss (nats), accuracies in percent, bits written to the arrays, wall time; cycles and events by phase, validation
-    included (what was spent since the end of the epoch before)."""
+    """One epoch: mean loss (nats; for values the mean squared error), accuracies in percent (NaN for values), bits written to the arrays, wall time; cycles
+    and events by phase, validation included (what was spent since the end of the epoch before); ``val_loss``: the mean squared error of the validation split."""
 
     epoch: int
     loss: float
@@ -40,6 +39,7 @@ class Epoch:
     wall_s: float
     phase_cycles: dict[str, int] = field(default_factory=dict)
     phase_events: dict[str, dict[str, int]] = field(default_factory=dict)
+    val_loss: float = float("nan")
 
 
 @dataclass
@@ -75,6 +75,7 @@ class TrainState:
     through: int = 0
     best_epoch: int = -1
     best_top1: float = float("nan")
+    best_loss: float = float("nan")
     waited: int = 0
     finished: bool = False
     lap: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -87,29 +88,7 @@ class TrainState:
         return Training(self.epochs, self.best_epoch, self.images)
 
 
-@dataclass(frozen=True)
-class Progress:
-    """What is shown while running."""
-
-    what: str
-    done: int
-    total: int
-    loss: float | None = None
-    top1: float | None = None
-    simulated_s: float = 0.0
-
-
-Watch = Callable[[Progress], None]
 Keep = Callable[[TrainState], None]
-
-
-def check_classes(device: Device | Interface, dataset: Dataset) -> None:
-    """The classifier must have at least as many outputs as the data set has classes."""
-    if len(dataset.classes) > device.classes:
-        raise SasError(
-            f"{dataset.name} has {len(dataset.classes)} classes and the program {device.classes}",
-            hint=more_classes(len(dataset.classes)),
-        )
 
 
 def batch_of(recipe: Recipe, compiled: int) -> int:
@@ -126,31 +105,6 @@ def batch_of(recipe: Recipe, compiled: int) -> int:
             hint=f"sasc compile --batch {recipe.batch}, or a --batch up to {compiled}",
         )
     return recipe.batch
-
-
-def evaluate(
-    device: Device, dataset: Dataset, split: str, watch: Watch | None = None, limit: int | None = None, threads: int = 1,
-    answers: Counter[tuple[int, int]] | None = None,
-) -> tuple[float, int]:  # fmt: skip
-    """Top-1 accuracy in percent on the images of a split that can be read, and their number. ``answers`` counts (class, class that was predicted).
-
-    Raises:
-        SasError: no image can be read.
-    """
-    check_classes(device, dataset)
-    loader = Loader(dataset, split, device.preprocess, device.batch_size, threads=threads, limit=limit)
-    right = seen = 0
-    for images, labels, _ in loader.epoch(0):
-        found = device.infer(images).classes
-        right += int((found == labels).sum())
-        if answers is not None:
-            answers.update(zip(labels.tolist(), found.tolist(), strict=True))
-        seen += len(labels)
-        if watch:
-            watch(Progress(split, seen, loader.images, top1=100 * right / seen, simulated_s=device.simulated_s))
-    if not seen:
-        raise SasError(f"{dataset.name}: no image of the {split!r} split can be read")
-    return 100.0 * right / seen, seen
 
 
 def _bits_written(phase_events: Mapping[str, Mapping[str, int]]) -> int:
@@ -204,9 +158,10 @@ def train(
 def _steps(device: Device, loader: Loader, recipe: Recipe, run: TrainState, watch: Watch | None, keep: Keep | None) -> None:
     """The steps of an epoch that are left."""
     total, start, before = len(loader) * recipe.epochs, time.perf_counter(), run.wall_s
-    for images, labels, _ in loader.epoch(run.epoch, run.batch):
+    for images, labels, positions in loader.epoch(run.epoch, run.batch):
         head_exponent, module_exponent = recipe.head_exponent.at(run.step, total), recipe.module_exponent.at(run.step, total)
-        got = device.train_step(images, labels, head_exponent=head_exponent, module_exponent=module_exponent)
+        learned = wanted(device, loader.dataset, "train", labels, positions)
+        got = device.train_step(images, learned, head_exponent=head_exponent, module_exponent=module_exponent)
         n = len(labels)
         run.loss_sum += got.loss * n
         run.right, run.seen, run.images, run.through = run.right + got.correct, run.seen + n, run.images + n, run.through + n
@@ -215,27 +170,34 @@ def _steps(device: Device, loader: Loader, recipe: Recipe, run: TrainState, watc
         if keep:
             keep(run)
         if watch:
-            what, top1 = f"epoch {run.epoch + 1}/{recipe.epochs}", 100 * run.right / run.seen
+            what, top1 = f"epoch {run.epoch + 1}/{recipe.epochs}", None if device.values else 100 * run.right / run.seen
             watch(Progress(what, run.seen, loader.images, run.loss_sum / run.seen, top1, device.simulated_s))
 
 
 def _end_epoch(device: Device, dataset: Dataset, recipe: Recipe, run: TrainState, meter: Meter, watch: Watch | None) -> Epoch:
     """Validate, note the epoch and its weights if they are the best, and begin the next."""
-    start, val = time.perf_counter(), float("nan")
-    if dataset.items("val"):
+    start, val, val_loss = time.perf_counter(), float("nan"), float("nan")
+    if dataset.items("val") and device.values:
+        errors = evaluate_values(device, dataset, "val", watch, recipe.limit)
+        val_loss = errors.mean
+        run.through += len(errors.each)
+    elif dataset.items("val"):
         val, seen = evaluate(device, dataset, "val", watch, recipe.limit)
         run.through += seen
     spent = meter.lap()
     wall_s = run.wall_s + time.perf_counter() - start
     if not run.seen:
         raise SasError(f"{dataset.name}: no training image can be read")
-    loss, top1, written = run.loss_sum / run.seen, 100 * run.right / run.seen, _bits_written(spent["phase_events"])
-    done = Epoch(run.epoch, loss, top1, val, written, wall_s, spent["phase_cycles"], spent["phase_events"])
+    loss, written = run.loss_sum / run.seen, _bits_written(spent["phase_events"])
+    top1 = float("nan") if device.values else 100 * run.right / run.seen
+    done = Epoch(run.epoch, loss, top1, val, written, wall_s, spent["phase_cycles"], spent["phase_events"], val_loss)
     run.epochs.append(done)
-    better = not run.best_top1 >= val  # also where one of them was not measured
+    better = (
+        not run.best_loss <= val_loss if device.values else not run.best_top1 >= val
+    )  # also where one of them was not measured
     run.waited = 0 if better else run.waited + 1
     if better:
-        run.best_top1 = val
+        run.best_top1, run.best_loss = val, val_loss
     if better or recipe.keep == "last":
         run.best_epoch = run.epoch
         run.best = device.state() if recipe.keep == "best" else None

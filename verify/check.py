@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -63,6 +64,16 @@ def samples(graph: Graph, count: int, seed: int = 0, value: str = "") -> npt.NDA
     return noise.astype(np.int64)
 
 
+def _targets(compiled: Compiled, steps: int) -> npt.NDArray[np.int64]:
+    """What a training step is to learn: the first and the last class, or values all over the output's range."""
+    io, views = json.loads(compiled.program.meta["io"]), compiled.program.views
+    output = views[io["logits"]]
+    if "targets" not in io:
+        return np.arange(steps) * (output.channels - 1) % output.channels
+    lo, hi = type_range(output.dtype)
+    return np.random.default_rng(1).integers(lo, hi + 1, (steps, *output.shape))
+
+
 def verify_compiled(model: ModelProto, compiled: Compiled, final: Graph) -> Verified:
     """Check a compilation; ``final``: the graph after the passes.
 
@@ -82,9 +93,7 @@ def verify_compiled(model: ModelProto, compiled: Compiled, final: Graph) -> Veri
         findings = beside.submit(lint, compiled.program)
         runs = against_import(imported, final, x)
         tensors = against_onnx(model, found, imported, runs.fed, runs.imported)
-        classes = final.type(final.outputs[0]).shape[2]
-        steps = min(count, compiled.batch, 2 if count > 1 else 1)
-        against_graph(compiled, runs.final, [(i * (classes - 1)) % classes for i in range(steps)])
+        against_graph(compiled, runs.final, _targets(compiled, min(count, compiled.batch, 2 if count > 1 else 1)))
         if errors := [d for d in findings.result() if d.severity == "error"]:
             raise DiagnosticsError(errors)
     moved = whole_network(model, found, imported, runs.fed) if PLACED in imported.notes else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +24,9 @@ HEAD_EXPONENT, MODULE_EXPONENT = 8, 8
 """Far larger steps than those of a training: with momentum or 16-bit weights, small ones change no stored weight, and nothing would be compared."""
 
 
-def against_graph(compiled: Compiled, env: Mapping[str, Ints], labels: Sequence[int]) -> None:
-    """Compare logits, and with a training graph all weights after one step on as many samples as there are ``labels``.
+def against_graph(compiled: Compiled, env: Mapping[str, Ints], targets: Ints) -> None:
+    """Compare logits, and with a training graph all weights after one step on as many samples as there are
+    ``targets`` (class numbers [B], or stored values of the output [B, H, W, C]).
 
     ``env``: all values of the compiled graph [B, H, W, C].
 
@@ -38,7 +39,7 @@ def against_graph(compiled: Compiled, env: Mapping[str, Ints], labels: Sequence[
         if (hit := first_difference(got, env[value].reshape(got.shape))) is not None:
             raise _first_layer(compiled, env) or Difference("the program", "the graph", value, "output", *hit)
     if compiled.train is not None:
-        _train(compiled, device, env, labels)
+        _train(compiled, device, env, targets)
 
 
 def _set(device: Device, **params: int) -> None:
@@ -71,13 +72,14 @@ def _infer(device: Device, graph: Graph, env: Mapping[str, Ints], batch: int) ->
     return {value: np.stack(rows) for value, rows in out.items()}
 
 
-def _train(compiled: Compiled, device: Device, env: Mapping[str, Ints], labels: Sequence[int]) -> None:
-    train, it, n = compiled.train, device.interpreter, len(labels)
+def _train(compiled: Compiled, device: Device, env: Mapping[str, Ints], targets: Ints) -> None:
+    train, it, n = compiled.train, device.interpreter, len(targets)
     assert train is not None
-    expected = interp_train.train_step(train, {v: a[:n] for v, a in env.items()}, labels, HEAD_EXPONENT, MODULE_EXPONENT)
+    expected = interp_train.train_step(train, {v: a[:n] for v, a in env.items()}, targets, HEAD_EXPONENT, MODULE_EXPONENT)
     for b in range(n):
         _feed(device, compiled.graph, env, b, b)
-        it.write_view(device.io["labels"], np.asarray(labels[b]).reshape(1, 1, 1), b)
+        role = device.io["targets" if "targets" in device.io else "labels"]
+        it.write_view(role, targets[b].reshape(compiled.program.views[role].shape), b)
     _set(device, batch=n, head_exponent=HEAD_EXPONENT, module_exponent=MODULE_EXPONENT)
     it.run("train_step")
     graph = compiled.graph

@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,6 @@ __all__ = [
     "affine_scale",
     "as_list",
     "batches",
-    "folder_images",
     "generated_images",
     "observe",
     "power_of_two",
@@ -31,7 +29,6 @@ __all__ = [
 Image = npt.NDArray[np.uint8]
 Batch = npt.NDArray[np.float32]
 
-_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 _SAMPLES = 4096
 
 
@@ -149,26 +146,6 @@ def batches(images: Iterable[Image], preprocess: Preprocess, resolution: int, re
             pending = []
     if pending:
         yield np.stack(pending)
-
-
-def folder_images(folder: Path, count: int) -> list[Image]:
-    """``count`` images spread evenly over the sorted files below ``folder``. Raises :class:`SasError` when none can be read."""
-    from PIL import Image as Pil
-    from PIL import UnidentifiedImageError
-
-    if not folder.is_dir():
-        raise SasError(f"calibration folder {folder} does not exist")
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES)
-    images: list[Image] = []
-    for index in np.unique(np.linspace(0, len(files) - 1, min(count, len(files))).astype(int)) if files else []:
-        try:
-            with Pil.open(files[index]) as picture:
-                images.append(np.asarray(picture.convert("RGB"), np.uint8))
-        except (UnidentifiedImageError, OSError, ValueError, Pil.DecompressionBombError):
-            continue  # one damaged image does not matter for a range
-    if not images:
-        raise SasError(f"no readable image below {folder}", hint=f"expected files ending in {', '.join(sorted(_SUFFIXES))}")
-    return images
 
 
 def generated_images(count: int, size: int, seed: int = 0) -> Iterator[Image]:

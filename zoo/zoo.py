@@ -26,8 +26,6 @@ Numbers of the trainable part (``docs/reference/numerics.md``; the paper leaves 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from importlib import resources
@@ -38,14 +36,15 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from sasimc.datasets.examples import read_examples
 from sasimc.isa.errors import SasError, near
+from sasimc.isa.files import write_atomically
 from sasimc.zoo.arch import Architecture, RepModule, RepSpec, mobilenet_v2, resolve_modules
 from sasimc.zoo.calibrate import (
     Stats,
     affine_scale,
     as_list,
     batches,
-    folder_images,
     generated_images,
     observe,
 )
@@ -165,7 +164,7 @@ def build_mobilenetv2_repnet(options: ZooOptions, images: Iterable[npt.NDArray[n
     if images is not None:
         pictures = as_list(images)
     elif options.calibrate is not None:
-        pictures = folder_images(options.calibrate, options.calibration_images)
+        pictures = as_list(read_examples(options.calibrate, None, options.calibration_images).arrays)
     else:
         pictures = list(generated_images(options.calibration_images, options.short_side, options.seed))
     net, scales = _calibrate(net, options, new_head, pictures)
@@ -282,29 +281,13 @@ def _metadata(
 
 
 def write(model: onnx.ModelProto, path: Path | str) -> Path:
-    """Check the model and write it, through a temporary file beside the target so that nothing half-written remains."""
-    target = Path(path)
+    """Check the model and write it. Raises :class:`SasError` when it is not valid, or cannot be written."""
     try:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
         raise SasError(f"the model is not valid ONNX: {error}") from error
-    data = model.SerializeToString()
-    temporary: str | None = None
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, target)
-        temporary = None
-    except OSError as error:
-        raise SasError(f"cannot write {target}: {error.strerror or error}") from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-    return target
+    write_atomically(Path(path), model.SerializeToString())
+    return Path(path)
 
 
 def default_model_path() -> Path:

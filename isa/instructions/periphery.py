@@ -607,3 +607,27 @@ class CrossEntropy(_Periphery):
     @staticmethod
     def trap(machine: Machine, o: Any, regs: list[int], found: int) -> tuple[str, str]:
         return "label out of range", f"label {regs[o.label]} with {o.src.channels} classes"
+
+
+class SquaredError(_Periphery):
+    """Squared error of values (page "Arithmetic"): dst = src - target; rloss = the sum of the squares of the whole view, at most 2^31 - 1."""
+
+    opcode = 0x5F
+    mnemonic = "sqerr"
+    kernel = "squared_error"
+    split = "whole"
+    dst = ViewField("errors of the output", "buf", "i32", "w")
+    src = ViewField("output", "buf", "u8 i8", "r")
+    wanted = ViewField("what it is to be, in steps of the output", "buf", "u8 i8", "r")
+    rloss = Reg("loss", write=True)
+
+    @staticmethod
+    def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
+        n = _elements(o.src, 0, o.src.height)
+        return _cost(machine, 2 * n, loss_ops=n, buffer_bits_read=16 * n, buffer_bits_written=32 * n)
+
+    @staticmethod
+    def legal(machine: Machine, o: Any) -> Iterator[str]:
+        yield from _shapes(o.dst, o.src, o.wanted)
+        if o.wanted.dtype != o.src.dtype:
+            yield f"{o.wanted.name} is {o.wanted.dtype} and {o.src.name} is {o.src.dtype}: both are steps of the same scale"

@@ -266,3 +266,18 @@ def cross_entropy(op, m, first, last):  # type: ignore[no-untyped-def]
     log2 = (digits << 12) + (((total << 12) >> digits) - 4096)
     set_reg(m, op.rloss, min((top - q[label]) * t.mult, 65536) + log2 - 61440)
     return 0
+
+
+@kernel("squared_error")
+def squared_error(op, m, first, last):  # type: ignore[no-untyped-def]
+    data, out, src = buf(m), buf32(m), op.src
+    total = np.int64(0)
+    for y in range(src.height):
+        for x in range(src.width):
+            of, to, goal = at(src, y, x), at(op.dst, y, x), at(op.wanted, y, x)
+            for c in range(src.channels):
+                error = value8(data[of + c], src.signed) - value8(data[goal + c], src.signed)
+                out[to + c] = error
+                total += error * error
+    set_reg(m, op.rloss, min(total, np.int64(2147483647)))
+    return 0

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from sasimc.quantise.from_torch import from_torch
     from sasimc.runtime.activations import Activation
     from sasimc.runtime.device import Device, Inference, StepResult
+    from sasimc.training.evaluation import evaluate, evaluate_values
     from sasimc.training.recipe import Recipe, load_recipe
-    from sasimc.training.trainer import evaluate, train
+    from sasimc.training.trainer import train
 
 __version__ = "0.4.0"
 
@@ -44,7 +45,8 @@ _LAZY = {
     "compile": "sasimc.api",
     "compile_model": "sasimc.api",
     "cost": "sasimc.costs",
-    "evaluate": "sasimc.training.trainer",
+    "evaluate": "sasimc.training.evaluation",
+    "evaluate_values": "sasimc.training.evaluation",
     "from_torch": "sasimc.quantise.from_torch",
     "export_onnx": "sasimc.export",
     "load_machine": "sasimc.isa.machine",

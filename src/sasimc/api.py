@@ -54,7 +54,7 @@ def compile_model(
         progress("verify")
         verified = str(verify_compiled(proto, compiled, graph))
     origin = {"sha256": model_digest(proto), "trainable": trainable}
-    meta = {**compiled.program.meta, "verified": verified, "model": json.dumps(origin)}
+    meta = {**compiled.program.meta, "loss": opt.loss, "verified": verified, "model": json.dumps(origin)}
     if ranged.tensors:
         meta["calibrated"] = str(ranged)
     return replace(compiled, program=replace(compiled.program, meta=meta))

@@ -41,7 +41,7 @@ class _Model(BaseModel):
 
 class Task(_Model):
     """A task. ``subarrays``: where its weights stand in the arrays (empty: kept on the host, ``slot`` is None); ``accuracy``: percent by split when it
-    was learned; ``notes``: of its program, where an option set them; ``learning``, ``scratch``, ``placing``: writes of its weights and of scratch rows in training, and by the host (initial weights, best epoch, swapping
+    was learned (mean squared error where it has no classes); ``notes``: of its program, where an option set them; ``learning``, ``scratch``, ``placing``: writes of its weights and of scratch rows in training, and by the host (initial weights, best epoch, swapping
     in)."""
 
     name: Annotated[str, Field(pattern=NAME)]

@@ -133,11 +133,13 @@ def written_rows(program: Program, slot: Slot | None = None) -> np.ndarray:
 
 
 def with_classes(program: Program, classes: int) -> Program:
-    """The program with predictions among the first ``classes`` outputs only. Logits, loss and training keep all outputs.
+    """The program with predictions among the first ``classes`` outputs only (0: it predicts values). Logits, loss and training keep all outputs.
 
     Raises:
         SasError: more classes than outputs.
     """
+    if not classes:
+        return program
     outputs = int(program.meta["classes"])
     if not 1 <= classes <= outputs:
         raise SasError(f"{classes} classes, the classifier has {outputs} outputs", hint=more_classes(classes))

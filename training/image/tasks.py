@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sasimc.datasets.dataset import Dataset
 from sasimc.isa.errors import SasError, near
 from sasimc.isa.program import Program
 from sasimc.runtime.device import Device
@@ -176,11 +175,11 @@ class TaskStore:
         self._load(self._device)
         return self._device
 
-    def adopt(self, device: Device, name: str, dataset: Dataset) -> Task:
+    def adopt(self, device: Device, name: str, classes: Sequence[str], dataset: str) -> Task:
         """Make what runs on a device without an image a task of this (empty) image, selected; the writes so far are its own."""
         rows = {t.subarray for m in trainable_matrices(self.program).values() for t in m.tiles}
         notes = chosen_preprocess(self.program)
-        task = Task(name=name, classes=dataset.classes, dataset=dataset.name, notes=notes, slot=0, subarrays=tuple(sorted(rows)))
+        task = Task(name=name, classes=tuple(classes), dataset=dataset, notes=notes, slot=0, subarrays=tuple(sorted(rows)))
         self._task, self._device = self.image.touch(task), device
         return self._task
 
@@ -247,7 +246,7 @@ class TaskStore:
         return device, run
 
     def learned(self, run: TrainState, accuracy: Mapping[str, float]) -> Task:
-        """The selected task is learned: into the registry, with its accuracies (percent, by split); the image is saved."""
+        """The selected task is learned: into the registry, with its accuracies (percent by split; for values mean squared errors); the image is saved."""
         assert self._task is not None
         device = self.device
         task, by_program = self.task(self._task.name), program_writes(device)

@@ -27,6 +27,7 @@ __all__ = ["check", "compile_command"]
 @options.machine
 @declared(CompileOptions, "trainable", "Training", "PATTERN")
 @declared(CompileOptions, "batch", "Training")
+@declared(CompileOptions, "loss", "Training")
 @declared(CompileOptions, "backprop", "Training")
 @declared(CompileOptions, "calibrate", "Input", "[NAME|FOLDER|FILE.npz]")
 @options.json_file("mapping and findings")
@@ -111,6 +112,7 @@ def _ranges(numbers: list[int]) -> str:
 @declared(CompileOptions, "trainable", "Training", "PATTERN")
 @declared(CompileOptions, "inference_only", "Training")
 @declared(CompileOptions, "batch", "Training")
+@declared(CompileOptions, "loss", "Training")
 @declared(CompileOptions, "eps", "Training")
 @declared(CompileOptions, "backprop", "Training")
 @declared(CompileOptions, "backprop_through", "Training", "PATTERN")

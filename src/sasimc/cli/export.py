@@ -51,7 +51,7 @@ def export(program: Path, output: Path, model: Path | None, image: Path | None, 
             store = TaskStore(opened, trained)
             known, outputs = store.task(task), int(trained.meta["classes"])
             trained = trained.with_trained(store.weights(task), known.classes)
-        if len(known.classes) < outputs:
+        if 0 < len(known.classes) < outputs:
             note = f"; its classes are the first {len(known.classes)} of {outputs} outputs"
     with progress("exporting"):
         export_onnx(trained, model, output)

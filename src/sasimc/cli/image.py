@@ -100,13 +100,15 @@ def _listed(path: Path) -> dict[str, Any]:
 
 
 def _lines(row: dict[str, Any]) -> list[str]:
-    accuracy = ", ".join(f"{split} {top1:.2f} %" for split, top1 in row["accuracy"].items()) or "not learned yet"
+    form = "{} {:.2f} %" if row["classes"] else "{} mean squared error {:.4g}"
+    accuracy = ", ".join(form.format(split, found) for split, found in row["accuracy"].items()) or "not learned yet"
     names = ", ".join(row["classes"][:4]) + (", ..." if len(row["classes"]) > 4 else "")
+    kinds = f"{len(row['classes'])} classes ({names})" if names else "values"
     where = f"{len(row['subarrays'])} sub-arrays, {_ranges(row['subarrays'])}" if row["resident"] else "kept on the host"
     w = row["writes"]
     total = {key: sum(part[key] for part in w.values()) for key in ("rows", "bits_written", "bits_flipped")}
     return [
-        f"{row['name']}: {len(row['classes'])} classes ({names}); {accuracy}; {row['epochs']} epochs, {row['steps']} steps",
+        f"{row['name']}: {kinds}; {accuracy}; {row['epochs']} epochs, {row['steps']} steps",
         f"    {where}; writes: {total['rows']} rows, {total['bits_written']} bits, {total['bits_flipped']} flipped "
         f"(weights {w['weights']['bits_flipped']}, scratch {w['scratch']['bits_flipped']}, by the host {w['host']['bits_flipped']})",
     ]

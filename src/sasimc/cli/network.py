@@ -66,24 +66,24 @@ def quantize(
     from sasimc.quantise.preprocessing import find_preprocess, parse_numbers
     from sasimc.quantise.quantise import compare
     from sasimc.quantise.quantise import quantise as quantise_model
-    from sasimc.quantise.samples import array_samples, image_samples, input_plane
+    from sasimc.quantise.samples import input_plane, read_samples
 
     require_suffix(output, ".onnx")
     require_writable(output, json_file)
     source = load_model(model)
     plane = input_plane(source)
-    arrays = Path(calibrate).suffix in (".npy", ".npz")
     metadata: dict[str, str] = {}
     values = {k: parse_numbers(v, f"--{k}") if k in ("mean", "std") else v for k, v in given.items() if v is not None}
     with progress("reading") as show:
-        if arrays or not plane.image:
-            samples, why = array_samples(Path(calibrate), plane, images), "none: arrays are what the network takes"
-        else:
-            found = find_preprocess(source, model, plane.size, values)
-            why, metadata["sasimc.preprocess"] = found.why, found.preprocess.to_json()
-            metadata["sasimc.preprocess.source"] = why
-            samples = image_samples(calibrate, data, plane, found.preprocess, images, seed)
-        say(f"preprocessing: {metadata.get('sasimc.preprocess', '')} ({why})")
+        found = find_preprocess(source, model, plane.size, values) if plane.image else None
+        samples, why = (
+            read_samples(calibrate, data, plane, found and found.preprocess, images, seed),
+            "arrays are what the network takes",
+        )
+        if found and samples.pictures:
+            why = metadata["sasimc.preprocess.source"] = found.why
+            metadata["sasimc.preprocess"] = found.preprocess.to_json()
+        say(f"preprocessing: {metadata.get('sasimc.preprocess', 'none')} ({why})")
         say(f"calibration: {len(samples.inputs)} of {samples.note}")
         tell, total = counted(show), len(samples.inputs)
         quantise_model(
@@ -93,7 +93,11 @@ def quantize(
         quality = compare(model, output, plane, samples, _labels(source), lambda n: tell("comparing", n - 1, total))
     report = check_model(load_model(output))
     say(f"wrote {output} ({output.stat().st_size / 1e6:.2f} MB)")
-    say(f"same class before and after: {quality.same_class:.1%} of {quality.images} calibration images")
+    say(
+        f"int8 beside float, {quality.images} calibration examples: outputs differ by {quality.difference:.1%} of their size (RMS)"
+    )
+    if quality.classes:
+        say(f"same class before and after: {quality.same_class:.1%}")
     labelled = not math.isnan(quality.top1_float)
     if labelled:
         how = "by name" if _labels(source) else "the network's classes taken as the data set's, in order"
@@ -104,7 +108,7 @@ def quantize(
             json_file,
             {
                 "output": str(output), "preprocess": metadata.get("sasimc.preprocess"), "preprocess_from": why, "images": quality.images,
-                "same_class": quality.same_class, "top1_float": quality.top1_float if labelled else None,
+                "same_class": quality.same_class if quality.classes else None, "difference": quality.difference, "top1_float": quality.top1_float if labelled else None,
                 "top1_int8": quality.top1_int8 if labelled else None, "supported": report.ok,
             },
         )  # fmt: skip
@@ -173,7 +177,7 @@ def attach(
     from sasimc.frontend.load import load_model
     from sasimc.isa.files import write_atomically
     from sasimc.quantise.preprocessing import find_preprocess
-    from sasimc.quantise.samples import array_samples, image_samples, plane_of
+    from sasimc.quantise.samples import plane_of, read_samples
 
     require_suffix(output, ".onnx")
     require_writable(output)
@@ -182,12 +186,10 @@ def attach(
     options = AttachOptions(at=at, modules=not no_modules, labels=names_of(labels), seed=seed, **given)
     options.check()
     with progress("attaching"):
-        if Path(calibrate).suffix in (".npy", ".npz"):
-            samples = array_samples(Path(calibrate), plane, images)
-        else:
-            found = find_preprocess(source, model, plane.size, {})
+        found = find_preprocess(source, model, plane.size, {}) if plane.image else None
+        samples = read_samples(calibrate, data, plane, found and found.preprocess, images, seed)
+        if found and samples.pictures:
             say(f"preprocessing: {found.preprocess.to_json()} ({found.why})")
-            samples = image_samples(calibrate, data, plane, found.preprocess, images, seed)
         made = attach_modules(source, options, list(samples))
         write_atomically(output, made.model.SerializeToString())
     for module, place in made.modules:
