@@ -124,8 +124,33 @@ class BackwardEmitter:
     # --- loss and views --------------------------------------------------------------------------------------------------
 
     def _slice_t(self, op: Op) -> None:
-        c = self._type(op.output)[2]
-        self._alias(op, self.b.channel_slice(self.errors[op.inputs[0]], op.int_attr("start"), c))
+        source = self.errors[op.inputs[0]]
+        self._alias(op, self.b.slice(source, op.ints("start"), op.ints("step"), self._type(op.output)))
+
+    def _scatter_t(self, op: Op) -> None:
+        """Zeros to host, then the error over them."""
+        b, fwd, source = self.b, self._forward(op), self.errors[op.inputs[0]]
+        host = b.host(op.output, "i8", self._type(op.output), self.batch_size)
+        for value, load, store in (
+            (op.output, "", host),
+            (op.inputs[0], source, b.slice(host, fwd.ints("start"), fwd.ints("step"), self._type(op.inputs[0]))),
+        ):
+            h, w, c = shape = self._type(value)
+            rows = self._fit_rows(h, w * c)
+            view = b.view("e.part", "buf", "i8", shape, 0, ring=rows)
+            self.peak = max(self.peak, rows * w * c)
+
+            def run(rr: RowRange, view: str = view, load: str = load, store: str = store) -> None:
+                if load:
+                    b.emit("hld", view, load, self.sample, rr)
+                else:
+                    b.emit("fill", view, 0, rr)
+                b.emit("hst", store, view, self.sample, rr)
+
+            with b.overlapped(), b.batch_loop(self.batch, self.sample):
+                stripe_loop(b, [Stage(rows, 0, h, run)])
+        self.errors[op.output] = host
+        self.exponents[op.output] = self.exponents[op.inputs[0]]
 
     def _reshape_t(self, op: Op) -> None:
         v = self.b.views[self.errors[op.inputs[0]]]

@@ -93,6 +93,17 @@ class Builder:
         made = replace(v, name="", addr=v.addr + first * v.chan, shape=(v.height, v.width, count))
         return self._declare(self.views, f"{name}.c{first}", made)
 
+    def slice(self, name: str, start: tuple[int, ...], step: tuple[int, ...], shape: tuple[int, int, int]) -> str:
+        """A view on every ``step``-th row, pixel and channel of another view from ``start`` on, ``shape`` of them."""
+        v = self.views[name]
+        if (tuple(start), tuple(step), shape) == ((0, 0, 0), (1, 1, 1), v.shape):
+            return name
+        strides = (v.row, v.pix, v.chan)
+        addr = v.addr + sum(a * s for a, s in zip(start, strides, strict=True))
+        row, pix, chan = (n * s for n, s in zip(step, strides, strict=True))
+        made = replace(v, name="", addr=addr, shape=shape, row=row, pix=pix, chan=chan)
+        return self._declare(self.views, f"{name}.part", made)
+
     def columns_from(self, name: str, first: int) -> str:
         """A view without the pixels 0..first-1 of each row."""
         v = self.views[name]

@@ -8,7 +8,17 @@ from dataclasses import dataclass, field
 from sasimc.backend.builder import Builder, Stage, stripe_loop
 from sasimc.backend.mapping import LayerMatrix, Placement, row_window
 from sasimc.backend.pixel_packing import Run
-from sasimc.backend.stripes import STREAMABLE, Chain, ForwardPlan, column_chunk, dilations, pooled_rows, ring_rows, window
+from sasimc.backend.stripes import (
+    STREAMABLE,
+    WHOLE,
+    Chain,
+    ForwardPlan,
+    column_chunk,
+    dilations,
+    pooled_rows,
+    ring_rows,
+    window,
+)
 from sasimc.ir.graph import Graph, Op
 from sasimc.isa.objects import Matrix
 from sasimc.isa.spec import RowRange
@@ -112,8 +122,9 @@ class ForwardEmitter:
             others: list[str] = []
             for i, other in enumerate(op.inputs[1:], 1):
                 if plan.home.get(plan.roots.get(other, other)) == "host":
-                    view = self._temp(k, f"in:{op.name}:{i}", other, r_out)
-                    stages.append(self._load(op, other, view, r_out, d_out, t_out.shape[0]))
+                    rows = graph.type(other).shape[0] if op.kind in WHOLE else 0
+                    view = self._temp(k, f"in:{op.name}:{i}", other, rows or r_out)
+                    stages.append(self._load(op, other, view, rows or r_out, 0 if rows else d_out, rows or t_out.shape[0]))
                 else:
                     view = self.full_view(other)
                 others.append(view)
@@ -123,7 +134,7 @@ class ForwardEmitter:
                 next_dw = following.kind == "conv" and following.flag("depthwise")
                 out_view = self._temp(k, f"in:{following.name}:0", op.output, r_out if next_dw else ring_rows(r_out, s2, e2))
             elif plan.home.get(op.output) == "host":
-                out_view = self._temp(k, "out", op.output, t_out.shape[0] if op.kind == "pad" else r_out)
+                out_view = self._temp(k, "out", op.output, t_out.shape[0] if op.kind in WHOLE else r_out)
             else:
                 out_view = self.full_view(op.output)
             self.results[op.output] = out_view
@@ -267,7 +278,27 @@ class ForwardEmitter:
                     b.emit("cpy", inner, x, top, RowRange(0, 0, t_in.shape[0]))
 
             return [Stage(h, 0, h, whole)]
+        if op.kind in ("slice", "mosaic"):
+            return [self._part(op, [x, *others], out, node)]
         raise AssertionError(f"no emission for {op.kind}")
+
+    def _part(self, op: Op, sources: list[str], out: str, node: str) -> Stage:
+        """Copies between strided views: of a slice, or of the inputs of a mosaic."""
+        b, shapes = self.b, [self.graph.type(v).shape for v in op.inputs]
+        shape = self.graph.type(op.output).shape
+
+        def whole(rr: RowRange) -> None:
+            with b.origin(node):
+                if op.kind == "slice":
+                    b.emit("cpy", out, b.slice(sources[0], op.ints("start"), op.ints("step"), shape), 0, RowRange(0, 0, shape[0]))
+                    return
+                if sum(h * w * c for h, w, c in shapes) < shape[0] * shape[1] * shape[2]:
+                    b.emit("fill", out, b.views[out].pad, RowRange(0, 0, shape[0]))
+                for i, (view, part) in enumerate(zip(sources, shapes, strict=True)):
+                    at = b.slice(out, op.ints("starts")[3 * i : 3 * i + 3], op.ints("step"), part)
+                    b.emit("cpy", at, view, 0, RowRange(0, 0, part[0]))
+
+        return Stage(shape[0], 0, shape[0], whole)
 
     def _dense(self, op: Op, x: str, out: str, geom: str, rows: int) -> list[tuple[object, ...]]:
         """Products of all parts, then requantisation: at once when the sums of a whole row fit and stand pixel by pixel, else block by block of
@@ -326,7 +357,7 @@ class ForwardEmitter:
             work = [("mask", view, out, table), ("hst", host, view)]
         if not work and not targets:
             return []
-        whole = op.kind == "pad"
+        whole = op.kind in WHOLE
 
         def run(rr: RowRange) -> None:
             rr = RowRange(0, 0, height) if whole else rr

@@ -30,6 +30,8 @@ __all__ = [
     "window",
 ]
 
+WHOLE = {"pad", "slice", "mosaic"}
+"""Kinds that work on whole tensors at once."""
 STREAMABLE = {"conv", "add", "mul", "lut", "rescale", "avgpool", "maxpool"}
 ALIGN = 4
 
@@ -131,7 +133,7 @@ def _chains(graph: Graph, streamed: set[str], roots: Mapping[str, str]) -> list[
             raise AssertionError(f"graph {graph.name!r} is not topological")
         chain = [op]
         del left[op.name]
-        while chain[-1].output in streamed:
+        while chain[-1].output in streamed and chain[-1].kind not in WHOLE:
             value = chain[-1].output
             consumers = [c for c in graph.consumers(value) if c.kind != "argmax"]
             if len(consumers) != 1 or consumers[0].inputs[0] != value or consumers[0].inputs.count(value) > 1:
@@ -204,9 +206,10 @@ class _Planner:
                     out[f"one:{op.name}"] = 1
             for i, other in enumerate(op.inputs[1:], 1):
                 if home.get(self.root(other)) == "host":
-                    out[f"in:{op.name}:{i}"] = min(r_out, h_out) * row_bytes(graph, other)
+                    rows_other = graph.type(other).shape[0] if op.kind in WHOLE else min(r_out, h_out)
+                    out[f"in:{op.name}:{i}"] = rows_other * row_bytes(graph, other)
             if op is chain.last and home.get(self.root(op.output)) == "host":
-                full = op.kind == "pad"
+                full = op.kind in WHOLE
                 out["out"] = (h_out if full else min(r_out, h_out)) * row_bytes(graph, op.output)
             if op.output in self.masks:
                 out[f"mask:{op.output}"] = min(r_out, h_out) * ((row_bytes(graph, op.output) + 7) // 8)

@@ -16,6 +16,7 @@ import sasimc.frontend.ops_elementwise
 import sasimc.frontend.ops_linear
 import sasimc.frontend.ops_quant
 import sasimc.frontend.ops_shape
+import sasimc.frontend.ops_slice
 import sasimc.frontend.ops_unary
 import sasimc.frontend.ops_window  # noqa: F401
 from sasimc.frontend.inputs import FLOATS, INTS, graph_inputs
@@ -45,14 +46,10 @@ from sasimc.passes.pipeline import forward_passes
 __all__ = ["RANGES", "FloatImport", "import_float", "import_graph", "import_model", "obstacles", "unscaled"]
 
 _REWRITES = {
-    "ConvTranspose": "use Resize (nearest, or linear x2) followed by Conv",
     "ConvInteger": "use static quantisation (QLinearConv or QuantizeLinear/DequantizeLinear), not dynamic",
     "MatMulInteger": "use static quantisation (QLinearMatMul or QuantizeLinear/DequantizeLinear), not dynamic",
     "DynamicQuantizeLinear": "use static quantisation: scales must be constants",
     "ReduceSum": "use ReduceMean over height and width",
-    "Split": "split the convolution's weights instead",
-    "Slice": "split the convolution's weights instead",
-    "Gather": "only constant indexing of shapes is supported",
     "If": "export with constant control flow",
     "Loop": "unroll the loop",
     "LSTM": "recurrent networks are not supported",

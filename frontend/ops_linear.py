@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 from onnx import NodeProto
 
+from sasimc.frontend.ops_slice import mosaic
 from sasimc.frontend.state import Act, Const, Importer, QConst, Unsupported, handles
 from sasimc.ir.graph import Attr, TensorType
 from sasimc.ir.kinds import window_output
@@ -24,6 +25,41 @@ Array = npt.NDArray[Any]
 def conv(imp: Importer, node: NodeProto) -> None:
     act = imp.plane(node, imp.floats(node, 0))
     _conv(imp, node, act, act.value, _weight(imp, node, 1), _bias(imp, node, 2), node.output[0])
+
+
+@handles("ConvTranspose")
+def conv_transpose(imp: Importer, node: NodeProto) -> None:
+    """A convolution with turned weights over the input with zeros between its pixels."""
+    act, attrs = imp.plane(node, imp.floats(node, 0)), imp.attrs(node)
+    w, rank, groups, t = _weight(imp, node, 1), len(imp.layout(act).axes) - 1, int(attrs.get("group", 1)), imp.type(act)
+    if w.q.ndim != rank + 2 or groups < 1 or w.q.shape[0] % groups or w.q.shape[0] != t.shape[2]:
+        raise Unsupported(f"weight {list(w.q.shape)} with {groups} groups does not fit {t.shape[2]} input channels")
+    if w.scale.ndim and (groups > 1 or w.axis != 1):
+        raise Unsupported(
+            f"weights are quantised along axis {w.axis}", "quantise along the output channels (axis 1), of groups per tensor"
+        )
+    turned = w.q.reshape(groups, w.q.shape[0] // groups, *w.q.shape[1:]).swapaxes(1, 2)[(..., *[slice(None, None, -1)] * rank)]
+    weight = QConst(turned.reshape(groups * turned.shape[1], *turned.shape[2:]), w.scale, w.zero, 0)
+    (kh, kw), stride = (1, *w.q.shape[2:])[-2:], pair(attrs.get("strides"), "strides", rank)
+    dilation, more = (
+        pair(attrs.get("dilations"), "dilations", rank),
+        [0] * (2 - rank) + list(attrs.get("output_padding", [0] * rank)),
+    )
+    if attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID") or attrs.get("output_shape"):
+        raise Unsupported("auto_pad or output_shape", "use explicit pads")
+    outside = auto_pads(imp, node, t.shape[:2], (kh, kw), (1, 1), (1, 1), rank)
+    reach = (dilation[0] * (kh - 1), dilation[1] * (kw - 1))
+    pads = [reach[i % 2] - p + (more[i % 2] if i > 1 else 0) for i, p in enumerate(outside)]
+    if min(pads) < 0:
+        raise Unsupported(f"pads {list(outside)} beyond the kernel", "crop with a Slice behind the node")
+    wide = ((t.shape[0] - 1) * stride[0] + 1, (t.shape[1] - 1) * stride[1] + 1, t.shape[2])
+    if wide != t.shape:
+        inserted = imp.on_plane(act, wide)
+        act = Act(
+            mosaic(imp, node, [act.value], [(0, 0, 0)], (*stride, 1), wide, inserted.layout, f"{node.output[0]}:wide"), act.batch
+        )  # type: ignore[arg-type]
+    window = _Window((1, 1), (pads[0], pads[1], pads[2], pads[3]), dilation, groups)
+    _conv(imp, node, act, act.value, weight, _bias(imp, node, 2), node.output[0], window)
 
 
 @handles("QLinearConv")
@@ -142,8 +178,9 @@ def _transposed(imp: Importer, act: Act) -> Act:
     return Act(act.value, 1 - act.batch) if len(imp.dims(act)) == 2 else act
 
 
-def _int8(w: QConst, channels_axis: int) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float64]]:
-    """Weights with zero point 0 and one scale per output channel. uint8 around 128 is the same thing re-expressed."""
+def _int8(w: QConst, channels_axis: int) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.int8] | None, npt.NDArray[np.float64]]:
+    """Weights with zero point 0 and one scale per output channel. uint8 around 128 is the same thing re-expressed; where another zero point
+    needs more than 8 bits, the weights are the sum of two arrays."""
     if w.q.dtype not in (np.int8, np.uint8):
         raise Unsupported(f"weights have type {w.q.dtype}, expected int8 or uint8", "quantise weights to 8 bits")
     if w.scale.ndim and w.axis != channels_axis:
@@ -156,13 +193,13 @@ def _int8(w: QConst, channels_axis: int) -> tuple[npt.NDArray[np.int8], npt.NDAr
     if w.zero.ndim and w.zero.size != w.q.shape[w.axis]:
         raise Unsupported(f"{w.zero.size} weight zero points for {w.q.shape[w.axis]} channels")
     centred = w.q.astype(np.int16) - w._along(w.zero).astype(np.int16)
+    rest = None
     if centred.size and (centred.min() < -128 or centred.max() > 127):
-        zeros = sorted({int(z) for z in np.ravel(w.zero)})
-        raise Unsupported(
-            f"weights are asymmetric (zero points {zeros[:4]}{'...' if len(zeros) > 4 else ''})",
-            "quantise weights symmetrically (zero point 0)",
-        )
-    return centred.astype(np.int8), np.ascontiguousarray(np.broadcast_to(w.scale, (n,)).astype(np.float64))
+        if centred.max() > 254:
+            raise Unsupported("weights reach 255 steps above their zero point", "quantise weights symmetrically (zero point 0)")
+        whole, centred = centred, np.clip(centred, -128, 127)
+        rest = (whole - centred).astype(np.int8)
+    return centred.astype(np.int8), rest, np.ascontiguousarray(np.broadcast_to(w.scale, (n,)).astype(np.float64))
 
 
 def _bias_consts(bias: Const | None, n: int) -> dict[str, Array]:
@@ -212,32 +249,76 @@ def pair(values: Any, what: str, rank: int) -> tuple[int, int]:
     return (1, *v)[-2], v[-1]
 
 
-def _conv(imp: Importer, node: NodeProto, act: Act, x: str, w: QConst, bias: Const | None, out: str) -> None:
+@dataclass(frozen=True)
+class _Window:
+    stride: tuple[int, int]
+    pads: tuple[int, int, int, int]
+    dilation: tuple[int, int]
+    groups: int
+
+
+def _conv(
+    imp: Importer, node: NodeProto, act: Act, x: str, w: QConst, bias: Const | None, out: str, given: _Window | None = None
+) -> None:
+    """``given``: the window, where the node's attributes do not say it."""
     attrs, t, layout = imp.attrs(node), imp.type(act), imp.layout(act)
     rank = len(layout.axes) - 1
     if w.q.ndim != rank + 2:
         raise Unsupported(f"weight has rank {w.q.ndim}, the input {rank + 2}", "only 2-D and 1-D convolutions are supported")
-    weight, wscale = _int8(w, 0)
+    weight, rest, wscale = _int8(w, 0)
     if attrs.get("kernel_shape") and tuple(attrs["kernel_shape"]) != weight.shape[2:]:
         raise Unsupported(f"kernel_shape {list(attrs['kernel_shape'])} differs from the weight's {list(weight.shape[2:])}")
     weight = weight.reshape(*weight.shape[:2], *(1, *weight.shape[2:])[-2:])
     n, per_group, kh, kw = weight.shape
-    groups = int(attrs.get("group", 1))
+    groups = given.groups if given else int(attrs.get("group", 1))
     if groups < 1 or per_group * groups != t.shape[2] or n % groups:
         raise Unsupported(f"weight {list(w.q.shape)} with {groups} groups does not fit {t.shape[2]} input channels")
-    stride, dilation = pair(attrs.get("strides"), "strides", rank), pair(attrs.get("dilations"), "dilations", rank)
-    pads = auto_pads(imp, node, t.shape[:2], (kh, kw), stride, dilation, rank)
+    if given:
+        stride, pads, dilation = given.stride, given.pads, given.dilation
+    else:
+        stride, dilation = pair(attrs.get("strides"), "strides", rank), pair(attrs.get("dilations"), "dilations", rank)
+        pads = auto_pads(imp, node, t.shape[:2], (kh, kw), stride, dilation, rank)
     h = window_output(t.shape[0], kh, stride[0], pads[0], pads[2], dilation[0])
     wide = window_output(t.shape[1], kw, stride[1], pads[1], pads[3], dilation[1])
     if min(h, wide) < 1:
         raise Unsupported(f"kernel {kh} x {kw} is larger than its padded input {t.shape[0]} x {t.shape[1]}")
     consts = {"weight": np.ascontiguousarray(weight.transpose(2, 3, 1, 0)), "wscale": wscale, **_bias_consts(bias, n)}
+    if rest is not None:
+        consts["rest"] = np.ascontiguousarray(rest.reshape(weight.shape).transpose(2, 3, 1, 0))
     made = Layout.planes((h, wide, n), rank + 1)
     if (order := imp.order(act, 0)) is not None:
         consts, channels = _reordered(consts, order, groups, layout.axes[0])
         made = Layout((channels, *made.axes[1:]))
     geometry = _geometry(imp, node, (kh, kw), stride, pads, dilation, groups)
-    imp.emit(node, "conv_f", [x], out, TensorType("f32", (h, wide, n), layout=made), geometry, consts)
+    _emit(imp, node, act, x, out, TensorType("f32", (h, wide, n), layout=made), geometry, consts)
+
+
+def _emit(
+    imp: Importer,
+    node: NodeProto,
+    act: Act,
+    x: str,
+    out: str,
+    made: TensorType,
+    geometry: dict[str, Attr],
+    consts: dict[str, Array],
+) -> None:
+    """The product. Where its weights are a sum of two (``rest``), every row of the input stands twice, once for each."""
+    if (rest := consts.pop("rest", None)) is not None:
+        t = imp.values[x]
+        (kh, kw), (sh, sw), (top, left, bottom, right), (down, across) = (
+            cast("tuple[int, ...]", geometry[k]) for k in ("kernel", "stride", "pads", "dilation")
+        )
+        if kh > 1 and down > 1:
+            raise Unsupported("dilated weights with a zero point", "quantise weights symmetrically (zero point 0)")
+        double = (2 * t.shape[0], *t.shape[1:])
+        twice = TensorType("f32", double, layout=Layout.planes(double))
+        x = imp.emit(node, "resize_f", [x], imp.fresh(f"{out}:twice"), twice, {"mode": "nearest"}, suffix=":twice")
+        both = np.stack([consts["weight"], rest], axis=1)
+        consts["weight"] = np.ascontiguousarray(both.reshape(2 * kh, *consts["weight"].shape[1:]))
+        geometry = {**geometry, "kernel": (2 * kh, kw), "stride": (2 * sh, sw), "pads": (2 * top, left, 2 * bottom, right),
+                    "dilation": (1, across), "asymmetric": True}  # fmt: skip
+    imp.emit(node, "conv_f", [x], out, made, geometry, consts)
     imp.bind(node, act, out)
 
 
@@ -246,12 +327,12 @@ def _reordered(
 ) -> tuple[dict[str, Array], Axis]:
     """Weights for input channels that are stored in another order, and the axis of the output channels. A depth-wise layer keeps the
     stored order, so its outputs are permuted as its inputs are."""
-    weight = consts["weight"]
-    count, n = len(order), weight.shape[3]
+    count, n = len(order), consts["weight"].shape[3]
     if groups == 1:
-        moved = np.empty_like(weight)
-        moved[:, :, order] = weight
-        return {**consts, "weight": moved}, ((n, 1),) if n > 1 else ()
+        moved = {role: np.empty_like(consts[role]) for role in ("weight", "rest") if role in consts}
+        for role, a in moved.items():
+            a[:, :, order] = consts[role]
+        return {**consts, **moved}, ((n, 1),) if n > 1 else ()
     if groups != count:
         raise Unsupported(
             f"{groups} groups of channels that are stored in another order", "put a convolution with one group behind the shuffle"
@@ -276,20 +357,19 @@ def _matmul(imp: Importer, node: NodeProto, act: Act, x: str, w: QConst, bias: C
         raise Unsupported(
             f"weight has rank {w.q.ndim}, a matrix is expected", "only products with one weight matrix are supported"
         )
-    weight, wscale = _int8(w, 1)
+    weight, rest, wscale = _int8(w, 1)
     k, n = weight.shape
     if k != t.shape[2]:
         raise Unsupported(f"weight {list(weight.shape)} does not fit {t.shape[2]} inputs")
-    if (
-        order := imp.order(act, axis)
-    ) is not None:  # rows of W follow the ONNX order of the elements, the IR's follow the stored one
-        permuted = np.empty_like(weight)
-        permuted[order] = weight
-        weight = permuted
-    consts = {"weight": np.ascontiguousarray(weight.reshape(1, 1, k, n)), "wscale": wscale, **_bias_consts(bias, n)}
+    consts = {"wscale": wscale, **_bias_consts(bias, n)}
+    order = imp.order(act, axis)
+    for role, values in (("weight", weight), ("rest", rest)):
+        if values is not None:
+            rows = np.empty_like(values)  # rows of W follow the ONNX order of the elements, the IR's follow the stored one
+            rows[slice(None) if order is None else order] = values
+            consts[role] = rows.reshape(1, 1, k, n)
     made = TensorType("f32", (*t.shape[:2], n), layout=imp.layout(act).with_channels(axis, k, n))
-    imp.emit(node, "conv_f", [x], out, made, _geometry(imp, node, (1, 1)), consts)
-    imp.bind(node, act, out)
+    _emit(imp, node, act, x, out, made, _geometry(imp, node, (1, 1)), consts)
 
 
 def _param(imp: Importer, node: NodeProto) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from onnx import NodeProto
 
 from sasimc.frontend.ops_linear import requantize
+from sasimc.frontend.ops_slice import mosaic, relaid
 from sasimc.frontend.state import Act, Importer, Unsupported, handles
 from sasimc.ir.graph import Attr, TensorType
 from sasimc.ir.layout import Layout
@@ -116,6 +117,8 @@ def _concat(imp: Importer, node: NodeProto, acts: list[Act], values: list[str], 
         raise Unsupported("has no inputs")
     number = int(imp.attrs(node).get("axis", 1))
     axis = imp.axis(acts[0], number)
+    if (place := _along(imp, acts, axis)) is not None:
+        return _join(imp, node, acts, values, axis, place, out)
     dims, count = imp.dims(acts[0]), imp.layout(acts[0]).dims[axis]
     first = imp.type(acts[0])
     for act in acts:
@@ -138,6 +141,34 @@ def _concat(imp: Importer, node: NodeProto, acts: list[Act], values: list[str], 
     imp.emit(node, "concat", values, out, imp.values[values[0]].with_shape((*first.shape[:2], total), layout))
     imp.bind(node, acts[0], out)
     return out
+
+
+def _along(imp: Importer, acts: list[Act], axis: int) -> int | None:
+    """0 or 1 where the axis is the height or the width of all, stored alike."""
+    kinds = set()
+    for act in acts:
+        parts = imp.layout(act).parts(imp.type(act).shape)
+        names = tuple(tuple((n, s) for n, _, s in p) for p in parts or ())
+        kinds.add((act.batch, names, imp.type(act).shape[2]))
+    (_, names, _), *more = kinds
+    return {"H": 0, "W": 1}.get(names[axis][0][0]) if not more and len(names) > axis and len(names[axis]) == 1 else None
+
+
+def _join(imp: Importer, node: NodeProto, acts: list[Act], values: list[str], axis: int, place: int, out: str) -> str:
+    """Side by side in height (``place`` 0) or width."""
+    if any(imp.values[v].quant != imp.values[values[0]].quant for v in values):
+        raise Unsupported("joins stored values of different scales", "put DequantizeLinear in front and QuantizeLinear behind")
+    shapes = [imp.type(a).shape for a in acts]
+    if len({(s[1 - place], s[2]) for s in shapes}) > 1:
+        raise Unsupported(f"joins {[list(imp.dims(a)) for a in acts]}", "all but one axis must be alike")
+    total = sum(s[place] for s in shapes)
+    shape = (total, *shapes[0][1:]) if place == 0 else (shapes[0][0], total, shapes[0][2])
+    firsts = [sum(s[place] for s in shapes[:i]) for i in range(len(shapes))]
+    starts = [(f, 0, 0) if place == 0 else (0, f, 0) for f in firsts]
+    layout = relaid(imp.layout(acts[0]), shapes[0], shape, axis, None)
+    made = mosaic(imp, node, values, starts, (1, 1, 1), shape, layout, out)
+    imp.bind(node, acts[0], made)
+    return made
 
 
 # -- the end of a network -------------------------------------------------------------------------------------------------

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from onnx import NodeProto
 
 from sasimc.frontend.ops_linear import auto_pads, pair, requantize
+from sasimc.frontend.ops_slice import mosaic
 from sasimc.frontend.state import Act, Importer, Unsupported, handles
 from sasimc.ir.graph import Attr, TensorType
 from sasimc.ir.kinds import resize_index, window_output
 from sasimc.ir.layout import Layout
 
 __all__: list[str] = []
+
+MAX_POOLS = 25
 
 
 @handles("AveragePool")
@@ -37,17 +41,79 @@ def _channels_first(imp: Importer, node: NodeProto) -> None:
 
 
 def _average(imp: Importer, node: NodeProto, act: Act, x: str, out: str) -> None:
-    window, shape = _window(imp, node, act)
-    if any(window["pads"]) and not imp.attrs(node).get("count_include_pad", 0):  # type: ignore[arg-type]
-        raise Unsupported(
-            "padding that is not counted (count_include_pad = 0) makes the divisor vary", "set count_include_pad = 1"
-        )
-    imp.emit(node, "avgpool_f", [x], out, imp.on_plane(act, shape, "f32"), {**window, "global": False})
+    """An average pool. Where its windows have different divisors, the output is made of pools of one divisor each."""
+    attrs, (h, w, c), rank = imp.attrs(node), imp.type(act).shape, len(imp.layout(act).axes) - 1
+    kernel, stride = pair(attrs.get("kernel_shape"), "kernel_shape", rank), pair(attrs.get("strides"), "strides", rank)
+    if pair(attrs.get("dilations"), "dilations", rank) != (1, 1):
+        raise Unsupported(f"dilations {list(attrs['dilations'])} in a pool", "use dilation 1")
+    pads = auto_pads(imp, node, (h, w), kernel, stride, (1, 1), rank)
+    counted, ceil = bool(attrs.get("count_include_pad", 0)), bool(attrs.get("ceil_mode", 0))
+    rows, columns = (
+        _divisors(size, kernel[i], stride[i], (pads[i], pads[i + 2]), counted, ceil) for i, size in enumerate((h, w))
+    )
+    if len(rows) * len(columns) > MAX_POOLS:
+        raise Unsupported(f"windows of {len(rows) * len(columns)} shapes", "set count_include_pad = 1 and ceil_mode = 0")
+    pieces, starts = [], []
+    for r in rows:
+        for q in columns:
+            shape = (r.count, q.count, c)
+            tag = "" if len(rows) * len(columns) == 1 else f":{r.at}.{q.at}"
+            source = x
+            if tag:
+                part = imp.on_plane(act, (r.end - r.begin, q.end - q.begin, c), "f32")
+                start: dict[str, Attr] = {"start": (r.begin, q.begin, 0), "step": (1, 1, 1)}
+                source = imp.emit(node, "slice", [x], imp.fresh(f"{out}:in{tag}"), part, start, suffix=":take")
+            window: dict[str, Attr] = {
+                "kernel": (r.size, q.size), "stride": stride, "pads": (r.before, q.before, r.after, q.after), "global": False,
+            }  # fmt: skip
+            pieces.append(imp.emit(node, "avgpool_f", [source], f"{out}{tag}", imp.on_plane(act, shape, "f32"), window))
+            starts.append((r.at, q.at, 0))
+    whole = (sum(r.count for r in rows), sum(q.count for q in columns), c)
+    if len(pieces) > 1:
+        mosaic(imp, node, pieces, starts, (1, 1, 1), whole, imp.on_plane(act, whole).layout, out)
     imp.bind(node, act, out)
 
 
+@dataclass(frozen=True)
+class _Windows:
+    """Windows of one length along an axis: the first and how many, the input that they see, their length, and padding inside them."""
+
+    at: int
+    count: int
+    begin: int
+    end: int
+    size: int
+    before: int
+    after: int
+
+
+def _divisors(size: int, kernel: int, stride: int, pads: tuple[int, int], counted: bool, ceil: bool) -> list[_Windows]:
+    padded = size + sum(pads)
+    count = (-(-(padded - kernel) // stride) if ceil else (padded - kernel) // stride) + 1
+    if ceil and (count - 1) * stride >= size + pads[0]:
+        count -= 1  # the last window would start in the padding
+    low, high = (-pads[0], size + pads[1]) if counted else (0, size)
+    spans = [(max(low, i * stride - pads[0]), min(high, i * stride - pads[0] + kernel)) for i in range(count)]
+    if count < 1 or any(max(a, 0) >= min(b, size) for a, b in spans):
+        raise Unsupported(f"a window of {kernel} sees nothing of {size}", "smaller pads")
+    groups: list[list[int]] = []
+    for i, (a, b) in enumerate(spans):
+        last = spans[i - 1]
+        if groups and b - a == last[1] - last[0] and a - last[0] == stride:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    found = []
+    for g in groups:
+        a, b = spans[g[0]][0], spans[g[-1]][1]
+        found.append(
+            _Windows(g[0], len(g), max(a, 0), min(b, size), spans[g[0]][1] - spans[g[0]][0], max(-a, 0), max(b - size, 0))
+        )
+    return found
+
+
 def _window(imp: Importer, node: NodeProto, act: Act) -> tuple[dict[str, Attr], tuple[int, int, int]]:
-    """Window attributes and output shape of a pool. ``ceil_mode`` becomes padding at the end where padding is neutral."""
+    """Window attributes and output shape of a max pool; ``ceil_mode`` becomes padding at the end."""
     attrs, (h, w, c), rank = imp.attrs(node), imp.type(act).shape, len(imp.layout(act).axes) - 1
     kernel, stride = pair(attrs.get("kernel_shape"), "kernel_shape", rank), pair(attrs.get("strides"), "strides", rank)
     dilation = pair(attrs.get("dilations"), "dilations", rank)
@@ -62,8 +128,6 @@ def _window(imp: Importer, node: NodeProto, act: Act) -> tuple[dict[str, Attr], 
                 out -= 1  # the last window would start in the padding
             extra = (out - 1) * stride[axis] + kernel[axis] - padded
             if extra > 0:
-                if node.op_type != "MaxPool":
-                    raise Unsupported("ceil_mode = 1 makes the divisor of the last window differ", "set ceil_mode = 0")
                 pads[axis + 2] += extra
     shape = (
         window_output(h, kernel[0], stride[0], pads[0], pads[2]),

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sasimc.ir.graph import Graph, IrError, Op, type_range
-from sasimc.ir.kinds import resize_index
+from sasimc.ir.kinds import places, resize_index
 
 __all__ = ["look_up", "products", "quantize_input", "rne", "run", "run_op"]
 
@@ -80,6 +80,13 @@ def run_op(graph: Graph, op: Op, inputs: list[Ints]) -> Ints:
         case "pad":
             t, left, b, r = op.ints("pads")
             return np.pad(x, ((0, 0), (t, b), (left, r), (0, 0)), constant_values=tx.zero)
+        case "slice":
+            return x[:, *places(op.ints("start"), op.ints("step"), out.shape)]
+        case "mosaic":
+            made, starts = np.full((len(x), *out.shape), out.zero, np.int64), op.ints("starts")
+            for i, part in enumerate(inputs):
+                made[:, *places(starts[3 * i : 3 * i + 3], op.ints("step"), graph.type(op.inputs[i]).shape)] = part
+            return made
         case "reshape":
             return x.reshape(x.shape[0], *out.shape)
         case "argmax":

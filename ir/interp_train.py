@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from sasimc.ir.graph import IrError, Op, TrainGraph, type_range
 from sasimc.ir.interp import Ints, look_up, products, rne
-from sasimc.ir.kinds import resize_index
+from sasimc.ir.kinds import places, resize_index
 
 __all__ = ["MOMENTUM", "RANGE_OFFSET", "RANGE_PERIOD", "STEP_LIMIT", "Error", "TrainResult", "quantise", "train_step"]
 
@@ -122,7 +122,11 @@ def _error(train: TrainGraph, op: Op, errors: Mapping[str, Error], env: Mapping[
         case "resize_t":
             return Error(_resize_t(forward, v, shape), e + op.int_attr("exp_add"))
         case "slice_t":
-            return Error(v[..., op.int_attr("start") : op.int_attr("start") + c], e)
+            return Error(v[:, *places(op.ints("start"), op.ints("step"), shape[1:])], e)
+        case "scatter_t":
+            full = np.zeros(shape, np.int64)
+            full[:, *places(forward.ints("start"), forward.ints("step"), v.shape[1:])] = v
+            return Error(full, e)
         case "crop_t":
             return Error(_crop(forward, v, shape), e)
         case "reshape_t":

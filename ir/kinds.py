@@ -10,11 +10,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import get_args
 
+import numpy as np
+
 from sasimc.ir.functions import FUNCTIONS
 from sasimc.ir.graph import Graph, Op, Shape, TensorType, TrainGraph, type_range
 from sasimc.ir.words import Range, Rounding, Update
 
-__all__ = ["KINDS", "RANGES", "ROUNDINGS", "UPDATES", "Kind", "conv_output", "resize_index", "window_output"]
+__all__ = ["KINDS", "RANGES", "ROUNDINGS", "UPDATES", "Kind", "conv_output", "places", "resize_index", "window_output"]
 
 UPDATES, RANGES, ROUNDINGS = get_args(Update), get_args(Range), get_args(Rounding)
 
@@ -287,6 +289,36 @@ def _pad(g: Graph | TrainGraph, op: Op) -> str | None:
     return _moves(g, op)
 
 
+def _slice(g: Graph | TrainGraph, op: Op) -> str | None:
+    (x,), out = _types(g, op)
+    start, step = op.ints("start"), op.ints("step")
+    ends = [a + (n - 1) * s for a, n, s in zip(start, out.shape, step, strict=True)]
+    if min(start) < 0 or min(step) < 1 or any(e >= size for e, size in zip(ends, x.shape, strict=True)):
+        return f"{out.shape} from {start} on, every {step}, is not inside {x.shape}"
+    return _moves(g, op)
+
+
+def _mosaic(g: Graph | TrainGraph, op: Op) -> str | None:
+    ins, out = _types(g, op)
+    starts, step = op.ints("starts"), op.ints("step")
+    if len(starts) != 3 * len(ins) or min(starts) < 0 or min(step) < 1:
+        return "needs a start for each input, and steps from 1"
+    free = np.ones(out.shape, bool)
+    for i, t in enumerate(ins):
+        at = places(starts[3 * i : 3 * i + 3], step, t.shape)
+        if free[at].shape != t.shape:
+            return f"input {t.shape} from {starts[3 * i : 3 * i + 3]} on, every {step}, is not inside {out.shape}"
+        if not free[at].all():
+            return "inputs overlap"
+        free[at] = False
+    return _moves(g, op)
+
+
+def places(start: tuple[int, ...], step: tuple[int, ...], shape: Shape) -> tuple[slice, ...]:
+    """Where a slice of ``shape`` stands in a tensor."""
+    return tuple(slice(a, a + (n - 1) * s + 1, s) for a, n, s in zip(start, shape, step, strict=True))
+
+
 def _reshape(g: Graph | TrainGraph, op: Op) -> str | None:
     (x,), out = _types(g, op)
     return _moves(g, op) if x.size == out.size else f"cannot reshape {x.shape} to {out.shape}"
@@ -415,7 +447,7 @@ _FORWARD = {"forward": "s"}
 _TABLE = (
     # integer forward
     Kind("conv", "int", "Convolution, Gemm, MatMul: clamp(rne((acc + bias) * mult, shift) + zero, lo, hi).", (1, 1), _conv,
-         {**_GEOMETRY, "depthwise": "b", **_CLAMP}, {"trainable": "b", "head": "b", "param": "s"},
+         {**_GEOMETRY, "depthwise": "b", **_CLAMP}, {"trainable": "b", "head": "b", "param": "s", "asymmetric": "b"},
          {"weight": "i8[kh,kw,Cin/groups,N]", **_CHANNEL, "wscale": "f64[N]"}),
     Kind("add", "int", "Residual addition of two tensors with their own scales.", (2, 2), _add,
          {"ma": "i", "mb": "i", "shift": "i", **_CLAMP}),
@@ -430,6 +462,9 @@ _TABLE = (
     Kind("rescale", "int", "Requantise each channel by its own factor.", (1, 1), _rescale, _CLAMP, {},
          {**_CHANNEL, "cscale": "f64[C]"}),
     Kind("concat", "both", "Join along channels.", (1, 10**6), _concat),
+    Kind("slice", "both", "Every step-th row, column and channel from start on.", (1, 1), _slice, {"start": "i3", "step": "i3"}),
+    Kind("mosaic", "both", "Inputs side by side: each from its start on, every step; zero points between.", (1, 10**6), _mosaic,
+         {"starts": "i*", "step": "i3"}),
     Kind("pad", "both", "Border of zero points.", (1, 1), _pad, {"pads": "i4"}),
     Kind("reshape", "both", "The same stored elements under another shape or other axes.", (1, 1), _reshape),
     Kind("argmax", "both", "Index of the largest element, the lowest among equals.", (1, 1), _argmax),
@@ -437,7 +472,7 @@ _TABLE = (
     Kind("quantize", "float", "clamp(round_half_even(x / scale) + zero).", (1, 1), _casts),
     Kind("dequantize", "float", "scale * (q - zero).", (1, 1), _casts),
     Kind("conv_f", "float", "Real convolution, symmetric int8 weights; bias real, or bias_q at bias_scale.", (1, 1), _conv_f,
-         _GEOMETRY, {"param": "s", "trainable": "b"}, {"weight": "i8[kh,kw,Cin/groups,N]", "wscale": "f64[N]"},
+         _GEOMETRY, {"param": "s", "trainable": "b", "asymmetric": "b"}, {"weight": "i8[kh,kw,Cin/groups,N]", "wscale": "f64[N]"},
          {"bias": "f64[N]", "bias_q": "i32[N]", "bias_scale": "f64[N]"}),
     Kind("add_f", "float", "Real addition.", (2, 2), _elementwise),
     Kind("product_f", "float", "Real product of two tensors; the second may have one row, pixel or channel for all.", (2, 2), _product_f),
@@ -466,7 +501,9 @@ _TABLE = (
     Kind("mul_t", "train", "The error times the saved other factor, summed where input `index` was broadcast.", (2, 2), _mul_t,
          {**_FORWARD, "index": "i"}),
     Kind("resize_t", "train", "Transpose of a resize; exponent + exp_add.", (1, 1), _error("i32"), {**_FORWARD, "exp_add": "i"}),
-    Kind("slice_t", "train", "The channels one input of a concat had.", (1, 1), _error("i8"), {**_FORWARD, "start": "i"}),
+    Kind("slice_t", "train", "The error where one input of a concat or mosaic stands.", (1, 1), _error("i8"),
+         {**_FORWARD, "start": "i3", "step": "i3"}),
+    Kind("scatter_t", "train", "The error of a slice's input: zero where nothing is read.", (1, 1), _error("i8"), _FORWARD),
     Kind("crop_t", "train", "The error without the border.", (1, 1), _error("i8"), _FORWARD),
     Kind("reshape_t", "train", "The error in the shape of the input.", (1, 1), _error("i8"), _FORWARD),
     Kind("merge", "train", "Aligned sum of two int8 errors, exponent E - 8.", (2, 2), _merge),

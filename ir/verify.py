@@ -126,10 +126,11 @@ def _check_attrs(op: Op) -> None:
         if want in _PLAIN:
             good = type(value) is _PLAIN[want]
         else:
-            good = isinstance(value, tuple) and len(value) == int(want[1:]) and all(type(v) is int for v in value)
+            length = want[1:] in ("*", str(len(value))) if isinstance(value, tuple) else False
+            good = isinstance(value, tuple) and length and all(type(v) is int for v in value)
         if not good:
             raise IrError(f"{op.kind} {op.name!r}: attribute {name!r} is {value!r}, expected {_wanted(want)}", where=op.name)
 
 
 def _wanted(code: str) -> str:
-    return _PLAIN[code].__name__ if code in _PLAIN else f"{code[1:]} integers"
+    return _PLAIN[code].__name__ if code in _PLAIN else f"{code[1:]} integers".replace("*", "any number of")

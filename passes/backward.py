@@ -379,9 +379,12 @@ class _Derivation:
             case "resize":
                 shift = -4 if op.attrs["mode"] == "linear" else 0
                 return Part(self.emit("resize_t", name, (error,), out, "i32", x, op, {"exp_add": shift}), product=True)
-            case "concat":
-                part = self.emit("slice_t", f"slice_t:{op.name}:{index}", (error,), out, "i8", x, op, {"start": start})
-                return Part(part, product=False)
+            case "concat" | "mosaic":
+                at = op.ints("starts")[3 * index : 3 * index + 3] if op.kind == "mosaic" else (0, 0, start)
+                attrs: dict[str, Attr] = {"start": at, "step": op.ints("step") if op.kind == "mosaic" else (1, 1, 1)}
+                return Part(self.emit("slice_t", f"slice_t:{op.name}:{index}", (error,), out, "i8", x, op, attrs), product=False)
+            case "slice":
+                return Part(self.emit("scatter_t", name, (error,), out, "i8", x, op), product=False)
             case "pad":
                 return Part(self.emit("crop_t", name, (error,), out, "i8", x, op), product=False)
             case "reshape":

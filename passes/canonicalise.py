@@ -31,7 +31,8 @@ from sasimc.passes.factors import FactorError, clamp_bounds
 __all__ = ["PLACED", "RANGES", "Canonicalise", "canonicalise", "unscaled"]
 
 Array = npt.NDArray[Any]
-_MOVES = ("maxpool", "reshape", "pad")
+_MOVES = ("maxpool", "reshape", "pad", "slice")
+_JOINS = ("concat", "mosaic")
 _KEEPS = ("clip_f", *_MOVES)  # what commutes with the quantize behind it
 _SLACK = 1.1  # a quantisation holds a range that reaches this much further
 PLACED = "placed"
@@ -236,7 +237,7 @@ class _State:
 
     def _apply(self, op: Op, args: list[Real]) -> Real:
         first, trail = args[0], (op.origin,)
-        if op.kind == "concat":
+        if op.kind in _JOINS:
             return Pending(op, (), parts=tuple(args), origins=trail)
         if op.kind in _MOVES and isinstance(first, (Pending, Curve)):
             return replace(first, moves=(*first.moves, op), origins=(*first.origins, *trail))
@@ -402,6 +403,11 @@ class _State:
 
     def _settle(self, a: Real) -> Real:
         """A pending value whose own quantisation is exact as a view: ReLU or a nearest resize of a stored tensor."""
+        if isinstance(a, Pending) and a.op.kind in _JOINS and all(isinstance(p, View) for p in a.parts):
+            have = [self.values[p.stored] for p in a.parts if isinstance(p, View)]
+            if len({t.quant for t in have}) > 1:
+                return a
+            return View(self._store(a, have[0].shaped_like(self._real_type(a)), replace(a.op, kind="quantize")))
         if not isinstance(a, Pending) or not all(map(self._relabels, a.moves)) or a.parts:
             return a
         exact = a.op.kind == "rescale" and _is_one(a.scale) and a.offset is None and a.lo in (0.0, -math.inf) and a.hi == math.inf
@@ -428,8 +434,10 @@ class _State:
             a = Pending(replace(op, kind="rescale"), (a.stored,))
         if not isinstance(a, Pending):
             return a
-        if a.op.kind == "concat":
+        if a.op.kind == "concat" or (a.op.kind == "mosaic" and lo <= 0 <= hi):
             return self._each(op, a, [self._clip] * len(a.parts))
+        if a.op.kind == "mosaic":
+            return self._clip(op, self._view(op, op.inputs[0]))
         new_lo, new_hi = min(max(a.lo, lo), hi), max(min(a.hi, hi), lo)
         return replace(a, lo=new_lo, hi=new_hi, origins=(*a.origins, op.origin))
 
@@ -452,6 +460,8 @@ class _State:
         if isinstance(a, Pending) and a.op.kind == "concat" and not a.moves:
             ends = np.cumsum([self.graph.type(v).shape[2] for v in a.op.inputs])[:-1]
             return self._each(op, a, [partial(self._affine, c=part) for part in np.split(c, ends)])
+        if isinstance(a, Pending) and a.op.kind == "mosaic" and not a.moves and op.kind == "mul_f":
+            return self._each(op, a, [partial(self._affine, c=c)] * len(a.parts))
         unclipped = not isinstance(a, Pending) or (a.lo, a.hi) == (-math.inf, math.inf)
         # a positive factor commutes with ReLU, one factor for all channels with any clip
         commutes = op.kind == "mul_f" and (c > 0).all() and (
@@ -534,9 +544,9 @@ class _State:
         origins = ",".join(dict.fromkeys(o for part in (*a.origins, a.op.origin) for o in part.split(",") if o))
         if isinstance(a, Curve):
             return self._with_consts(Op(a.op.name, "lut", (a.source,), output, {}, {}, origins), table_of(a, t), t)
-        if a.op.kind == "concat":
+        if a.op.kind in _JOINS:
             parts = [self._store(p, t.shaped_like(self._real_type(p)), _part(a.op, i, output)) for i, p in enumerate(a.parts)]
-            return self._add(Op(a.op.name, "concat", tuple(parts), output, {}, {}, origins), t)
+            return self._add(replace(a.op, inputs=tuple(parts), output=output, origin=origins), t)
         bounds = clamp_bounds(t.dtype, t.scale, t.zero, a.lo, a.hi)
         x = self.values[a.sources[0]]
         base = Op(a.op.name, a.op.kind.removesuffix("_f"), a.sources, output, dict(bounds), {}, origins)

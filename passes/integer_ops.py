@@ -56,8 +56,7 @@ def conv(graph: Graph, base: Op, real: Op, x: TensorType, out: TensorType) -> Lo
     bias = _shifted(_bias(graph, real, x.scale * wscale), x.zero, weight)
     geometry: dict[str, Attr] = {k: real.attrs[k] for k in ("kernel", "stride", "pads", "dilation", "groups")}
     geometry["depthwise"] = real.int_attr("groups") == x.shape[2] > 1
-    if "param" in real.attrs:
-        geometry["param"] = real.attrs["param"]
+    geometry |= {k: real.attrs[k] for k in ("param", "asymmetric") if k in real.attrs}
     consts = {"weight": weight, "bias": bias, "mult": mult, "shift": shift, "wscale": wscale}
     return base.with_attrs(**geometry, trainable=False, head=False), consts
 

@@ -38,6 +38,11 @@ class MarkTrainable:
         shared = _shared_weights(graph, chosen)
         if shared:
             raise SasError(f"trainable layers {shared} share one weight tensor", hint="give each trainable layer its own weights")
+        if split := sorted(op.name for op in convs if op.name in chosen and op.flag("asymmetric")):
+            raise SasError(
+                f"layer {split[0]!r} has weights with a zero point",
+                hint="quantise trainable weights symmetrically (zero point 0)",
+            )
         ops = []
         for op in graph.ops:
             if op.kind == "conv":
