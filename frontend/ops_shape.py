@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from onnx import NodeProto
 
 from sasimc.frontend.ops_linear import requantize
-from sasimc.frontend.ops_slice import mosaic, relaid
+from sasimc.frontend.ops_slice import in_order, mosaic, relaid
 from sasimc.frontend.state import Act, Importer, Unsupported, handles
 from sasimc.ir.graph import Attr, TensorType
 from sasimc.ir.layout import Layout
@@ -119,6 +119,8 @@ def _concat(imp: Importer, node: NodeProto, acts: list[Act], values: list[str], 
     axis = imp.axis(acts[0], number)
     if (place := _along(imp, acts, axis)) is not None:
         return _join(imp, node, acts, values, axis, place, out)
+    plain = [in_order(imp, node, a, v, axis) for a, v in zip(acts, values, strict=True)]
+    acts, values = [a for a, _ in plain], [v for _, v in plain]
     dims, count = imp.dims(acts[0]), imp.layout(acts[0]).dims[axis]
     first = imp.type(acts[0])
     for act in acts:

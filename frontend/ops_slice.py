@@ -12,10 +12,11 @@ from sasimc.frontend.state import Act, Importer, Unsupported, handles
 from sasimc.ir.graph import Shape
 from sasimc.ir.layout import Axis, Layout
 
-__all__ = ["mosaic", "relaid", "sliced"]
+__all__ = ["in_order", "mosaic", "relaid", "sliced"]
 
 Index = npt.NDArray[np.int64]
 MAX_RUNS = 64
+_TWO = 2
 _PLACES = {"H": 0, "W": 1, "C": 2}
 
 
@@ -163,6 +164,30 @@ def sliced(imp: Importer, node: NodeProto, value: str, place: int, at: Index, la
         layout,
         out,
     )
+
+
+def in_order(imp: Importer, node: NodeProto, act: Act, value: str, axis: int) -> tuple[Act, str]:
+    """An activation, read as ``value``, whose channels stand in the order of their axis: moved where they are interleaved (half of shuffled
+    channels), as they are else."""
+    t, factors = imp.values[value], imp.layout(act).axes[axis] if axis < len(imp.layout(act).axes) else ()
+    if len(factors) != _TWO or not Layout((factors,)).covers(t.shape[2]):
+        return act, value
+    (outer, far), (inner, near) = factors
+    h, w, _ = t.shape
+    made = relaid(imp.layout(act), t.shape, t.shape, axis, None)
+    # element o * inner + i stands at o * far + i * near: take pieces along the longer of both
+    along = outer >= inner
+    count, step, apart = (outer, far, near) if along else (inner, near, far)
+    pieces = [
+        imp.emit(
+            node, "slice", [value], imp.fresh(f"{node.output[0]}:{value}:{k}"), t.with_shape((h, w, count), Layout.planes((h, w, count))),
+            {"start": (0, 0, k * apart), "step": (1, 1, step)}, suffix=":take",
+        )
+        for k in range(inner if along else outer)
+    ]  # fmt: skip
+    starts = [(0, 0, k if along else k * inner) for k in range(len(pieces))]
+    moved = mosaic(imp, node, pieces, starts, (1, 1, inner if along else 1), t.shape, made, f"{node.output[0]}:{value}")
+    return Act(moved, act.batch), moved
 
 
 def _runs(at: Index) -> list[tuple[int, int, int]]:

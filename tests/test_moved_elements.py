@@ -80,6 +80,10 @@ CASES: dict[str, Make] = {
     "split rows": lambda n, x: n.node("Concat", *halves(n, x, (3, 5), 2)[::-1], axis=2),
     "split floats": lambda n, x: n.node("Add", *[n.node("Relu", h) for h in halves(n, n.q(n.conv(x, 6, 4, 1), 0.05), (2, 2))]),
     "half of shuffled channels": second_of_shuffled,
+    "shuffled half beside a layer": lambda n, x: n.node(
+        "Concat", *(h if i == 0 else n.conv(h, 3, 3, 1) for i, h in enumerate(halves(n, shuffled(n, x, 2, (6, 8, 6)), (3, 3)))), axis=1
+    ),
+    "shuffled channels beside others": lambda n, x: n.node("Concat", shuffled(n, x, 2, (6, 8, 6)), shuffled(n, x, 3, (6, 8, 6)), x, axis=1),
     "gather": lambda n, x: n.node("Gather", x, ints(n, 4, 0, 1, 1, -1), axis=1),
     "gather one": lambda n, x: n.node("Gather", x, n.const(2, np.int64), axis=1),
     "gather columns": lambda n, x: n.node("Gather", x, ints(n, 5, 0, 2), axis=3),
