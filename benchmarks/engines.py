@@ -291,12 +291,12 @@ def measure_engine(name: str, folder: Path, o: argparse.Namespace) -> dict[str, 
     from sasimc.runtime.device import Device
     from sasimc.runtime.warmup import warm_up
 
-    warm_up()
     images, labels = pictures(), np.arange(BATCH)
     start = clock()
     device = Device(folder / "prog.s", name, o.threads)
     out: dict[str, Any] = {"load_s": clock() - start}
     it = device.interpreter
+    warm_up(it.datapath.codes())
     out["infer_1_s"] = best(lambda: device.infer(images[:1]), 4 * o.repeat)
     out["infer_8_s"] = best(lambda: device.infer(images), o.repeat) / BATCH
     out["infer_rss_mb"] = peak_rss_mb()
@@ -324,8 +324,8 @@ def measure_step(folder: Path, o: argparse.Namespace) -> dict[str, Any]:
     from sasimc.runtime.device import Device
     from sasimc.runtime.warmup import warm_up
 
-    warm_up()
     device = Device(folder / "small.s", "step", o.threads)
+    warm_up(device.interpreter.datapath.codes())
     image = pictures(32)[:1]
     seconds = best(lambda: device.infer(image), 1)
     device.interpreter.reset_counters()
@@ -345,8 +345,8 @@ def measure_dataset(folder: Path, o: argparse.Namespace) -> dict[str, Any]:
 
     if o.data is None or not (Path(o.data) / "flowers-17").is_dir():
         return {}
-    warm_up()
     device, dataset = Device(folder / "prog.s", "fused", o.threads), open_dataset(Path(o.data) / "flowers-17")
+    warm_up(device.interpreter.datapath.codes())
     loader = Loader(dataset, "val", device.preprocess, device.batch_size, limit=IMAGES)
     batches = [images for images, _, _ in loader.epoch(0)]
     return {
@@ -361,9 +361,9 @@ def profile(name: str, folder: Path, o: argparse.Namespace) -> None:
     from sasimc.runtime.device import Device
     from sasimc.runtime.warmup import warm_up
 
-    warm_up()
     device, images = Device(folder / "prog.s", name, o.threads), pictures()
     it = device.interpreter
+    warm_up(it.datapath.codes())
     for title, work in (
         ("one image", lambda: device.infer(images[:1])),
         ("training step of 8", lambda: device.train_step(images, np.arange(BATCH))),

@@ -20,7 +20,6 @@ import numba
 import numpy as np
 
 from sasimc.runtime.kernels import dense, depthwise
-from sasimc.runtime.warmup import warm_up
 
 BLOCKS = [(1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)]
 """Inverted residuals of MobileNet-V2: expansion, channels, repeats, stride of the first (its paper, table 2)."""
@@ -90,13 +89,14 @@ def measure(layer: Layer, repeat: int) -> dict[str, float]:
 
 def vector_report() -> None:
     """How many 512- and 256-bit instructions of interest each hot kernel holds."""
-    warm_up()
+    for kind in ("dense", "depth-wise"):
+        measure((kind, 7, 1, 16, 7), 1)
     for name, kernel in (
         ("dense bit-serial", dense.bitserial_range),
         ("dense fused", dense.fused_range),
         ("depth-wise", depthwise.dw_band),
     ):
-        text = "\n".join(kernel.inspect_asm().values())
+        text = "\n".join(kernel.alone.inspect_asm().values())
         found = {
             word: len(re.findall(rf"\t{word}\w*\s.*[zy]mm", text))
             for word in (
@@ -124,9 +124,6 @@ def main() -> None:
     numba.set_num_threads(args.threads)
     if args.asm:
         vector_report()
-    start = time.perf_counter()
-    compiled, loaded = warm_up()
-    print(f"warm-up {time.perf_counter() - start:.2f} s ({compiled} compiled, {loaded} loaded), {args.threads} threads")
     total: dict[str, float] = {}
     for layer, times in layers().items():
         kind, side, k, n, _ = layer

@@ -51,9 +51,9 @@ def overhead(steps: int, threads: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         model = write(build("mobilenetv2-repnet", ZooOptions(classes=102)), Path(folder) / "model.onnx")
         program = compile_model(model, CompileOptions()).program
-    warm_up()
     device = Device(program, "fused", threads)
     it = device.interpreter
+    warm_up(it.datapath.codes())
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (8, *device.input_shape)).astype(np.uint8)
     labels = rng.integers(0, 102, 8)

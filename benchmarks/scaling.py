@@ -83,8 +83,8 @@ def measure(model: Path, side: int, batch: int, threads: int, o: argparse.Namesp
         start = clock()
         program = compile_model(model, CompileOptions(batch=batch)).program
         out["compile_s"] = clock() - start
-        warm_up()
         device = Device(program, o.engine, threads)
+        warm_up(device.interpreter.datapath.codes())
         images = np.random.default_rng(0).integers(0, 256, (batch, side, side, 3), dtype=np.uint8)
         labels = np.arange(batch) % device.classes
         out["infer_s"] = best(lambda: device.infer(images), o.repeat)

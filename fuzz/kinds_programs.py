@@ -33,6 +33,7 @@ from sasimc.isa.text.assembler import assemble, assemble_source
 from sasimc.isa.text.printer import format_program
 from sasimc.runtime.asmtest import failures
 from sasimc.runtime.interpreter import Interpreter
+from sasimc.runtime.kernel import every
 from sasimc.runtime.warmup import warm_up
 
 __all__ = ["KINDS"]
@@ -197,7 +198,7 @@ def _kept_samples() -> list[bytes]:
 
 def _ready() -> None:
     load_machine()
-    warm_up(engine="fused")
+    warm_up(every("fused"))
     guarded.guard_state()
 
 

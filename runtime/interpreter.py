@@ -25,7 +25,7 @@ from sasimc.runtime.engines.plans import LoopPlan
 from sasimc.runtime.engines.step import StepDatapath
 from sasimc.runtime.engines.stretches import Stretch
 from sasimc.runtime.engines.unroll import NotNative, unroll
-from sasimc.runtime.kernels.cells import gather_block, scatter_block
+from sasimc.runtime.kernels.cells import load, stored
 from sasimc.runtime.state import RowWrites, Snapshot, State
 
 __all__ = ["ENGINES", "Interpreter", "Mark"]
@@ -197,7 +197,7 @@ class Interpreter:
         return {start: f"{self.instruction(exc.index)}: {exc.why}" for start, exc in sorted(self._interpreted.items())}
 
     def _store(self, mat: BoundMatrix, values: npt.NDArray[np.int8]) -> None:
-        scatter_block(self.state.cells, self.state.written, mat.index, 0, 0, np.ascontiguousarray(values).view(np.uint8))
+        load(self.state.cells, self.state.written, mat.index, np.ascontiguousarray(values).view(np.uint8))
         mat.changed()
 
     def _trap(self, index: int, kind: str, detail: str) -> NoReturn:
@@ -490,9 +490,7 @@ class Interpreter:
     def read_matrix(self, name: str) -> npt.NDArray[np.int8]:
         """Weights int8 [K, N] as they stand in the cells (0 where never written)."""
         mat = self._matrix(name)
-        out = np.zeros((mat.k, mat.n), np.uint8)
-        gather_block(self.state.cells, mat.index, 0, 0, mat.k, out)
-        return out.view(np.int8)
+        return stored(self.state.cells, mat.index, mat.k, mat.n).view(np.int8)
 
     def write_matrix(self, name: str, values: npt.ArrayLike) -> None:
         """Load weights [K, N] into every copy of a matrix (not counted), and of other matrices that hold the same tensor.

@@ -22,11 +22,12 @@ from typing import Any, Final
 
 import numba
 import numpy as np
-from numba import cfunc, njit, types
+from numba import types
 from numba.np.numpy_support import carray
 
 from sasimc.isa.record import record_type
 from sasimc.isa.spec import TABLE, Instruction
+from sasimc.runtime.kernels.compiling import callback, entry, inner
 from sasimc.runtime.kernels.sync import atomic_add, atomic_max, pointer
 
 __all__ = [
@@ -40,24 +41,23 @@ __all__ = [
     "SKIPPED",
     "SPENT",
     "WRITTEN",
+    "Code",
     "Stage",
     "acc",
     "address",
-    "address_of",
     "buf",
     "buf8",
     "buf32",
     "bytes_at",
     "cells",
-    "compiled",
     "count",
+    "every",
     "geometry",
     "host",
     "kernel",
     "part",
     "raise_reg",
     "reg",
-    "scalar_address",
     "set_reg",
     "stages",
     "tiles",
@@ -84,75 +84,75 @@ MACHINE: Final = np.dtype(
 # ------------------------------------------------------------------------------------------------------------- memories
 
 
-@njit(cache=True, nogil=True)
+@inner
 def buf(m):  # type: ignore[no-untyped-def]
     """The buffer, bytes."""
     return carray(pointer(m.buf), (m.buf_size,), np.uint8)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def buf8(m):  # type: ignore[no-untyped-def]
     """The buffer, signed bytes."""
     return carray(pointer(m.buf), (m.buf_size,), np.int8)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def buf32(m):  # type: ignore[no-untyped-def]
     """The buffer, 32-bit words."""
     return carray(pointer(m.buf), (m.buf_size >> 2,), np.int32)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def acc(m):  # type: ignore[no-untyped-def]
     """The accumulators."""
     return carray(pointer(m.acc), (m.acc_size,), np.int32)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def host(m):  # type: ignore[no-untyped-def]
     """Host memory, bytes."""
     return carray(pointer(m.host), (m.host_size,), np.uint8)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def cells(m):  # type: ignore[no-untyped-def]
     """Weights in the sub-arrays, uint8 [sub-arrays, rows, weights a row]."""
     return carray(pointer(m.cells), (m.subarrays, m.rows, m.columns), np.uint8)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def written(m):  # type: ignore[no-untyped-def]
     """Which of them were ever written or loaded."""
     return carray(pointer(m.written), (m.subarrays, m.rows, m.columns), np.bool_)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def wear(m):  # type: ignore[no-untyped-def]
     """Row writes, int64 [sub-arrays, rows]."""
     return carray(pointer(m.wear), (m.subarrays, m.rows), np.int64)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def reg(m, number):  # type: ignore[no-untyped-def]
     """A register."""
     return carray(pointer(m.regs), (number + 1,), np.int64)[number]
 
 
-@njit(cache=True, nogil=True)
+@inner
 def set_reg(m, number, value):  # type: ignore[no-untyped-def]
     """Set a register; r0 stays 0."""
     if number:
         carray(pointer(m.regs), (number + 1,), np.int64)[number] = value
 
 
-@njit(cache=True, nogil=True)
+@inner
 def raise_reg(m, number, value):  # type: ignore[no-untyped-def]
     """Set a register to the larger of its value and this one, whoever else does so."""
     if number:
         atomic_max(carray(pointer(m.regs), (number + 1,), np.int64), number, value)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def count(op, m, what, times):  # type: ignore[no-untyped-def]
     """Count an event that depends on data."""
     atomic_add(carray(pointer(m.counters), ((op.number + 1) * COUNTED,), np.int64), op.number * COUNTED + what, times)
@@ -161,43 +161,43 @@ def count(op, m, what, times):  # type: ignore[no-untyped-def]
 # ------------------------------------------------------------------------------------------------------------- operands
 
 
-@njit(cache=True, nogil=True)
+@inner
 def view(v):  # type: ignore[no-untyped-def]
     """A view as the tuple of `kernels.dense`."""
     return (v.base, v.row, v.pixel, v.ring, v.width, v.channels)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def geometry(g):  # type: ignore[no-untyped-def]
     """A geometry as the tuple of `kernels.depthwise`."""
     return (g.kh, g.kw, g.sh, g.sw, g.dh, g.dw, g.pt, g.pl, g.h, g.w, g.ho, g.wo)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def vector(address, length):  # type: ignore[no-untyped-def]
     """An int64 array of a table."""
     return carray(pointer(address), (length,), np.int64)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def words_at(address, length):  # type: ignore[no-untyped-def]
     """An int32 array at an address."""
     return carray(pointer(address), (length,), np.int32)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def bytes_at(address, length):  # type: ignore[no-untyped-def]
     """A uint8 array at an address."""
     return carray(pointer(address), (length,), np.uint8)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def tiles(mat):  # type: ignore[no-untyped-def]
     """Tiles of a matrix, int64 [tiles, 8]."""
     return carray(pointer(mat.tiles), (mat.count, 8), np.int64)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def part(first, last, grain, share, shares):  # type: ignore[no-untyped-def]
     """The share of first..last, cut at multiples of ``grain`` from first."""
     steps = (last - first + grain - 1) // grain
@@ -215,7 +215,7 @@ class Stage:
     decides how many shares are worth it, or a function of the operands that gives the time of a row; ``grain``: pixels that stay together;
     ``when``: whether it is needed, given (operands, whether zero bits are skipped); ``work``: bytes at ``m.work`` that the stages share, given the operands;
     ``weights``: names what it derives from the cells of ``op.mat`` (then it runs only after these have changed), given the operands, and
-    ``shape``: bytes and first two sizes of that. ``rare``: only some machines need it, so it is compiled when it is needed.
+    ``shape``: bytes and first two sizes of that.
     """
 
     function: Callable[..., Any]
@@ -226,7 +226,6 @@ class Stage:
     work: Callable[[Any], int] | None = None
     weights: Callable[[Any], Any] | None = None
     shape: Callable[[Any], tuple[int, int, int]] | None = None
-    rare: bool = False
 
 
 KERNELS: dict[tuple[str, str], list[Stage]] = {}
@@ -250,38 +249,60 @@ def stages(name: str, engine: str) -> tuple[Stage, ...]:
     return tuple(KERNELS.get((name, engine)) or KERNELS.get((name, ""), ()))
 
 
+@dataclass(frozen=True)
+class Code:
+    """Machine code that a step calls: of a stage, or (``place`` -1) of the ``result`` of a register instruction. ``place``: number of the stage among
+    those of the instruction on the engine."""
+
+    mnemonic: str
+    engine: str
+    place: int
+
+    def __str__(self) -> str:
+        return self.mnemonic if self.place < 0 else f"{self.mnemonic}: {self.function.__name__}"
+
+    @property
+    def _stage(self) -> tuple[type[Instruction], Stage | None]:
+        spec = TABLE[self.mnemonic]
+        return spec, stages(spec.kernel, self.engine)[self.place] if self.place >= 0 else None
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        """What is compiled."""
+        spec, stage = self._stage
+        return stage.function if stage else spec.result
+
+    @property
+    def callback(self) -> Any:
+        """The numba function, not compiled yet."""
+        spec, stage = self._stage
+        if stage is None:
+            return _result(spec)
+        return _callback(stage.function, record_type(spec), (stage.split or spec.split) == "own")
+
+    @property
+    def address(self) -> int:
+        """Where it stands; compiled now or loaded from numba's cache when first asked for."""
+        return entry(self.callback)
+
+
+def every(engine: str) -> list[Code]:
+    """All code of an engine, in every form an instruction has it."""
+    found = [Code(spec.mnemonic, engine, place) for spec in TABLE.values() for place in range(len(stages(spec.kernel, engine)))]
+    return found + [Code(spec.mnemonic, "", -1) for spec in TABLE.values() if spec.group == "control" and not spec.flow]
+
+
 @cache
-def _compiled(function: Callable[..., Any], record: np.dtype[np.void], own: bool) -> Any:
+def _callback(function: Callable[..., Any], record: np.dtype[np.void], own: bool) -> Any:
     numbers = [types.int64] * (4 if own else 2)
-    return cfunc(types.int64(numba.from_dtype(record), numba.from_dtype(MACHINE), *numbers), cache=True)(function)
-
-
-def address(function: Callable[..., Any], record: np.dtype[np.void], *, own: bool) -> int:
-    """Address of a function compiled for a kind of record (or loaded from numba's cache), when first asked for."""
-    return _compiled(function, record, own).address
-
-
-def address_of(stage: Stage, spec: type[Instruction]) -> int:
-    """Address of a stage compiled for an instruction's record."""
-    return address(stage.function, record_type(spec), own=(stage.split or spec.split) == "own")
+    return callback(function, types.int64(numba.from_dtype(record), numba.from_dtype(MACHINE), *numbers))
 
 
 @cache
-def _scalar(spec: type[Instruction]) -> Any:
-    return cfunc(types.int64(types.CPointer(types.int64), numba.from_dtype(record_type(spec))), cache=True)(spec.result)
+def _result(spec: type[Instruction]) -> Any:
+    return callback(spec.result, types.int64(types.CPointer(types.int64), numba.from_dtype(record_type(spec))))
 
 
-def scalar_address(spec: type[Instruction]) -> int:
-    """Address of the compiled ``result`` of a register instruction."""
-    return _scalar(spec).address
-
-
-def compiled(engine: str) -> list[tuple[str, Callable[[], object]]]:
-    """(name, what compiles or loads it) of the kernels of an engine, in every form an instruction has them."""
-    out: list[tuple[str, Callable[[], object]]] = []
-    for spec in TABLE.values():
-        for stage in (s for s in stages(spec.kernel, engine) if not s.rare):
-            out.append((f"{spec.mnemonic}: {stage.function.__name__}", lambda s=stage, d=spec: address_of(s, d)))
-        if spec.group == "control" and not spec.flow:
-            out.append((spec.mnemonic, lambda d=spec: scalar_address(d)))
-    return out
+def address(function: Callable[..., Any], record: np.dtype[np.void]) -> int:
+    """Address of a function (op, m, first, last) that is no instruction's kernel, compiled for a kind of record."""
+    return entry(_callback(function, record, False))

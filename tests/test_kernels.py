@@ -20,7 +20,6 @@ from sasimc.runtime.kernels.dense import (
 )
 from sasimc.runtime.kernels.depthwise import Geom, dw_scatter, dw_scatter_t, make_geom
 from sasimc.runtime.kernels.patches import gather_patches, ones, scatter_patches
-from sasimc.runtime.warmup import cold, warm_up
 
 ENGINES = ["bitserial", "fused"]
 
@@ -274,16 +273,6 @@ def test_one_bits(rng):
     data = operands(rng, (500,), "random")
     for first, count in ((0, 500), (3, 1), (9, 64), (1, 0), (250, 250)):
         assert ones(data, first, count) == np.bitwise_count(data[first : first + count]).sum()
-
-
-@pytest.mark.parametrize("engine", ["bitserial", "fused"])
-def test_warm_up_leaves_nothing_to_compile(engine):
-    seen = []
-    warm_up(lambda name, number, count: seen.append((number, count)), engine)
-    assert seen == [(i, len(seen)) for i in range(len(seen))]
-    compiled = warm_up(engine=engine)
-    assert compiled == warm_up(engine=engine)
-    assert not cold(engine)
 
 
 def test_every_instruction_has_its_kernel_on_every_engine():

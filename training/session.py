@@ -6,6 +6,8 @@ import dataclasses
 import itertools
 import shlex
 import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from sasimc.isa.files import load_program, save_program
 from sasimc.isa.program import Program
 from sasimc.runtime.device import Device
 from sasimc.runtime.interface import Interface
-from sasimc.runtime.warmup import cold, warm_up
+from sasimc.runtime.warmup import warm_up
 from sasimc.training.image.image import Task
 from sasimc.training.program_notes import untrained, with_notes, with_preprocess
 from sasimc.training.recipe import MANY_CLASSES
@@ -30,6 +32,15 @@ from sasimc.training.trainer import Epoch, TrainState, batch_of, train
 from sasimc.training.writes import writes
 
 __all__ = ["Session", "SessionOptions"]
+
+
+Doing = Callable[[str], AbstractContextManager[Callable[..., None]]]
+"""Show what is being done until the block ends; what it gives is called with news of that, and how much of it is done (0 to 1)."""
+
+
+@contextmanager
+def _quiet(what: str) -> Iterator[Callable[..., None]]:
+    yield lambda what, done=None: None
 
 
 def _outputs_of(begun: Begun) -> dict[str, Path]:
@@ -49,14 +60,14 @@ class Session:
         SasError: an option that makes no sense, a program or data set that cannot be opened or does not fit.
     """
 
-    def __init__(self, options: SessionOptions, console: Console) -> None:
-        self.options, self.console = options, console
+    def __init__(self, options: SessionOptions, console: Console, progress: Doing = _quiet) -> None:
+        self.options, self.console, self.progress = options, console, progress
         check_options(options)
         self.show = Shower(console, lambda: self.data.watch() if self.data else None)
         self._line = self.show.line
         self.report: dict[str, Any] = {}
         self._measured: dict[str, float] = {}
-        with console.status("loading the program"):
+        with progress("loading the program"):
             program = options.program if isinstance(options.program, Program) else load_program(options.program)
             self.program = with_preprocess(program, options.preprocess, options.preprocess_changes)
             self.about = Interface.of(self.program)
@@ -99,8 +110,8 @@ class Session:
             not untrained(self.program)[0],
             self.image.classes(data.evaluation) if self.image and uses else None,
         )
-        with self.console.status("checking the files") as status:
-            data.check(o.split, lambda done, total: status.update(f"checking the files: {done} of {total}"))
+        with self.progress("checking the files") as show:
+            data.check(o.split, lambda done, total: show(f"checking the files: {done} of {total}", done / total))
         self._training, self._evaluation = data.training, data.evaluation
         self.device = self._make_device()
         self._say_what_runs()
@@ -157,14 +168,11 @@ class Session:
 
     def _load_kernels(self) -> None:
         """Compile the kernels, or load them from the cache, before anything is timed."""
-        if cold(self.options.engine):
-            self._line("compiling the simulator's kernels for this computer (once, up to a minute)")
         start = time.perf_counter()
-        with self.console.status("loading the kernels") as status:
-            say: Any = lambda name, i, n: status.update(f"loading the kernels: {i + 1} of {n}, {name}")  # noqa: E731
-            compiled, _ = warm_up(say, self.options.engine)
+        with self.progress("loading the kernels") as show:
+            compiled = warm_up(self.device.interpreter.datapath.codes(), show)
         if compiled:
-            self._line(f"compiled {compiled} kernels in {time.perf_counter() - start:.1f} s")
+            self._line(f"compiled {compiled} kernels for this computer in {time.perf_counter() - start:.1f} s")
 
     def run(self) -> dict[str, Any]:
         """Do what the options ask for; returns the report (docs/reference/run-json.md). What was learned is saved before anything else can fail; when the

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -74,7 +75,9 @@ def _targets(compiled: Compiled, steps: int) -> npt.NDArray[np.int64]:
     return np.random.default_rng(1).integers(lo, hi + 1, (steps, *output.shape))
 
 
-def verify_compiled(model: ModelProto, compiled: Compiled, final: Graph) -> Verified:
+def verify_compiled(
+    model: ModelProto, compiled: Compiled, final: Graph, progress: Callable[..., object] = lambda *_: None
+) -> Verified:
     """Check a compilation; ``final``: the graph after the passes.
 
     Raises:
@@ -93,7 +96,8 @@ def verify_compiled(model: ModelProto, compiled: Compiled, final: Graph) -> Veri
         findings = beside.submit(lint, compiled.program)
         runs = against_import(imported, final, x)
         tensors = against_onnx(model, found, imported, runs.fed, runs.imported)
-        against_graph(compiled, runs.final, _targets(compiled, min(count, compiled.batch, 2 if count > 1 else 1)))
+        targets = _targets(compiled, min(count, compiled.batch, 2 if count > 1 else 1))
+        against_graph(compiled, runs.final, targets, progress)
         if errors := [d for d in findings.result() if d.severity == "error"]:
             raise DiagnosticsError(errors)
     moved = whole_network(model, found, imported, runs.fed) if PLACED in imported.notes else None

@@ -15,6 +15,7 @@ from sasimc.ir.graph import OUTPUTS, Graph
 from sasimc.passes.eliminate_dead import EliminateDead
 from sasimc.runtime.device import Device
 from sasimc.runtime.ports import inputs_of, outputs_of
+from sasimc.runtime.warmup import Progress, warm_up
 from sasimc.verify.difference import Difference, first_difference
 
 __all__ = ["against_graph"]
@@ -24,7 +25,7 @@ HEAD_EXPONENT, MODULE_EXPONENT = 8, 8
 """Far larger steps than those of a training: with momentum or 16-bit weights, small ones change no stored weight, and nothing would be compared."""
 
 
-def against_graph(compiled: Compiled, env: Mapping[str, Ints], targets: Ints) -> None:
+def against_graph(compiled: Compiled, env: Mapping[str, Ints], targets: Ints, progress: Progress) -> None:
     """Compare logits, and with a training graph all weights after one step on as many samples as there are
     ``targets`` (class numbers [B], or stored values of the output [B, H, W, C]).
 
@@ -35,6 +36,8 @@ def against_graph(compiled: Compiled, env: Mapping[str, Ints], targets: Ints) ->
     """
     graph = compiled.graph
     device = Device(compiled.program, "fused", 1)
+    warm_up(device.interpreter.datapath.codes(), progress)
+    progress("verify")
     for value, got in _infer(device, graph, env, compiled.batch).items():
         if (hit := first_difference(got, env[value].reshape(got.shape))) is not None:
             raise _first_layer(compiled, env) or Difference("the program", "the graph", value, "output", *hit)

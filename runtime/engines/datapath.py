@@ -29,13 +29,12 @@ from sasimc.runtime.kernel import (
     SKIPPED,
     SPENT,
     WRITTEN,
+    Code,
     Stage,
     address,
-    address_of,
-    scalar_address,
     stages,
 )
-from sasimc.runtime.kernels.cells import uninitialised
+from sasimc.runtime.kernels.cells import unwritten
 from sasimc.runtime.kernels.movement import move_staged
 from sasimc.runtime.kernels.run import (
     ALONE,
@@ -158,10 +157,10 @@ class Datapath:
                 op.reads.append(value)
         if self.overridden(spec) is not None:
             return op
-        found = stages(spec.kernel, self.engine)
+        found = self._stages(spec, o)
         if not found and spec.group != "control":
             self.trap("no kernel", f"{spec.mnemonic} has no kernel {spec.kernel!r} on {self.engine}")
-        needed = [s for s in found if s.when is None or s.when(o, self.skips)]
+        needed = [s for s, _ in found]
         self._work = max(self._work, *(s.work(o) for s in needed if s.work), 0)
         rows = spec.rows_field()
         most = min(getattr(o, rows.name).count, getattr(o, rows.of).height) if rows else 0
@@ -190,15 +189,36 @@ class Datapath:
                 record[f.name] = f.words.index(value)
         op.keep.append(record)
         op.record = record.ctypes.data
-        op.stages = [(s, address_of(s, spec)) for s in needed if s is not prepare]
-        if prepare is not None and matrix is not None:
-            op.weights = matrix, key, prepare, address_of(prepare, spec)
+        for stage, code in found:
+            if stage is not prepare:
+                op.stages.append((stage, code.address))
+            elif matrix is not None:
+                op.weights = matrix, key, stage, code.address
         return op
+
+    def _stages(self, spec: type[Instruction], o: Any) -> list[tuple[Stage, Code]]:
+        """The stages that an instruction needs with these operands."""
+        return [
+            (stage, Code(spec.mnemonic, self.engine, place))
+            for place, stage in enumerate(stages(spec.kernel, self.engine))
+            if stage.when is None or stage.when(o, self.skips)
+        ]
+
+    def codes(self) -> list[Code]:
+        """What the program needs compiled."""
+        found: dict[Code, None] = {}
+        for bound in self.code:
+            spec = bound.spec
+            if spec.group == "control" and not spec.flow:
+                found[Code(spec.mnemonic, "", -1)] = None
+            elif not spec.flow and self.overridden(spec) is None:
+                found.update(dict.fromkeys(code for _, code in self._stages(spec, bound.operands)))
+        return list(found)
 
     def _stage(self, op: Operation, view: BoundView, write: bool) -> None:
         """Steps that copy an operand to its dense copy before, and back afterwards if it is written."""
         assert view.staged is not None
-        code = address(move_staged, _STAGING, own=False)
+        code = address(move_staged, _STAGING)
         for into, of, steps in ((view, view.staged, op.before), (view.staged, view, op.after)):
             if steps is op.before or write:
                 record = np.zeros(1, _STAGING)
@@ -212,7 +232,7 @@ class Datapath:
     def steps(self, op: Operation, r0: int, r1: int) -> list[Step]:
         """The steps of one execution on rows r0..r1."""
         if op.spec.group == "control":
-            return [(op.record, scalar_address(op.spec), op.number, REGISTER, op.target, 0, 0, 1)]
+            return [(op.record, Code(op.spec.mnemonic, "", -1).address, op.number, REGISTER, op.target, 0, 0, 1)]
         out, most = list(op.before), self._most_shares(op, r0, r1)
         rows = op.spec.rows_field()
         width = max((getattr(op.operands, f.name).width for f in op.spec.of_kind(ViewField)), default=1)
@@ -389,13 +409,13 @@ class Datapath:
     def loaded(self, matrix: BoundMatrix) -> bool:
         """Whether every cell of the matrix was written or loaded."""
         if not matrix.initialised:
-            matrix.initialised = bool(uninitialised(self.state.written, matrix.index, 0, matrix.k)[0] < 0)
+            matrix.initialised = unwritten(self.state.written, matrix.index) is None
         return matrix.initialised
 
     def require(self, matrix: BoundMatrix) -> None:
         """Trap when a cell of the matrix was never written or loaded."""
-        if not self.loaded(matrix):
-            sub, row = uninitialised(self.state.written, matrix.index, 0, matrix.k)
+        if not self.loaded(matrix) and (found := unwritten(self.state.written, matrix.index)) is not None:
+            sub, row = found
             self.trap("uninitialised rows", f"word line {row} of sub-array {sub} ({matrix.name}) was never written")
 
     # --------------------------------------------------------------------------------------------------------- counting

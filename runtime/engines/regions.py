@@ -79,7 +79,7 @@ class RegionSkips:
         self._regions.append((start, executed, members, gains))
         self._records.append(record)
         for place, function in ((begin, begin_region), (end, end_region)):
-            step = (record.ctypes.data, address(function, _REGION, own=False), int(record["number"][0]), PART, 0, 1, 1, 1)
+            step = (record.ctypes.data, address(function, _REGION), int(record["number"][0]), PART, 0, 1, 1, 1)
             self._steps.setdefault(place, []).append(step)
 
     def steps(self, place: int) -> list[Step]:

@@ -10,12 +10,13 @@ word line, weight column, rows, k, n, copy, tile). Entries active together stand
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from sasimc.runtime.kernels.compiling import for_python
 
 __all__ = ["drive_columns", "drive_rows", "scatter_taps", "scatter_taps_transposed"]
 
 
-@njit(cache=True, nogil=True)
+@for_python
 def drive_rows(cells, entries, bounds, tiles, inputs, copies, bits, signed, pairs, by_row, width, out, seen, counts):  # type: ignore[no-untyped-def]
     """Stream inputs int64 [P, K] through word lines; pixel p works in copy p mod ``copies``.
 
@@ -74,7 +75,7 @@ def drive_rows(cells, entries, bounds, tiles, inputs, copies, bits, signed, pair
                 out[p, n + x] += partial[tile, x]
 
 
-@njit(cache=True, nogil=True)
+@for_python
 def drive_columns(cells, entries, bounds, tiles, errors, bit_columns, out, seen, counts):  # type: ignore[no-untyped-def]
     """Drive weight columns of transposable sub-arrays (paper figure 5): errors int64 [P, N], out int32 [P, K].
 
@@ -115,7 +116,7 @@ def drive_columns(cells, entries, bounds, tiles, errors, bit_columns, out, seen,
                 out[p, k + r] += partial[tile, r]
 
 
-@njit(cache=True, nogil=True)
+@for_python
 def scatter_taps(products, geom, y0, x0, columns, times, sums):  # type: ignore[no-untyped-def]
     """Products int32 [positions, C, times * taps] of streamed elements (rows from y0, columns x0 .. x0 + columns)
     into sums [ho, wo, C * times]."""
@@ -136,7 +137,7 @@ def scatter_taps(products, geom, y0, x0, columns, times, sums):  # type: ignore[
                         sums[down // sh, right // sw, c * times + j] += products[p, c, (j * kh + ky) * kw + kx]
 
 
-@njit(cache=True, nogil=True)
+@for_python
 def scatter_taps_transposed(products, geom, r0, sums):  # type: ignore[no-untyped-def]
     """Products int32 [error pixels from row r0, C, taps] into sums [h, w, C] at the input position of each tap."""
     kh, kw, sh, sw, dh, dw, pt, pl, h, width, _, wo = geom

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from sasimc.runtime.kernels.compiling import inner
 
 __all__ = ["at", "rne", "runs", "value8"]
 
 
-@njit(cache=True, nogil=True, inline="always")
+@inner
 def rne(value, shift):  # type: ignore[no-untyped-def]
     """value / 2^shift to the nearest integer, ties to even; shift <= 0 changes nothing. int64, |value| + 2^(shift-1) < 2^63."""
     if shift <= 0:
@@ -19,13 +20,13 @@ def rne(value, shift):  # type: ignore[no-untyped-def]
     return (value + ((np.int64(1) << (shift - 1)) - 1) + odd) >> shift
 
 
-@njit(cache=True, nogil=True)
+@inner
 def at(view, y, x):  # type: ignore[no-untyped-def]
     """Where pixel (y, x) of a view begins in its flat array."""
     return view.base + (y % view.ring) * view.row + x * view.pixel
 
 
-@njit(cache=True, nogil=True)
+@inner
 def runs(a, b):  # type: ignore[no-untyped-def]
     """(runs a row, elements a run) of two views of one shape: a row is one run where pixels are neighbours in both."""
     if a.pixel == a.channels and b.pixel == b.channels:
@@ -33,7 +34,7 @@ def runs(a, b):  # type: ignore[no-untyped-def]
     return a.width, a.channels
 
 
-@njit(cache=True, nogil=True)
+@inner
 def value8(byte, signed):  # type: ignore[no-untyped-def]
     """A byte as the number it stands for."""
     flip = np.int64(128) if signed else np.int64(0)

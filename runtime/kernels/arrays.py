@@ -6,10 +6,10 @@ that zero bits save, where the machine skips them; the product.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numba.np.numpy_support import carray
 
 from sasimc.runtime.kernel import (
@@ -29,14 +29,15 @@ from sasimc.runtime.kernel import (
     words_at,
 )
 from sasimc.runtime.kernels.cells import driven_cycles, gather_block
+from sasimc.runtime.kernels.compiling import inner
 from sasimc.runtime.kernels.dense import (
     accumulate,
     bitserial_range,
     fill_fused,
     fill_planes,
     fused_range,
-    pack_weights,
-    prepare_fused,
+    fused_shape,
+    planes_shape,
 )
 from sasimc.runtime.kernels.depthwise import dw_band, dw_t_band
 from sasimc.runtime.kernels.forms import FORM
@@ -51,14 +52,15 @@ _INPUT_BITS = 8
 _PIXELS = FORM.pixels  # rows of a tile of the integer kernel
 _NS = {"bitserial": 0.045, "fused": 0.01}
 _TAP_NS = {"bitserial": 0.45, "fused": 0.2}
-_PREPARE = {"bitserial": pack_weights, "fused": prepare_fused}
+_SHAPE = {"bitserial": planes_shape, "fused": fused_shape}
+_BYTES = {"bitserial": 4, "fused": 1}
 _GRAIN = {"bitserial": 1, "fused": _PIXELS}
 
 
 # --------------------------------------------------------------------------------------------------------- what streams
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _windows(x, g, same, data, first, last):  # type: ignore[no-untyped-def]
     """Windows of output pixels first..last, uint8 [P, K]; read where they stand if they are pixels side by side."""
     k, wo = g[0] * g[1] * x.channels, g[11]
@@ -71,14 +73,14 @@ def _windows(x, g, same, data, first, last):  # type: ignore[no-untyped-def]
     return flat[:size].reshape(last - first, k)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _plane(y0, y1, x0, x1, v):  # type: ignore[no-untyped-def]
     """The geometry that reads single elements of rows y0..y1, columns x0..x1 of a view."""
     one = np.int64(1)
     return (one, one, one, one, one, one, -y0, -x0, v.height, v.width, y1 - y0, x1 - x0)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _row_ones(data, v, r0, r1):  # type: ignore[no-untyped-def]
     """One bits of rows r0..r1 of a view."""
     total = np.int64(0)
@@ -92,7 +94,7 @@ def _row_ones(data, v, r0, r1):  # type: ignore[no-untyped-def]
     return total
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _streamed(x, g, r0, r1):  # type: ignore[no-untyped-def]
     """Rows y0..y1 and columns x0..x1 a depth-wise product streams for input rows r0..r1: with a pad value the border, too."""
     kh, kw, sh, sw, dh, dw, pt, pl, h, w, ho, wo = g
@@ -102,7 +104,7 @@ def _streamed(x, g, r0, r1):  # type: ignore[no-untyped-def]
     return (-pt if r0 == 0 else r0), (max(bottom, h) if r1 == h else r1), -pl, max(right, w)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _skip(op, m, streamed):  # type: ignore[no-untyped-def]
     """Count what word lines save that are active only for the one bits of their input byte; ``streamed`` uint8 [P, K] begins with a wave."""
     mat = op.mat
@@ -120,14 +122,14 @@ def _copies(o: Any) -> int:
     return o.mat.copies
 
 
-@kernel("forward_product", "bitserial", ns=0.5, grain=_copies, when=_skips, rare=True)
-@kernel("forward_product", "fused", ns=0.5, grain=_copies, when=_skips, rare=True)
+@kernel("forward_product", "bitserial", ns=0.5, grain=_copies, when=_skips)
+@kernel("forward_product", "fused", ns=0.5, grain=_copies, when=_skips)
 def skip_windows(op, m, first, last):  # type: ignore[no-untyped-def]
     _skip(op, m, _windows(op.x, geometry(op.geom), op.geom.same, buf(m), first, last))
     return 0
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _skip_elements(op, m, v, y0, y1, x0, x1, share, shares):  # type: ignore[no-untyped-def]
     p0, p1 = part(0, (y1 - y0) * (x1 - x0), op.mat.copies, share, shares)
     if p0 < p1:
@@ -135,15 +137,15 @@ def _skip_elements(op, m, v, y0, y1, x0, x1, share, shares):  # type: ignore[no-
     return 0
 
 
-@kernel("depthwise_product", "bitserial", ns=0.5, when=_skips, rare=True)
-@kernel("depthwise_product", "fused", ns=0.5, when=_skips, rare=True)
+@kernel("depthwise_product", "bitserial", ns=0.5, when=_skips)
+@kernel("depthwise_product", "fused", ns=0.5, when=_skips)
 def skip_elements(op, m, r0, r1, share, shares):  # type: ignore[no-untyped-def]
     y0, y1, x0, x1 = _streamed(op.x, geometry(op.geom), r0, r1)
     return _skip_elements(op, m, op.x, y0, y1, x0, x1, share, shares)
 
 
-@kernel("depthwise_transposed", "bitserial", ns=0.5, when=_skips, rare=True)
-@kernel("depthwise_transposed", "fused", ns=0.5, when=_skips, rare=True)
+@kernel("depthwise_transposed", "bitserial", ns=0.5, when=_skips)
+@kernel("depthwise_transposed", "fused", ns=0.5, when=_skips)
 def skip_errors(op, m, r0, r1, share, shares):  # type: ignore[no-untyped-def]
     return _skip_elements(op, m, op.e, r0, r1, np.int64(0), op.e.width, share, shares)
 
@@ -151,7 +153,7 @@ def skip_errors(op, m, r0, r1, share, shares):  # type: ignore[no-untyped-def]
 # ------------------------------------------------------------------------------------------------------------- weights
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _stored(op, m):  # type: ignore[no-untyped-def]
     """The matrix [K, N] as it stands in the cells of copy 0."""
     out = np.empty((op.mat.k, op.mat.n), np.uint8)
@@ -159,24 +161,24 @@ def _stored(op, m):  # type: ignore[no-untyped-def]
     return out.view(np.int8)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _planes(address, blocks, groups):  # type: ignore[no-untyped-def]
     return carray(pointer(address), (blocks, groups, 8, LANES), np.uint32)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _pairs(address, blocks, groups):  # type: ignore[no-untyped-def]
     return carray(pointer(address), (blocks, groups, LANES, 4), np.int8)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _pack(w, address, blocks, groups):  # type: ignore[no-untyped-def]
     planes = _planes(address, blocks, groups)
     planes[:] = 0
     fill_planes(w, planes)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _fuse(w, address, blocks, groups):  # type: ignore[no-untyped-def]
     pairs = _pairs(address, blocks, groups)
     pairs[:] = 0
@@ -186,8 +188,8 @@ def _fuse(w, address, blocks, groups):  # type: ignore[no-untyped-def]
 def _prepared(engine: str, transposed: bool) -> dict[str, Any]:
     def shape(o: Any) -> tuple[int, int, int]:
         k, n = (o.mat.n, o.mat.k) if transposed else (o.mat.k, o.mat.n)
-        made = _PREPARE[engine](np.zeros((k, n), np.int8))
-        return made.nbytes, made.shape[0], made.shape[1]
+        made = _SHAPE[engine](k, n)
+        return math.prod(made) * _BYTES[engine], made[0], made[1]
 
     return {"split": "whole", "weights": lambda o: transposed, "shape": shape}
 
@@ -246,7 +248,7 @@ def _forward(engine: str) -> dict[str, Any]:
     return {"ns": ns, "grain": _GRAIN[engine]}
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _inputs(op, m, first, last):  # type: ignore[no-untyped-def]
     x = _windows(op.x, geometry(op.geom), op.geom.same, buf(m), first, last)
     count(op, m, ONES, ones(x.reshape(-1), 0, x.size) * _INPUT_BITS * op.mat.n)
@@ -284,7 +286,7 @@ def _transposed(engine: str) -> dict[str, Any]:
     return {"ns": ns, "grain": _GRAIN[engine], "work": work}
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _errors(op, m, first, last):  # type: ignore[no-untyped-def]
     e, zero = op.e, np.int64(0)
     x = _windows(e, _plane(zero, e.height, zero, e.width, e), np.int64(1), buf(m), first, last)
@@ -292,7 +294,7 @@ def _errors(op, m, first, last):  # type: ignore[no-untyped-def]
     return x
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _sums(op, m, first, last):  # type: ignore[no-untyped-def]
     """Where the products of error pixels go, and as which view: the accumulators, or a ring of rows to scatter from."""
     if op.geom.same:
@@ -346,7 +348,7 @@ def _depthwise(engine: str, outer: str) -> dict[str, Any]:
     return {"ns": ns}
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _depthwise_product(op, m, r0, r1, share, shares, engine):  # type: ignore[no-untyped-def]
     x, g, data, pad = op.x, geometry(op.geom), buf(m), op.x.pad & 255
     kh, kw, sh, dh, pt, ho = g[0], g[1], g[2], g[4], g[6], g[10]
@@ -375,7 +377,7 @@ def depthwise_fused(op, m, r0, r1, share, shares):  # type: ignore[no-untyped-de
     return _depthwise_product(op, m, r0, r1, share, shares, 0)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _depthwise_transposed(op, m, r0, r1, share, shares, engine):  # type: ignore[no-untyped-def]
     e, g, data = op.e, geometry(op.geom), buf(m)
     kh, kw, sh, dh, pt, h = g[0], g[1], g[2], g[4], g[6], g[8]
@@ -402,7 +404,7 @@ def depthwise_transposed_fused(op, m, r0, r1, share, shares):  # type: ignore[no
 # ----------------------------------------------------------------------------------------------------------- gradients
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _hold(op, m, values):  # type: ignore[no-untyped-def]
     """Write bytes [K, N] into the scratch rows, pass by pass (`sasimc.isa.instructions.array.scratch_tiles`)."""
     slots = tiles(op.scratch)
@@ -419,7 +421,7 @@ def _hold(op, m, values):  # type: ignore[no-untyped-def]
     write_block(op, m, out, np.int64(0), np.int64(0), values)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _nine_bit_ones(values, signed, pad):  # type: ignore[no-untyped-def]
     """One bits of value - pad as 9-bit two's complement, over all bytes."""
     total = np.int64(0)
@@ -430,7 +432,7 @@ def _nine_bit_ones(values, signed, pad):  # type: ignore[no-untyped-def]
     return total
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _places(op, m, r0, r1):  # type: ignore[no-untyped-def]
     """(pixels, address of the streamed operand [K, P], of the sums of the errors int32 [N], of the prepared errors)."""
     pixels, size = (r1 - r0) * op.e.width, np.int64(64)
@@ -438,7 +440,7 @@ def _places(op, m, r0, r1):  # type: ignore[no-untyped-def]
     return pixels, m.work, totals, totals + (4 * op.e.channels + size - 1) // size * size
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _operands(op, m, r0, r1):  # type: ignore[no-untyped-def]
     """Put one operand into the scratch rows, transpose the patches, add up the errors; returns these [P, N] and where they are prepared."""
     data, k, n = buf(m), op.acc.height, op.e.channels
@@ -467,12 +469,12 @@ def _operands(op, m, r0, r1):  # type: ignore[no-untyped-def]
     return errors.view(np.int8), held
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _planes_of(pixels, n):  # type: ignore[no-untyped-def]
     return (n + LANES - 1) // LANES, (pixels + 31) // 32
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _pairs_of(pixels, n):  # type: ignore[no-untyped-def]
     return (n + 2 * LANES - 1) // (2 * LANES) * 2, (pixels + 3) // 4 + 1
 
@@ -487,8 +489,8 @@ def _gradient(engine: str) -> dict[str, Any]:
 def _gradient_work(engine: str) -> dict[str, Any]:
     def work(o: Any) -> int:
         pixels = min(o.rows.count, o.e.height) * o.e.width
-        held = _PREPARE[engine](np.zeros((pixels, o.e.channels), np.int8))
-        return o.acc.height * pixels + 4 * o.e.channels + held.nbytes + 256
+        held = math.prod(_SHAPE[engine](pixels, o.e.channels)) * _BYTES[engine]
+        return o.acc.height * pixels + 4 * o.e.channels + held + 256
 
     return {"split": "whole", "work": work}
 
@@ -509,7 +511,7 @@ def gradient_operands_fused(op, m, r0, r1):  # type: ignore[no-untyped-def]
     return 0
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _less_pad(op, m, out, totals, k0):  # type: ignore[no-untyped-def]
     """Add sum (x - pad) e = sum x e - pad sum e to the accumulators, rows from k0 on."""
     n, pad = op.e.channels, op.a.pad
@@ -556,7 +558,7 @@ def _patch_work(o: Any) -> int:
     return 2 * min(o.rows.count, o.e.height) * o.e.width * o.geom.taps * o.a.channels
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _patch_values(op, m, pixels):  # type: ignore[no-untyped-def]
     """Patches minus the pad value, int16 [P, taps, C]."""
     return carray(pointer(m.work), (pixels, op.geom.kh * op.geom.kw, op.a.channels), np.int16)
@@ -594,7 +596,7 @@ def _gradient_depthwise(engine: str) -> dict[str, Any]:
     return {"ns": lambda o: o.e.width * o.e.channels * o.geom.taps * 2 * _TAP_NS[engine]}
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _spread_sums(op, m, r0, r1, share, shares, bitwise):  # type: ignore[no-untyped-def]
     """acc[c, 0, t] += sum over pixels of value e: multiplied, or one error bit a cycle, the sign cycle subtracted."""
     c0, c1 = part(0, op.a.channels, 1, share, shares)

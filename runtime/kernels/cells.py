@@ -12,9 +12,9 @@ from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from sasimc.isa.objects import Tile
+from sasimc.runtime.kernels.compiling import inner
 from sasimc.runtime.kernels.simd import popcount
 
 __all__ = [
@@ -22,11 +22,16 @@ __all__ = [
     "covers",
     "driven_cycles",
     "gather_block",
+    "load",
     "scatter_block",
+    "stored",
     "tile_array",
     "uninitialised",
+    "unwritten",
     "update_block",
 ]
+
+Bytes = npt.NDArray[np.uint8]
 
 
 def tile_array(tiles: Iterable[Tile]) -> npt.NDArray[np.int64]:
@@ -35,7 +40,32 @@ def tile_array(tiles: Iterable[Tile]) -> npt.NDArray[np.int64]:
     return np.array(rows, np.int64).reshape(-1, 8)
 
 
-@njit(cache=True, nogil=True)
+def load(cells: Bytes, written: npt.NDArray[np.bool_], tiles: npt.NDArray[np.int64], values: Bytes) -> None:
+    """Put a matrix uint8 [K, N] into every tile."""
+    for sub, row, col, k, n, rows, cols, _ in tiles.tolist():
+        cells[sub, row : row + rows, col : col + cols] = values[k : k + rows, n : n + cols]
+        written[sub, row : row + rows, col : col + cols] = True
+
+
+def stored(cells: Bytes, tiles: npt.NDArray[np.int64], k: int, n: int) -> Bytes:
+    """The matrix uint8 [K, N] as it stands in copy 0 (0 where no tile is)."""
+    out = np.zeros((k, n), np.uint8)
+    for sub, row, col, first, left, rows, cols, copy in tiles.tolist():
+        if copy == 0:
+            out[first : first + rows, left : left + cols] = cells[sub, row : row + rows, col : col + cols]
+    return out
+
+
+def unwritten(written: npt.NDArray[np.bool_], tiles: npt.NDArray[np.int64]) -> tuple[int, int] | None:
+    """First (sub-array, word line) that holds a cell never written; None if there is none."""
+    for sub, row, col, _, _, rows, cols, _ in tiles.tolist():
+        whole = written[sub, row : row + rows, col : col + cols].all(axis=1)
+        if not whole.all():
+            return sub, row + int(whole.argmin())
+    return None
+
+
+@inner
 def gather_block(cells, tiles, copy, k0, k1, out):  # type: ignore[no-untyped-def]
     """out uint8 [k1 - k0, N] = the bytes stored for logical rows k0..k1 in one copy."""
     for i in range(tiles.shape[0]):
@@ -48,7 +78,7 @@ def gather_block(cells, tiles, copy, k0, k1, out):  # type: ignore[no-untyped-de
                 out[y - k0, n + x] = line[col + x]
 
 
-@njit(cache=True, nogil=True)
+@inner
 def scatter_block(cells, written, tiles, k0, n0, values):  # type: ignore[no-untyped-def]
     """Write values uint8 [R, M], logical corner (k0, n0), into every tile (every copy), in the order of the tiles.
 
@@ -70,7 +100,7 @@ def scatter_block(cells, written, tiles, k0, n0, values):  # type: ignore[no-unt
     return flips
 
 
-@njit(cache=True, nogil=True)
+@inner
 def count_writes(wear, tiles, k0, k1, n0, n1):  # type: ignore[no-untyped-def]
     """Add one to ``wear`` int64 [sub-arrays, rows] for every word line that a write of logical rows k0..k1, columns n0..n1 pulses."""
     for i in range(tiles.shape[0]):
@@ -80,7 +110,7 @@ def count_writes(wear, tiles, k0, k1, n0, n1):  # type: ignore[no-untyped-def]
                 wear[sub, row + y - k] += 1
 
 
-@njit(cache=True, nogil=True)
+@inner
 def update_block(cells, wear, tiles, k0, n0, delta):  # type: ignore[no-untyped-def]
     """W = clamp(W - delta, -127, 127), delta int8 [R, M] at logical corner (k0, n0), in every tile; a word line is written only where a
     weight changes. Returns (word lines written, bits written, bits that changed)."""
@@ -110,7 +140,7 @@ def update_block(cells, wear, tiles, k0, n0, delta):  # type: ignore[no-untyped-
     return rows_written, bits, flips
 
 
-@njit(cache=True, nogil=True)
+@inner
 def uninitialised(written, tiles, k0, k1):  # type: ignore[no-untyped-def]
     """First (sub-array, word line) among logical rows k0..k1 that holds a cell never written, or (-1, -1)."""
     for i in range(tiles.shape[0]):
@@ -126,7 +156,7 @@ def uninitialised(written, tiles, k0, k1):  # type: ignore[no-untyped-def]
 _ONES = np.array([b.bit_count() for b in range(256)], np.int64)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def driven_cycles(streamed, tiles, place, unit, units, copies, mats, banks):  # type: ignore[no-untyped-def]
     """Cycles of streaming bytes uint8 [P, K] through word lines that are active once per one bit (docs/reference/numerics.md, "Zero bits").
 

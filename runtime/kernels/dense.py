@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from sasimc.runtime.kernels.compiling import inner
 from sasimc.runtime.kernels.forms import FORM
 from sasimc.runtime.kernels.packing import mix_lines, slice_lines
 from sasimc.runtime.kernels.products import (
@@ -44,8 +44,10 @@ __all__ = [
     "fill_fused",
     "fill_planes",
     "fused_range",
+    "fused_shape",
     "make_view",
     "pack_weights",
+    "planes_shape",
     "prepare_fused",
 ]
 
@@ -69,7 +71,7 @@ def make_view(base: int, cols: int, chans: int, ring: int, row_stride: int = 0, 
 # ---------------------------------------------------------------------------------------------------------------- packing
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _lines(w, step):  # type: ignore[no-untyped-def]
     """W [K, N] with zeros behind, up to multiples of the step and of 16; W itself if it has them."""
     k, n = w.shape
@@ -77,11 +79,12 @@ def _lines(w, step):  # type: ignore[no-untyped-def]
         return w
     lines = np.zeros(((k + step - 1) // step * step, (n + LANES - 1) // LANES * LANES), np.int8)
     for row in range(k):
-        lines[row, :n] = w[row]
+        for column in range(n):  # an array's assignment to a slice would compile the words of its error
+            lines[row, column] = w[row, column]
     return lines
 
 
-@njit(cache=True, nogil=True)
+@inner
 def fill_planes(w: npt.NDArray[np.int8], planes: npt.NDArray[np.uint32]) -> None:
     """The work of `pack_weights`, into planes of zeros."""
     lines = _lines(w, 8)
@@ -93,18 +96,27 @@ def fill_planes(w: npt.NDArray[np.int8], planes: npt.NDArray[np.uint32]) -> None
     hold(lines)
 
 
+def planes_shape(k: int, n: int) -> tuple[int, ...]:
+    """Shape of the planes of W [K, N], 32-bit words."""
+    return -(-n // LANES), -(-k // 32), 8, LANES
+
+
+def fused_shape(k: int, n: int) -> tuple[int, ...]:
+    """Shape of W [K, N] prepared for the integer kernel, bytes."""
+    return 2 * (-(-n // (2 * LANES))), -(-k // 4) + 1, LANES, 4
+
+
 def pack_weights(w: npt.NDArray[np.int8]) -> npt.NDArray[np.uint32]:
     """Bit planes of int8 W [K, N]: uint32 [ceil(N/16), ceil(K/32), 8, 16], two's complement.
 
     As bytes the last two axes are [4, 2, 4, 4, 4]: 4 columns, 4 planes, 8 word lines, a column, a plane; word line k is bit k % 8 of a byte.
     """
-    k, n = w.shape
-    planes = np.zeros((-(-n // LANES), -(-k // 32), 8, LANES), np.uint32)
+    planes = np.zeros(planes_shape(*w.shape), np.uint32)
     fill_planes(np.ascontiguousarray(w).view(np.int8), planes)
     return planes
 
 
-@njit(cache=True, nogil=True)
+@inner
 def fill_fused(w: npt.NDArray[np.int8], out: npt.NDArray[np.int8]) -> None:
     """The work of `prepare_fused`, into zeros."""
     lines = _lines(w, 4)
@@ -121,8 +133,7 @@ def prepare_fused(w: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
     block is -128 times the sum of each column (int32): signed inputs are multiplied as x + 128, a byte without a sign. (A form whose bytes
     are signed has 128 times the sum: it multiplies unsigned inputs as x - 128.)
     """
-    k, n = w.shape
-    out = np.zeros((2 * (-(-n // (2 * LANES))), -(-k // 4) + 1, LANES, 4), np.int8)
+    out = np.zeros(fused_shape(*w.shape), np.int8)
     fill_fused(np.ascontiguousarray(w).view(np.int8), out)
     return out
 
@@ -130,7 +141,7 @@ def prepare_fused(w: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
 # ----------------------------------------------------------------------------------------------------------------- kernels
 
 
-@njit(cache=True, nogil=True)
+@inner
 def add_row(acc, at, values, n):  # type: ignore[no-untyped-def]
     """acc[at..at+n] += values; negative if a sum left 32 bits."""
     wrapped = np.int32(0)
@@ -143,7 +154,7 @@ def add_row(acc, at, values, n):  # type: ignore[no-untyped-def]
     return wrapped
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _tabulate(narrow, signed_x, source, vectors, tables):  # type: ignore[no-untyped-def]
     if narrow and signed_x:
         narrow_tables_signed(source, vectors, tables)
@@ -155,7 +166,7 @@ def _tabulate(narrow, signed_x, source, vectors, tables):  # type: ignore[no-unt
         tables_unsigned(source, vectors, tables)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _sense(narrow, signed_x, tables, planes, vectors, target):  # type: ignore[no-untyped-def]
     if narrow and signed_x:
         return narrow_block_signed(tables, planes, vectors, target)
@@ -166,7 +177,7 @@ def _sense(narrow, signed_x, tables, planes, vectors, target):  # type: ignore[n
     return bit_block_unsigned(tables, planes, vectors, target)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def bitserial_range(x, planes, signed_x, acc, view, r0, c0, n, p0):  # type: ignore[no-untyped-def]
     """x [P, K] are pixels p0 .. p0 + P of the rows from r0 on; else as `dense_bitserial_acc`."""
     base, row_stride, pixel_stride, ring, cols, _ = view
@@ -185,7 +196,8 @@ def bitserial_range(x, planes, signed_x, acc, view, r0, c0, n, p0):  # type: ign
     for i in range(pixels):
         source = x_at + i * k
         if i * k + vectors * lines > flat_x.shape[0]:  # else word lines beyond K, which meet weights of 0, may be read
-            tail[:k] = flat_x[i * k : (i + 1) * k]
+            for j in range(k):
+                tail[j] = flat_x[i * k + j]
             source = tail.ctypes.data
         _tabulate(narrow, signed_x, source, vectors, tables_at)
         for block in range((n + LANES - 1) // LANES):
@@ -204,7 +216,7 @@ def bitserial_range(x, planes, signed_x, acc, view, r0, c0, n, p0):  # type: ign
     return wrapped < 0
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _prepare_row(given, k, signed_x, bytes_, halves, at):  # type: ignore[no-untyped-def]
     """A row of x as the integer kernel takes it, from element `at` on: bytes of the sign it wants, or 16-bit values."""
     if _PAIRS:
@@ -217,7 +229,7 @@ def _prepare_row(given, k, signed_x, bytes_, halves, at):  # type: ignore[no-unt
             some[j] = given[j] ^ turn
 
 
-@njit(cache=True, nogil=True)
+@inner
 def fused_range(x, w, signed_x, acc, view, r0, c0, n, p0):  # type: ignore[no-untyped-def]
     """As `bitserial_range`, for weights of `prepare_fused`."""
     base, row_stride, pixel_stride, ring, cols, _ = view
@@ -328,7 +340,7 @@ def dense_fused(x: npt.NDArray[np.uint8 | np.int8], w: npt.NDArray[np.int8], n: 
     return out.reshape(x.shape[0], n)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def accumulate(acc, view, values, r0, c0):  # type: ignore[no-untyped-def]
     """acc pixel p (row r0 + p // cols, column p % cols), channels c0.. += values int32 [P, N]; non-zero if one wrapped."""
     base, row_stride, pixel_stride, ring, cols, _ = view

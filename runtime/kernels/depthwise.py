@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from sasimc.runtime.kernels.compiling import inner
 from sasimc.runtime.kernels.dense import View, add_row
 from sasimc.runtime.kernels.packing import mix_lines
 from sasimc.runtime.kernels.simd import LANES, hold
@@ -37,18 +37,19 @@ def make_geom(kh: int, kw: int, sh: int, sw: int, dh: int, dw: int, pt: int, pl:
     return (kh, kw, sh, sw, dh, dw, pt, pl, h, w, ho, wo)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _lines(w):  # type: ignore[no-untyped-def]
     """W [kh, kw, N] as int8 [kh * kw rounded up to 4, N rounded up to 16], zeros behind."""
     kh, kw, n = w.shape
     lines = np.zeros(((kh * kw + 3) // 4 * 4, -(-n // LANES) * LANES), np.int8)
     for ky in range(kh):
         for kx in range(kw):
-            lines[ky * kw + kx, :n] = w[ky, kx]
+            for column in range(n):
+                lines[ky * kw + kx, column] = w[ky, kx, column]
     return lines
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _prepared(lines):  # type: ignore[no-untyped-def]
     """The weights of every 16 channels for the kernels of `taps`."""
     groups, blocks = lines.shape[0] // 4, lines.shape[1] // LANES
@@ -58,7 +59,7 @@ def _prepared(lines):  # type: ignore[no-untyped-def]
     return out
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _copy_tap(flat, first, chans, times, scratch, slot):  # type: ignore[no-untyped-def]
     """The bytes of one tap into line `slot` of scratch, each repeated `times`; returns their address."""
     line, source = scratch[slot], flat[first : first + chans]
@@ -72,7 +73,7 @@ def _copy_tap(flat, first, chans, times, scratch, slot):  # type: ignore[no-unty
     return line.ctypes.data
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _run(engine, signed, where, moves, prepared, target, pitch, pixels):  # type: ignore[no-untyped-def]
     """Add the sums over taps of a run of pixels to 32-bit sums at an address; negative if one wrapped.
 
@@ -95,7 +96,7 @@ def _run(engine, signed, where, moves, prepared, target, pitch, pixels):  # type
     return wrapped
 
 
-@njit(cache=True, nogil=True)
+@inner
 def dw_band(engine, buf, xv, signed, w, geom, pad, r0, r1, acc, av, o0, o1):  # type: ignore[no-untyped-def]
     """Input rows r0..r1 into those outputs whose row is in o0..o1 (so that threads own their outputs)."""
     kh, kw, sh, sw, dh, dw, pt, pl, h, width, _, wo = geom
@@ -194,7 +195,7 @@ def dw_scatter(
     return int(dw_band(code, buf, xv, flag, w, geom, pad, r0, r1, acc, av, o0, o1))
 
 
-@njit(cache=True, nogil=True)
+@inner
 def dw_t_band(engine, ebuf, ev, w, geom, r0, r1, acc, av, i0, i1):  # type: ignore[no-untyped-def]
     """Error rows r0..r1 into those input positions whose row is in i0..i1."""
     kh, kw, sh, sw, dh, dw, pt, pl, _, width, _, wo = geom

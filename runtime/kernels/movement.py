@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from sasimc.runtime.kernel import acc, buf, host, kernel, reg, set_reg
+from sasimc.runtime.kernels.compiling import inner
 
 __all__ = ["move_rows", "move_staged"]
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _lines(v):  # type: ignore[no-untyped-def]
     """(runs a row, bytes from one to the next, units a run, bytes from one to the next, bytes a unit): as long as neighbours allow."""
     if v.units > 1 and v.channel_step != v.item:
@@ -21,7 +21,7 @@ def _lines(v):  # type: ignore[no-untyped-def]
     return v.pixels, v.pixel_step, np.int64(1), np.int64(0), line
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _row(flat, start, v, y, line, store):  # type: ignore[no-untyped-def]
     """One row between a view (``start``: its address in the flat bytes) and a dense line, bytes."""
     runs, step, units, hop, size = _lines(v)
@@ -39,7 +39,7 @@ def _row(flat, start, v, y, line, store):  # type: ignore[no-untyped-def]
             k += size
 
 
-@njit(cache=True, nogil=True)
+@inner
 def move_rows(to, into, start, of, from_, origin, shift, first, last):  # type: ignore[no-untyped-def]
     """Rows first..last of view ``of`` (bytes ``from_``, beginning at ``origin``) to the rows ``shift`` further on of view ``to`` (bytes ``into``)."""
     simple = _lines(to)[0] == 1 and _lines(of)[0] == 1 and _lines(of)[2] == 1 and _lines(to)[2] == 1

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from sasimc.runtime.kernels.compiling import inner
 from sasimc.runtime.kernels.dense import View, add_row
 from sasimc.runtime.kernels.depthwise import Geom
 from sasimc.runtime.kernels.simd import copy16, load_u64, popcount
@@ -17,7 +17,7 @@ from sasimc.runtime.kernels.simd import copy16, load_u64, popcount
 __all__ = ["gather_patches", "gather_pixels", "ones", "scatter_patches"]
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _copy(flat, to, buf, first, count):  # type: ignore[no-untyped-def]
     """flat[to .. to + count] = buf[first ..]; may write up to 15 bytes more, which the next copy, or nobody, uses."""
     if first + count + 15 > buf.shape[0]:
@@ -28,7 +28,7 @@ def _copy(flat, to, buf, first, count):  # type: ignore[no-untyped-def]
         copy16(flat, to + j, buf, first + j)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def gather_pixels(buf, xv, geom, pad, r0, p0, p1, flat):  # type: ignore[no-untyped-def]
     """The patches of pixels p0..p1, counted from output row r0 on, one after another into flat, which has 15 bytes more than they."""
     kh, kw, sh, sw, dh, dw, pt, pl, h, width, _, wo = geom
@@ -79,7 +79,7 @@ def gather_patches(buf: npt.NDArray[np.uint8], xv: View, geom: Geom, pad: int, r
     return flat[:size].reshape(count * wo, kh * kw * chans)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def scatter_patches(acc, av, products, geom, r0, r1):  # type: ignore[no-untyped-def]
     """Transpose of `gather_patches`: products int32 [(r1 - r0) * wo, kh * kw * chans of av] of output rows r0..r1 are added at
     their input positions (acc rows = input rows); those in the padding are dropped. Non-zero if one wrapped."""
@@ -102,7 +102,7 @@ def scatter_patches(acc, av, products, geom, r0, r1):  # type: ignore[no-untyped
     return wrapped < 0
 
 
-@njit(cache=True, nogil=True)
+@inner
 def ones(buf, at, count):  # type: ignore[no-untyped-def]
     """Number of one bits of buf[at..at+count]."""
     words = count >> 3

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from sasimc.runtime.kernel import acc, buf, buf32, geometry, kernel, part, set_reg, vector
 from sasimc.runtime.kernels.arithmetic import at, runs, value8
+from sasimc.runtime.kernels.compiling import inner
 from sasimc.runtime.kernels.rounding import LEAST_SHIFT, STEP, requantise_constants, requantise_run
 from sasimc.runtime.kernels.simd import hold
 
@@ -36,7 +36,9 @@ def requantise(op, m, first, last):  # type: ignore[no-untyped-def]
     cols, chans, zero, lo, hi = op.acc.width, op.acc.channels, t.zero, t.lo, t.hi
     bias, mult, shift, half = vector(t.bias, t.count), vector(t.mult, t.count), vector(t.shift, t.count), vector(t.half, t.count)
     together = t.count // chans if op.acc.pixel == chans and op.dst.pixel == chans else np.int64(1)
-    whole = shift.min() >= LEAST_SHIFT  # else one by one
+    whole = True  # else one by one
+    for c in range(t.count):
+        whole &= shift[c] >= LEAST_SHIFT
     constants = np.empty(6 * t.count, np.int32)
     if whole:
         requantise_constants(t.bias, t.mult, t.shift, t.count // STEP, constants.ctypes.data)
@@ -173,7 +175,7 @@ def product(op, m, r0, r1, share, shares):  # type: ignore[no-untyped-def]
 # ----------------------------------------------------------------------------------------------------- pools, resampling
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _add_scaled(sums, to, data, first, chans, flip, factor):  # type: ignore[no-untyped-def]
     """sums[to..] += factor * bytes (flip = 128: signed bytes, 0: unsigned); negative if one wrapped."""
     target, source = sums[to : to + chans], data[first : first + chans]
@@ -300,7 +302,7 @@ def pool_max_transposed(op, m, first, last):  # type: ignore[no-untyped-def]
     return 1 if wrapped < 0 else 0
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _source(o, k, small, large, linear):  # type: ignore[no-untyped-def]
     """Input of output position ``o`` of a resampled axis and its weight; k: 0 the nearer, 1 the farther (factor 2, half-pixel, edges clamped)."""
     if not linear:

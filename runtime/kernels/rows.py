@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from sasimc.runtime.kernel import FLIPS, LINES, WRITTEN, buf, cells, count, kernel, tiles, wear, written
 from sasimc.runtime.kernels.arithmetic import at
 from sasimc.runtime.kernels.cells import count_writes, gather_block, scatter_block, uninitialised, update_block
+from sasimc.runtime.kernels.compiling import inner
 
 __all__ = ["write_block"]
 
 
-@njit(cache=True, nogil=True)
+@inner
 def write_block(op, m, where, k0, n0, values):  # type: ignore[no-untyped-def]
     """Write bytes uint8 [R, M] at logical corner (k0, n0) into tiles int64 [T, 8]; counts flipped bits and row writes."""
     count(op, m, FLIPS, scatter_block(cells(m), written(m), where, k0, n0, values))
     count_writes(wear(m), where, k0, k0 + values.shape[0], n0, n0 + values.shape[1])
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _rows_of(data, v, first, last):  # type: ignore[no-untyped-def]
     """Rows of a (K, 1, N) view as bytes [rows, N]."""
     out = np.empty((last - first, v.channels), np.uint8)
@@ -30,7 +30,7 @@ def _rows_of(data, v, first, last):  # type: ignore[no-untyped-def]
     return out
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _never_written(m, where, first, last):  # type: ignore[no-untyped-def]
     """1 + number of the first word line (through all sub-arrays) under logical rows with a cell nobody wrote, else 0."""
     sub, row = uninitialised(written(m), where, first, last)

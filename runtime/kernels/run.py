@@ -14,10 +14,10 @@ from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numba.np.numpy_support import carray
 
 from sasimc.runtime.kernel import COUNTED, SPENT, bytes_at, part, vector, words_at
+from sasimc.runtime.kernels.compiling import for_python, inner
 from sasimc.runtime.kernels.sync import (
     atomic_add,
     atomic_load,
@@ -60,6 +60,7 @@ __all__ = [
     "put_back",
     "run_plan",
     "together",
+    "warm",
 ]
 
 STEP = 8
@@ -98,7 +99,7 @@ NEXT, DONE, FINAL, TURNS, LEG_CONTROL = 0, 8, 9, 16, 16
 _PATIENCE = 2000  # rounds of waiting (some 20 us) before the processor is offered to others
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _wait(control, word, value):  # type: ignore[no-untyped-def]
     """Until a word has reached a value; False if a step failed."""
     waited = 0
@@ -112,13 +113,13 @@ def _wait(control, word, value):  # type: ignore[no-untyped-def]
     return True
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _fail(control, leg, at, found):  # type: ignore[no-untyped-def]
     if compare_swap(control, FAILED, 0, at + 1):
         control[FOUND], control[WHERE] = found, leg
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _do(steps, i, machine, regs, share, shares):  # type: ignore[no-untyped-def]
     """One share of a step."""
     function, record, kind = steps[i, FUNCTION], steps[i, RECORD], steps[i, KIND]
@@ -133,7 +134,7 @@ def _do(steps, i, machine, regs, share, shares):  # type: ignore[no-untyped-def]
     return np.int64(0)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _timed(steps, i, machine, regs, share, shares, counters, timed):  # type: ignore[no-untyped-def]
     if not timed:
         return _do(steps, i, machine, regs, share, shares)
@@ -143,7 +144,7 @@ def _timed(steps, i, machine, regs, share, shares, counters, timed):  # type: ig
     return found
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _in_order(leg, number, control, at, main, counters, timed):  # type: ignore[no-untyped-def]
     """Work off a leg step by step; False if one failed."""
     count, times = leg[COUNT], leg[TIMES]
@@ -170,7 +171,7 @@ def _in_order(leg, number, control, at, main, counters, timed):  # type: ignore[
     return _wait(control, at + DONE, times * total) and not atomic_load(control, FAILED)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _alone(leg, number, control, at, main, counters, timed):  # type: ignore[no-untyped-def]
     """Do all of a leg, or wait until another thread has; False if a step failed."""
     if compare_swap(control, at + NEXT, 0, 1):
@@ -189,25 +190,25 @@ def _alone(leg, number, control, at, main, counters, timed):  # type: ignore[no-
 # -------------------------------------------------------------------------------------------------------- side by side
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _copy(to, of, size):  # type: ignore[no-untyped-def]
     target, source = bytes_at(to, size), bytes_at(of, size)
     for i in range(size):
         target[i] = source[i]
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _word(value):  # type: ignore[no-untyped-def]
     """What a register of 32 bits holds of it."""
     return np.int64(np.int32(value & 0xFFFFFFFF))
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _spans(leg):  # type: ignore[no-untyped-def]
     return carray(pointer(leg[SPANS]), (leg[SPAN_COUNT], 4), np.int64)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _owned(leg, to, of):  # type: ignore[no-untyped-def]
     """What threads have of their own, from one to the other."""
     spans = _spans(leg)
@@ -217,7 +218,7 @@ def _owned(leg, to, of):  # type: ignore[no-untyped-def]
             _copy(to[word] + spans[i, 2], of[word] + spans[i, 2], spans[i, 3])
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _arrive(leg, me, who, main, words):  # type: ignore[no-untyped-def]
     """What a thread needs before its first pass: registers, memories and zero sums."""
     regs, given = vector(me[REGISTERS], words), vector(main[REGISTERS], words)
@@ -231,7 +232,7 @@ def _arrive(leg, me, who, main, words):  # type: ignore[no-untyped-def]
                 words_at(me[SUMS] + spans[i, 2], spans[i, 3] >> 2)[:] = 0
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _undo(leg, crew, undo, back):  # type: ignore[no-untyped-def]
     """All that the leg may change but host memory, to the memory for that, or back."""
     spans, at, main = _spans(leg), undo[0], crew[0]
@@ -262,13 +263,13 @@ def _undo(leg, crew, undo, back):  # type: ignore[no-untyped-def]
         at += size
 
 
-@njit(cache=True, nogil=True)
+@for_python
 def put_back(leg, crew, undo):  # type: ignore[no-untyped-def]
     """Memories, arrays and counters as they were before a leg whose passes ran side by side."""
     _undo(leg, crew, undo, True)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _begin(leg, crew, undo):  # type: ignore[no-untyped-def]
     """Keep what may have to be put back; False where sums are not zero that must be."""
     _undo(leg, crew, undo, False)
@@ -286,7 +287,7 @@ def _begin(leg, crew, undo):  # type: ignore[no-untyped-def]
     return True
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _finish(leg, crew, undo, final):  # type: ignore[no-untyped-def]
     """What the passes leave: memory and registers of the last one."""
     if final:
@@ -304,7 +305,7 @@ def _finish(leg, crew, undo, final):  # type: ignore[no-untyped-def]
             main[r] = last[r]
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _pass(leg, number, control, at, turn, crew, me, words, counters, timed):  # type: ignore[no-untyped-def]
     """One pass; False if a step failed."""
     count = leg[COUNT]
@@ -333,7 +334,7 @@ def _pass(leg, number, control, at, turn, crew, me, words, counters, timed):  # 
     return True
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _side_by_side(leg, number, control, at, crew, who, undo, counters, timed):  # type: ignore[no-untyped-def]
     """Work off a leg pass by pass; False if one failed. Before the first pass and after the last one there is a share of preparation and end."""
     times, words, came, me = leg[TIMES], undo[1], False, crew[1 + who]
@@ -366,7 +367,7 @@ def _side_by_side(leg, number, control, at, crew, who, undo, counters, timed):  
 # ----------------------------------------------------------------------------------------------------------------- plans
 
 
-@njit(cache=True, nogil=True)
+@for_python
 def run_plan(legs, control, crew, undo, counters, timed):  # type: ignore[no-untyped-def]
     """Work off a plan together with every other thread that calls this with the same arguments.
 
@@ -421,3 +422,9 @@ def together(arguments: tuple[Any, ...], threads: int, keep: object) -> None:
         for _ in range(threads - 1):
             jobs.put((arguments, keep))
     run_plan(*arguments)
+
+
+def warm() -> None:
+    """Compile or load what Python itself calls for every plan."""
+    legs, crew, none = np.zeros((0, LEG + 1), np.int64), np.zeros((2, CREW), np.int64), np.zeros(1, np.int64)
+    run_plan(legs, np.zeros(HEAD, np.int64), crew, none, none, False)

@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from sasimc.runtime.kernel import buf, buf8, buf32, kernel, raise_reg, reg, set_reg, vector
 from sasimc.runtime.kernels.arithmetic import at, rne, runs, value8
+from sasimc.runtime.kernels.compiling import inner
 from sasimc.runtime.kernels.rounding import STEP, shift_run
 from sasimc.runtime.kernels.simd import plane_words
 
@@ -17,7 +17,7 @@ STEP_LIMIT = 127 << 8
 """Largest 16-bit step of an accumulated weight, in 256ths."""
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _digits(value):  # type: ignore[no-untyped-def]
     """Binary digits of a number that is not negative."""
     digits = np.int64(0)
@@ -99,7 +99,7 @@ def make_mask(op, m, first, last):  # type: ignore[no-untyped-def]
     return 0
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _masked(source, of, n, kept, line):  # type: ignore[no-untyped-def]
     values = source[of : of + n]
     for c in range(n):
@@ -132,7 +132,7 @@ def apply_mask(op, m, first, last):  # type: ignore[no-untyped-def]
     return 0
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _scaled(source, of, target, to, n, factor, line):  # type: ignore[no-untyped-def]
     values, out = source[of : of + n], target[to : to + n]
     for c in range(n):
@@ -180,7 +180,7 @@ def add_aligned(op, m, first, last):  # type: ignore[no-untyped-def]
     return 0
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _rounded(source, target, shift, limit, line):  # type: ignore[no-untyped-def]
     low, half, odd = (np.int64(1) << shift) - 1, shift >> 1, shift & 1
     low_r = (np.int64(1) << half) - 1
@@ -248,9 +248,10 @@ def cross_entropy(op, m, first, last):  # type: ignore[no-untyped-def]
     if label < 0 or label >= n:
         return 1
     q, p = np.empty(n, np.int64), np.empty(n, np.int64)
+    top, total, rest = np.int64(-128), np.int64(0), np.int64(0)
     for c in range(n):
         q[c] = value8(data[src.base + c], src.signed)
-    top, total, rest = q.max(), np.int64(0), np.int64(0)
+        top = max(top, q[c])
     for c in range(n):
         z = (top - q[c]) * t.mult
         whole, f = z >> 12, z & 4095

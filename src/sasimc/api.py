@@ -32,7 +32,7 @@ __all__ = ["CompileOptions", "compile", "compile_model", "compile_report"]
 
 
 def compile_model(
-    model: str | Path | ModelProto, options: CompileOptions | None = None, *, progress: Callable[[str], None] = lambda _: None,
+    model: str | Path | ModelProto, options: CompileOptions | None = None, *, progress: Callable[..., None] = lambda *_: None,
     sink: Callable[[str], None] | None = None, watch: Watch | None = None,
 ) -> Compiled:  # fmt: skip
     """Compile an ONNX file; entries ``infer`` and, when the model has trainable layers, ``train_step``. ``watch`` sees the graph after every pass."""
@@ -52,7 +52,7 @@ def compile_model(
         from sasimc.verify.check import verify_compiled
 
         progress("verify")
-        verified = str(verify_compiled(proto, compiled, graph))
+        verified = str(verify_compiled(proto, compiled, graph, progress))
     origin = {"sha256": model_digest(proto), "trainable": trainable}
     meta = {**compiled.program.meta, "loss": opt.loss, "verified": verified, "model": json.dumps(origin)}
     if ranged.tensors:

@@ -42,7 +42,9 @@ def check(model: Path, json_file: Path | None, **given: Any) -> int:
     with progress("checking") as show:
         report = check_model(with_ranges(load_model(model), given["calibrate"]).model, given["trainable"])
         compiled = (
-            compile_model(model, CompileOptions(**given), progress=lambda what: show(f"compiling: {what}")) if report.ok else None
+            compile_model(model, CompileOptions(**given), progress=lambda what, done=None: show(f"compiling: {what}", done))
+            if report.ok
+            else None
         )
     for line in str(report).splitlines():
         say(line)
@@ -142,7 +144,7 @@ def compile_command(
     require_writable(output, json_file)
     with progress("compiling") as show:
         compiled = compile_model(
-            model or default_model_path(), CompileOptions(**given, verify=not no_verify), progress=lambda what: show(f"compiling: {what}"), sink=print
+            model or default_model_path(), CompileOptions(**given, verify=not no_verify), progress=lambda what, done=None: show(f"compiling: {what}", done), sink=print
         )  # fmt: skip
         show("writing")
         compiled = replace(compiled, program=save_program(compiled.program, output))

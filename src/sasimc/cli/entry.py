@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sasimc.cli.common import require_suffix, require_writable
 from sasimc.cli.outcome import Outcome, traced, write_outcome
-from sasimc.cli.progress import counted, progress
+from sasimc.cli.progress import progress
 from sasimc.cli.tables import print_tables, say
 from sasimc.isa.errors import SasError, near
 
@@ -71,9 +71,9 @@ def run_entries(
         require_suffix(file, ".npy")
     require_writable(*wanted.values(), *outcome.files)
     prepare = host_settings(program, settings)
-    with progress("loading the kernels") as show:
-        warm_up(counted(lambda name: show(f"loading the kernels: {name}")))
     it = Interpreter(program, outcome.engine, outcome.threads)
+    with progress("loading the kernels") as show:
+        warm_up(it.datapath.codes(), show)
     prepare(it)
     it.reset_counters()
     other = None

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sasimc.cli.progress import counted, progress
+from sasimc.cli.progress import progress
 from sasimc.isa.errors import SasError, near
 
 if TYPE_CHECKING:
@@ -153,9 +153,10 @@ def _of_entries(o: Launch) -> tuple[Any, Any]:
     if o.image is not None:
         raise SasError("--image needs --input or --train", hint="an entry point runs on the program's own weights")
     names, prepare = check_entries(program, o.entries), host_settings(program, o.settings)
+    it = Interpreter(program, o.engine, o.threads)
     with progress("loading the kernels") as show:
-        warm_up(counted(lambda name: show(f"loading the kernels: {name}")), o.engine)
-    return Interpreter(program, o.engine, o.threads), entries(*names, prepare=prepare)
+        warm_up(it.datapath.codes(), show)
+    return it, entries(*names, prepare=prepare)
 
 
 def _of_session(o: Launch) -> tuple[Any, Any]:

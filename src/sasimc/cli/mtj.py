@@ -61,7 +61,7 @@ def mtj(
 
     found, workers = load_technology(technology), threads or os.cpu_count() or 1
     with progress("loading the simulator") as show:
-        watch = counted(lambda text: show(f"simulating {text}"))
+        watch = counted(lambda text, done=None: show(f"simulating {text}", done))
         report = device_report(found, stack, writes=writes, seed=seed, threads=workers, watch=watch)
         sweeps = write_sweeps(found, stack, writes=sweep, seed=seed, threads=workers, watch=watch) if sweep else []
         picture = None

@@ -207,7 +207,7 @@ def _session(
     )  # fmt: skip
     require_suffix(save, ".s", ".bin")
     require_writable(save, image, *outcome.files)
-    with closing(Session(what_to_do, console())) as session:
+    with closing(Session(what_to_do, console(), progress)) as session:
         device, files = session.device, session.outputs
         require_writable(*files.values())
         outcome = replace(outcome, json_file=files.get("json"), trace=files.get("trace"))
