@@ -6,10 +6,11 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from sasimc.debug import look, tell
+from sasimc.debug import look, microscope, tell
 from sasimc.debug.breakpoints import KINDS, nodes_of
 from sasimc.debug.difference import FirstDifference, difference_lines
 from sasimc.debug.session import Session
@@ -54,6 +55,14 @@ class Prompt:
         self.displays: list[str] = []
         self._repeat = ""
         self._listed: int | None = None
+        self._inside: tuple[int, str, Iterator[Any]] = (-1, "", iter(()))
+
+    def inside(self, kind: str, make: Callable[[Session], Iterator[Any]]) -> Iterator[Any]:
+        """What goes through the instruction here: begun anew when the machine has moved."""
+        now = self.session.history.time
+        if self._inside[:2] != (now, kind):
+            self._inside = now, kind, make(self.session)
+        return self._inside[2]
 
     def execute(self, line: str) -> None:
         """One line. An empty line repeats the last step.
@@ -173,6 +182,42 @@ def _next(prompt: Prompt, text: str) -> Iterable[str]:
 def _finish(prompt: Prompt, text: str) -> Iterable[str]:
     """Run until the innermost hardware loop is left; outside of loops: until the run has ended."""
     return _around(prompt, False, text, lambda s: s.out())
+
+
+def _through(prompt: Prompt, whole: bool) -> Iterator[str]:
+    moment = None
+    for moment in prompt.inside("bits", microscope.bits):
+        if isinstance(moment, microscope.Tree) or not whole or moment.bit == moment.bits - 1:
+            break
+    if moment is None:
+        yield from prompt.stopped(prompt.session.step())
+    else:
+        yield from tell.moment_lines(moment)
+
+
+@_command("Forwards", "bit")
+def _bit(prompt: Prompt, text: str) -> Iterable[str]:
+    """Watch one input bit of the array product here: sense amplifiers, shift-and-add, at the end of a wave the adder tree. The last one executes it."""
+    return _through(prompt, False)
+
+
+@_command("Forwards", "activation act")
+def _activation(prompt: Prompt, text: str) -> Iterable[str]:
+    """Watch one word-line activation of the array product here, all of its input bits."""
+    return _through(prompt, True)
+
+
+@_command("Forwards", "row")
+def _row(prompt: Prompt, text: str) -> Iterator[str]:
+    """Watch one row of the instruction here; the last one executes it."""
+    found = next(prompt.inside("rows", microscope.rows), None)
+    if found is None:
+        yield from prompt.stopped(prompt.session.step())
+        return
+    yield f"row {found.row}"
+    for name, first, values in found.parts:
+        yield f"{name}, rows {first}..{first + len(values) - 1}:"
+        yield tell.value_text(values)
 
 
 @_command("Forwards", "goto", "TIME")

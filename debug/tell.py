@@ -8,12 +8,23 @@ from typing import Any, Final
 import numpy as np
 
 from sasimc.debug.look import Frame, SubArray, flipped, instruction, operation
+from sasimc.debug.microscope import Bit, Tree
 from sasimc.debug.session import Session
 from sasimc.debug.stops import Hit, Position, Stop
 from sasimc.isa.program import Program
 from sasimc.runtime.engines.bind import instruction_text
 
-__all__ = ["array_lines", "code_line", "hit_lines", "number", "position_line", "stack_lines", "stop_lines", "value_text"]
+__all__ = [
+    "array_lines",
+    "code_line",
+    "hit_lines",
+    "moment_lines",
+    "number",
+    "position_line",
+    "stack_lines",
+    "stop_lines",
+    "value_text",
+]
 
 _MANY: Final = 8
 _WIDE: Final = 120
@@ -132,3 +143,30 @@ def array_lines(sub: SubArray, rows: range, bits: bool) -> Iterator[str]:
             last = int(np.flatnonzero(known)[-1]) + 1 if known.any() else 0
             cells = " ".join(f"{w:4}" if k else "   -" for w, k in zip(sub.weights[row, :last], known[:last], strict=True))
         yield f"  {row:3} ({sub.wear[row]} writes) {cells.rstrip()}"
+
+
+def moment_lines(moment: Bit | Tree) -> Iterator[str]:
+    """A cycle of an array product: per word line input, sense amplifiers and shift-and-add; or what the adder tree joins."""
+    if isinstance(moment, Tree):
+        yield f"adder tree, wave of pixel {moment.pixel}:"
+        for pixel, n, partial in moment.parts[:_MANY]:
+            yield f"  pixel {pixel}, outputs {n}..{n + len(partial) - 1}: + {_short(partial)}"
+        if len(moment.parts) > _MANY:
+            yield f"  and {len(moment.parts) - _MANY} more tiles"
+        yield f"  sums of pixel {moment.pixel}: {_short(moment.sums[moment.pixel])}"
+        return
+    m = moment
+    yield f"pixel {m.pixel} of {m.pixels}, activation {m.activation + 1} of {m.activations}, input bit {m.bit} of {m.bits}: {len(m.lines)} word lines"
+    for line in m.lines[:_MANY]:
+        yield f"  sub-array {line.subarray}, word line {line.row}: pixel {line.pixel}, k {line.k}, input {line.value & 0x1FF:#b}, bit {line.bit}"
+        sensed = " ".join("".join("#" if b else "." for b in weight) for weight in line.sensed[:_MANY])
+        yield f"    sensed   {sensed}{' ...' if len(line.sensed) > _MANY else ''}"
+        yield f"    shifted  {_short(line.added)}"
+        yield f"    partial  {_short(line.partial)}"
+    if len(m.lines) > _MANY:
+        yield f"  and {len(m.lines) - _MANY} more word lines"
+
+
+def _short(values: Any) -> str:
+    shown = " ".join(str(int(v)) for v in values[:_MANY])
+    return shown + (f" ... ({len(values)})" if len(values) > _MANY else "")

@@ -12,6 +12,7 @@ from debug_rings import RINGS
 from tiny_task import dataset, short_program
 
 from sasimc.debug.look import cost_of_last, frames, stripes, subarray
+from sasimc.debug.microscope import Bit, Tree, bits, rows
 from sasimc.debug.runs import entries, training
 from sasimc.debug.session import Session
 from sasimc.isa.errors import SasError
@@ -388,3 +389,42 @@ def test_costs_add_up(program: Program, truth: list[Instant]) -> None:
         assert pc == truth[instant - 1].pc
         assert cycles == truth[instant].cycles - truth[instant - 1].cycles
         assert events["instructions"] == 1
+
+
+@pytest.mark.parametrize("engine", ["fused", "step"])
+def test_under_the_microscope_bits_make_the_sums(program: Program, engine: str) -> None:
+    """Sense amplifiers, shift-and-add and adder tree of a product, cycle by cycle, end in what it adds to the accumulators."""
+    s = _session(program, engine)
+    s.add_breakpoint("conv", "r3 == 2")
+    s.resume()
+    x, before = s.it.read_view("x").reshape(-1, 2), s.it.read_rows("a", 2, 4)
+    moments = list(bits(s))
+    s.step()
+    last = moments[-1]
+    assert isinstance(last, Tree)
+    assert np.array_equal(last.sums.reshape(2, 4, 3), s.it.read_rows("a", 2, 4) - before)
+    cycles = [m for m in moments if isinstance(m, Bit)]
+    assert len(cycles) == 8 * 2 * 8  # pixels, word lines, input bits
+    first = cycles[0].lines[0]
+    assert (first.subarray, first.row, first.value) == (3, 2, int(x[8, 0]) & 255)
+    for m in cycles[8:16]:
+        [line] = m.lines
+        assert line.bit == int(x[8, 1]) >> m.bit & 1
+        assert [int("".join(map(str, w[::-1])), 2) for w in line.sensed] == [line.bit * (w & 255) for w in (-4, -5, -6)]
+    assert cycles[15].lines[0].partial.tolist() == (x[8].astype(int) @ [[1, 2, 3], [-4, -5, -6]]).tolist()
+    s.step()
+    with pytest.raises(SasError, match="drives no word lines"):
+        list(bits(s))
+
+
+def test_row_by_row(program: Program) -> None:
+    s = _session(program)
+    s.add_breakpoint("conv", "r3 == 2")
+    s.resume()
+    found = list(rows(s))
+    assert [r.row for r in found] == [2, 3]
+    s.step()
+    assert np.array_equal(np.concatenate([r.parts[0][2] for r in found]), s.it.read_rows("a", 2, 4))
+    s.goto(0)
+    with pytest.raises(SasError, match="not done row by row"):
+        list(rows(s))

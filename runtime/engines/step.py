@@ -26,7 +26,7 @@ from sasimc.runtime.kernels.cells import count_writes, scatter_block, tile_array
 from sasimc.runtime.kernels.dense import accumulate
 from sasimc.runtime.kernels.patches import gather_patches, scatter_patches
 
-__all__ = ["Activation", "DeclarationError", "StepDatapath"]
+__all__ = ["Activation", "DeclarationError", "StepDatapath", "Stream"]
 
 Ints = npt.NDArray[np.int64]
 Sums = npt.NDArray[np.int32]
@@ -52,6 +52,22 @@ class Activation(NamedTuple):
     active: tuple[tuple[int, int], ...]
 
 
+class Stream(NamedTuple):
+    """Inputs int64 [P, K] that are streamed through word lines, as `step_kernels.drive_rows` is given them; ``weights``: bytes in the columns of each entry."""
+
+    entries: Ints
+    bounds: Ints
+    tiles: int
+    weights: tuple[Bytes, ...]
+    inputs: Ints
+    copies: int
+    bits: int
+    signed: bool
+    width: int
+    by_row: bool
+    pairs: bool
+
+
 class _Schedule(NamedTuple):
     entries: Ints
     bounds: Ints
@@ -68,11 +84,13 @@ class _Counted:
 
 
 class StepDatapath(Datapath):
-    """Row activations one after another: a method named as a kernel stands in its place. ``on_activation`` (for tracing) is called at every step."""
+    """Row activations one after another: a method named as a kernel stands in its place. ``on_activation`` (for tracing) is called at every step,
+    ``on_stream`` (for looking inside) before inputs are streamed."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.on_activation: Callable[[Activation], None] | None = None
+        self.on_stream: Callable[[Stream], None] | None = None
         self.declared: Callable[[int, int, int], Any] = lambda number, r0, r1: None
 
     def overridden(self, spec: type[Instruction]) -> Callable[..., int] | None:
@@ -137,6 +155,9 @@ class StepDatapath(Datapath):
         counted: _Counted, *, width: int, by_row: bool = False, pairs: bool = False,
     ) -> None:  # fmt: skip
         self._trace("row", schedule, inputs.shape[0], copies)
+        if self.on_stream is not None:
+            weights = tuple(self.state.cells[e[0], e[1], e[2] : e[2] + e[3]].copy() for e in schedule.entries)
+            self.on_stream(Stream(*schedule, weights, inputs.copy(), copies, bits, signed, width, by_row, pairs))
         drive_rows(
             self.state.cells, schedule.entries, schedule.bounds, schedule.tiles, inputs, copies, bits, signed,
             pairs, by_row, width, out, seen, counted.counts,
