@@ -33,6 +33,8 @@ __all__ = ["ENGINES", "Interpreter", "Mark"]
 ENGINES: Final[Mapping[str, type[Datapath]]] = {"bitserial": Datapath, "fused": Datapath, "step": StepDatapath}
 
 _ENDLESS: Final = 1 << 62
+_WHOLE: Final = 200_000
+"""Instructions to execute from which on a run is taken to go on undisturbed."""
 _PLANS: Final = 64
 """Plans kept of one loop that needs one for each start."""
 _STRETCHES: Final = 8
@@ -171,22 +173,22 @@ class Interpreter:
         known.append((list(regs), passes, plan))
         return plan
 
-    def stretch(self) -> bool:
-        """Run straight code and loops from the next instruction on as one plan; False if there is none."""
+    def stretch(self, stops: Collection[int] = (), make: bool = True) -> bool:
+        """Run straight code and loops from the next instruction on as one plan; False if there is none, or it would run into ``stops``. ``make``: whether
+        it is worth making one that is not known."""
         run, regs = self._run, self.state.regs
         known, opened = self._stretches.setdefault(run.pc, []), self.counters.in_region
         found = next((s for s in known if s.fits(regs, run.phase, opened=opened)), None)
         if found is None:
-            if len(known) >= _STRETCHES:
+            if len(known) >= _STRETCHES or not make:
                 return False
             found = Stretch(self.datapath, run, self.plan, opened=opened)
             known.append(found)
-        if not found.length or found.length > run.budget:
+        if not found.length or found.length > run.budget or (stops and not found.instructions.isdisjoint(stops)):
             return False
-        at = run.pc
         run.pc, run.phase, run.running = found.run(regs)
-        run.budget -= found.length
-        return run.pc != at
+        run.budget -= found.issued
+        return found.issued > 0
 
     @property
     def slow_loops(self) -> dict[int, str]:
@@ -265,14 +267,19 @@ class Interpreter:
         """
         run = self._run
         run.budget, run.opened = most, opened
+        whole = not stops and most >= _WHOLE
+        settled = True  # as a stretch leaves everything
         try:
             while run.running and run.budget > 0:
-                run.budget -= 1
-                self.stepped = self._next()
+                if not (self._together and not run.stack and self.stretch(stops, whole)):
+                    run.budget -= 1
+                    settled = False
+                    self.stepped = self._next()
                 if run.pc in stops:
                     break
         finally:
-            self.datapath.settle()
+            if not settled:
+                self.datapath.settle()
         return most - run.budget
 
     @property

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -39,10 +40,16 @@ class _Part:
     first: int = 0
     after: int = 0
 
+    @property
+    def issued(self) -> int:
+        """Instructions."""
+        return len(self.keys) if self.plan is None else len(self.plan.body.keys) * self.times
+
 
 class Stretch(Traced):
     """What is done from the next instruction of a run on; holds for what is in the registers ``needed``. ``opened``: whether it begins inside of an
-    overlapped region. ``length``: instructions, 0 where there is no stretch worth it; ``end``: the next one."""
+    overlapped region. ``length``: instructions, 0 where there is no stretch worth it; ``end``: the next one. ``issued``: instructions
+    of the last run."""
 
     def __init__(
         self, datapath: Datapath, run: Walker, loop: Callable[[int, int, Sequence[int]], LoopPlan | None], *, opened: bool
@@ -54,7 +61,7 @@ class Stretch(Traced):
         self.first_phase = run.phase
         self.parts: list[_Part] = []
         self.legs: list[Leg] = []
-        self.turns = self.undo = self.length = self.straight = self.host_end = 0
+        self.turns = self.undo = self.length = self.straight = self.host_end = self.issued = 0
         self.ns = 0.0
         self.counting: dict[int, str] = {}  # instruction -> the phase in which it counts
         self.written: set[BoundMatrix] = set()
@@ -234,6 +241,12 @@ class Stretch(Traced):
         """Whether it holds for these registers, in this phase and region."""
         return opened == self.opened and phase == self.first_phase and all(regs[r] == self.entry[r] for r in self.needed)
 
+    @cached_property
+    def instructions(self) -> frozenset[int]:
+        """All of its instructions, those in loops too."""
+        keys = (key for part in self.parts for key in (part.keys if part.plan is None else part.plan.body.keys))
+        return frozenset(pc for pc, _, _ in keys)
+
     def run(self, regs: list[int]) -> tuple[int, str, bool]:
         """Run it with the registers of the machine: the next instruction, the phase, whether the program goes on. Nothing is done where only the
         interpreter can tell what happens (cells that were never written).
@@ -241,7 +254,7 @@ class Stretch(Traced):
         Raises:
             Trap: an instruction failed.
         """
-        d = self.datapath
+        d, self.issued = self.datapath, 0
         if not d.prepared(self._weighing):
             return self.first, self.first_phase, True
         d.state.grow_host(self.host_end)
@@ -255,6 +268,7 @@ class Stretch(Traced):
         if control[FAILED]:
             return self._failed(regs, control)
         regs[:] = d.registers.tolist()
+        self.issued = self.length
         if not later:
             book = _Book(self, d.counters)
             for part in self.parts:
@@ -298,6 +312,7 @@ class Stretch(Traced):
         if failed:
             part.plan.fail(d.counters.phase, failed - 1, found)
         book.part(part)
+        self.issued = sum(done.issued for done in self.parts[: number + 1])
         return part.after, d.counters.selected, True
 
 
