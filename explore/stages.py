@@ -73,10 +73,12 @@ def _edges(ops: Sequence[Op]) -> list[tuple[int, int]]:
     return [(made[v], i) for i, op in enumerate(ops) for v in dict.fromkeys(op.inputs) if made.get(v, i) != i]
 
 
-def _phases(op: Op, train: bool) -> int:
-    if not train:
+def _phases(graph: Graph | TrainGraph, op: Op) -> int:
+    """Phases that an operation computes in. The loss, the first of the errors, is computed with the forward pass."""
+    if isinstance(graph, Graph):
         return FORWARD
-    return LEARNING if op.kind == "update" else FORWARD | BACKWARD if op.kind == "xent" else BACKWARD
+    first = not any(value in graph.values for value in op.inputs)
+    return LEARNING if op.kind == "update" else FORWARD | BACKWARD if first else BACKWARD
 
 
 Stands = Mapping[str, tuple[str, ...]]
@@ -100,7 +102,7 @@ def _item(graph: Graph | TrainGraph, op: Op, stands: Stands) -> Item:
     names = names_of(op.origin)
     text = print_op(op) + (f"  // {graph.type(op.output)}" if op.output else "")
     nodes = tuple(dict.fromkeys(stand for name in names for stand in stands.get(name, (name,))))
-    return Item(names[0] if names else op.name, op.kind, text, nodes, _phases(op, isinstance(graph, TrainGraph)))
+    return Item(names[0] if names else op.name, op.kind, text, nodes, _phases(graph, op))
 
 
 def _onnx(nodes: Sequence[Node], stands: Stands, items: Items) -> Stage:

@@ -277,10 +277,19 @@ def _epochs(cost: Cost) -> Table:
         tops = [None if e.get(k) is None else e[k] / 100 for k in ("train_top1", "val_top1")]
         energy = math.fsum(spent.values()) if spent else None
         rows.append(
-            [e["epoch"] + 1, e["loss"], *tops, energy, seconds, e.get("writes_bits"), *(spent.get(p) for p in PHASE_NAMES)]
+            [
+                e["epoch"] + 1,
+                e["loss"],
+                e.get("val_loss"),
+                *tops,
+                energy,
+                seconds,
+                e.get("writes_bits"),
+                *(spent.get(p) for p in PHASE_NAMES),
+            ]
         )
     columns = (
-        Column("epoch", "count"), Column("loss", "1"), Column("accuracy, training", "share"), Column("accuracy, validation", "share"),
+        Column("epoch", "count"), Column("loss", "1"), Column("loss, validation", "1"), Column("accuracy, training", "share"), Column("accuracy, validation", "share"),
         Column("energy", "J"), Column("time", "s"), Column("bits written", "count"), *(Column(f"energy, {p}", "J") for p in PHASE_NAMES),
     )  # fmt: skip
     return Table("epochs", "Epochs", columns, rows, "Validation is part of an epoch's energy and time.")

@@ -103,6 +103,10 @@ def _cards(cost: Cost) -> str:
                 how,
             )
         )
+    if report.get("error") is not None:
+        auc = f"; AUC of the error as a score {report['auc']:.4f}" if report.get("auc") is not None else ""
+        how = f"mean over {shown(report.get('evaluated'), 'count')} examples of the split {report.get('split', 'test')}{auc}"
+        cards.append((f"Squared error, {report.get('split', 'test')}", f"{report['error']:.4g}", how))
     parts = [(f", {entry_name(e).lower()}", cost.of_entry(e)) for e in cost.entries] if len(cost.entries) > 1 else [("", cost)]
     for which, part in parts:
         images = part.run.images

@@ -39,12 +39,18 @@ def training_section(cost: Cost, made: Mapping[str, Table]) -> str:
         Series("validation", "var(--accent)", per_cent("accuracy, validation"), marks=len(numbers) <= 40),
     ]
     accuracy = [s for s in accuracy if any(y is not None for _, y in s.points)]
+    name = "Loss (nats)" if accuracy else "Mean squared error"  # a network that learns values has no accuracy
+    losses = [
+        Series("training", "var(--dim)", points("loss"), dash="6 4", marks=len(numbers) <= 40),
+        Series("validation", "var(--accent)", points("loss, validation"), marks=len(numbers) <= 40),
+    ]
+    losses = [s for s in losses if any(y is not None for _, y in s.points)]
     top = curves(accuracy, (first, last, "1"), "%", title="Accuracy by epoch", x_labels=labels, top=100.0)
     loss = curves(
-        [Series("loss", "var(--accent)", points("loss"), marks=len(numbers) <= 40)],
+        losses,
         (first, last, "1"),
         "1",
-        title="Loss by epoch",
+        title=f"{name} by epoch",
         x_labels=labels,
     )
     phases = [p for p in PHASE_NAMES if any(table.column(f"energy, {p}"))]
@@ -57,10 +63,14 @@ def training_section(cost: Cost, made: Mapping[str, Table]) -> str:
         if energy
         else ""
     )
-    skip = [c.name for c in table.columns if c.name.startswith("energy, ")]
+    skip = [c.name for c in table.columns if c.name.startswith("energy, ") or all(v is None for v in table.column(c.name))]
+    figures = [("Accuracy", top, accuracy)] if accuracy else []
+    shown = "".join(
+        f"<figure><figcaption><h3>{title}</h3></figcaption>{text}{legend([(s.name, s.colour) for s in series])}</figure>"
+        for title, text, series in (*figures, (name, loss, losses))
+    )
     return (
-        f'<div class="two"><figure><figcaption><h3>Accuracy</h3></figcaption>{top}{legend([(s.name, s.colour) for s in accuracy])}</figure>'
-        f"<figure><figcaption><h3>Loss (nats)</h3></figcaption>{loss}</figure></div>{drawn}{note}{plain(table, skip, caption=False)}<p class=note>{escape(table.note)}</p>"
+        f'<div class="two">{shown}</div>{drawn}{note}{plain(table, skip, caption=False)}<p class="note">{escape(table.note)}</p>'
     )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sasimc.cli import options
 from sasimc.cli.common import EXIT_ERROR, command, require_suffix, require_writable, write_json
+from sasimc.cli.compiling import compile_options
 from sasimc.cli.options import File, argument, declared, option
 from sasimc.cli.progress import progress
 from sasimc.cli.tables import print_tables, say
@@ -109,19 +110,8 @@ def _ranges(numbers: list[int]) -> str:
     "--no-verify", section="Output", is_flag=True, help="Write the program without checking its translation; it then says so."
 )
 @declared(CompileOptions, "print_ir_after", "Output", "PASS")
-@declared(CompileOptions, "calibrate", "Input", "[NAME|FOLDER|FILE.npz]")
+@compile_options
 @options.machine
-@declared(CompileOptions, "trainable", "Training", "PATTERN")
-@declared(CompileOptions, "inference_only", "Training")
-@declared(CompileOptions, "batch", "Training")
-@declared(CompileOptions, "loss", "Training")
-@declared(CompileOptions, "eps", "Training")
-@declared(CompileOptions, "backprop", "Training")
-@declared(CompileOptions, "backprop_through", "Training", "PATTERN")
-@declared(CompileOptions, "update", "Training")
-@declared(CompileOptions, "round_errors", "Training")
-@declared(CompileOptions, "gradient_power", "Training")
-@declared(CompileOptions, "gradient_range", "Training")
 @options.recipe
 def compile_command(
     model: Path | None, output: Path, json_file: Path | None, explain: bool, no_verify: bool, recipe: str | None, **given: Any

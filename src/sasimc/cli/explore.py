@@ -12,7 +12,8 @@ from click.core import ParameterSource
 
 from sasimc.cli import options
 from sasimc.cli.common import command, require_writable
-from sasimc.cli.options import File, argument, declared, option
+from sasimc.cli.compiling import compile_options
+from sasimc.cli.options import File, argument, option
 from sasimc.cli.progress import progress
 from sasimc.cli.tables import say
 from sasimc.isa.errors import SasError
@@ -44,17 +45,8 @@ __all__ = ["explore"]
 @options.technology(None)
 @options.interpretation
 @options.circuit
+@compile_options
 @options.machine
-@declared(CompileOptions, "trainable", "Training", "PATTERN")
-@declared(CompileOptions, "inference_only", "Training")
-@declared(CompileOptions, "batch", "Training")
-@declared(CompileOptions, "eps", "Training")
-@declared(CompileOptions, "backprop", "Training")
-@declared(CompileOptions, "backprop_through", "Training", "PATTERN")
-@declared(CompileOptions, "update", "Training")
-@declared(CompileOptions, "round_errors", "Training")
-@declared(CompileOptions, "gradient_power", "Training")
-@declared(CompileOptions, "gradient_range", "Training")
 @options.recipe
 @options.isa
 def explore(
