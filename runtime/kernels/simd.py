@@ -1,4 +1,4 @@
-"""Small LLVM building blocks for the kernels as numba intrinsics: population counts, bit masks, copies of 16 bytes.
+"""Small LLVM building blocks for the kernels as numba intrinsics: population counts, copies of 16 bytes.
 
 Generic LLVM vector code, which the code generator splits or joins to what the processor has. None of these functions checks a bound.
 """
@@ -16,7 +16,6 @@ __all__ = [
     "copy16",
     "hold",
     "load_u64",
-    "plane_words",
     "popcount",
 ]
 
@@ -24,7 +23,7 @@ LANES = 16
 """Lanes of one vector block: weight columns that are processed together."""
 
 intrinsic: Any = _intrinsic  # the typing context is numba's argument, not the caller's: keep type checkers out
-_I32, _I64 = ir.IntType(32), ir.IntType(64)
+_I64 = ir.IntType(64)
 
 
 def _data(context: Any, builder: Any, typ: Any, value: Any, element: ir.Type, offset: Any) -> Any:
@@ -39,10 +38,6 @@ def _load(builder: Any, pointer: Any) -> Any:
     value = builder.load(pointer)
     value.align = 1
     return value
-
-
-def _vector_constant(value: int, vector: ir.VectorType) -> ir.Constant:
-    return ir.Constant(vector, [value] * vector.count)
 
 
 @intrinsic
@@ -76,23 +71,6 @@ def copy16(typingctx: Any, target: Any, to: Any, source: Any, first: Any) -> Any
         return context.get_dummy_value()
 
     return types.void(target, types.intp, source, types.intp), codegen
-
-
-@intrinsic
-def plane_words(typingctx: Any, source: Any, src_offset: Any, target: Any, dst_offset: Any) -> Any:
-    """Bit planes of 32 bytes: target[dst_offset + i] = word of bit i of source[src_offset .. +32], i = 0..7 (uint32)."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        byte = ir.VectorType(ir.IntType(8), 32)
-        values = _load(builder, _data(context, builder, signature.args[0], args[0], byte, args[1]))
-        for bit in range(7, -1, -1):  # every bit in turn becomes the sign, whose mask processors form in one instruction
-            word = builder.bitcast(builder.icmp_signed("<", values, _vector_constant(0, byte)), _I32)
-            at = builder.add(args[3], ir.Constant(_I64, bit))
-            builder.store(word, _data(context, builder, signature.args[2], args[2], _I32, at))
-            values = builder.add(values, values)
-        return context.get_dummy_value()
-
-    return types.void(source, types.intp, target, types.intp), codegen
 
 
 @intrinsic

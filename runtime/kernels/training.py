@@ -8,8 +8,9 @@ import numpy as np
 from sasimc.runtime.kernel import buf, buf8, buf32, kernel, raise_reg, reg, set_reg, vector
 from sasimc.runtime.kernels.arithmetic import at, rne, runs, value8
 from sasimc.runtime.kernels.compiling import inner
+from sasimc.runtime.kernels.masks import GROUP, keep_bytes, keep_words, pack_bits
 from sasimc.runtime.kernels.rounding import STEP, shift_run
-from sasimc.runtime.kernels.simd import plane_words
+from sasimc.runtime.kernels.simd import LANES, hold
 
 __all__ = ["STEP_LIMIT"]
 
@@ -72,63 +73,65 @@ def shift8_carried(op, m, first, last):  # type: ignore[no-untyped-def]
     return 0
 
 
-@kernel("make_mask", ns=0.3)
+@kernel("make_mask", ns=0.1)
 def make_mask(op, m, first, last):  # type: ignore[no-untyped-def]
     """Bit x * channels + c of a row, least significant first."""
     data, t = buf(m), op.table
     cols, n = runs(op.src, op.src)
-    flip = np.int16(128 if op.src.signed else 0)
+    lowest, highest = np.int64(-128 if op.src.signed else 0), np.int64(127 if op.src.signed else 255)
     # bounds that an activation did not set lie outside every byte
-    above = np.int16(t.lo if t.use_lo else -1000)
-    below = np.int16(t.hi if t.use_hi else 1000)
+    least = max(lowest, t.lo + 1) if t.use_lo else lowest
+    most = min(highest, t.hi - 1) if t.use_hi else highest
     bits = cols * n
-    keep = np.zeros(-(-bits // 32) * 32, np.uint8)
-    words = np.zeros(8, np.uint32)
+    groups = (bits + GROUP - 1) // GROUP if least <= most else np.int64(0)
+    direct = bits // GROUP if cols == 1 and groups else np.int64(0)  # read where they stand; the rest from a copy
+    given, packed = np.zeros((groups - direct) * GROUP, np.uint8), np.zeros((bits + GROUP - 1) // GROUP * GROUP // 8, np.uint8)
     for y in range(first, last):
-        row = at(op.dst, y, 0)
-        for x in range(cols):
-            of = at(op.src, y, x)
-            source, kept = data[of : of + n], keep[x * n : (x + 1) * n]
-            for c in range(n):
-                q = np.int16(np.int16(source[c]) ^ flip) - flip
-                kept[c] = np.uint8((q > above) & (q < below))
-        for start in range(0, bits, 32):
-            plane_words(keep, start, words, 0)  # bit plane 0 of 0/1 bytes: the packed bits
-            for byte in range(min(4, -(-(bits - start) // 8))):
-                data[row + (start >> 3) + byte] = np.uint8((words[0] >> np.uint32(8 * byte)) & np.uint32(255))
+        of = at(op.src, y, 0)
+        pack_bits(data[of : of + bits].ctypes.data, packed.ctypes.data, direct, least, most - least)
+        if groups > direct:
+            for x in range(cols):
+                of = at(op.src, y, x)
+                source, line = data[of + direct * GROUP : of + n], given[x * n :]
+                for c in range(source.shape[0]):
+                    line[c] = source[c]
+            pack_bits(given.ctypes.data, packed.ctypes.data + direct * (GROUP // 8), groups - direct, least, most - least)
+        row, size = at(op.dst, y, 0), (bits + 7) >> 3
+        if bits & 7:  # bits behind the last element are zero
+            packed[size - 1] &= np.uint8((1 << (bits & 7)) - 1)
+        data[row : row + size] = packed[:size]
+    hold(given)
+    hold(packed)
     return 0
 
 
-@inner
-def _masked(source, of, n, kept, line):  # type: ignore[no-untyped-def]
-    values = source[of : of + n]
-    for c in range(n):
-        line[c] = values[c] & np.int32(kept[c])
-
-
-@kernel("apply_mask", ns=0.4)
+@kernel("apply_mask", ns=0.2)
 def apply_mask(op, m, first, last):  # type: ignore[no-untyped-def]
     words, errors, mask = buf32(m), buf8(m), buf(m)
-    count, n = runs(op.src, op.dst)
-    spread = np.empty(-(-count * n // 8), np.uint64)
-    keep = spread.view(np.int8)
-    line = np.empty(n, np.int32)  # source and target may be one memory: a loop over both would stay scalar code
+    src, dst, narrow = op.src, op.dst, op.src.item == 1
+    count, n = runs(src, dst)
+    # where no element is read after another one was written in its place, and every run's bits begin with a byte
+    apart = dst.low >= src.high or src.low >= dst.high
+    same = not narrow and dst.address == src.address and dst.row == src.row and dst.pixel == src.pixel
+    groups = n // LANES if (apart or same) and (count == 1 or n & 7 == 0) else np.int64(0)
+    line, kept = np.empty(n, np.int32), np.empty((count * n + 7) >> 3, np.uint8)
     for y in range(first, last):
         row = at(op.bits_, y, 0)
-        packed = mask[row : row + spread.shape[0]]
-        for i in range(spread.shape[0]):  # bit j of a byte to byte j: -1 or 0
-            lanes = (np.uint64(packed[i]) * np.uint64(0x0101010101010101)) & np.uint64(0x8040201008040201)
-            ones = ((lanes + np.uint64(0x7F7F7F7F7F7F7F7F)) >> np.uint64(7)) & np.uint64(0x0101010101010101)
-            spread[i] = ones * np.uint64(255)
+        kept[:] = mask[row : row + kept.shape[0]]
         for x in range(count):
-            of, to, kept = at(op.src, y, x), at(op.dst, y, x), keep[x * n : (x + 1) * n]
-            if op.src.item == 1:
-                _masked(errors, of, n, kept, line)
+            of, to, bit = at(src, y, x), at(dst, y, x), x * n
+            target, bits = words[to : to + n], kept.ctypes.data + (bit >> 3)
+            if narrow:
+                keep_bytes(errors[of : of + n].ctypes.data, bits, target.ctypes.data, groups)
             else:
-                _masked(words, of, n, kept, line)
-            target = words[to : to + n]
-            for c in range(n):
+                keep_words(words[of : of + n].ctypes.data, bits, target.ctypes.data, groups)
+            done = groups * LANES
+            for c in range(done, n):
+                value = np.int32(errors[of + c]) if narrow else words[of + c]
+                line[c] = value if (kept[(bit + c) >> 3] >> ((bit + c) & 7)) & 1 else np.int32(0)
+            for c in range(done, n):
                 target[c] = line[c]
+    hold(kept)
     return 0
 
 

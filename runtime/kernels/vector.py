@@ -12,6 +12,7 @@ from typing import Any
 from llvmlite import ir
 
 __all__ = [
+    "I1",
     "I8",
     "I16",
     "I32",
@@ -31,7 +32,7 @@ __all__ = [
     "wrapped_any",
 ]
 
-I8, I16, I32, I64 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
+I1, I8, I16, I32, I64 = ir.IntType(1), ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 
 
 def vector(element: ir.Type, lanes: int) -> ir.VectorType:
