@@ -24,6 +24,7 @@ from onnx import TensorProto, helper, numpy_helper
 __all__ = [
     "Builder",
     "Value",
+    "gated",
     "input_name",
     "mlp",
     "mobilenet_like",
@@ -600,6 +601,16 @@ def mobilenet_like(
     x = b.conv(x, 4 * width, 1, act="relu6", name="tail")
     x = b.global_pool(x, pow2=True, name="gap")
     return b.model(b.gemm(x, classes, trainable=train != "none", name="head", dtype="int8"))
+
+
+def gated() -> onnx.ModelProto:
+    """Squeeze-and-excite, SiLU, a map and a product of two branches; everything that learns is in front of them."""
+    b = Builder(seed=2, pow2=True)
+    x = b.conv(b.input((3, 20, 20), low=0.0), 6, 3, trainable=True, name="stem")
+    x = b.excite(b.product(x, b.unary(x, "Sigmoid")), trainable=True)
+    x = b.product(b.unary(b.conv(x, 1, 1), "Tanh"), x)
+    x = b.product(b.conv(x, 6, 3, stride=2, act="relu"), b.unary(b.conv(x, 6, 3, stride=2), "PRelu"))
+    return b.model(b.gemm(b.global_pool(x, pow2=True), 5, name="head", dtype="int8", trainable=True))
 
 
 UNARY = ("Sigmoid", "HardSigmoid", "Tanh", "LeakyRelu", "Elu", "Softplus", "PRelu")

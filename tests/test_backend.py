@@ -79,16 +79,6 @@ def test_a_small_buffer_streams_and_spills(size: int) -> None:
     assert case.events["instructions"] > reference.events["instructions"], "stripes and transfers are issued one by one"
 
 
-def gated() -> onnx.ModelProto:
-    """Squeeze-and-excite, SiLU, a map and a product of two branches; everything that learns is in front of them."""
-    b = Builder(seed=2, pow2=True)
-    x = b.conv(b.input((3, 20, 20), low=0.0), 6, 3, trainable=True, name="stem")
-    x = b.excite(b.product(x, b.unary(x, "Sigmoid")), trainable=True)
-    x = b.product(b.unary(b.conv(x, 1, 1), "Tanh"), x)
-    x = b.product(b.conv(x, 6, 3, stride=2, act="relu"), b.unary(b.conv(x, 6, 3, stride=2), "PRelu"))
-    return b.model(b.gemm(b.global_pool(x, pow2=True), 5, name="head", dtype="int8", trainable=True))
-
-
 @pytest.mark.parametrize(
     "changes",
     [{"buffer__bytes": size} for size in (5000, 2600, 1100)] + [{"accumulator__entries": n} for n in (900, 400)],
@@ -96,7 +86,7 @@ def gated() -> onnx.ModelProto:
 )
 def test_products_and_tables_in_stripes(changes: dict[str, Any]) -> None:
     """A broadcast factor is whole whatever the stripes are; what does not fit is loaded again."""
-    reference, case = check(gated()), check(gated(), machine=machine_with(**changes), engines=FAST)
+    reference, case = check(models.gated()), check(models.gated(), machine=machine_with(**changes), engines=FAST)
     np.testing.assert_array_equal(case.logits, reference.logits)
     assert lint(case.compiled.program) == []
     assert case.events["instructions"] > reference.events["instructions"]

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import onnx
 import pytest
 import tiny_task
-from models import input_name, mlp, mobilenet_like, ort_run, plain_cnn, random_graph, residual_net
+from models import gated, input_name, mlp, mobilenet_like, ort_run, plain_cnn, random_graph, residual_net
 from onnx import numpy_helper
 from PIL import Image
 
@@ -156,6 +156,7 @@ NETS = {
     "grouped modules": lambda: mobilenet_like(size=16),
     "all of a residual network": lambda: residual_net(train="all"),
     "matrix products": lambda: mlp(matmul=True),
+    "gates and tables": gated,
     "names of PyTorch": lambda: renamed(mobilenet_like(size=16, seed=1)),
     "names of PyTorch, flattened": lambda: renamed(plain_cnn(size=8, seed=1)),
     "uint8 weights": lambda: unsigned(plain_cnn(size=8, seed=2)),
