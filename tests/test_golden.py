@@ -388,12 +388,23 @@ def test_masks() -> None:
 
 
 # Seeds in which errors meet fan-out and each kind of operation.
+def products() -> onnx.ModelProto:
+    """Errors reach every trained layer through products only: a gate for each channel, a map for all channels, two branches."""
+    b = models.Builder(3, pow2=True)
+    x = b.conv(b.input((3, 8, 8), low=0.0), 6, 3, trainable=True, name="stem")
+    x = b.product(x, b.conv(b.squeeze(x), 6, 1, trainable=True, name="gate"))
+    x = b.product(b.conv(x, 1, 1, trainable=True, name="map"), x)
+    x = b.product(b.conv(x, 6, 3, trainable=True, name="left"), b.conv(x, 6, 3, trainable=True, name="right"))
+    return b.model(b.gemm(b.global_pool(x, pow2=True), 5, name="head", dtype="int8", trainable=True))
+
+
 DIRECTIONS = {
     "mlp": models.mlp,
     "plain cnn": models.plain_cnn,
     "residual": lambda: models.residual_net(train="all", size=10, width=4, blocks=2),
     "rep, nearest": lambda: models.mobilenet_like(width=4),
     "rep, linear": lambda: models.mobilenet_like(width=4, linear=True),
+    "products": products,
     **{
         f"random {seed}": (lambda seed=seed: models.random_graph(seed, size=7, ops=9))
         for seed in (11, 12, 18, 41, 71, 103, 165, 186, 200, 203, 212, 233, 267)
@@ -566,7 +577,7 @@ def test_where_errors_go() -> None:
 
 
 def test_truncated_ties_go_to_the_earlier_consumer() -> None:
-    b = models.Builder(0, pow2=True)
+    b = models.Builder(3, pow2=True)
     x = b.conv(b.input((2, 4, 4), low=0.0), 4, trainable=True, act="relu", name="first")
     early, late = b.conv(x, 4, name="early"), b.conv(x, 4, name="late")
     y = b.add(late, early, name="sum")
@@ -576,7 +587,7 @@ def test_truncated_ties_go_to_the_earlier_consumer() -> None:
 
 
 def test_three_consumers_join_in_node_order() -> None:
-    b = models.Builder(2, pow2=True)
+    b = models.Builder(3, pow2=True)
     x = b.conv(b.input((3, 6, 6), low=0.0), 8, trainable=True, act="relu", name="first")
     one, two, three = (b.conv(x, 8, 1, name=name, gain=gain) for name, gain in (("one", 0.3), ("two", 1.0), ("three", 3.0)))
     y = b.add(b.add(three, one), two)
@@ -596,7 +607,7 @@ def test_three_consumers_join_in_node_order() -> None:
 
 
 def test_several_heads_use_the_head_exponent() -> None:
-    b = models.Builder(0, pow2=True)
+    b = models.Builder(3, pow2=True)
     x = b.conv(b.input((2, 4, 4), low=0.0), 4, trainable=True, act="relu", name="trunk")
     y = b.add(b.conv(x, 4, trainable=True, name="left"), b.conv(x, 4, trainable=True, name="right"))
     net = Golden(b.model(b.flatten(b.avgpool(y, 4))))
