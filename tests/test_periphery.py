@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_runtime import ALL, program, trap_of
 
+from sasimc.isa.analysis.check import check_program
 from sasimc.isa.objects import Geometry, Table, View
 from sasimc.isa.spec import RowRange
 from sasimc.runtime.interpreter import Interpreter
@@ -130,6 +131,21 @@ def test_look_up(types: tuple[str, str], own: bool) -> None:
     it = b.run({"s": source}, ("lut", "d", "s", "t", RowRange(0, 1, 2)), tables=(t,))
     for y, x, c in np.ndindex(shape):
         assert it.read_view("d")[y, x, c] == (table[c if own else 0, source[y, x, c] - low] if y else 0)
+
+
+@pytest.mark.parametrize(
+    ("values", "what"), [(range(256), "outside i8"), (range(-100, 100), "200 values"), (range(0, 120), "120 values")], ids=str
+)
+def test_tables_that_do_not_fit_are_refused(values: range, what: str) -> None:
+    """By the engine, and by the checks of programs, which the assembler and the linter make."""
+    b = Bench()
+    b.view("s", "buf", "u8", (1, 2, 3))
+    b.view("d", "buf", "i8", (1, 2, 3))
+    t = Table("t", "lut", {}, {"values": tuple(values)})
+    p = program(("lut", "d", "s", "t", ALL), views=tuple(b.views), tables=(t,))
+    trap = trap_of(p)
+    assert (trap.kind, what in str(trap)) == ("bad table", True)
+    assert any(what in d.message for d in check_program(p))
 
 
 @pytest.mark.parametrize("threads", [1, 2])

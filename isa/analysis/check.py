@@ -234,6 +234,10 @@ def check_instruction(program: Program, instr: Instr) -> Iterator[tuple[int, str
             if size is not None and not Table.fits(t.kind, size, view.channels):
                 yield spec.fields.index(table), f"{t.name} has {size} values of {role}; {view.name} has {view.channels} channels"
                 return
+        if t.kind == "lut" and (not isinstance(ref := t.arrays["values"], str) or ref in program.tensors):
+            values, (low, high) = program.table_array(t, "values"), view.limits
+            if not low <= int(values.min()) <= int(values.max()) <= high:
+                yield spec.fields.index(table), f"{t.name} has values outside {view.dtype}, the type of {view.name}"
 
 
 def check_structure(program: Program) -> Iterator[tuple[int, str, str]]:

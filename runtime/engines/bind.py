@@ -189,7 +189,7 @@ class Binder:
         if problems:
             raise BindError("illegal operands", "; ".join(problems))
         for f in spec.of_kind(TableField):
-            getattr(o, f.name).fit(getattr(o, next(spec.of_kind(ViewField)).name).channels)
+            getattr(o, f.name).fit(getattr(o, next(spec.of_kind(ViewField)).name))
         return Bound(spec, o)
 
     def _operand(self, f: Field, value: Any) -> Any:

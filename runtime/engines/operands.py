@@ -220,10 +220,15 @@ class BoundTable:
         self.values = {role: np.ascontiguousarray(a) for role, a in values.items()}
         self.size = next((program.table_array(table, role).size for role in roles), 0)
 
-    def fit(self, channels: int) -> None:
-        """Check that its arrays are as long as so many channels ask for."""
-        if self.values and not Table.fits(self.kind, self.size, channels):
-            raise BindError("bad table", f"{self.name}: {self.size} values for {channels} channels")
+    def fit(self, view: BoundView) -> None:
+        """Check that its arrays are as long as the channels of what it writes ask for, and that this can hold the values of a look-up."""
+        if self.values and not Table.fits(self.kind, self.size, view.channels):
+            raise BindError("bad table", f"{self.name}: {self.size} values for {view.channels} channels")
+        if (
+            self.kind == "lut"
+            and not view.limits[0] <= self.values["values"].min() <= self.values["values"].max() <= view.limits[1]
+        ):
+            raise BindError("bad table", f"{self.name} has values outside {view.dtype}")
 
     def record(self) -> tuple[int, ...]:
         """The table in an operand record."""
