@@ -110,8 +110,8 @@ def _ranges(numbers: list[int]) -> str:
     "--no-verify", section="Output", is_flag=True, help="Write the program without checking its translation; it then says so."
 )
 @declared(CompileOptions, "print_ir_after", "Output", "PASS")
-@compile_options
 @options.machine
+@compile_options
 @options.recipe
 def compile_command(
     model: Path | None, output: Path, json_file: Path | None, explain: bool, no_verify: bool, recipe: str | None, **given: Any

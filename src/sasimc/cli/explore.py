@@ -45,8 +45,8 @@ __all__ = ["explore"]
 @options.technology(None)
 @options.interpretation
 @options.circuit
-@compile_options
 @options.machine
+@compile_options
 @options.recipe
 @options.isa
 def explore(
