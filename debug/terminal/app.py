@@ -68,7 +68,7 @@ class Terminal(App[None]):
     ENABLE_COMMAND_PALETTE = False
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("s", "step", "step"),
-        Binding("S", "back", "back"),
+        Binding("S", "step(True)", "back"),
         Binding("n", "over", "next"),
         Binding("N", "over(True)", "next back", show=False),
         Binding("f", "out", "finish"),
@@ -219,13 +219,9 @@ class Terminal(App[None]):
             return
         self.draw()
 
-    def action_step(self) -> None:
+    def action_step(self, back: bool = False) -> None:
         """An instruction."""
-        self._go(lambda: self.session.step())
-
-    def action_back(self) -> None:
-        """An instruction back."""
-        self._go(lambda: self.session.step(backwards=True))
+        self._go(lambda: self.session.step(backwards=back))
 
     def action_over(self, back: bool = False) -> None:
         """A hardware loop whole."""
