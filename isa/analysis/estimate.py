@@ -19,7 +19,7 @@ __all__ = ["Estimate", "estimate"]
 class Estimate:
     """``cycles`` of the entry; instructions issued; events that do not depend on data; cycles by phase; busy cycles of every unit by phase
     and by ONNX node (not shortened by overlap); cycles by node, overlap included (a region belongs to its nodes in proportion); executions and
-    cycles (not shortened by overlap) by index of the instruction."""
+    cycles (not shortened by overlap) by index of the instruction; products of an input bit and a stored bit (of those that are 1, cells are sensed)."""
 
     cycles: int = 0
     issued: int = 0
@@ -29,6 +29,7 @@ class Estimate:
     node_units: dict[str, dict[str, int]] = field(default_factory=dict)
     node_cycles: dict[str, float] = field(default_factory=dict)
     instructions: dict[int, tuple[int, int]] = field(default_factory=dict)
+    bit_products: int = 0
 
 
 class _Pricing(Walker):
@@ -84,7 +85,7 @@ def estimate(program: Program, entry: str, params: Mapping[str, int] | None = No
             )
         return costs[key]
 
-    out = Estimate()
+    out, weight_bits = Estimate(), machine.array.weight_bits
     for phase, overlapped, counts in walk.parts:
         serial = sum(cost(k).cycles * n for k, n in counts.items())
         cycles = region_cycles(machine, ((code[k[0]].spec, cost(k), n) for k, n in counts.items())) if overlapped else serial
@@ -97,6 +98,7 @@ def estimate(program: Program, entry: str, params: Mapping[str, int] | None = No
             times, spent = out.instructions.get(k[0], (0, 0))
             out.instructions[k[0]] = times + n, spent + n * c.cycles
             out.node_cycles[node] = out.node_cycles.get(node, 0.0) + n * c.cycles * (cycles / serial if serial else 1)
+            out.bit_products += n * c.events.get("shift_adds", 0) * (1 if "column_activations" in c.events else weight_bits)
             units = out.node_units.setdefault(node, dict.fromkeys(UNITS, 0))
             for u, b in zip(UNITS, busy(machine, code[k[0]].spec, c), strict=True):
                 units[u] += n * b

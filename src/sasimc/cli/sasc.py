@@ -32,6 +32,9 @@ _WHERE = {
         "report": "sasimc.cli.report:report",
         "explore": "sasimc.cli.explore:explore",
     },
+    "Studies": {
+        "study": "sasimc.cli.study:study",
+    },
     "Data and devices": {
         "data": "sasimc.cli.data:data",
         "image": "sasimc.cli.image:image",

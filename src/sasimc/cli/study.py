@@ -1,0 +1,238 @@
+"""``sasc study``: many designs, mappings, recipes and seeds, measured on all cores or on a cluster."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from sasimc.cli import options
+from sasimc.cli.common import EXIT_FAILED, Group, command, console, require_writable, write_json
+from sasimc.cli.options import AtLeast, File, Folder, argument, option
+from sasimc.cli.tables import print_tables, say
+from sasimc.isa.errors import SasError
+
+__all__ = ["run", "show", "study"]
+
+_PLAIN_EVERY_S = 10.0
+_SHOWN = 20
+
+study = Group(
+    "study", {"Commands": {"run": "sasimc.cli.study:run", "show": "sasimc.cli.study:show"}},
+    help="Measure many designs, mappings, recipes and seeds: on all cores, or on a Dask cluster.",
+)  # fmt: skip
+
+
+def _open(path: Path, folder: Path | None) -> Any:
+    from sasimc.measures import METRICS, check_point
+    from sasimc.study.description import load_description
+    from sasimc.study.run import Study
+
+    d = load_description(path, METRICS)
+    try:
+        check_point(d.base)
+        for name in d.vary:
+            for value in d.values(name):
+                check_point({name: value})
+    except SasError as exc:
+        raise SasError(exc.diagnostic.message, where=str(path), hint=exc.diagnostic.hint) from None
+    files: dict[str, bytes] = {}
+    if d.model.endswith(".onnx"):
+        try:
+            files[d.model] = (path.parent / d.model).read_bytes()
+        except OSError as exc:
+            raise SasError(f"cannot read the model {d.model}: {exc.strerror}", where=str(path)) from None
+    return Study(d, folder or path.with_suffix(""), files)
+
+
+@command("run")
+@argument("description", "Study (.toml).", type=File())
+@option(
+    "-o",
+    "--output",
+    section="Output",
+    type=Folder(),
+    show_default="the file's name without .toml",
+    help="Folder for results; run again to continue.",
+)
+@options.json_file("the table")
+@option(
+    "--cluster",
+    section="Execution",
+    metavar="ADDRESS",
+    help="Scheduler of Dask, as in tcp://host:8786; default: processes of this machine.",
+)
+@option(
+    "--workers",
+    section="Execution",
+    type=AtLeast(0),
+    show_default="one a core",
+    help="Processes of this machine; 0: this one alone.",
+)
+@option(
+    "--dry-run", section="Execution", is_flag=True, help="Measure a few trials, say how many there are and how long all take."
+)
+@options.isa
+def run(
+    description: Path, output: Path | None, json_file: Path | None, cluster: str | None, workers: int | None, dry_run: bool
+) -> int:
+    """Measure every trial of a study that is not known yet. Ctrl-C ends it; what is finished is kept."""
+    from sasimc.measures import measure
+    from sasimc.study.cluster import Pool, Serial
+
+    if cluster is not None and workers is not None:
+        raise SasError("--workers are processes of this machine, --cluster brings its own", hint="one of them")
+    require_writable(json_file)
+    found = _open(description, output)
+    total, known = found.plan()
+    say(
+        f"{found.description.name}: {total} trials, {known} known, {sum(map(len, found.files.values())) / 1e6:.2f} MB to each worker; results in {found.folder}"
+    )
+    if dry_run:
+        return _dry(found, total - known, workers)
+    pool = Serial(measure) if workers == 0 else Pool(measure, workers, cluster)
+    with pool:
+        where = f"{pool.workers} workers" + (f", dashboard {pool.address}" if pool.address else "")
+        say(where if workers != 0 else "in this process")
+        try:
+            progress = _watched(found, pool)
+        except KeyboardInterrupt:
+            print(file=sys.stderr)
+            say("interrupted; what is finished is kept: run it again to go on", file=sys.stderr)
+            return 130
+    say(f"{progress.known} known, {progress.done} measured, {progress.infeasible} of them infeasible, {progress.failed} failed")
+    _table(found)
+    for point, reason in found.failures[:_SHOWN]:
+        say(f"failed: {_text(point)}: {reason}")
+    if json_file:
+        write_json(json_file, _report(found))
+    return EXIT_FAILED if found.failures else 0
+
+
+def _dry(found: Any, left: int, workers: int | None) -> int:
+    import os
+    from itertools import islice
+
+    from sasimc.measures import measure
+    from sasimc.study.search import batches
+
+    points, _ = next(batches(found.description))
+    start, count = time.perf_counter(), 0
+    for trial in islice((t for p in points for t in found.trials(p) if found.store.load(t) is None), 3):
+        found.store.save(trial, measure(trial.spec, found.files))
+        count += 1
+    if not count:
+        say("everything is known")
+        return 0
+    each, cores = (time.perf_counter() - start) / count, workers or os.cpu_count() or 1
+    say(
+        f"{count} trials took {each:.2f} s each here; the other {left - count} take about {each * (left - count) / cores / 60:.1f} min on {cores} workers"
+    )
+    return 0
+
+
+def _watched(found: Any, pool: Any) -> Any:
+    """Run with a bar on a terminal, plain lines elsewhere."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    if sys.stderr.isatty():
+        with Progress("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console()) as bar:
+            task = bar.add_task("measuring", total=None)
+
+            def live(p: Any) -> None:
+                bar.update(
+                    task,
+                    total=p.known + p.done + p.ahead,
+                    completed=p.known + p.done,
+                    description=f"{p.rate:.2f}/s, front {p.front}",
+                )
+
+            return found.run(pool, live)
+    said = time.monotonic()
+
+    def plain(p: Any) -> None:
+        nonlocal said
+        if time.monotonic() - said >= _PLAIN_EVERY_S:
+            said = time.monotonic()
+            left = p.ahead / max(p.rate, 1e-9)
+            print(
+                f"{p.known + p.done} of {p.known + p.done + p.ahead} trials, {p.rate:.2f}/s, {left / 60:.1f} min left",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    return found.run(pool, plain)
+
+
+def _text(point: Any) -> str:
+    return ", ".join(f"{name} {value}" for name, value in point.items()) or "the base"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"
+
+
+def _table(found: Any) -> None:
+    from sasimc.evaluation.table import Table
+    from sasimc.study.results import front, importance
+
+    d, rows = found.description, found.rows()
+    best = front(d, rows)
+    shown = [rows[i] for i in best] or [r for r in rows if not r.infeasible]
+    title = f"Pareto front, {len(best)} of {len(rows)} points" if best else f"{len(shown)} points"
+    body = [[*(str(r.point.get(n, "")) for n in d.vary), *(_number(r.metrics.get(m)) for m in d.metrics)] for r in shown[:_SHOWN]]
+    if body:
+        print_tables(Table(title, (*d.vary, *d.metrics), [tuple(row) for row in body]))
+    if len(shown) > _SHOWN:
+        say(f"and {len(shown) - _SHOWN} more: --csv or --html shows all")
+    for goal in d.goals:
+        found_ = [f"{n} {100 * share:.0f} %" for n, share in importance(rows, goal, list(d.vary)).items() if share >= 0.005]
+        say(f"variance of {goal} that each parameter alone explains: {', '.join(found_) or 'none'}")
+    reasons: dict[str, int] = {}
+    for r in rows:
+        if r.infeasible:
+            reasons[r.infeasible] = reasons.get(r.infeasible, 0) + 1
+    for reason, count in sorted(reasons.items(), key=lambda item: -item[1])[:5]:
+        say(f"{count} infeasible: {reason}")
+
+
+def _report(found: Any) -> dict[str, Any]:
+    from sasimc.study.results import front, importance
+
+    d, rows = found.description, found.rows()
+    best = set(front(d, rows))
+    return {
+        "study": d.model_dump(mode="json", by_alias=True),
+        "points": [
+            {"point": dict(r.point), "metrics": dict(r.metrics), "standard_errors": dict(r.errors), "seeds": r.seeds, "infeasible": r.infeasible, "front": i in best}
+            for i, r in enumerate(rows)
+        ],
+        "importance": {goal: importance(rows, goal, list(d.vary)) for goal in d.goals},
+    }  # fmt: skip
+
+
+@command("show")
+@argument("folder", "Folder of a study.", type=Folder())
+@option("--csv", section="Output", type=File(), help="Table of all points (CSV).")
+@option("--html", section="Output", type=File(), help="Page with front, parallel coordinates and importance; one file.")
+@options.json_file("the table")
+def show(folder: Path, csv: Path | None, html: Path | None, json_file: Path | None) -> None:
+    """Show what a study found: the Pareto front, and which parameters matter."""
+    from sasimc.isa.files import write_atomically
+    from sasimc.study.page import page
+    from sasimc.study.results import csv_text
+    from sasimc.study.run import load_study
+
+    for path in (csv, html, json_file):
+        require_writable(path)
+    found = load_study(folder)
+    _table(found)
+    if csv:
+        write_atomically(csv, csv_text(found.description, found.rows()).encode())
+        say(f"wrote {csv}")
+    if html:
+        write_atomically(html, page(_report(found)).encode())
+        say(f"wrote {html}")
+    if json_file:
+        write_json(json_file, _report(found))

@@ -1,0 +1,40 @@
+"""What trials of the tests measure on workers: numbers by formula, and faults on demand."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sasimc.isa.errors import SasError
+
+
+def by_formula(spec: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[str, Any]:
+    p = {**spec["base"], **spec["point"]}
+    a, b = float(p["a"]), float(p.get("b", 0))
+    if a == 13:
+        return {"infeasible": "13 has no room"}
+    extra = sum(files.get("model.onnx", b""))
+    return {"metrics": {"cost": a * a + b + spec["seed"] / 8 + extra, "gain": a * b}}
+
+
+def slow(spec: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[str, Any]:
+    time.sleep(0.05)
+    return by_formula(spec, files)
+
+
+def bad(spec: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[str, Any]:
+    """Value of ``a``: 1 hangs, 2 kills its worker, 3 lacks a data set, 4 is a fault of ours; others work. A worker is only killed once if there is ``once``."""
+    a = spec["point"]["a"]
+    if a == 1:
+        time.sleep(3600)
+    if a == 2 and (once := spec["base"].get("once")) and not Path(str(once)).exists():
+        Path(str(once)).touch()
+        os._exit(1)
+    if a == 3:
+        raise SasError("there is no data set flowers")
+    if a == 4:
+        raise ZeroDivisionError("by zero")
+    return by_formula(spec, files)
