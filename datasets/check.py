@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from sasimc.datasets.dataset import SPLITS, Dataset, Item
+from sasimc.datasets.dataset import Dataset, Item
+from sasimc.isa.choices import SPLITS
 from sasimc.isa.errors import SasError
 
 __all__ = ["BackgroundCheck", "check_files", "check_headers"]

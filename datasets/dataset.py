@@ -30,10 +30,10 @@ from sasimc.datasets.images import decode, probe
 from sasimc.datasets.labels_csv import Entry, Table, read_labels
 from sasimc.datasets.layouts import read_layout
 from sasimc.datasets.store import FolderTree, Tree, is_archive, open_tree
+from sasimc.isa.choices import SPLITS
 from sasimc.isa.errors import SasError, near
 
 __all__ = [
-    "SPLITS",
     "Damaged",
     "Dataset",
     "DatasetRow",
@@ -44,7 +44,6 @@ __all__ = [
     "open_dataset",
 ]
 
-SPLITS = ("train", "val", "test")
 DRAWN = {"drawn-flowers": "flowers", "drawn-shapes": "pretrain"}
 """Names under which drawn images are opened on purpose, and the kind that ``procedural.draw`` knows."""
 

@@ -21,8 +21,9 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from sasimc.datasets.preprocess import INTERPOLATIONS, Preprocess
+from sasimc.datasets.preprocess import Preprocess
 from sasimc.datasets.procedural import Stream
+from sasimc.isa.choices import INTERPOLATIONS
 from sasimc.isa.errors import SasError
 
 __all__ = ["MAX_PIXELS", "Augment", "decode", "eval_crop", "grey", "is_image", "probe", "read_image", "train_crop"]  # fmt: skip

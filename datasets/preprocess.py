@@ -12,11 +12,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from sasimc.isa.choices import CROPS, INTERPOLATIONS, PRESETS
 from sasimc.isa.errors import SasError, near
 
 __all__ = [
-    "INTERPOLATIONS",
-    "PRESETS",
     "Preprocess",
     "guess",
     "parse_preprocess",
@@ -26,9 +25,6 @@ __all__ = [
 ]
 
 U8 = npt.NDArray[np.uint8]
-
-INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box")
-CROPS = ("middle", "none")
 
 
 def _triple(value: Any, key: str) -> tuple[float, float, float]:
@@ -205,17 +201,6 @@ def quantise_values(x: npt.NDArray[Any], scale: float, zero: int, dtype: str) ->
         steps = np.rint(x.astype(np.float32) / np.float32(scale))
     steps = np.clip(np.nan_to_num(steps, nan=0.0, posinf=1024, neginf=-1024), -1024, 1024).astype(np.int32)
     return np.clip(steps + zero, info.min, info.max).astype(dtype)
-
-
-PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "unit": {"mean": 0.0, "std": 1.0},
-    "symmetric": {"mean": 0.5, "std": 0.5},
-    "imagenet": {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)},
-    "bytes": {"mean": 0.0, "std": 1 / 255},
-    "centred": {"mean": 128 / 255, "std": 1 / 255},
-    "mnist": {"mean": 0.1307, "std": 0.3081},
-}
-"""x/255, x/127.5 - 1, that of torchvision's ImageNet weights, x, x - 128, and that of PyTorch's MNIST examples."""
 
 
 def parse_preprocess(text: str) -> Mapping[str, Any]:

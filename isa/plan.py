@@ -7,9 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["ENGINES", "AsmTest", "Expectation", "Initial", "Run"]
-
-ENGINES = ("step", "bitserial", "fused")
+__all__ = ["AsmTest", "Expectation", "Initial", "Run"]
 
 
 @dataclass(frozen=True)

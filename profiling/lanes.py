@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from sasimc.isa.choices import LANE_KINDS
 from sasimc.isa.errors import SasError, near
 from sasimc.isa.machine import activation_cycles
 from sasimc.isa.objects import Matrix
@@ -12,12 +13,11 @@ from sasimc.isa.program import Program
 from sasimc.isa.spec import MatField
 from sasimc.profiling.profile import place
 
-__all__ = ["LANE_KINDS", "LANE_PID", "MAX_SUBARRAY_LANES", "Lanes"]
+__all__ = ["LANE_PID", "MAX_SUBARRAY_LANES", "Lanes"]
 
 LANE_PID: Final = 100
 """Process number of the first bank (sub-array lanes) or of all lanes (groups or banks)."""
 
-LANE_KINDS: Final = ("auto", "subarray", "bank", "group")
 
 MAX_SUBARRAY_LANES: Final = 128
 """A program that uses more sub-arrays gets a lane for every activation group (rule ``row``) or bank (rule ``free``)."""

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from sasimc.isa.choices import ENGINES
 from sasimc.isa.errors import Trap
-from sasimc.isa.plan import ENGINES, AsmTest, Expectation, Run
+from sasimc.isa.plan import AsmTest, Expectation, Run
 from sasimc.isa.program import Program
 from sasimc.isa.text.assembler import Assembly
 from sasimc.runtime.interpreter import Interpreter

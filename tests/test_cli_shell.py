@@ -152,8 +152,11 @@ def test_one_word_means_one_thing() -> None:
         assert len(set(used.values())) == 1 or word in allowed, (word, used)
 
 
-@pytest.mark.parametrize("words", [("-h",), ("data", "-h"), ("nonsense",), ("asm", "-h")])
-def test_help_is_fast(words: Sequence[str]) -> None:
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [("sasc", ("-h",)), ("sasc", ("data", "-h")), ("sasc", ("nonsense",)), ("sasc", ("asm", "-h")), ("sasrun", ("-h",))],
+)
+def test_help_is_fast(program: str, words: Sequence[str]) -> None:
     """Nothing heavy is imported before a command works."""
     heavy = (
         "numpy",
@@ -170,8 +173,8 @@ def test_help_is_fast(words: Sequence[str]) -> None:
         "scipy",
     )
     code = (
-        "import sys; from sasimc.cli import sasc; from sasimc.cli.common import invoke; "
-        f"invoke(sasc.app, {list(words)!r}); print([m for m in {heavy!r} if m in sys.modules], file=sys.stderr)"
+        f"import sys; from sasimc.cli import {program}; from sasimc.cli.common import invoke; "
+        f"invoke({program}.app, {list(words)!r}); print([m for m in {heavy!r} if m in sys.modules], file=sys.stderr)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "80"}

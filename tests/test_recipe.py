@@ -23,10 +23,11 @@ from sasimc.datasets.dataset import hold_back, open_dataset
 from sasimc.datasets.images import Augment, eval_crop, train_crop
 from sasimc.datasets.loader import Loader
 from sasimc.datasets.preprocess import Preprocess
+from sasimc.isa.choices import shipped_recipes
 from sasimc.isa.errors import SasError
 from sasimc.isa.files import load_program
 from sasimc.passes.options import BackwardOptions
-from sasimc.training.recipe import Recipe, Schedule, load_recipe, save_recipe, shipped_recipes
+from sasimc.training.recipe import Recipe, Schedule, load_recipe, save_recipe
 from sasimc.training.session import Session
 from sasimc.training.session_options import SessionOptions, make_recipe
 from sasimc.zoo.zoo import ZooOptions

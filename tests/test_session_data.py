@@ -19,7 +19,8 @@ from rich.console import Console
 
 from sasimc.cli import sasrun
 from sasimc.cli.common import invoke
-from sasimc.datasets.preprocess import PRESETS, Preprocess, guess
+from sasimc.datasets.preprocess import Preprocess, guess
+from sasimc.isa.choices import PRESETS
 from sasimc.isa.errors import SasError
 from sasimc.isa.files import load_program, save_program
 from sasimc.runtime.device import Device

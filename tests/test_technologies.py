@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sasimc.evaluation.quantity import Quantity, format_si, parse_unit
 from sasimc.evaluation.technologies.load import load_technology
-from sasimc.evaluation.technologies.technology import SHIPPED
+from sasimc.isa.choices import TECHNOLOGIES
 from sasimc.isa.errors import SasError
 
 
@@ -78,7 +78,7 @@ def test_a_quantity_needs_unit_source_and_kind(change: dict[str, object]) -> Non
 # ------------------------------------------------------------------------------------------------------------- technologies
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", TECHNOLOGIES)
 def test_shipped_technologies_are_complete(name: str) -> None:
     t = load_technology(name)
     assert t.name == name

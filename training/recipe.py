@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sasimc.datasets.dataset import Dataset
 from sasimc.datasets.images import Augment
+from sasimc.isa.choices import shipped_recipes
 from sasimc.isa.described import Source, parse_toml, read_source, validate
 from sasimc.isa.errors import SasError, near
 from sasimc.isa.files import write_atomically
@@ -34,7 +35,6 @@ __all__ = [
     "recipe_for",
     "recipe_text",
     "save_recipe",
-    "shipped_recipes",
 ]
 
 Mu = Annotated[float, Field(ge=-30, le=30)]
@@ -139,12 +139,6 @@ class Recipe(_Section):
     def compile_options(self) -> dict[str, Any]:
         """What a compile takes from the recipe, by the names of ``CompileOptions``."""
         return {"batch": self.batch, **asdict(self.compile)}
-
-
-def shipped_recipes() -> tuple[str, ...]:
-    """Names of the recipes that come with the package."""
-    folder = resources.files("sasimc.training").joinpath("recipes")
-    return tuple(sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")))
 
 
 def load_recipe(name_or_path: str | Path = "default") -> Recipe:

@@ -11,7 +11,8 @@ from typing import Any
 from sasimc.datasets.catalog import CATALOGUE
 from sasimc.datasets.check import BackgroundCheck, check_files, check_headers
 from sasimc.datasets.classes import align
-from sasimc.datasets.dataset import SPLITS, Dataset, data_folder, hold_back, open_dataset
+from sasimc.datasets.dataset import Dataset, data_folder, hold_back, open_dataset
+from sasimc.isa.choices import SPLITS
 from sasimc.isa.errors import SasError
 from sasimc.runtime.interface import Interface
 from sasimc.training.evaluation import check_classes

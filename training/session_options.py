@@ -10,19 +10,16 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from sasimc.isa.choices import ENGINES, MATCHES
 from sasimc.isa.described import findings
 from sasimc.isa.errors import SasError, near
 from sasimc.isa.options import options_of, texts_of
 from sasimc.isa.program import Program
 from sasimc.passes.options import BackwardOptions
-from sasimc.runtime.interpreter import ENGINES
 from sasimc.training.program_notes import ZOO
 from sasimc.training.recipe import Recipe, load_recipe
 
-__all__ = ["MATCHES", "SessionOptions", "check_made_with", "check_options", "make_recipe"]
-
-
-MATCHES = ("name", "position")
+__all__ = ["SessionOptions", "check_made_with", "check_options", "make_recipe"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,7 @@ class SessionOptions:
 def check_options(o: SessionOptions) -> None:
     """Refuse options that make no sense before anything is loaded."""
     if o.engine not in ENGINES:
-        raise SasError(f"no engine {o.engine!r}", hint=near(o.engine, tuple(ENGINES)) or f"one of {', '.join(ENGINES)}")
+        raise SasError(f"no engine {o.engine!r}", hint=near(o.engine, ENGINES) or f"one of {', '.join(ENGINES)}")
     for name, value in (("--threads", o.threads), ("--top", o.top)):
         if value is not None and value < 1:
             raise SasError(f"{name} {value}: at least 1 is needed")

@@ -13,13 +13,11 @@ from pydantic import Field, model_validator
 
 from sasimc.evaluation.device.stack import Stack
 from sasimc.evaluation.quantity import Measured, Quantity, format_si
+from sasimc.isa.choices import TECHNOLOGIES
 from sasimc.isa.described import Source, parse_toml, read_source, validate
 from sasimc.isa.errors import SasError, near
 
-__all__ = ["SHIPPED", "Technology", "read_technology"]
-
-SHIPPED = ("sas", "sot", "stt", "sram")
-"""Technologies that come with the package."""
+__all__ = ["Technology", "read_technology"]
 
 
 class Technology(Measured):
@@ -68,8 +66,8 @@ class Technology(Measured):
             raise ValueError(f"a cell of kind {self.kind} needs resistance_low and resistance_high")
         if self.non_volatile and self.retention is None:
             raise ValueError("a non-volatile cell needs retention")
-        if self.stacks_of and (self.stacks or self.stacks_of not in SHIPPED or self.stacks_of == self.name):
-            raise ValueError(f"stacks_of names another shipped technology ({', '.join(SHIPPED)}) and replaces stacks")
+        if self.stacks_of and (self.stacks or self.stacks_of not in TECHNOLOGIES or self.stacks_of == self.name):
+            raise ValueError(f"stacks_of names another shipped technology ({', '.join(TECHNOLOGIES)}) and replaces stacks")
         if self.stacks and self.default_stack not in self.stacks:
             raise ValueError(f"default_stack is {self.default_stack!r}, the stacks are {', '.join(self.stacks)}")
         return self
@@ -100,14 +98,14 @@ class Technology(Measured):
 
 def _read(source: str | Path) -> Source:
     name = str(source)
-    if name in SHIPPED:
+    if name in TECHNOLOGIES:
         file = resources.files("sasimc.evaluation.technologies").joinpath(f"{name}.toml")
         return Source(f"{name}.toml", file.read_text(encoding="utf-8"))
     path = Path(source)
     if not path.suffix and not path.exists():
         raise SasError(
             f"no technology is called {name!r}",
-            hint=near(name, SHIPPED) or f"shipped: {', '.join(SHIPPED)}; or give a .toml file",
+            hint=near(name, TECHNOLOGIES) or f"shipped: {', '.join(TECHNOLOGIES)}; or give a .toml file",
         )
     return read_source(path, "technology file")
 

@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from sasimc.isa.analysis.check import check_instruction, check_matrix, check_structure, check_table, check_tensor
+from sasimc.isa.choices import ENGINES
 from sasimc.isa.errors import Diagnostic, DiagnosticsError, near
 from sasimc.isa.extend import find
 from sasimc.isa.machine import load_machine
-from sasimc.isa.plan import ENGINES, AsmTest, Expectation, Initial, Run
+from sasimc.isa.plan import AsmTest, Expectation, Initial, Run
 from sasimc.isa.program import Instr, Origin, Program, Tensor
 from sasimc.isa.spec import (
     EVENTS,

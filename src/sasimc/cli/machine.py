@@ -155,7 +155,7 @@ def show(what: str, json_file: Path | None) -> None:
 def _shown(what: str) -> dict[str, Any]:
     """Show it and return it."""
     from sasimc.evaluation.technologies.load import load_technology
-    from sasimc.evaluation.technologies.technology import SHIPPED
+    from sasimc.isa.choices import TECHNOLOGIES
     from sasimc.isa.described import parse_toml, read_source
     from sasimc.isa.machine import load_machine, shipped_machines
 
@@ -173,12 +173,12 @@ def _shown(what: str) -> dict[str, Any]:
         from sasimc.isa.files import load_program
 
         return _show_machine(load_program(path).machine)
-    if what in SHIPPED:
+    if what in TECHNOLOGIES:
         return _show_technology(load_technology(what))
     if what in machines:
         return _show_machine(load_machine(what))
     if not path.exists() and not path.suffix:
-        known = [*machines, *SHIPPED]
+        known = [*machines, *TECHNOLOGIES]
         raise SasError(f"no machine or technology is called {what!r}", hint=near(what, known) or f"shipped: {', '.join(known)}")
     if "write_energy" in parse_toml(read_source(what, "machine or technology")):
         return _show_technology(load_technology(what))

@@ -11,7 +11,6 @@ from sasimc.cli.common import command, require_suffix, require_writable
 from sasimc.cli.options import AtLeast, Choice, File, argument, data_folder, json_file, option, seed
 from sasimc.cli.progress import counted, progress
 from sasimc.cli.tables import say
-from sasimc.isa.described import read_source
 from sasimc.isa.errors import SasError
 
 __all__ = ["attach", "names_of", "quantize"]
@@ -48,7 +47,7 @@ LEARNER = "sasimc.attach.attach:AttachOptions"
 @option(
     "--interpolation",
     section="Preprocessing",
-    type=Choice("sasimc.datasets.preprocess:INTERPOLATIONS"),
+    type=Choice("sasimc.isa.choices:INTERPOLATIONS"),
     help="Filter of the scaling.",
 )
 @seed("Seed of drawn data sets.", "Calibration")
@@ -219,6 +218,8 @@ def names_of(labels: str | None) -> tuple[str, ...]:
     path = Path(labels)
     if not path.is_file():
         return tuple(name.strip() for name in labels.split(","))
+    from sasimc.isa.described import read_source
+
     text = read_source(path, "file of class names").text
     try:
         found = json.loads(text) if text.lstrip().startswith("[") else text.splitlines()

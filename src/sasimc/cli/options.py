@@ -220,13 +220,13 @@ def technology(
     default: str | None, section: str = "Prices", name: str = "--technology", what: str = "Memory technology."
 ) -> Decorator:
     """``--technology``; default None: the one that the run's report names."""
-    kind = Choice("sasimc.evaluation.technologies.technology:SHIPPED", "FILE")
+    kind = Choice("sasimc.isa.choices:TECHNOLOGIES", "FILE")
     return option(name, section=section, type=kind, default=default, show_default=default or "the run's", help=what)
 
 
 def engine(default: str, what: str = "Engine of the simulator. All three agree bit for bit.") -> Decorator:
     """``--engine``."""
-    return option("--engine", section="Execution", type=Choice("sasimc.isa.plan:ENGINES"), default=default, help=what)
+    return option("--engine", section="Execution", type=Choice("sasimc.isa.choices:ENGINES"), default=default, help=what)
 
 
 def seed(what: str, section: str = "Options", default: int | None = 0, **settings: Any) -> Decorator:
@@ -240,7 +240,7 @@ def rows(what: str) -> Decorator:
 
 
 recipe = option(
-    "--recipe", section="Training", type=Choice("sasimc.training.recipe:shipped_recipes", "FILE"), show_default="none",
+    "--recipe", section="Training", type=Choice("sasimc.isa.choices:shipped_recipes", "FILE"), show_default="none",
     help="Recipe whose options are taken where they are not given here.",
 )  # fmt: skip
 

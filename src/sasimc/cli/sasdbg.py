@@ -85,7 +85,7 @@ _PROMPT = "(sasdbg) "
 @option("--no-prompt", section="Commands", is_flag=True, help="Leave after the commands, also on a terminal.")
 @options.data_folder
 @option(
-    "--recipe", section="Training", type=Choice("sasimc.training.recipe:shipped_recipes", "FILE"), show_default="default",
+    "--recipe", section="Training", type=Choice("sasimc.isa.choices:shipped_recipes", "FILE"), show_default="default",
     help="Recipe of the training.",
 )  # fmt: skip
 @option("--limit", section="Training", type=AtLeast(1), help="Use at most this many training images.")

@@ -47,16 +47,16 @@ __all__ = ["app", "embedded", "main"]
     help="After the run: write a register, a view, samples of a view or a matrix.",
 )  # fmt: skip
 @options.data_folder
-@option("--split", section="Data", type=Choice("sasimc.datasets.dataset:SPLITS"), default="test", help="Split that --eval uses.")
+@option("--split", section="Data", type=Choice("sasimc.isa.choices:SPLITS"), default="test", help="Split that --eval uses.")
 @option(
-    "--match", section="Data", type=Choice("sasimc.training.session_options:MATCHES"), default="name",
+    "--match", section="Data", type=Choice("sasimc.isa.choices:MATCHES"), default="name",
     help="How classes of data and program belong together.",
 )  # fmt: skip
 @option(
     "--strict", section="Data", is_flag=True, help="Read all files first; a damaged one ends the run instead of being skipped."
 )
 @option(
-    "--preprocess", section="Preprocessing", type=Choice("sasimc.datasets.preprocess:PRESETS", "JSON"), show_default="the model's, else guessed",
+    "--preprocess", section="Preprocessing", type=Choice("sasimc.isa.choices:PRESETS", "JSON"), show_default="the model's, else guessed",
     help="What is done to images. The options below override it.",
 )  # fmt: skip
 @option("--mean", section="Preprocessing", metavar="NUMBER[,G,B]", help="Mean that is subtracted, of pixels in 0..1.")
@@ -64,19 +64,19 @@ __all__ = ["app", "embedded", "main"]
 @option("--size", section="Preprocessing", metavar="PIXELS[xWIDTH]", help="Size that is cut out; the network's input has it.")
 @option("--resize", section="Preprocessing", type=AtLeast(1), help="Short side of the image before that.")
 @option(
-    "--crop", section="Preprocessing", type=Choice("sasimc.datasets.preprocess:CROPS"),
+    "--crop", section="Preprocessing", type=Choice("sasimc.isa.choices:CROPS"),
     help="Cut out the middle, or scale the whole image (none).",
 )  # fmt: skip
 @option(
     "--interpolation",
     section="Preprocessing",
-    type=Choice("sasimc.datasets.preprocess:INTERPOLATIONS"),
+    type=Choice("sasimc.isa.choices:INTERPOLATIONS"),
     help="Filter of the scaling.",
 )
 @option("--limit", section="Data", type=AtLeast(1), help="Use at most this many images of a split.")
 @option("--top", section="Data", type=AtLeast(1), default=5, help="Classes shown for --input.")
 @option(
-    "--recipe", section="Training", type=Choice("sasimc.training.recipe:shipped_recipes", "FILE"), show_default="default",
+    "--recipe", section="Training", type=Choice("sasimc.isa.choices:shipped_recipes", "FILE"), show_default="default",
     help="Recipe of the training. The options below override it.",
 )  # fmt: skip
 @option("--epochs", section="Training", type=AtLeast(1), show_default="the recipe's", help="Epochs of training.")
@@ -139,7 +139,7 @@ __all__ = ["app", "embedded", "main"]
 @option("--trace", section="Output", type=File(), help="Write a timeline for Perfetto; compressed when the name ends in .gz.")
 @option("--trace-limit", section="Output", type=int, default=500_000, help="Maximum number of events; later ones are dropped.")
 @option(
-    "--trace-lanes", section="Output", type=Choice("sasimc.profiling.lanes:LANE_KINDS"), default="auto",
+    "--trace-lanes", section="Output", type=Choice("sasimc.isa.choices:LANE_KINDS"), default="auto",
     help="What of the arrays has a lane. auto: sub-arrays, unless there are too many.",
 )  # fmt: skip
 @options.isa

@@ -114,7 +114,7 @@ class _Shown:
     help="Number of seeds: initialisation, order, augmentation.",
 )
 @option(
-    "--recipe", section="Training", type=Choice("sasimc.training.recipe:shipped_recipes", "FILE"), show_default="the shipped one of each data set",
+    "--recipe", section="Training", type=Choice("sasimc.isa.choices:shipped_recipes", "FILE"), show_default="the shipped one of each data set",
     help="Recipe for all data sets.",
 )  # fmt: skip
 @option("--epochs", section="Training", type=AtLeast(1), show_default="the recipe's", help="Epochs of training.")
