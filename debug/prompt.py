@@ -17,7 +17,7 @@ from sasimc.debug.session import Session
 from sasimc.debug.stops import Breakpoint, Stop, Watchpoint
 from sasimc.isa.errors import SasError, near
 
-__all__ = ["COMMANDS", "Command", "Prompt"]
+__all__ = ["COMMANDS", "Command", "Prompt", "command_table"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,18 @@ def _command(group: str, names: str, arguments: str = "") -> Callable[[Callable[
         COMMANDS[words[0]] = Command(words, arguments, (function.__doc__ or "").strip(), function, group)
 
     return register
+
+
+def command_table() -> str:
+    """All commands as Markdown tables, for the manual."""
+    lines: list[str] = []
+    for group in dict.fromkeys(c.group for c in COMMANDS.values()):
+        lines += ["", f"| {group} | |", "|---|---|"]
+        for c in (c for c in COMMANDS.values() if c.group == group):
+            names = ", ".join(f"`{n}`" for n in c.names)
+            arguments = f" `{c.arguments}`" if c.arguments else ""
+            lines.append(f"| {names}{arguments} | {c.doc} |".replace("[/x|/b]", "[/x\\|/b]"))
+    return "\n".join(lines) + "\n"
 
 
 class Prompt:
@@ -512,9 +524,9 @@ def _array(prompt: Prompt, text: str) -> Iterator[str]:
     yield from tell.array_lines(sub, range(begin, min(end, len(sub.weights))), bits)
 
 
-@_command("Looking", "info i", "breakpoints|registers|run|last|entries|nodes|views|matrices|history")
+@_command("Looking", "info i", "LIST")
 def _info(prompt: Prompt, text: str) -> Iterable[str]:
-    """Lists: breakpoints, registers, the run so far (cycles, events, energy), what the last instruction cost, entries, nodes, views, matrices, checkpoints."""
+    """A list: breakpoints, registers, run (cycles, events, energy so far), last (what the last instruction cost), entries, nodes, views, matrices, history."""
     topics = {k: v for k, v in _TOPICS.items() if k.startswith(text.strip())} if text else {}
     if len(topics) != 1 and text not in _TOPICS:
         raise SasError(f"info about {text or 'what'}?", hint=near(text, tuple(_TOPICS)) or ", ".join(_TOPICS))

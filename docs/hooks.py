@@ -9,9 +9,10 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 from sasimc.cli import manual
+from sasimc.debug.prompt import command_table
 from sasimc.evaluation.machine_notes import machine_table
 
-TABLES = {"<!-- machine fields -->": machine_table}
+TABLES = {"<!-- machine fields -->": machine_table, "<!-- debugger commands -->": command_table}
 """What stands in a page where a generated table belongs."""
 
 _TABLE = re.compile(r"(?:^\|.*\n)+", re.MULTILINE)
