@@ -196,7 +196,7 @@ def judge(folder: Path) -> str:
     made = {name: pickle.loads((folder / f"{name}.pickle").read_bytes()) for name, _, _ in _networks(folder)}
     for name, (compiled, env, labels) in made.items():
         try:
-            against_graph(compiled, env, labels)
+            against_graph(compiled, env, np.asarray(labels))
         except SasError as e:
             return f"validation, {name}: {_line(e)}"
     for name, (compiled, env, labels) in made.items():

@@ -107,7 +107,7 @@ def _values(device: Device, example: Any, stored: Any, head: str, show: Shower) 
 def epoch_line(e: Epoch, epochs: int) -> str:
     """An epoch, in words."""
     if math.isnan(e.train_top1):
-        val = "" if math.isnan(e.val_loss) else f", val {e.val_loss:.4g}"
+        val = "" if e.val_loss is None else f", val {e.val_loss:.4g}"
         result = f"mean squared error {e.loss:.4g}{val}"
     else:
         val = "" if math.isnan(e.val_top1) else f", val {e.val_top1:.1f} %"

@@ -29,7 +29,7 @@ Weights = dict[str, npt.NDArray[np.int8]]
 @dataclass(frozen=True)
 class Epoch:
     """One epoch: mean loss (nats; for values the mean squared error), accuracies in percent (NaN for values), bits written to the arrays, wall time; cycles
-    and events by phase, validation included (what was spent since the end of the epoch before); ``val_loss``: the mean squared error of the validation split."""
+    and events by phase, validation included (what was spent since the end of the epoch before); ``val_loss``: the mean squared error of the validation split, where values are predicted."""
 
     epoch: int
     loss: float
@@ -39,7 +39,7 @@ class Epoch:
     wall_s: float
     phase_cycles: dict[str, int] = field(default_factory=dict)
     phase_events: dict[str, dict[str, int]] = field(default_factory=dict)
-    val_loss: float = float("nan")
+    val_loss: float | None = None
 
 
 @dataclass
@@ -190,7 +190,17 @@ def _end_epoch(device: Device, dataset: Dataset, recipe: Recipe, run: TrainState
         raise SasError(f"{dataset.name}: no training image can be read")
     loss, written = run.loss_sum / run.seen, _bits_written(spent["phase_events"])
     top1 = float("nan") if device.values else 100 * run.right / run.seen
-    done = Epoch(run.epoch, loss, top1, val, written, wall_s, spent["phase_cycles"], spent["phase_events"], val_loss)
+    done = Epoch(
+        run.epoch,
+        loss,
+        top1,
+        val,
+        written,
+        wall_s,
+        spent["phase_cycles"],
+        spent["phase_events"],
+        None if val_loss != val_loss else val_loss,
+    )
     run.epochs.append(done)
     better = (
         not run.best_loss <= val_loss if device.values else not run.best_top1 >= val
