@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 import onnx
@@ -23,8 +24,10 @@ from sasimc.evaluation.technologies.load import load_technology
 from sasimc.evaluation.text import cost_lines
 from sasimc.isa import machine as machines
 from sasimc.isa.machine import load_machine
+from sasimc.measures import METRICS
 from sasimc.quantise.preprocessing import find_preprocess
 from sasimc.runtime.state import State
+from sasimc.study.description import load_description
 from sasimc.training import recipe as recipes
 from sasimc.training.recipe import load_recipe
 
@@ -111,6 +114,31 @@ def _change_json(data: bytes, others: Sequence[bytes], rng: random.Random) -> by
         return mutated_text(data, others, rng)
 
 
+def _studies() -> list[bytes]:
+    every = """name = "x"
+model = "embedded"
+metrics = ["area", "accuracy"]
+minimise = ["area"]
+seeds = [0, 1]
+[vary]
+"machine.array.rows" = [32, 64]
+"compile.batch" = {from = 1, to = 8, step = 1}
+"zoo.width" = {from = 0.1, to = 1, steps = 3, log = true}
+[base]
+technology = "sot"
+[only]
+"compile.batch" = {"machine.array.rows" = [32]}
+[constraints]
+area = "<= 1e-5"
+[training]
+data = "flowers"
+epochs = 1
+[search]
+method = "grid"
+"""
+    return [every.encode(), every.replace("grid", "tpe").encode()]
+
+
 KINDS = {
     "machine": Kind(_machines, written("m.toml", _machine), mutated_text),
     "technology": Kind(lambda: _beside(technologies, "*.toml"), written("t.toml", load_technology), mutated_text),
@@ -119,6 +147,7 @@ KINDS = {
         written("c.toml", load_circuit),
         mutated_text,
     ),
+    "study": Kind(_studies, written("s.toml", lambda p: list(islice(load_description(p, METRICS).grid(), 1000))), mutated_text),
     "recipe": Kind(lambda: _beside(recipes, "recipes/*.toml"), written("r.toml", lambda p: load_recipe(str(p))), mutated_text),
     "NVSim": Kind(lambda: [t.encode() for t in (test_nvsim.CFG, test_nvsim.CELL, test_nvsim.PIM)], _nvsim, mutated_text),
     "preprocess": Kind(

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from sasimc.isa.described import Source, parse_toml, read_source, validate
 from sasimc.isa.errors import SasError
@@ -22,6 +22,8 @@ __all__ = ["Description", "Point", "Range", "load_description"]
 Value = bool | int | float | str
 Point = Mapping[str, Value]
 """A value of every parameter that varies there."""
+
+MOST_VALUES = 100_000
 
 _COMPARE = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt, "==": operator.eq}
 
@@ -33,9 +35,9 @@ class _Section(BaseModel):
 class Range(_Section):
     """Numbers from ``from`` to ``to``, both included: every ``step``, or ``steps`` of them, evenly or (``log``) by equal factors. Whole ends give whole numbers."""
 
-    start: float = Field(alias="from")
-    to: float
-    step: Annotated[float, Field(gt=0)] | None = None
+    start: FiniteFloat = Field(alias="from")
+    to: FiniteFloat
+    step: Annotated[FiniteFloat, Field(gt=0)] | None = None
     steps: Annotated[int, Field(ge=2, le=10_000)] | None = None
     log: bool = False
 
@@ -49,6 +51,8 @@ class Range(_Section):
             raise SasError("a range needs from <= to, and either step or steps (log: steps, and from > 0)")
         whole = float(self.start).is_integer() and float(self.to).is_integer() and float(self.step or 1).is_integer()
         if self.step is not None:
+            if (self.to - self.start) / self.step >= MOST_VALUES:
+                raise SasError(f"a range has at most {MOST_VALUES} values")
             count = math.floor((self.to - self.start) / self.step + 1e-9) + 1
             found = [self.start + i * self.step for i in range(count)]
         elif self.log:
