@@ -1,4 +1,4 @@
-"""The explorer as one HTML file: the template, style and scripts of the folder ``page`` with the data in them. Nothing is loaded from elsewhere."""
+"""The explorer as one HTML file: the template, style and scripts of the folder ``web`` with the data in them. Nothing is loaded from elsewhere."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SCRIPTS: Final = ("model.js", "graph.js", "assembly.js", "floor.js", "timeline.j
 
 
 def _asset(name: str) -> str:
-    return resources.files("sasimc.explore").joinpath("page", name).read_text(encoding="utf-8")
+    return resources.files("sasimc.explore").joinpath("web", name).read_text(encoding="utf-8")
 
 
 def filled(data: dict[str, Any]) -> str:
