@@ -62,8 +62,8 @@ def main() -> None:
     o = parser.parse_args()
     cores = os.cpu_count() or 1
     print(environment(o.threads))
-    warm_up(engine=o.engine)
     device = Device(o.program, o.engine, o.threads)
+    warm_up(device.interpreter.datapath.codes())
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (device.batch_size, *device.input_shape[:2], 3), dtype=np.uint8)
     labels = np.arange(len(images)) % device.classes
