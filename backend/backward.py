@@ -40,7 +40,7 @@ class Arena:
         if self.top > self.limit:
             raise CapacityError(
                 f"the smallest stripe of the backward pass needs {self.top} bytes of the {self.limit}-byte buffer", where=self.what,
-                hint="a lower resolution or width, or a machine with a larger buffer.bytes",
+                hint="--machine FILE with a larger buffer.bytes",
             )  # fmt: skip
         return addr
 
@@ -317,7 +317,7 @@ class BackwardEmitter:
             if not channelwise:
                 raise CapacityError(
                     f"errors of one stripe need {ring(1) * shape[1] * chunk} accumulator words, {entries} are available",
-                    where=fwd.origin or fwd.name, hint="a lower resolution, or a larger accumulator.entries",
+                    where=fwd.origin or fwd.name, hint="--machine FILE with a larger accumulator.entries",
                 )  # fmt: skip
             chunk = entries // (ring(1) * shape[1])
             if not chunk or op.str_attr("mask_of"):
@@ -379,11 +379,13 @@ class BackwardEmitter:
         if (words := (h if whole_out else rows) * w * c) > b.machine.accumulator.entries:
             raise CapacityError(
                 f"errors of one stripe need {words} accumulator words, {b.machine.accumulator.entries} are available",
-                where=op.origin or op.name, hint="a lower resolution, or a larger accumulator.entries",
+                where=op.origin or op.name, hint="--machine FILE with a larger accumulator.entries",
             )  # fmt: skip
         if 128 * 255 * (e_size := he * we * ce // (h * w * c)) >= 1 << 31:
             raise CapacityError(
-                f"a sum of {e_size} errors may need more than 32 bits", where=op.origin or op.name, hint="a lower resolution"
+                f"a sum of {e_size} errors may need more than 32 bits",
+                where=op.origin or op.name,
+                hint="train fewer layers, or --backprop truncated",
             )
         arena = Arena(b.machine.buffer.bytes, op.origin or op.name)
         x_rows, out_rows = hx if whole_x else rows, h if whole_out else rows

@@ -205,7 +205,7 @@ class Builder:
             if len(pools[kind]) > 1 << field_type.bits:
                 raise CapacityError(
                     f"the program needs {len(pools[kind])} descriptors of kind {kind}, an instruction can name {1 << field_type.bits}",
-                    hint="fewer groups in convolutions, or fewer layers",
+                    hint="cut the network in two programs",
                 )
 
     def entry(self, name: str) -> None:

@@ -445,5 +445,5 @@ def _no_room(parts: Sequence[LayerMatrix], machine: Machine, part: LayerMatrix |
             if allowed != "auto"
             else ""
         ),
-        hint="a smaller width or head, --backprop truncated, or a machine with more banks",
+        hint="--machine FILE with more array.banks; without transposable copies: --inference-only, or --backprop truncated",
     )

@@ -330,12 +330,12 @@ class _Planner:
             if words > self.machine.accumulator.entries:
                 raise CapacityError(
                     f"one row of stripes needs {words} accumulator words, {self.machine.accumulator.entries} are available",
-                    where=chain.last.origin or chain.last.name, hint="a lower resolution or width, or a larger accumulator.entries",
+                    where=chain.last.origin or chain.last.name, hint="--machine FILE with a larger accumulator.entries",
                 )  # fmt: skip
             need = sum(self.temporaries(chain, 1, home).values()) + sum(self.graph.type(v).size for v in alive(bad))
             raise CapacityError(
                 f"the smallest stripe needs {need} bytes of the {self.machine.buffer.bytes}-byte buffer",
-                where=chain.last.origin or chain.last.name, hint="a lower resolution or width, or a machine with a larger buffer.bytes",
+                where=chain.last.origin or chain.last.name, hint="--machine FILE with a larger buffer.bytes",
             )  # fmt: skip
         victim = max(candidates, key=lambda v: (self.graph.type(v).size, v))
         if victim not in streamed and victim not in self.aliased:

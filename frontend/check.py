@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from onnx import ModelProto
 
@@ -35,6 +37,7 @@ class CheckReport:
     mapped: tuple[Mapped, ...]
     graph: Graph | None
     nodes: int
+    operators: Mapping[str, int] = field(default_factory=dict)  # nodes of each operator
 
     @property
     def ok(self) -> bool:
@@ -58,6 +61,10 @@ class CheckReport:
 
 def check_model(model: ModelProto, trainable: str | None = None) -> CheckReport:
     """Examine a (validated) model. Never raises for what the report can say; the model is not changed."""
+    return replace(_checked(model, trainable), operators=Counter(n.op_type for n in model.graph.node))
+
+
+def _checked(model: ModelProto, trainable: str | None) -> CheckReport:
     nodes = len(model.graph.node)
     try:
         found = import_float(model)

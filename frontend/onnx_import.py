@@ -24,6 +24,7 @@ from sasimc.frontend.load import load_model, model_opset, sorted_nodes
 from sasimc.frontend.ops_quant import fold
 from sasimc.frontend.qdq_form import qdq_form
 from sasimc.frontend.state import (
+    CUT,
     Act,
     Finding,
     Importer,
@@ -36,7 +37,7 @@ from sasimc.frontend.state import (
 from sasimc.ir.graph import OUTPUTS, Graph, Op, TensorType
 from sasimc.ir.layout import Layout
 from sasimc.isa.errors import Diagnostic, DiagnosticsError, SasError, near
-from sasimc.passes.canonicalise import RANGES, canonicalise
+from sasimc.passes.canonicalise import RANGES, UNKNOWN_RANGE, canonicalise
 from sasimc.passes.canonicalise import unscaled as _unscaled
 from sasimc.passes.eliminate_dead import EliminateDead
 from sasimc.passes.fold_constants import FoldConstants
@@ -49,13 +50,9 @@ _REWRITES = {
     "ConvInteger": "use static quantisation (QLinearConv or QuantizeLinear/DequantizeLinear), not dynamic",
     "MatMulInteger": "use static quantisation (QLinearMatMul or QuantizeLinear/DequantizeLinear), not dynamic",
     "DynamicQuantizeLinear": "use static quantisation: scales must be constants",
-    "ReduceSum": "use ReduceMean over height and width",
+    "ReduceSum": "write it as ReduceMean times the number of elements",
     "If": "export with constant control flow",
     "Loop": "unroll the loop",
-    "LSTM": "recurrent networks are not supported",
-    "GRU": "recurrent networks are not supported",
-    "LayerNormalization": "use BatchNormalization folded into the convolution",
-    "InstanceNormalization": "use BatchNormalization folded into the convolution",
 }
 _EARLY: tuple[Pass, ...] = (EliminateDead(), FoldConstants())
 
@@ -109,6 +106,8 @@ def obstacles(found: FloatImport) -> tuple[Finding, ...]:
         early = _EARLY[1:] if findings else _EARLY
         try:
             for d in canonicalise(run_passes(found.graph, early))[1]:
+                if findings and d.message.endswith(UNKNOWN_RANGE):
+                    continue  # measured once the rest is out of the way
                 where = d.where.split(",")[0]
                 findings.append(Finding(where, found.operators.get(where, "tensor"), d.message, d.hint))
         except SasError as e:
@@ -203,7 +202,7 @@ def _one(imp: Importer, node: NodeProto, shapes: _InferredShapes) -> None:
 def _unknown(imp: Importer, node: NodeProto) -> None:
     operator = f"{node.domain}.{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type
     known = near(operator, supported_operators())
-    rewrite = _REWRITES.get(node.op_type) or (f"unknown operator; {known}" if known else "replace it by supported operators")
+    rewrite = _REWRITES.get(node.op_type) or (f"unknown operator; {known}" if known else f"no equal form is known here; {CUT}")
     imp.findings.append(Finding(node_name(node), operator, "operator is not supported", rewrite))
 
 

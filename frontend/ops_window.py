@@ -11,7 +11,7 @@ from onnx import NodeProto
 
 from sasimc.frontend.ops_linear import auto_pads, pair, requantize
 from sasimc.frontend.ops_slice import mosaic
-from sasimc.frontend.state import Act, Importer, Unsupported, handles
+from sasimc.frontend.state import CUT, Act, Importer, Unsupported, handles
 from sasimc.ir.graph import Attr, TensorType
 from sasimc.ir.kinds import resize_index, window_output
 from sasimc.ir.layout import Layout
@@ -45,14 +45,14 @@ def _average(imp: Importer, node: NodeProto, act: Act, x: str, out: str) -> None
     attrs, (h, w, c), rank = imp.attrs(node), imp.type(act).shape, len(imp.layout(act).axes) - 1
     kernel, stride = pair(attrs.get("kernel_shape"), "kernel_shape", rank), pair(attrs.get("strides"), "strides", rank)
     if pair(attrs.get("dilations"), "dilations", rank) != (1, 1):
-        raise Unsupported(f"dilations {list(attrs['dilations'])} in a pool", "use dilation 1")
+        raise Unsupported(f"dilations {list(attrs['dilations'])} in a pool", CUT)
     pads = auto_pads(imp, node, (h, w), kernel, stride, (1, 1), rank)
     counted, ceil = bool(attrs.get("count_include_pad", 0)), bool(attrs.get("ceil_mode", 0))
     rows, columns = (
         _divisors(size, kernel[i], stride[i], (pads[i], pads[i + 2]), counted, ceil) for i, size in enumerate((h, w))
     )
     if len(rows) * len(columns) > MAX_POOLS:
-        raise Unsupported(f"windows of {len(rows) * len(columns)} shapes", "set count_include_pad = 1 and ceil_mode = 0")
+        raise Unsupported(f"windows of {len(rows) * len(columns)} shapes", CUT)
     pieces, starts = [], []
     for r in rows:
         for q in columns:
@@ -118,7 +118,7 @@ def _window(imp: Importer, node: NodeProto, act: Act) -> tuple[dict[str, Attr], 
     kernel, stride = pair(attrs.get("kernel_shape"), "kernel_shape", rank), pair(attrs.get("strides"), "strides", rank)
     dilation = pair(attrs.get("dilations"), "dilations", rank)
     if dilation != (1, 1):
-        raise Unsupported(f"dilations {list(dilation)} in a pool", "use dilation 1")
+        raise Unsupported(f"dilations {list(dilation)} in a pool", CUT)
     pads = list(auto_pads(imp, node, (h, w), kernel, stride, dilation, rank))
     if attrs.get("ceil_mode", 0):
         for axis, size in enumerate((h, w)):
@@ -221,10 +221,8 @@ def resize(imp: Importer, node: NodeProto) -> None:
     if len(imp.dims(act)) != 4:
         raise Unsupported(f"resizes {list(imp.dims(act))}", "resize height and width of N x C x H x W")
     mode, coordinates = attrs.get("mode", "nearest"), attrs.get("coordinate_transformation_mode", "half_pixel")
-    if attrs.get("axes") is not None and sorted(attrs["axes"]) != [0, 1, 2, 3]:
-        raise Unsupported(f"resizes axes {list(attrs['axes'])} only", "give scales or sizes for all four axes")
     if attrs.get("keep_aspect_ratio_policy", "stretch") != "stretch":
-        raise Unsupported(f"keep_aspect_ratio_policy {attrs['keep_aspect_ratio_policy']!r}", "use 'stretch' with explicit sizes")
+        raise Unsupported(f"keep_aspect_ratio_policy {attrs['keep_aspect_ratio_policy']!r}", "give the sizes themselves")
     shape, scales = _resized(imp, node, act)
     x = imp.type(act).shape
     if max(shape) > 2**16:
@@ -236,16 +234,16 @@ def resize(imp: Importer, node: NodeProto) -> None:
                 raise Unsupported(
                     f"nearest resize {size_in} -> {size_out} with {coordinates!r} and "
                     f"{attrs.get('nearest_mode', 'round_prefer_floor')!r}",
-                    "use coordinate_transformation_mode 'asymmetric' with nearest_mode 'floor'",
+                    CUT,
                 )
     elif mode == "linear":
         if shape[:2] != (2 * x[0], 2 * x[1]) or coordinates not in ("half_pixel", "pytorch_half_pixel", "half_pixel_symmetric"):
             raise Unsupported(
                 f"linear resize {x[0]} x {x[1]} -> {shape[0]} x {shape[1]} with {coordinates!r}",
-                "use nearest, or linear with factor 2 and 'half_pixel'",
+                CUT,
             )
     else:
-        raise Unsupported(f"mode {mode!r}", "use nearest, or linear with factor 2")
+        raise Unsupported(f"mode {mode!r}", CUT)
     source, quant = act.value, imp.type(act)
     out = node.output[0]
     if (
@@ -261,12 +259,15 @@ def resize(imp: Importer, node: NodeProto) -> None:
 def _resized(imp: Importer, node: NodeProto, act: Act) -> tuple[tuple[int, int, int], tuple[float, float]]:
     """Output shape and the scales of height and width."""
     dims, (h, w, c) = imp.dims(act), imp.type(act).shape
+    axes = [a % len(dims) for a in imp.attrs(node).get("axes", range(len(dims)))]
     if imp.has(node, 3):
-        sizes = imp.ints(node, 3, "sizes")
+        given = dict(zip(axes, imp.ints(node, 3, "sizes"), strict=True))
+        sizes = [given.get(i, d) for i, d in enumerate(dims)]
         if len(sizes) != 4 or sizes[1] != c or sizes[0] not in (dims[0], 1):
             raise Unsupported(f"sizes {sizes} for {list(dims)}", "resize height and width only")
         return (sizes[2], sizes[3], c), (sizes[2] / h, sizes[3] / w)
-    scales = [float(s) for s in imp.real(node, 2, "scales").ravel()] if imp.has(node, 2) else []
+    factors = dict(zip(axes, imp.real(node, 2, "scales").ravel().tolist(), strict=True)) if imp.has(node, 2) else {}
+    scales = [float(factors.get(i, 1.0)) for i in range(len(dims))] if factors else []
     if len(scales) != 4 or scales[0] != 1 or scales[1] != 1 or min(scales) <= 0 or max(scales) > 2**16:
         raise Unsupported(f"scales {scales} for {list(dims)}", "resize height and width only")
     return (math.floor(h * scales[2]), math.floor(w * scales[3]), c), (scales[2], scales[3])
@@ -286,7 +287,7 @@ def _nearest_rows(size_in: int, size_out: int, scale: float, coordinates: str, r
             case "align_corners":
                 x = i * (size_in - 1) / (size_out - 1) if size_out > 1 else 0.0
             case _:
-                raise Unsupported(f"coordinate_transformation_mode {coordinates!r}", "use 'asymmetric'")
+                raise Unsupported(f"coordinate_transformation_mode {coordinates!r}", CUT)
         nearest = round(x, 6)  # 1/3-like positions must not fall below an integer they mathematically reach
         match rounding:
             case "floor":

@@ -20,6 +20,7 @@ from sasimc.ir.graph import Attr, Op, Shape, TensorType
 from sasimc.ir.layout import Layout
 
 __all__ = [
+    "CUT",
     "Act",
     "Finding",
     "Importer",
@@ -33,6 +34,8 @@ __all__ = [
     "type_name",
 ]
 
+CUT = "end the network in front of it and compute the rest on the host"
+"""What to do where nothing equal is known."""
 Array = npt.NDArray[Any]
 MAX_ELEMENTS = 2**25  # of one activation; a larger one is a mistake in the file, not a network for this machine
 

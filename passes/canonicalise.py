@@ -28,12 +28,13 @@ from sasimc.passes import integer_ops
 from sasimc.passes.curves import Curve, roots_of, table_of
 from sasimc.passes.factors import FactorError, clamp_bounds
 
-__all__ = ["PLACED", "RANGES", "Canonicalise", "canonicalise", "unscaled"]
+__all__ = ["PLACED", "RANGES", "UNKNOWN_RANGE", "Canonicalise", "canonicalise", "unscaled"]
 
 Array = npt.NDArray[Any]
 _MOVES = ("maxpool", "reshape", "pad", "slice")
 _JOINS = ("concat", "mosaic")
 _KEEPS = ("clip_f", *_MOVES)  # what commutes with the quantize behind it
+UNKNOWN_RANGE = "no range of it is known"
 _SLACK = 1.1  # a quantisation holds a range that reaches this much further
 PLACED = "placed"
 """Note of an integer graph: JSON, real values of the float-level graph that were given a scale, and the stored value that holds each."""
@@ -396,7 +397,7 @@ class _State:
 
     def _no_scale(self, op: Op, value: str) -> Unknown:
         self._problem(
-            op, f"{op.str_attr('function', op.kind.removesuffix('_f'))} reads {value!r}, which is not quantised, and no range of it is known",
+            op, f"{op.str_attr('function', op.kind.removesuffix('_f'))} reads {value!r}, which is not quantised, and {UNKNOWN_RANGE}",
             "--calibrate FOLDER measures such ranges on images; or quantise the float network as a whole: sasc quantize",
         )  # fmt: skip
         return Unknown()

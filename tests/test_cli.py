@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import models
 import onnx
 import pytest
 from PIL import Image
@@ -250,3 +251,21 @@ def test_help(cli: Cli, name: str, words: Sequence[str]) -> None:
     said = cli.ok(name, *words)
     assert "Usage" in said
     assert "``" not in said
+
+
+def test_check_is_one_table_of_costs_or_of_obstacles(cli: Cli, tmp_path: Path) -> None:
+    """Cycles of all operations are those of an inference; a network that does not fit is an obstacle with a remedy that changes no result."""
+    model, report = tmp_path / "m.onnx", tmp_path / "r.json"
+    onnx.save(models.residual_net(), model)
+    said = cli.ok("sasc", "check", model, "--json", report)
+    made = json.loads(report.read_text())
+    assert made["ok"]
+    spent = sum(op["cycles"] for op in made["operations"])
+    assert 0.9 * made["cycles"] < spent <= made["cycles"]
+    assert f"{made['cycles']} cycles an image" in " ".join(said.split())
+    small = tmp_path / "small.toml"
+    small.write_text('extends = "sas28"\n[array]\nbanks = [1, 16]\n[buffer]\nbytes = 64\n')
+    assert cli("sasc", "check", model, "--machine", small, "--json", report) == 2
+    made = json.loads(report.read_text())
+    assert not made["ok"]
+    assert any("buffer" in f and "--machine" in f for f in made["findings"])

@@ -14,11 +14,13 @@ from sasimc.cli.compiling import compile_options
 from sasimc.cli.options import File, argument, declared, option
 from sasimc.cli.progress import progress
 from sasimc.cli.tables import print_tables, say
+from sasimc.isa.errors import SasError
 from sasimc.options import CompileOptions
 
 if TYPE_CHECKING:
     from sasimc.backend.compile import Compiled
     from sasimc.evaluation.table import Table
+    from sasimc.frontend.check import CheckReport, Finding
 
 __all__ = ["check", "compile_command"]
 
@@ -33,60 +35,115 @@ __all__ = ["check", "compile_command"]
 @declared(CompileOptions, "calibrate", "Input", "[NAME|FOLDER|FILE.npz]")
 @options.json_file("mapping and findings")
 def check(model: Path, json_file: Path | None, **given: Any) -> int:
-    """Show the mapping, and every unsupported operator with its reason."""
+    """Show what every operation becomes and costs, or everything that is in the way and what to do about it."""
     from sasimc.api import compile_model
+    from sasimc.backend.stripes import plan_forward
     from sasimc.frontend.check import check_model
     from sasimc.frontend.load import load_model
+    from sasimc.isa.machine import load_machine
     from sasimc.quantise.ranges import with_ranges
 
     require_writable(json_file)
+    findings: list[Finding] = []
+    compiled: Compiled | None = None
     with progress("checking") as show:
-        report = check_model(with_ranges(load_model(model), given["calibrate"]).model, given["trainable"])
-        compiled = (
-            compile_model(model, CompileOptions(**given), progress=lambda what, done=None: show(f"compiling: {what}", done))
-            if report.ok
-            else None
-        )
-    for line in str(report).splitlines():
+        ranged = with_ranges(load_model(model), given["calibrate"])
+        report = check_model(ranged.model, given["trainable"])
+        findings += report.findings
+        if report.ok:
+            try:
+                compiled = compile_model(
+                    ranged.model, CompileOptions(**given), progress=lambda what, done=None: show(f"compiling: {what}", done)
+                )
+            except SasError as e:
+                findings.append(_obstacle(e))
+        if report.graph is not None and compiled is None:  # weights and tensors may both be too large
+            try:
+                plan_forward(report.graph, load_machine(given["machine"]))
+            except SasError as e:
+                findings.append(_obstacle(e))
+    findings = list(dict.fromkeys(findings))
+    made: dict[str, Any] = {"model": str(model), "ok": not findings, "findings": [str(f) for f in findings]}
+    said = (
+        [f"{len({f.node for f in findings})} of {report.nodes} nodes are in the way"]
+        if not report.ok
+        else str(report).splitlines()
+    )
+    for line in [*said, *["but the network does not fit the machine:"] * (report.ok and compiled is None)]:
         say(line)
-    made: dict[str, Any] = {"model": str(model), "ok": report.ok, "findings": str(report).splitlines()}
     if compiled is not None:
+        if ranged.tensors:
+            say(str(ranged))
         made.update(_mapping(compiled))
+    else:
+        _refused(report, findings)
     if json_file:
         write_json(json_file, made)
-    return 0 if report.ok else EXIT_ERROR
+    return 0 if compiled is not None else EXIT_ERROR
+
+
+def _obstacle(e: SasError) -> Finding:
+    from sasimc.frontend.check import Finding
+
+    return Finding(e.diagnostic.where or "graph", "mapping", e.diagnostic.message, e.diagnostic.hint)
+
+
+def _refused(report: CheckReport, findings: list[Finding]) -> None:
+    """Operators with how many nodes pass, then every finding with its remedy."""
+    from sasimc.evaluation.table import Table
+
+    where = {(f.node, f.op) for f in findings}
+    rows = []
+    for operator, count in sorted(report.operators.items()):
+        bad = len({node for node, op in where if op.rpartition(".")[2] == operator})
+        rows.append((operator, str(count), str(max(0, count - bad)), str(bad or "")))
+    print_tables(Table("", ("operator", "nodes", "supported", "in the way"), rows, (0,)))
+    say()
+    for f in findings:
+        say(f"{f.node} ({f.op}): {f.reason}")
+        if f.rewrite:
+            say(f"    {f.rewrite}")
 
 
 def _mapping(compiled: Compiled) -> dict[str, Any]:
-    """Print which layer is mapped where; returns it."""
+    """Print what every operation became, what it costs and where its weights are; returns it."""
     from sasimc.evaluation.table import Table
 
-    m, place = compiled.program.machine, compiled.placement
-    layers: list[dict[str, Any]] = []
-    for parts in place.layers.values():
-        standing = [(part, matrix) for part, m in parts for matrix in (m, place.twins.get(part.name)) if matrix is not None]
-        for part, matrix in standing:
+    m, place, cycles = compiled.program.machine, compiled.placement, dict(compiled.infer.node_cycles)
+    layers, operations = list[dict[str, Any]](), list[dict[str, Any]]()
+    rows: list[tuple[str, ...]] = []
+    for op in compiled.graph.ops:
+        node, shape = op.origin or op.name, compiled.graph.type(op.output).shape
+        spent = cycles.pop(node, 0.0)
+        operations.append({"name": op.name, "node": node, "kind": op.kind, "output": list(shape), "cycles": spent})
+        parts = place.layers.get(op.name, ())
+        standing = [(part, matrix) for part, made in parts for matrix in (made, place.twins.get(part.name)) if matrix is not None]
+        if not standing:
+            rows.append((op.name, op.kind, "x".join(map(str, shape)), "", "", "", "", "", f"{spent:.0f}"))
+        for i, (part, matrix) in enumerate(standing):
             subarrays = sorted({t.subarray for t in matrix.tiles})
-            layers.append({
+            row: dict[str, Any] = {
                 "layer": matrix.name, "kind": part.kind, "trainable": part.trainable, "array": matrix.array, "weights": [matrix.k, matrix.n],
                 "tiles": len(matrix.tiles) // matrix.copies, "copies": matrix.copies, "subarrays": len(subarrays),
-                "groups": sorted({m.group_of(s) for s in subarrays}),
-            })  # fmt: skip
-    rows = [
-        (row["layer"], row["kind"] + " trainable" * row["trainable"], row["array"], "{}x{}".format(*row["weights"]), str(row["tiles"]),
-         str(row["copies"]), str(row["subarrays"]), _ranges(row["groups"]))
-        for row in layers
-    ]  # fmt: skip
-    print_tables(Table("", ("layer", "kind", "array", "weights", "tiles", "copies", "sub-arrays", "groups"), rows, (0, 1, 2, 7)))
+                "groups": sorted({m.group_of(s) for s in subarrays}), "cycles": spent if i == 0 else 0.0,
+            }  # fmt: skip
+            layers.append(row)
+            rows.append((
+                row["layer"], " ".join([row["kind"], *["trainable"] * row["trainable"], *[row["array"]] * (row["array"] != "compute")]),
+                "x".join(map(str, shape)), "{}x{}".format(*row["weights"]), str(row["tiles"]), str(row["copies"]), str(row["subarrays"]),
+                _ranges(row["groups"]), f"{spent:.0f}" if i == 0 else "",
+            ))  # fmt: skip
+    names = ("operation", "becomes", "output", "weights", "tiles", "copies", "sub-arrays", "groups", "cycles")
+    print_tables(Table("", names, rows, (0, 1, 7)))
     hosted = sorted(v for v, home in compiled.plan.home.items() if home == "host")
     say(
         f"{place.used} of {m.subarrays} sub-arrays ({place.transposable_subarrays} transposable), buffer peak "
-        f"{compiled.buffer_peak_bytes} of {m.buffer.bytes} bytes"
+        f"{compiled.buffer_peak_bytes} of {m.buffer.bytes} bytes; {compiled.infer.cycles} cycles an image"
     )
     say(f"kept in host memory: {', '.join(hosted)}")
     return {
-        "layers": layers, "subarrays_used": place.used, "subarrays_transposable": place.transposable_subarrays, "subarrays_total": m.subarrays,
-        "buffer_peak_bytes": compiled.buffer_peak_bytes, "buffer_bytes": m.buffer.bytes, "kept_on_host": hosted,
+        "operations": operations, "layers": layers, "subarrays_used": place.used, "subarrays_transposable": place.transposable_subarrays, "subarrays_total": m.subarrays,
+        "buffer_peak_bytes": compiled.buffer_peak_bytes, "buffer_bytes": m.buffer.bytes, "kept_on_host": hosted, "cycles": compiled.infer.cycles,
     }  # fmt: skip
 
 
