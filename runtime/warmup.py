@@ -15,8 +15,12 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import CodeType
+from functools import cache
+from importlib.util import find_spec
+from types import CodeType, ModuleType
 from typing import Any, Final
+
+from numba.core.registry import cpu_target
 
 from sasimc.isa.extend import declared, load_instructions
 from sasimc.runtime.kernel import Code
@@ -41,6 +45,7 @@ def warm_up(codes: Sequence[Code], progress: Progress = lambda *_: None) -> int:
 
     The compiled code lies where numba puts it (NUMBA_CACHE_DIR); where nothing can be written, every process compiles for itself.
     """
+    _begin()
     jobs: dict[Callable[..., Any], list[Code]] = {}  # numba keeps all forms of a function in one index: one process has them all
     for code in codes:
         if not kept(code.callback):
@@ -52,6 +57,23 @@ def warm_up(codes: Sequence[Code], progress: Progress = lambda *_: None) -> int:
     for code in codes:
         _ = code.address
     return len(jobs)
+
+
+@cache
+def _begin() -> None:
+    """Let numba register its functions without scipy.linalg, which it imports (a tenth of a start) only to see whether it could; a function that
+    needs it imports it then."""
+    name = "scipy.linalg.cython_blas"
+    placed = name not in sys.modules and find_spec("scipy") is not None
+    if placed:
+        sys.modules[name] = ModuleType(name)
+    try:
+        target: Any = cpu_target
+        target.typing_context.refresh()
+        target.target_context.refresh()
+    finally:
+        if placed:
+            del sys.modules[name]
 
 
 class _Jobs:

@@ -201,3 +201,21 @@ def test_code_is_kept_by_content_and_by_constants_from_elsewhere(tmp_path: Path,
     monkeypatch.setattr(sasimc.isa.spec, "PHASES", ("another",))
     assert stamp(path, source) != before
     assert Code("add", "", -1).function is sasimc.isa.spec.TABLE["add"].result
+
+
+LINEAR = """
+import sys
+import numba, numpy as np
+from sasimc.runtime.warmup import warm_up
+warm_up([])
+before = "scipy.linalg" in sys.modules
+dot = numba.njit(lambda a, b: np.dot(a, b))
+cov = numba.njit(lambda a: np.cov(a))
+a = np.arange(6.0).reshape(2, 3)
+print(before, dot(a, a.T).tolist(), cov(a).tolist())
+"""
+
+
+def test_scipy_is_imported_by_who_needs_it() -> None:
+    done = subprocess.run([sys.executable, "-c", LINEAR], capture_output=True, text=True, check=True)
+    assert done.stdout == "False [[5.0, 14.0], [14.0, 50.0]] [[1.0, 1.0], [1.0, 1.0]]\n"
