@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,8 @@ __all__ = ["Breakpoint", "Hit", "Position", "Stop", "Watchpoint"]
 
 @dataclass
 class Breakpoint:
-    """Instructions before which execution stops. ``runs``: only at the beginning of these runs (training steps), None: anywhere."""
+    """Instructions before which execution stops, where ``condition`` holds. ``ignore``: hits that are still to be passed; ``step``: only where this training
+    step begins (None: anywhere)."""
 
     number: int
     text: str
@@ -99,4 +99,3 @@ class Stop:
     hits: tuple[Hit, ...] = ()
     trap: Trap | None = None
     backwards: bool = False
-    notes: Mapping[str, str] = field(default_factory=dict)
