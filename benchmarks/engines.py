@@ -276,13 +276,17 @@ def by_operation(it: Any, work: Callable[[], object], repeat: int) -> dict[int, 
         work()
     it.datapath.timed = False
     out: dict[int, tuple[int, float, int]] = {}
+    executed: dict[int, list[tuple[int, int, int]]] = {}
+    for phase in it.counters.phases.values():
+        for (pc, r0, r1), n in phase.total().items():
+            executed.setdefault(pc, []).append((r0, r1, n))
     for pc, spent in it.datapath.spent.items():
         spec, o = it.code[pc]
-        keys = {k: n for p in it.counters.phases.values() for k, n in p.total().items() if k[0] == pc}
+        keys = executed.get(pc, [])
         dense = spec.kernel == "forward_product"
-        rows = sum((r1 - r0) * n for (_, r0, r1), n in keys.items())
+        rows = sum((r1 - r0) * n for r0, r1, n in keys)
         products = rows * o.acc.width * o.mat.k * o.mat.n // repeat if dense else 0
-        out[pc] = (sum(keys.values()) // repeat, (spent - before.get(pc, 0)) * 1e-9 / repeat, products)
+        out[pc] = (sum(n for _, _, n in keys) // repeat, (spent - before.get(pc, 0)) * 1e-9 / repeat, products)
     return out
 
 
