@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -43,7 +44,7 @@ class Calibrated(Net):
         scale = (high - low) / 255
         return self.q(x, scale, round(-low / scale), np.uint8)
 
-    def layer(self, x: str, cin: int, n: int, k: int = 3, relu: bool = True, **attrs: object) -> str:
+    def layer(self, x: str, cin: int, n: int, k: int = 3, relu: bool = True, **attrs: Any) -> str:
         w = self.weight((n, cin, k, k), scale=0.02 / np.sqrt(cin * k * k))
         y = self.node("Conv", self.fitted(x), w, self.const(self.rng.normal(size=n) * 0.1), pads=[k // 2] * 4, **attrs)
         return self.node("Relu", y) if relu else y
