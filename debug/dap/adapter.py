@@ -10,6 +10,7 @@ import base64
 import queue
 import re
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, Final
@@ -34,6 +35,8 @@ CAPABILITIES: Final = (
     "supportsSteppingGranularity", "supportsTerminateRequest", "supportsGotoTargetsRequest",
 )  # fmt: skip
 _THREAD: Final = 1
+_ENDING: Final = ("pause", "disconnect", "terminate")
+"""Requests that stop a machine in motion."""
 _WHENS: Final = {"read": "read", "write": "change", "readWrite": "access"}
 _REASONS: Final = {
     "breakpoint": "breakpoint", "watchpoint": "data breakpoint", "step": "step", "trap": "exception", "end": "pause", "beginning": "pause",
@@ -60,6 +63,7 @@ class Adapter:
         self._requests: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self._after: Callable[[], None] | None = None
         self._done = False
+        self._waiting = 0
         self._owned: dict[str, list[int]] = {}
         self._lines: dict[int, int] = {}
         self._text = ""
@@ -81,8 +85,9 @@ class Adapter:
             for message in self._channel.messages():
                 if message.get("type") != "request":
                     continue
-                if message.get("command") in ("pause", "disconnect", "terminate") and self._session is not None:
-                    self._session.interrupt()
+                if message.get("command") in _ENDING:
+                    self._waiting += 1
+                    threading.Thread(target=self._insist, daemon=True).start()
                 self._requests.put(message)
                 if message.get("command") == "disconnect":
                     return
@@ -92,11 +97,19 @@ class Adapter:
             self._session.interrupt()
         self._requests.put(None)
 
+    def _insist(self) -> None:
+        """Stop the machine, also one that is just about to be started by a request before, until the request is answered."""
+        while self._waiting and not self._done:
+            if self._session is not None:
+                self._session.interrupt()
+            time.sleep(0.02)
+
     def _event(self, name: str, **body: Any) -> None:
         self._channel.send("event", {"event": name, "body": body})
 
     def _answer(self, request: dict[str, Any]) -> None:
         command = str(request.get("command"))
+        self._waiting -= command in _ENDING
         answer: dict[str, Any] = {"request_seq": request.get("seq", 0), "command": command, "success": True}
         handler = getattr(self, f"_on_{command}", None)
         try:
