@@ -164,7 +164,9 @@ class Device:
         wanted = self.targets(images, labels) if self.values else self._classes(labels)
         n = self.feed(images)
         if len(wanted) != n:
-            raise SasError(f"{n} inputs and {len(wanted)} {'targets' if self.values else 'labels'}")
+            raise SasError(
+                f"{n} {'inputs' if self.values else 'images'} and {len(wanted)} {'targets' if self.values else 'labels'}"
+            )
         for b in range(n):
             if self.values:
                 self.interpreter.write_view(self.io["targets"], wanted[b], b)
