@@ -56,7 +56,7 @@ def compile_model(
     origin = {"sha256": model_digest(proto), "trainable": trainable}
     meta = {**compiled.program.meta, "loss": opt.loss, "verified": verified, "model": json.dumps(origin)}
     if ranged.tensors:
-        meta["calibrated"] = str(ranged)
+        meta["note.calibrated"] = str(ranged)
     return replace(compiled, program=replace(compiled.program, meta=meta))
 
 

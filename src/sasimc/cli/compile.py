@@ -202,7 +202,7 @@ def compile_command(
         print_tables(*_explained(made))
         say()
     _summary(output, made)
-    if ranged := compiled.program.meta.get("calibrated"):
+    if ranged := compiled.program.meta.get("note.calibrated"):
         say(ranged)
     say(f"verified: {compiled.program.meta['verified']}")
 
