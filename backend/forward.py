@@ -40,7 +40,7 @@ def requant_table(b: Builder, graph: Graph, op: Op, first: int, count: int) -> s
     if op.kind in ("conv", "rescale"):
         arrays = {role: graph.constant(op, role)[first : first + count] for role in ("bias", "mult", "shift")}
     else:
-        arrays = {role: [int(op.attrs.get(role, 0))] * count for role in ("bias", "mult", "shift")}
+        arrays = {role: [op.int_attr(role) if role in op.attrs else 0] * count for role in ("bias", "mult", "shift")}
     suffix = f".c{first}" if count != out.shape[2] else ""
     return b.table(op.name + suffix, "requant", ints, arrays)
 

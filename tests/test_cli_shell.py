@@ -147,6 +147,7 @@ def test_one_word_means_one_thing() -> None:
             "--plot",
             "--machine",
             "--calibrate",
+            "--csv",
             "--size",
         }  # a file or a folder; a name or a path; N or HxW
         assert len(set(used.values())) == 1 or word in allowed, (word, used)

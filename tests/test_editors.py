@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import sasimc
+from sasimc.cli.launch import LAUNCH
 from sasimc.isa.text.syntax import tokens_of
 from sasimc.lsp import paint
 
@@ -69,6 +70,12 @@ def test_the_package_speaks_of_what_the_server_gives() -> None:
     assert set(re.findall(r'setting\("(\w+)"\)', source)) == settings
     assert '"lsp"' in source
     assert '"--dap"' in source
+
+
+def test_the_debugger_takes_what_the_adapter_takes() -> None:
+    (debugger,) = PACKAGE["contributes"]["debuggers"]
+    offered = debugger["configurationAttributes"]["launch"]["properties"]
+    assert set(offered) == {*LAUNCH, "stopOnEntry"}
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs node")

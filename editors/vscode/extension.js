@@ -43,7 +43,7 @@ class Configurations {
   resolveDebugConfiguration(_folder, config) {
     const editor = vscode.window.activeTextEditor;
     if (!config.type && editor && editor.document.languageId === "sas-imc") {
-      return { type: "sas-imc", request: "launch", name: "Debug SAS program", program: editor.document.fileName, args: [], stopOnEntry: true };
+      return { type: "sas-imc", request: "launch", name: "Debug SAS program", program: editor.document.fileName, stopOnEntry: true };
     }
     return config;
   }

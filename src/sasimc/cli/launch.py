@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sasimc.debug.session import Session
     from sasimc.isa.program import Program
 
-__all__ = ["Launch", "compare", "launch_of", "open_session"]
+__all__ = ["LAUNCH", "Launch", "compare", "launch_of", "open_session"]
 
 
 @dataclass(frozen=True)
@@ -42,22 +42,25 @@ class Launch:
     technology: str = "sas"
 
 
+LAUNCH: Mapping[str, tuple[str, type]] = {
+    "program": ("program", Path), "input": ("inputs", Path), "train": ("train", str), "atStep": ("at_step", int), "entry": ("entries", str),
+    "set": ("settings", str), "engine": ("engine", str), "threads": ("threads", int), "history": ("history", int), "data": ("data", Path),
+    "recipe": ("recipe", str), "image": ("image", Path), "task": ("task", str), "technology": ("technology", str),
+}  # fmt: skip
+"""Arguments of an editor's `launch` request -> field of :class:`Launch` and type."""
+
+
 def launch_of(arguments: Mapping[str, Any], default: Launch) -> Launch:
     """From the arguments of an editor's `launch` request: names of :class:`Launch` in camel case, lists where it has several; ``history`` in megabytes.
 
     Raises:
         SasError: a value of another kind.
     """
-    kinds: dict[str, tuple[str, type]] = {
-        "program": ("program", Path), "input": ("inputs", Path), "train": ("train", str), "atStep": ("at_step", int), "entry": ("entries", str),
-        "set": ("settings", str), "engine": ("engine", str), "threads": ("threads", int), "history": ("history", int), "data": ("data", Path),
-        "recipe": ("recipe", str), "image": ("image", Path), "task": ("task", str), "technology": ("technology", str),
-    }  # fmt: skip
     values: dict[str, Any] = {}
     for key, value in arguments.items():
-        if key not in kinds:
+        if key not in LAUNCH:
             continue
-        name, kind = kinds[key]
+        name, kind = LAUNCH[key]
         items = value if isinstance(value, list) else [value]
         if not all(isinstance(item, int if kind is int else str) for item in items) or not items:
             raise SasError(f"launch: {key!r} is {value!r}", hint="a path or name, a number, or a list of these")
