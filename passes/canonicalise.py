@@ -583,7 +583,8 @@ class _State:
         return self.values[a.sources[0]] if a.op.kind == "rescale" else self.graph.type(a.op.output)
 
     def _with_consts(self, op: Op, consts: dict[str, Array], t: TensorType) -> str:
-        tag = op.name if f"{op.name}.mult" not in self.constants else f"{op.name}@{op.output}"
+        taken = any(f"{op.name}.{role}" in self.constants for role in consts)
+        tag = f"{op.name}@{op.output}" if taken else op.name
         names = {role: f"{tag}.{role}" for role in consts}
         self.constants.update({names[role]: a for role, a in consts.items()})
         return self._add(replace(op, consts=names), t)
@@ -661,10 +662,11 @@ def _end(softmax: Op | None) -> dict[str, Any]:
 def _key(a: Real) -> Hashable:
     """What is computed."""
     if isinstance(a, Curve):
-        return (a.op.output, a.source, tuple(m.output for m in a.moves))
+        return (a.op.output, a.source, tuple(m.output for m in a.moves), a.value.tobytes(), a.slope.tobytes())
     if not isinstance(a, Pending):
         return a
-    return (a.op.output, a.sources, tuple(m.output for m in a.moves), a.lo, a.hi, a.origins, tuple(map(_key, a.parts)))
+    moves, constants = tuple(m.output for m in a.moves), tuple(None if c is None else c.tobytes() for c in (a.scale, a.offset))
+    return (a.op.output, a.sources, moves, a.lo, a.hi, a.origins, tuple(map(_key, a.parts)), constants)
 
 
 def _weighted(a: Real) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import time
@@ -21,6 +22,8 @@ ATTEMPTS: Final = 10
 """Times that a trial is tried when its worker is lost."""
 LOST_S: Final = 300.0
 """Seconds to wait for a scheduler that went away."""
+STALLED_S: Final = 10.0
+"""Seconds without a result after which idle workers mean that something was lost."""
 _POLL_S: Final = 0.2
 _STARTED: Final = "sasimc-trial-started"
 
@@ -32,18 +35,18 @@ class Failure:
     reason: str
 
 
-def _task(measure: Measure, key: str, spec: Mapping[str, Any], files: Mapping[str, bytes], version: str) -> tuple[str, Any]:
+def _task(measure: Measure, key: str, spec: Mapping[str, Any], files: str, version: str) -> tuple[str, Any]:
     """On a worker: (``outcome`` | ``failure``, what)."""
     from distributed import get_worker
 
     from sasimc.study.tools import tools_digest
 
     worker = get_worker()
-    worker.log_event(_STARTED, {"key": key, "worker": worker.address})
     if (here := tools_digest()) != version:
         return "failure", f"{worker.address} has another version of sas-imc ({here[:8]}, not {version[:8]})"
+    worker.log_event(_STARTED, {"key": key, "worker": worker.address})
     try:
-        return "outcome", measure(spec, files)
+        return "outcome", measure(spec, worker.plugins[files].files)
     except SasError as exc:
         return "failure", f"{worker.address}: {exc.diagnostic.message}"
     except MemoryError:
@@ -93,6 +96,7 @@ class Pool(AbstractContextManager["Pool"]):
     given: str | None = None
     _cluster: Any = field(default=None, init=False)
     _client: Any = field(default=None, init=False)
+    _sent: set[str] = field(default_factory=set, init=False)
     _started: dict[str, tuple[float, str]] = field(default_factory=dict, init=False)
 
     def __enter__(self) -> Pool:
@@ -131,6 +135,7 @@ class Pool(AbstractContextManager["Pool"]):
             raise SasError(
                 f"there is no Dask scheduler at {self.given}: {exc}", hint="dask scheduler --host HOST starts one"
             ) from None
+        self._sent.clear()
         self._client.subscribe_topic(_STARTED, self._note)
 
     def _note(self, event: Any) -> None:
@@ -158,39 +163,61 @@ class Pool(AbstractContextManager["Pool"]):
         version = tools_digest()
         waiting: list[tuple[Trial, int]] = [(t, 1) for t in reversed(trials)]
         running: dict[str, _Running] = {}
-        data: Any = None
+        name = self._send(files)
+        moved = time.monotonic()
         while waiting or running:
             try:
-                if data is None or data.status not in ("finished", "pending"):
-                    (data,) = self._client.scatter([dict(files)], hash=True)
+                if running and self._stalled(moved):
+                    self._client.cancel([r.future for r in running.values()], force=True)
+                    waiting += [(r.trial, r.attempt) for r in running.values()]
+                    running.clear()
+                    moved = time.monotonic()
                 room = 2 * max(1, self.workers) + 2
                 while waiting and len(running) < room:
                     trial, attempt = waiting.pop()
                     key = f"{trial.key}-{attempt}-{time.monotonic_ns()}"
-                    future = self._client.submit(_task, self.measure, key, dict(trial.spec), data, version, key=key, pure=False)
+                    future = self._client.submit(_task, self.measure, key, dict(trial.spec), name, version, key=key, pure=False)
                     running[key] = _Running(trial, future, attempt)
                 with suppress(TimeoutError), self._client.as_current():
                     wait([r.future for r in running.values()], timeout=_POLL_S, return_when="FIRST_COMPLETED")
                 for key in [k for k, r in running.items() if r.future.done()]:
-                    r = running.pop(key)
+                    r, moved = running.pop(key), time.monotonic()
                     try:
                         kind, what = r.future.result(timeout=30)
                     except (CancelledError, OSError, TimeoutError):
+                        running[key] = r
                         raise
-                    except Exception as exc:  # KilledWorker, or files that went with their worker
+                    except Exception as exc:  # KilledWorker
                         if r.attempt >= ATTEMPTS:
                             yield r.trial, Failure(f"its worker was lost {r.attempt} times ({type(exc).__name__})")
                         else:
                             waiting.append((r.trial, r.attempt + 1))
-                            data = None
                         continue
                     yield r.trial, what if kind == "outcome" else Failure(what)
                 yield from self._late(running, limit_s)
             except (CancelledError, OSError, TimeoutError):
                 waiting += [(r.trial, r.attempt + 1) for r in running.values()]
                 running.clear()
-                data = None
                 self._again()
+                name = self._send(files)
+
+    def _send(self, files: Mapping[str, bytes]) -> str:
+        """Give files to every worker, those that come later included, once; the name under which a trial finds them."""
+        from distributed import WorkerPlugin
+
+        digest = hashlib.sha256()
+        for key, content in sorted(files.items()):
+            digest.update(key.encode() + b"\0" + hashlib.sha256(content).digest())
+        name, plugin = f"sasimc-files-{digest.hexdigest()[:16]}", WorkerPlugin()
+        vars(plugin).update(name=name, files=dict(files))
+        if name not in self._sent:
+            self._client.register_plugin(plugin)
+            self._sent.add(name)
+        return name
+
+    def _stalled(self, since: float) -> bool:
+        """Whether nothing was finished for a while, and no worker is at work."""
+        return time.monotonic() - since > STALLED_S and not any(self._client.processing().values())
 
     def _late(self, running: dict[str, _Running], limit_s: float) -> Iterator[tuple[Trial, Failure]]:
         """Trials beyond their time: their worker is started anew."""

@@ -49,6 +49,7 @@ TABLES = (
     Table("add", "addq", {"ma": 1 << 29, "mb": 1 << 28, "shift": 30, "za": 1, "zb": 2, "zy": 3, "lo": -100, "hi": 100}),
     Table("k", "scale", {}, {"k": (20000, -5, 16384, 3, 32767)}),
     Table("m", "mask", {"lo": 5, "hi": 200, "use_lo": 1, "use_hi": 1}),
+    Table("curve", "lut", {}, {"values": tuple(range(-128, 128))}),
     Table("loss", "loss", {"mult": 900, "t_other": 655, "t_label": 30148}),
 )  # fmt: skip
 SOME = RowRange(0, 1, 2)
@@ -71,6 +72,7 @@ CASES: dict[str, tuple[tuple[Any, ...], ...]] = {
     "escale": (("escale", "s", "s", "k", ALL), ("escale", "v", "e", "k", SOME)), "range": (("range", 6, "s", ALL),),
     "shr8": (("shr8", "d", "s", 4, ALL),), "shr8c": (("shr8c", "d", "s", 4, ALL),), "psr": (("psr", "d", "s", 4, ALL), ("psr", "v", "v", 4, SOME)),
     "mom": (("mom", "v", "s", 3, ALL),), "carry": (("carry", "d", "y", "v", ALL),), "argmax": (("argmax", 6, "q"),),
+    "lut": (("lut", "d", "y", "curve", ALL), ("lut", "d", "x", "curve", SOME)), "prod": (("prod", "a", "y", "e", ALL), ("prod", "t", "x", "y", SOME)),
     "xent": (("xent", "p", "q", "loss", 4, 6),), "sqerr": (("sqerr", "p", "q", "q", 6), ("sqerr", "v", "y", "y", 6)),
 }  # fmt: skip
 

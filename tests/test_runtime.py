@@ -583,6 +583,7 @@ def spoiled(it: Interpreter, number: int, spoil: Callable[[], None]) -> Interpre
             spoil()
 
     it.datapath.execute = execute  # type: ignore[method-assign]
+    it._together = False  # what runs as one plan does not come by there
     return it
 
 

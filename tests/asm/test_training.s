@@ -8,6 +8,7 @@
 .view m buf i8 2x2x3 addr=192
 .view logits buf i8 1x1x5 addr=256
 .view err buf i32 1x1x5 addr=264
+.view wanted buf i8 1x1x5 addr=288
 .table both mask lo=0 hi=255 use_lo=1 use_hi=1
 .table low mask lo=0 hi=255 use_lo=1 use_hi=0
 .table k scale k=[32768, 16384, -20000]
@@ -56,6 +57,9 @@
     halt
 .entry steep
     xent err, logits, steep, r1, r2
+    halt
+.entry squared
+    sqerr err, logits, wanted, r2
     halt
 
 .tests
@@ -177,3 +181,11 @@
 .init_reg r1 5
 .run loss
 .expect_trap "label out of range"
+
+.test "squared error: differences, and the sum of their squares"
+.init logits [-20, 35, 0, 127, -128]
+.init wanted [-20, 30, 7, -128, 127]
+.run squared
+.expect err [0, 5, -7, 255, -255]
+.expect_reg r2 130124
+.expect_event loss_ops 5
