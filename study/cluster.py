@@ -46,7 +46,7 @@ def _task(measure: Measure, key: str, spec: Mapping[str, Any], files: str, versi
         return "failure", f"{worker.address} has another version of sas-imc ({here[:8]}, not {version[:8]})"
     worker.log_event(_STARTED, {"key": key, "worker": worker.address})
     try:
-        return "outcome", measure(spec, worker.plugins[files].files)
+        return "outcome", measure(spec, vars(worker.plugins[files])["files"])
     except SasError as exc:
         return "failure", f"{worker.address}: {exc.diagnostic.message}"
     except MemoryError:
