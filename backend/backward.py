@@ -208,6 +208,18 @@ class BackwardEmitter:
         suffix = f".c{first}" if count != k.size else ""
         return self.b.table(op.name + suffix, "scale", {}, {"k": k[first : first + count]})
 
+    def _drain32(
+        self, op: Op, acc: str, out: str, mask: str, mask_host: str, host: str, bits: int, rr: RowRange, first: int = 0
+    ) -> None:
+        """Rows of error sums, finished: from the accumulators to 32 bits, masked and scaled, their range kept, to host memory."""
+        b = self.b
+        b.emit("drain", out, acc, rr)
+        if mask:
+            b.emit("hld", mask, mask_host, self.sample, rr)
+        self._post(op, out, mask, rr, first)
+        b.emit("range", bits, out, rr)
+        b.emit("hst", host, out, self.sample, rr)
+
     def _post(self, op: Op, view: str, mask: str, rr: RowRange, first: int = 0) -> None:
         """Pool factor, mask and channel scale in place on a 32-bit stripe of channels from ``first`` on."""
         b, count = self.b, self.b.views[view].channels
@@ -345,12 +357,7 @@ class BackwardEmitter:
 
         def run(rr: RowRange) -> None:
             b.emit("ups", acc, e_view, geom, rr)
-            b.emit("drain", out, acc, rr)
-            if mask:
-                b.emit("hld", mask, mask_host, self.sample, rr)
-            self._post(op, out, mask, rr)
-            b.emit("range", bits, out, rr)
-            b.emit("hst", self._host32(shape), out, self.sample, rr)
+            self._drain32(op, acc, out, mask, mask_host, self._host32(shape), bits, rr)
 
         self.peak = max(self.peak, arena.top)
         with b.overlapped(), b.batch_loop(self.batch, self.sample):
@@ -416,12 +423,7 @@ class BackwardEmitter:
                 finish(rr)
 
         def finish(rr: RowRange) -> None:
-            b.emit("drain", out, acc, rr)
-            if mask:
-                b.emit("hld", mask, mask_host, self.sample, rr)
-            self._post(op, out, mask, rr)
-            b.emit("range", bits, out, rr)
-            b.emit("hst", self._host32(shape), out, self.sample, rr)
+            self._drain32(op, acc, out, mask, mask_host, self._host32(shape), bits, rr)
 
         self.peak = max(self.peak, arena.top)
         with b.overlapped(), b.batch_loop(self.batch, self.sample):
@@ -498,12 +500,7 @@ class BackwardEmitter:
                     b.emit("vmmt", target, b.channel_slice(e_view, part.n0, part.n), b.matrix(matrix), geom, rr)
 
         def finish(rr: RowRange) -> None:
-            b.emit("drain", out, acc, rr)
-            if mask:
-                b.emit("hld", mask, mask_host, self.sample, rr)
-            self._post(op, out, mask, rr, first)
-            b.emit("range", bits, out, rr)
-            b.emit("hst", host32, out, self.sample, rr)
+            self._drain32(op, acc, out, mask, mask_host, host32, bits, rr, first)
 
         self.peak = max(self.peak, arena.top)
         stages.append(Stage(rows, 0, he, stream))

@@ -33,7 +33,7 @@ from sasimc.isa.spec import (
 )
 from sasimc.isa.text.directives import DIRECTIVES
 
-__all__ = ["describe_operand", "instruction_page", "manual"]
+__all__ = ["SPACES", "describe_operand", "instruction_page", "manual"]
 
 GROUPS = {
     "control": instructions.control,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from lsprotocol import types
 
 from sasimc.isa.extend import find
-from sasimc.isa.manual import instruction_page
+from sasimc.isa.manual import SPACES, instruction_page
 from sasimc.isa.objects import Geometry, Matrix, Table, View
 from sasimc.isa.program import Program
 from sasimc.isa.spec import EVENTS
@@ -17,8 +17,6 @@ from sasimc.lsp.document import Document, Mention
 from sasimc.lsp.facts import Facts, Spent
 
 __all__ = ["hover", "said_of"]
-
-SPACES = {"buf": "buffer", "host": "host memory", "acc": "accumulators"}
 
 
 def cycles_of(spent: Spent) -> str:

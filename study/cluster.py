@@ -82,9 +82,7 @@ class Serial(AbstractContextManager["Serial"]):
 class _Running:
     trial: Trial
     future: Any
-    attempt: int = 1
-    since: float | None = None
-    worker: str = ""
+    attempt: int
 
 
 @dataclass

@@ -45,6 +45,7 @@ class Study:
 
     def __init__(self, description: Description, folder: Path, files: Mapping[str, bytes] | None = None) -> None:
         self.description, self.folder, self.files = description, folder, dict(files or {})
+        self._model_sha256 = hashlib.sha256(self.files[description.model]).hexdigest() if description.model in self.files else ""
         self.store = Store(folder)
         self.results: list[tuple[Mapping[str, Any], Mapping[str, Any]]] = []
         self.failures: list[tuple[Mapping[str, Any], str]] = []
@@ -61,8 +62,8 @@ class Study:
             "base": dict(sorted(d.base.items())), "point": dict(sorted(point.items())), "model": d.model, "metrics": sorted(d.metrics),
             "training": d.training.model_dump() if d.training else None, "tools": tools_digest(),
         }  # fmt: skip
-        if d.model in self.files:
-            spec["model_sha256"] = hashlib.sha256(self.files[d.model]).hexdigest()
+        if self._model_sha256:
+            spec["model_sha256"] = self._model_sha256
         return [Trial({**spec, "seed": seed}) for seed in d.seeds]
 
     def plan(self) -> tuple[int, int]:

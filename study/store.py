@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ class Trial:
 
     spec: Mapping[str, Any]
 
-    @property
+    @cached_property
     def key(self) -> str:
         """The name of its file."""
         return hashlib.sha256(_canonical(self.spec).encode()).hexdigest()[:32]

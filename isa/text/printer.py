@@ -17,7 +17,7 @@ from sasimc.isa.spec import Reg, RowRange, RowsField
 from sasimc.isa.text.assembler import ALL_ROWS
 from sasimc.isa.text.directives import FORMAT_VERSION, machine_digest
 
-__all__ = ["code_lines", "format_instruction", "format_program", "machine_changes", "quoted_name", "with_lines"]
+__all__ = ["code_lines", "flat_fields", "format_instruction", "format_program", "machine_changes", "quoted_name", "with_lines"]
 
 _NAME = re.compile(r"[^\W\d][\w.$]*\Z")
 _WIDTH = 140
@@ -32,18 +32,19 @@ def _quote(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat_fields(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of every field of nested tables."""
     for key, item in value.items():
         if isinstance(item, dict):
-            yield from _flat(item, f"{prefix}{key}.")
+            yield from flat_fields(item, f"{prefix}{key}.")
         else:
             yield prefix + key, item
 
 
 def machine_changes(machine: Machine) -> dict[str, Any]:
     """Fields (dotted) that differ from the default machine, except its name."""
-    default = dict(_flat(load_machine().model_dump(mode="json")))
-    return {k: v for k, v in _flat(machine.model_dump(mode="json")) if k != "name" and v != default[k]}
+    default = dict(flat_fields(load_machine().model_dump(mode="json")))
+    return {k: v for k, v in flat_fields(machine.model_dump(mode="json")) if k != "name" and v != default[k]}
 
 
 def _list(values: Any) -> str:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from functools import lru_cache
+from collections.abc import Mapping
+from functools import cache, lru_cache
 from typing import Any, Final
 
 import onnx
 
 from sasimc.isa.errors import SasError, near
 from sasimc.isa.machine import Machine, load_machine, shipped_machines
-from sasimc.isa.options import options_of
+from sasimc.isa.options import Option, options_of
+from sasimc.isa.text.printer import flat_fields
 
 __all__ = ["METRICS", "check_point", "measure"]
 
@@ -40,26 +41,17 @@ _SENSED: Final = 0.5
 """Share of bit products whose cell is sensed, an assumption where nothing ran."""
 
 
-def _fields() -> dict[str, Callable[[Any], None]]:
-    """Prefix -> a check of one value; raises SasError."""
+@cache
+def _fields() -> Mapping[str, Option | None]:
+    """Every parameter, and the option that checks its values (None: they are checked where they are used)."""
     from sasimc.options import CompileOptions
     from sasimc.training.recipe import Recipe
     from sasimc.zoo.zoo import ZooOptions
 
-    compile_ = {o.name: o for o in options_of(CompileOptions)}
-    known: dict[str, Callable[[Any], None]] = {f"compile.{name}": o.check for name, o in compile_.items()}
-    known |= {f"zoo.{name}": lambda _: None for name in ZooOptions.__dataclass_fields__}
-    known |= {f"recipe.{name}": lambda _: None for name in Recipe.model_fields}
-    flat: list[tuple[str, Any]] = [("machine", load_machine().model_dump(mode="json"))]
-    while flat:
-        name, value = flat.pop()
-        if isinstance(value, dict):
-            flat += [(f"{name}.{key}", inner) for key, inner in value.items()]
-        else:
-            known[name] = lambda _: None
-    for name in ("machine", "technology", "interpretation", "bit_errors"):
-        known[name] = lambda _: None
-    return known
+    others = ["machine", "technology", "interpretation", "bit_errors"]
+    others += [f"machine.{name}" for name, _ in flat_fields(load_machine().model_dump(mode="json"))]
+    others += [f"zoo.{name}" for name in ZooOptions.__dataclass_fields__] + [f"recipe.{name}" for name in Recipe.model_fields]
+    return {**dict.fromkeys(others), **{f"compile.{o.name}": o for o in options_of(CompileOptions)}}
 
 
 def check_point(point: Mapping[str, Any]) -> None:
@@ -72,7 +64,8 @@ def check_point(point: Mapping[str, Any]) -> None:
                 hint=near(name, tuple(known))
                 or "machine.SECTION.FIELD, compile.OPTION, zoo.OPTION, recipe.FIELD, technology, interpretation, bit_errors",
             )
-        known[name](value)
+        if (option := known[name]) is not None:
+            option.check(value)
     if "machine" in point and point["machine"] not in shipped_machines():
         load_machine(point["machine"])
 
