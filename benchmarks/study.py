@@ -9,12 +9,8 @@ workers are killed; the results are compared with those of this process.
 from __future__ import annotations
 
 import argparse
-import os
-import random
-import signal
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -64,32 +60,13 @@ def files(folder: Path) -> dict[str, str]:
 
 def killing(folder: Path, wanted: int) -> tuple[int, bool]:
     """Kills done, and whether the results are those of an undisturbed run."""
-    done, stop, rng = 0, threading.Event(), random.Random(0)
     trials = empty(wanted * 40)
     study = Study(trials, folder / "killed")
-    with Pool(study_measures.slow, 2) as pool:
-        nannies = list(pool._cluster.workers.values())
-
-        def kill() -> None:
-            nonlocal done
-            while not stop.is_set() and done < wanted:
-                time.sleep(rng.uniform(0.1, 0.6))
-                pid = getattr(rng.choice(nannies), "pid", None)
-                if pid:
-                    try:
-                        os.kill(pid, signal.SIGKILL)
-                        done += 1
-                    except ProcessLookupError:
-                        pass
-
-        thread = threading.Thread(target=kill)
-        thread.start()
+    with Pool(study_measures.slow, 2) as pool, study_measures.killing(pool, wanted, (0.1, 0.6)) as killed:
         study.run(pool)
-        stop.set()
-        thread.join()
     alone = Study(trials, folder / "quiet")
     alone.run(Serial(study_measures.by_formula))
-    return done, not study.failures and files(folder / "killed") == files(folder / "quiet")
+    return len(killed), not study.failures and files(folder / "killed") == files(folder / "quiet")
 
 
 def main() -> None:

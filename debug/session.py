@@ -202,7 +202,7 @@ class Session:
         if parsed is not None:
             parsed.value(self.lookup)
         self._number += 1
-        made = Watchpoint(self._number, text, place, when, self.places.candidates(place), parsed, temporary)
+        made = Watchpoint(self._number, text, self.places.candidates(place), parsed, temporary, place=place, when=when)
         self.points[made.number] = made
         return made
 
@@ -449,7 +449,7 @@ class Session:
     def last_write(self, text: str) -> Hit | None:
         """Who wrote a place last: the write with the values around it; None: nobody since the beginning. The machine stands where it stood."""
         place, now = self.place(text), self.history.time
-        watch = Watchpoint(0, text, place, "write", self.places.candidates(place))
+        watch = Watchpoint(0, text, self.places.candidates(place), place=place, when="write")
         event = self._last(_Scan(watchpoints=[watch]), now)
         self.history.seek(now)
         return event.hits[0] if event is not None else None
@@ -457,7 +457,7 @@ class Session:
     def writes(self, text: str, since: int = 0) -> list[Hit]:
         """All writes to a place from an instant up to now, oldest first. The machine stands where it stood."""
         place, now = self.place(text), self.history.time
-        watch = Watchpoint(0, text, place, "write", self.places.candidates(place))
+        watch = Watchpoint(0, text, self.places.candidates(place), place=place, when="write")
         self.history.seek(since)
         found = [hit for event in self._events(_Scan(watchpoints=[watch]), now) for hit in event.hits]
         self.history.seek(now)

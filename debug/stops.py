@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,49 +12,36 @@ from sasimc.debug.expressions import Expression
 from sasimc.debug.places import Place
 from sasimc.isa.errors import Trap
 
-__all__ = ["Breakpoint", "Hit", "Position", "Stop", "Watchpoint"]
+__all__ = ["Breakpoint", "Hit", "Point", "Position", "Stop", "Watchpoint"]
 
 
 @dataclass
-class Breakpoint:
-    """Instructions before which execution stops, where ``condition`` holds. ``ignore``: hits that are still to be passed; ``step``: only where this training
-    step begins (None: anywhere)."""
+class Point:
+    """What stops execution at the instructions ``pcs`` where ``condition`` holds. ``ignore``: hits that are still to be passed."""
 
     number: int
     text: str
     pcs: frozenset[int]
     condition: Expression | None = None
     temporary: bool = False
-    enabled: bool = True
-    ignore: int = 0
-    hits: int = 0
-    step: int | None = None
-
-    @property
-    def kind(self) -> str:
-        """``breakpoint``."""
-        return "breakpoint"
+    enabled: bool = field(default=True, kw_only=True)
+    ignore: int = field(default=0, kw_only=True)
+    hits: int = field(default=0, kw_only=True)
 
 
 @dataclass
-class Watchpoint:
+class Breakpoint(Point):
+    """Stops before an instruction; ``step``: only where this training step begins (None: anywhere)."""
+
+    step: int | None = field(default=None, kw_only=True)
+
+
+@dataclass
+class Watchpoint(Point):
     """A place, and when to stop: ``change``, ``write``, ``read`` or ``access``."""
 
-    number: int
-    text: str
-    place: Place
-    when: str
-    pcs: frozenset[int]
-    condition: Expression | None = None
-    temporary: bool = False
-    enabled: bool = True
-    ignore: int = 0
-    hits: int = 0
-
-    @property
-    def kind(self) -> str:
-        """``watchpoint``."""
-        return "watchpoint"
+    place: Place = field(kw_only=True)
+    when: str = field(kw_only=True)
 
 
 @dataclass(frozen=True)

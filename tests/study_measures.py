@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
+import signal
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,3 +42,26 @@ def bad(spec: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[str, Any]:
     if a == 4:
         raise ZeroDivisionError("by zero")
     return by_formula(spec, files)
+
+
+@contextmanager
+def killing(pool: Any, most: int, every_s: tuple[float, float]) -> Iterator[list[int]]:
+    """Within, a worker of a pool of this machine is killed now and then, at most so often; the list holds the killed processes."""
+    killed: list[int] = []
+    stop, rng, nannies = threading.Event(), random.Random(1), list(pool._cluster.workers.values())
+
+    def kill() -> None:
+        while len(killed) < most and not stop.wait(rng.uniform(*every_s)):
+            pid = getattr(rng.choice(nannies), "pid", None)
+            if pid:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                    killed.append(pid)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        yield killed
+    finally:
+        stop.set()
+        killer.join()

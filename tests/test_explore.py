@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from browser import Browser, chromium
+from browser import Browser
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -324,16 +323,6 @@ def page(subject: Subject, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("explore") / "explore.html"
     path.write_text(explore_page(subject), encoding="utf-8")
     return path
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    command = chromium()
-    if command is None:
-        pytest.skip("Chromium is not installed")
-    made = Browser(command)
-    yield made
-    made.close()
 
 
 def quiet(browser: Browser) -> None:

@@ -6,7 +6,6 @@ import csv
 import json
 import math
 import re
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browser import Browser, chromium
+from browser import Browser
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -417,16 +416,6 @@ def test_two_runs_side_by_side(comparison: Path, folder: Path, capsys: pytest.Ca
 
 
 # ---------------------------------------------------------------------------------------------------------- in a browser
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    command = chromium()
-    if command is None:
-        pytest.skip("Chromium is not installed")
-    made = Browser(command)
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module")

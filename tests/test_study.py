@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import random
-import signal
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -197,29 +193,10 @@ def test_trials_that_hang_fail_or_lose_their_worker_end_no_study(tmp_path: Path)
 
 def test_workers_that_are_killed_lose_nothing_and_count_nothing_twice(tmp_path: Path) -> None:
     d = described(vary={"a": {"from": 20, "to": 79, "step": 1}}, seeds=[0])
-    study, kills, stop = Study(d, tmp_path / "killed"), 0, threading.Event()
-    with Pool(measures.slow, 2) as pool:
-        nannies = list(pool._cluster.workers.values())
-
-        def kill() -> None:
-            nonlocal kills
-            rng = random.Random(1)
-            while not stop.is_set() and kills < 4:
-                time.sleep(0.4)
-                pid = getattr(rng.choice(nannies), "pid", None)
-                if pid:
-                    try:
-                        os.kill(pid, signal.SIGKILL)
-                        kills += 1
-                    except ProcessLookupError:
-                        pass
-
-        killer = threading.Thread(target=kill)
-        killer.start()
+    study = Study(d, tmp_path / "killed")
+    with Pool(measures.slow, 2) as pool, measures.killing(pool, 4, (0.4, 0.4)) as killed:
         progress = study.run(pool)
-        stop.set()
-        killer.join()
-    assert kills > 0
+    assert len(killed) > 0
     assert not study.failures
     assert progress.done == 60
     alone = Study(d, tmp_path / "alone")

@@ -15,7 +15,7 @@ from click.shell_completion import CompletionItem
 from sasimc.isa.errors import near
 from sasimc.isa.options import options_of
 
-__all__ = ["MACHINE", "AtLeast", "Choice", "File", "Folder", "argument", "circuit", "completion", "data_folder", "declared", "engine", "interpretation", "isa", "json_file", "machine", "option", "over", "recipe", "rows", "seed", "technology", "threads", "version"]  # fmt: skip
+__all__ = ["MACHINE", "AtLeast", "Choice", "File", "Folder", "argument", "circuit", "completion", "data_folder", "declared", "engine", "inputs", "interpretation", "isa", "json_file", "machine", "option", "over", "program", "recipe", "rows", "seed", "technology", "threads", "version"]  # fmt: skip
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -171,6 +171,23 @@ def _load_isa(ctx: click.Context, param: click.Parameter, files: tuple[Path, ...
 
     for file in files if not ctx.resilient_parsing else ():
         load_instructions(file)
+
+
+program = argument(
+    "program", "Program (.s or .bin); default: the embedded small network, compiled now.", type=File(), required=False
+)
+
+
+def inputs(section: str) -> Decorator:
+    """Images that are run one after the other."""
+    return option(
+        "--input",
+        "inputs",
+        section=section,
+        type=File(),
+        multiple=True,
+        help="Image, .npy or .npz to classify (may be repeated).",
+    )
 
 
 isa = option(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sasimc.cli import options
 from sasimc.cli.common import EXIT_FAILED, command, require_writable, run_app
-from sasimc.cli.options import AtLeast, Choice, File, argument, option
+from sasimc.cli.options import AtLeast, Choice, File, option
 from sasimc.cli.progress import progress
 from sasimc.cli.tables import say
 from sasimc.isa.errors import SasError
@@ -29,15 +29,8 @@ _PROMPT = "(sasdbg) "
 
 
 @command("sasdbg")
-@argument("program", "Program (.s or .bin); default: the embedded small network, compiled now.", type=File(), required=False)
-@option(
-    "--input",
-    "inputs",
-    section="What to debug",
-    type=File(),
-    multiple=True,
-    help="Image, .npy or .npz to classify (may be repeated).",
-)
+@options.program
+@options.inputs("What to debug")
 @option("--train", section="What to debug", metavar="DATASET", help="Data set to train on, step by step.")
 @option(
     "--at-step",

@@ -12,7 +12,7 @@ import click
 
 from sasimc.cli import options
 from sasimc.cli.common import command, console, require_suffix, require_writable, run_app
-from sasimc.cli.options import AtLeast, Choice, File, argument, option
+from sasimc.cli.options import AtLeast, Choice, File, option
 from sasimc.cli.outcome import Outcome, traced, write_outcome
 from sasimc.cli.progress import progress
 from sasimc.cli.tables import say
@@ -22,15 +22,8 @@ __all__ = ["app", "embedded", "main"]
 
 
 @command("sasrun")
-@argument("program", "Program (.s or .bin); default: the embedded small network, compiled now.", type=File(), required=False)
-@option(
-    "--input",
-    "inputs",
-    section="What to do",
-    type=File(),
-    multiple=True,
-    help="Image, .npy or .npz to classify (may be repeated).",
-)
+@options.program
+@options.inputs("What to do")
 @option("--train", section="What to do", metavar="DATASET", help="Data set to train on: a name (`sasc data list`) or a path.")
 @option("--eval", "evaluate", section="What to do", metavar="DATASET", help="Data set to evaluate on.")
 @option("--save", section="What to do", type=File(), help="Write the program with its trained weights (.s or .bin).")
