@@ -60,7 +60,7 @@ def files(folder: Path) -> dict[str, str]:
 
 def killing(folder: Path, wanted: int) -> tuple[int, bool]:
     """Kills done, and whether the results are those of an undisturbed run."""
-    trials = empty(wanted * 40)
+    trials = empty(wanted * 100)
     study = Study(trials, folder / "killed")
     with Pool(study_measures.slow, 2) as pool, study_measures.killing(pool, wanted, (0.1, 0.6)) as killed:
         study.run(pool)
