@@ -40,6 +40,8 @@ __all__ = ["KINDS"]
 
 _ROOT = Path(__file__).resolve().parents[1]
 INSTRUCTIONS = 2000
+CYCLES = 100_000_000
+"""Of the machine, for an entry: a program may ask for hours of work, and that is no find."""
 
 
 def _texts() -> list[bytes]:
@@ -69,14 +71,26 @@ def _run(program: Program) -> None:
     if again.code and [i.operands for i in again.code] != [i.operands for i in program.code]:
         raise AssertionError("the binary form gives another program")
     it = Interpreter(program, "fused", 1)
+    issued = min(INSTRUCTIONS, CYCLES // _longest(program))
     for name in list(program.entries)[:4]:
         for register in program.params.values():
             it.regs[register] = 2
         with contextlib.suppress(SasError):
-            estimate(program, name)
+            estimate(program, name, dict.fromkeys(program.params, 2), 50 * INSTRUCTIONS)
         with contextlib.suppress(SasError):
-            it.run(name, INSTRUCTIONS)
+            it.run(name, issued)
         _ = it.cycles, it.events
+
+
+def _longest(program: Program) -> int:
+    """Cycles of the longest instruction: one over all rows."""
+    longest = 1
+    for instruction in program.code:
+        if instruction.spec.group != "control":
+            operands, rows = program.resolve(instruction), instruction.spec.rows_field()
+            height = getattr(operands, rows.of).height if rows else 0
+            longest = max(longest, instruction.spec.cost(program.machine, operands, 0, height).cycles)
+    return longest
 
 
 def _assembled(data: bytes, folder: Path) -> None:

@@ -10,6 +10,7 @@ import tarfile
 import tracemalloc
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from sasimc.frontend.load import load_model
 from sasimc.isa import cache
 from sasimc.isa.analysis.check import check_matrix
 from sasimc.isa.analysis.lint import lint
+from sasimc.isa.binary.container import decode_program, encode_program
 from sasimc.isa.errors import SasError
 from sasimc.isa.files import load_program
 from sasimc.isa.machine import load_machine
@@ -150,6 +152,17 @@ def test_a_matrix_far_larger_than_its_tiles_takes_no_memory() -> None:
     assert list(check_matrix(machine, Matrix("w", "dense", "compute", 5, 3, "w", False, (tile,)))) == [
         "weight (4, 0) of copy 0 stands in no tile"
     ]
+
+
+def test_a_window_that_no_sum_can_hold() -> None:
+    with pytest.raises(SasError, match="1073741824 elements"):
+        assemble(".geom g kernel=32768x32768\n")
+
+
+def test_a_tensor_of_the_binary_form_without_elements() -> None:
+    program = replace(assemble("nop\n"), tensors={"t": np.zeros((0, 1 << 40), np.int8)}, inline=frozenset({"t"}))
+    with pytest.raises(SasError, match="without elements"):
+        decode_program(encode_program(program))
 
 
 def test_memories_of_a_machine_that_the_linter_does_not_follow() -> None:

@@ -5,7 +5,7 @@ legality of each instruction, balanced loops. The assembler and the decoder refu
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -27,6 +27,9 @@ __all__ = [
     "check_view",
     "memory_size",
 ]
+
+_MOST_TAPS: Final = (1 << 31) // 255
+"""Of a window: a sum of so many unsigned values fits 32 bits."""
 
 ENTRIES_HINT = "every entry point ends with halt"
 INT32 = 1 << 31
@@ -69,6 +72,8 @@ def check_geometry(g: Geometry) -> Iterator[str]:
     """Texts of what is wrong with a geometry."""
     if min(*g.kernel, *g.stride, *g.dilation) < 1:
         yield "kernel, stride and dilation are at least 1"
+    if g.taps > _MOST_TAPS:
+        yield f"a window of {g.taps} elements: the sum of more than {_MOST_TAPS} does not fit 32 bits"
     if g.mode not in ("window", "linear2", "nearest"):
         yield f"unknown mode {g.mode!r}"
 

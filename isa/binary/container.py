@@ -12,6 +12,7 @@ text is an index into the string table.
 from __future__ import annotations
 
 import json
+import math
 import struct
 import zlib
 from dataclasses import replace
@@ -255,10 +256,9 @@ def _read_tensors(r: _Reader) -> dict[str, Any]:
         if size not in (1, 4):
             raise r.fail("unknown type of tensor")
         shape = tuple(r.unsigned() for _ in range(dims))
-        total = size
-        for n in shape:
-            total *= n
-        data = r.take(total)
+        if 0 in shape:
+            raise r.fail("a tensor without elements")
+        data = r.take(math.prod(shape, start=size))
         _unique(
             r,
             out,
