@@ -160,7 +160,9 @@ def test_a_window_that_no_sum_can_hold() -> None:
 
 
 def test_a_tensor_of_the_binary_form_without_elements() -> None:
-    program = replace(assemble(".entry infer\n    halt\n"), tensors={"t": np.zeros((0, 1 << 40), np.int8)}, inline=frozenset({"t"}))
+    program = replace(
+        assemble(".entry infer\n    halt\n"), tensors={"t": np.zeros((0, 1 << 40), np.int8)}, inline=frozenset({"t"})
+    )
     with pytest.raises(SasError, match="without elements"):
         decode_program(encode_program(program))
 
