@@ -59,6 +59,9 @@ def test_only_what_the_program_needs() -> None:
     assert found == {"hld: load_host", "vmm: fuse", "vmm: forward_fused", "req: requantise", "addi"}
     assert "vmm: pack" in {str(code) for code in Interpreter(assemble(SMALL), "bitserial").datapath.codes()}
     assert not any("vmm" in str(code) for code in Interpreter(assemble(SMALL), "step").datapath.codes())
+    two = Interpreter(assemble(f"{SMALL}\n.entry other\naddi r1, r1, 1\nhalt\n"), "fused").datapath
+    assert {str(code) for code in two.codes("infer")} == found
+    assert {str(code) for code in two.codes("other")} == {"addi"}
 
 
 SHARED = """

@@ -170,7 +170,7 @@ class Session:
         """Compile the kernels, or load them from the cache, before anything is timed."""
         start = time.perf_counter()
         with self.progress("loading the kernels") as show:
-            compiled = warm_up(self.device.interpreter.datapath.codes(), show)
+            compiled = warm_up(self.device.interpreter.datapath.codes("" if self._training else "infer"), show)
         if compiled:
             self._line(f"compiled {compiled} kernels for this computer in {time.perf_counter() - start:.1f} s")
 

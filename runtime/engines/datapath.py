@@ -204,10 +204,12 @@ class Datapath:
             if stage.when is None or stage.when(o, self.skips)
         ]
 
-    def codes(self) -> list[Code]:
-        """What the program needs compiled."""
+    def codes(self, entry: str = "") -> list[Code]:
+        """What the program needs compiled, or one entry point of it."""
         found: dict[Code, None] = {}
-        for bound in self.code:
+        for index, bound in enumerate(self.code):
+            if entry and self.program.entry_of(index) != entry:
+                continue
             spec = bound.spec
             if spec.group == "control" and not spec.flow:
                 found[Code(spec.mnemonic, "", -1)] = None

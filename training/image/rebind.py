@@ -181,9 +181,12 @@ def frozen_layers(program: Program, patterns: str) -> frozenset[str]:
     Raises:
         SasError: a pattern that matches none; nothing trainable would be left.
     """
+    asked = [p.strip() for p in patterns.split(",") if p.strip()]
+    if not asked:
+        return frozenset()
     known = {name: _names(program, m) for name, m in trainable_matrices(program).items()}
     chosen: set[str] = set()
-    for pattern in (p.strip() for p in patterns.split(",") if p.strip()):
+    for pattern in asked:
         found = {name for name, names in known.items() if any(_matches(pattern, n) for n in names)}
         if not found:
             raise SasError(f"--freeze: no trainable layer matches {pattern!r}", hint=f"trainable: {', '.join(sorted(known))}")
