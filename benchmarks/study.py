@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import cloudpickle
 import study_measures
 
+from sasimc.cluster.pool import Pool, Serial
 from sasimc.measures import measure
-from sasimc.study.cluster import Pool, Serial
 from sasimc.study.description import Description
 from sasimc.study.run import Study
 

@@ -10,14 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sasimc.cluster.pool import Pool, Serial
+from sasimc.cluster.task import Failure
+from sasimc.cluster.tools import tools_digest
 from sasimc.isa.errors import SasError
 from sasimc.isa.files import write_atomically
-from sasimc.study.cluster import Failure, Pool, Serial
 from sasimc.study.description import Description
 from sasimc.study.results import Row, front, rows_of
 from sasimc.study.search import batches
 from sasimc.study.store import Store, Trial
-from sasimc.study.tools import tools_digest
 
 __all__ = ["Progress", "Study", "load_study"]
 

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +25,21 @@ class Trial:
 
     spec: Mapping[str, Any]
 
-    @cached_property
+    @property
     def key(self) -> str:
         """The name of its file."""
         return hashlib.sha256(_canonical(self.spec).encode()).hexdigest()[:32]
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        point = ", ".join(f"{name} {value}" for name, value in self.spec.get("point", {}).items())
+        return f"{point or 'the base'}, seed {self.spec.get('seed', 0)}"
+
+    @property
+    def content(self) -> None:
+        """A worker needs no more than the files of the study."""
+        return None
 
 
 class Store:

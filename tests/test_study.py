@@ -14,8 +14,8 @@ import study_measures as measures
 
 from sasimc.cli.common import invoke
 from sasimc.cli.sasc import app
+from sasimc.cluster.pool import Pool, Serial
 from sasimc.isa.errors import SasError
-from sasimc.study.cluster import Pool, Serial
 from sasimc.study.description import Description, load_description
 from sasimc.study.results import Row, csv_text, front, importance, rows_of
 from sasimc.study.run import Study, load_study

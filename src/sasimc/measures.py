@@ -199,14 +199,18 @@ def _priced(compiled: Any, point: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 def _trained(compiled: Any, point: Mapping[str, Any], spec: Mapping[str, Any], recipe: Any) -> dict[str, float]:
+    from sasimc.cluster.task import Lacking, threads
     from sasimc.datasets.dataset import open_dataset
     from sasimc.runtime.device import Device
     from sasimc.runtime.faults import parse_bit_errors
     from sasimc.training.trainer import evaluate, train
 
     training = spec["training"]
-    device = Device(compiled.program, "fused", 1)
-    dataset = open_dataset(training["data"], size=device.input_shape[0])
+    device = Device(compiled.program, "fused", threads() or 1)
+    try:
+        dataset = open_dataset(training["data"], size=device.input_shape[0])
+    except SasError as exc:
+        raise Lacking(f"data set {training['data']}", f"has no data set: {exc.diagnostic.message}") from None
     if errors := point.get("bit_errors"):
         device.inject(parse_bit_errors([str(errors)], spec["seed"]))
     if training["epochs"]:

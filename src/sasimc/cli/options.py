@@ -15,7 +15,7 @@ from click.shell_completion import CompletionItem
 from sasimc.isa.errors import near
 from sasimc.isa.options import options_of
 
-__all__ = ["MACHINE", "AtLeast", "Choice", "File", "Folder", "argument", "circuit", "completion", "data_folder", "declared", "engine", "inputs", "interpretation", "isa", "json_file", "machine", "option", "over", "program", "recipe", "rows", "seed", "technology", "threads", "version"]  # fmt: skip
+__all__ = ["MACHINE", "AtLeast", "Choice", "File", "Folder", "argument", "circuit", "cluster", "completion", "data_folder", "declared", "engine", "inputs", "interpretation", "isa", "json_file", "machine", "option", "over", "program", "recipe", "rows", "seed", "technology", "threads", "version", "workers"]  # fmt: skip
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -163,7 +163,21 @@ interpretation = option(
     help="What the printed energies of the circuit are taken to be for; `sasc energy` lists the interpretations.",
 )  # fmt: skip
 threads = option("--threads", section="Execution", type=AtLeast(1), show_default="all cores", help="Worker threads.")
+cluster = option(
+    "--cluster", section="Execution", metavar="ADDRESS", help="Dask scheduler whose workers do the work, as in tcp://host:8786.",
+)  # fmt: skip
 data_folder = option("--data", section="Data", type=Folder(), show_default="SASIMC_DATA", help="Folder of data sets.")
+
+
+def workers(without: str) -> Decorator:
+    """``--workers N``; ``without`` it (None), in words."""
+    return option(
+        "--workers",
+        section="Execution",
+        type=AtLeast(0),
+        show_default=without,
+        help="Processes of this machine, one thread each; 0: this one alone.",
+    )
 
 
 def _load_isa(ctx: click.Context, param: click.Parameter, files: tuple[Path, ...]) -> None:

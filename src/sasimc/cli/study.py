@@ -9,8 +9,9 @@ from typing import Any
 
 from sasimc.cli import options
 from sasimc.cli.common import EXIT_FAILED, Group, command, console, require_writable, write_json
-from sasimc.cli.options import AtLeast, File, Folder, argument, option
+from sasimc.cli.options import File, Folder, argument, option
 from sasimc.cli.tables import print_tables, say
+from sasimc.cli.workers import check_workers, pool_of, say_who
 from sasimc.isa.errors import SasError
 
 __all__ = ["run", "show", "study"]
@@ -57,19 +58,8 @@ def _open(path: Path, folder: Path | None) -> Any:
     help="Folder for results; run again to continue.",
 )
 @options.json_file("the table")
-@option(
-    "--cluster",
-    section="Execution",
-    metavar="ADDRESS",
-    help="Scheduler of Dask, as in tcp://host:8786; default: processes of this machine.",
-)
-@option(
-    "--workers",
-    section="Execution",
-    type=AtLeast(0),
-    show_default="one a core",
-    help="Processes of this machine; 0: this one alone.",
-)
+@options.cluster
+@options.workers("one a core")
 @option(
     "--dry-run", section="Execution", is_flag=True, help="Measure a few trials, say how many there are and how long all take."
 )
@@ -78,11 +68,10 @@ def run(
     description: Path, output: Path | None, json_file: Path | None, cluster: str | None, workers: int | None, dry_run: bool
 ) -> int:
     """Measure every trial of a study that is not known yet. Ctrl-C ends it; what is finished is kept."""
+    from sasimc.cluster.pool import Serial
     from sasimc.measures import measure
-    from sasimc.study.cluster import Pool, Serial
 
-    if cluster is not None and workers is not None:
-        raise SasError("--workers are processes of this machine, --cluster brings its own", hint="one of them")
+    check_workers(cluster, workers)
     require_writable(json_file)
     found = _open(description, output)
     total, known = found.plan()
@@ -91,10 +80,11 @@ def run(
     )
     if dry_run:
         return _dry(found, total - known, workers)
-    pool = Serial(measure) if workers == 0 else Pool(measure, workers, cluster)
-    with pool:
-        where = f"{pool.workers} workers" + (f", dashboard {pool.address}" if pool.address else "")
-        say(where if workers != 0 else "in this process")
+    with Serial(measure) if workers == 0 else pool_of(measure, cluster, workers) as pool:
+        if isinstance(pool, Serial):
+            say("in this process")
+        else:
+            say_who(pool)
         try:
             progress = _watched(found, pool)
         except KeyboardInterrupt:
