@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,8 @@ from sasimc.isa.errors import SasError
 from sasimc.zoo.arch import RepModule
 from sasimc.zoo.calibrate import Stats, affine_scale, observe
 from sasimc.zoo.graph import Emitter, emit_module
-from sasimc.zoo.modules import LearnerOptions, calibrate_modules, learner_scale, new_classifier, rep_weights
+from sasimc.zoo.modules import calibrate_modules, learner_scale, new_classifier, rep_weights
+from sasimc.zoo.options import LearnerOptions
 from sasimc.zoo.weights import QuantWeights, Scale
 
 __all__ = ["AttachOptions", "Attached", "attach"]
@@ -91,7 +92,10 @@ def attach(model: ModelProto, options: AttachOptions, images: Sequence[npt.NDArr
 
     if modules:
         weights = calibrate_modules([m for m, _ in modules], weights, scales, _block, look, options)
-    for site, stat in look(weights).items():
+    stats = look(weights)
+    for factor in (options.headroom, -options.headroom) if modules else ():
+        stats["features"].merge(look(_scaled(weights, [m for m, _ in modules], factor))["features"])
+    for site, stat in stats.items():
         learns = site.startswith("rep.") or site == "features"
         scales[site] = learner_scale(stat, options, grows=site.endswith("conv1")) if learns else affine_scale(stat.lo, stat.hi)
     made, missing = _emit(host, modules, _Learner(weights, head), scales)
@@ -99,6 +103,18 @@ def attach(model: ModelProto, options: AttachOptions, images: Sequence[npt.NDArr
     _metadata(made, [conv.name for m, _ in modules for conv in (m.conv1, m.conv2)] + ["classifier"], options.labels)
     onnx.checker.check_model(made)
     return Attached(made, modules, features)
+
+
+def _scaled(weights: Mapping[str, QuantWeights], modules: Sequence[RepModule], factor: float) -> dict[str, QuantWeights]:
+    """Weights with which every module's output is so many times as large."""
+    grown = {m.conv2.name: weights[m.conv2.name] for m in modules}
+    return {
+        **weights,
+        **{
+            n: replace(w, weight=w.weight * int(np.sign(factor)), scale=w.scale * np.float32(abs(factor)))
+            for n, w in grown.items()
+        },
+    }
 
 
 def _block(module: RepModule) -> str:

@@ -29,7 +29,7 @@ class MarkTrainable:
     name: ClassVar[str] = "mark_trainable"
 
     def run(self, graph: Graph) -> Graph:
-        convs = [op for op in graph.ops if op.kind == "conv"]
+        convs = [op for op in graph.ops if op.kind == "conv" and op.str_attr("param")]
         if self.pattern is not None:
             chosen = matching_layers(convs, self.pattern.split(","), "--trainable")
         else:

@@ -352,6 +352,13 @@ class Builder:
         r = self._node("Mul", [x.name, self.const(c, "factor")], name)
         return self._finish([x], r, name, act, dtype=dtype, pow2=pow2, start=start)
 
+    def norm(self, x: Value, *, name: str | None = None) -> Value:
+        """A BatchNormalization standing alone between a DQ and a Q."""
+        name, start, channels = name or self._fresh("bn"), len(self.nodes), x.shape[0]
+        numbers = [self.const(self.rng.uniform(lo, 1, channels), "bn", np.float32) for lo in (0.5, -1, -1, 0.5)]
+        r = self._node("BatchNormalization", [x.name, *numbers], name)
+        return self._finish([x], r, name, None, dtype=None, pow2=None, start=start)
+
     def activation(
         self, x: Value, act: Act, *, name: str | None = None, dtype: str | None = None, pow2: bool | None = None
     ) -> Value:

@@ -10,10 +10,12 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
+from round_trip import in_onnxruntime, infer, same_after_compiling
 
 from sasimc.api import CompileOptions, compile_model
 from sasimc.attach.attach import AttachOptions, attach
 from sasimc.attach.places import examine, find_places, module_of
+from sasimc.export import export_onnx
 from sasimc.frontend.check import check_model
 from sasimc.frontend.load import load_model
 from sasimc.isa.errors import SasError
@@ -169,6 +171,12 @@ def test_foreign_backbones_keep_their_values_and_learn(make: object, tmp_path: P
     batch = np.concatenate([rng.integers(60 * c, 60 * c + 40, (1, 32, 32, 3), dtype=np.uint8) for c in range(4)])
     losses = [device.train_step(batch, np.arange(4), head_exponent=5, module_exponent=1).loss for _ in range(20)]
     assert min(losses[-3:]) < 0.7 * losses[0]
+    trained = export_onnx(device, made.model)
+    x = device.input.integers(batch)
+    same_after_compiling(device, trained, CompileOptions(batch=4), x)
+    logits, meta = in_onnxruntime(trained, device, x), device.program.meta
+    steps = np.rint(logits / float(meta["logit_scale"])) + int(meta["logit_zero"])
+    assert np.abs(steps - infer(device, x)[0]).max() <= 1
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -10,13 +10,13 @@ import numpy.typing as npt
 import onnx
 import pytest
 import tiny_task
-from models import gated, input_name, mlp, mobilenet_like, ort_run, plain_cnn, random_graph, residual_net
+from models import Builder, gated, mlp, mobilenet_like, plain_cnn, random_graph, residual_net
 from onnx import numpy_helper
 from PIL import Image
+from round_trip import in_onnxruntime, infer, same_after_compiling, stored
 
 import sasimc
 from sasimc.api import CompileOptions, compile_model
-from sasimc.backend.compile import Compiled
 from sasimc.backend.mapping import cut_layers, rejoin
 from sasimc.cli import sasc, sasrun
 from sasimc.cli.common import invoke
@@ -32,49 +32,11 @@ from sasimc.zoo.zoo import ZooOptions, build, default_model_path
 Pixels = npt.NDArray[np.uint8]
 
 
-def stored(compiled: Compiled, n: int) -> npt.NDArray[np.integer]:
-    """Random stored inputs."""
-    t = compiled.graph.type(compiled.graph.inputs[0])
-    info = np.iinfo({"u8": np.uint8, "i8": np.int8}[t.dtype])
-    return np.random.default_rng(3).integers(info.min, info.max + 1, (n, *t.shape)).astype(info.dtype)
-
-
-def infer(device: Device, x: npt.NDArray[np.integer]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Logits and classes of stored inputs, past the preprocessing of pictures."""
-    for b, sample in enumerate(x):
-        device.interpreter.write_view(device.io["input"], sample, b)
-    device.interpreter.regs[device.program.params["batch"]] = len(x)
-    device.interpreter.run("infer")
-    views = [device.interpreter.read_view(device.io["logits"], b).reshape(-1).astype(np.int64) for b in range(len(x))]
-    words = [int(device.interpreter.read_view(device.io["prediction"], b).reshape(-1)[0]) for b in range(len(x))]
-    return np.stack(views), np.asarray(words)
-
-
-def in_onnxruntime(model: onnx.ModelProto, device: Device, x: npt.NDArray[np.integer]) -> npt.NDArray[np.float64]:
-    """Real logits [B, C] of stored inputs."""
-    real = (device.input.scale * (x.astype(np.float64) - device.input.zero)).astype(np.float32)
-    (info,) = [i for i in model.graph.input if i.name == input_name(model)]
-    real = real.transpose(0, 3, 1, 2) if len(info.type.tensor_type.shape.dim) == 4 else real.reshape(len(x), -1)
-    (logits,) = ort_run(model, real).values()
-    return logits.reshape(len(x), -1).astype(np.float64)
-
-
 def scrambled(device: Device, seed: int) -> None:
     """Other weights in everything trainable: small random changes, as after a training."""
     rng = np.random.default_rng(seed)
     state = {n: np.clip(w + rng.integers(-9, 10, w.shape), -127, 127).astype(np.int8) for n, w in device.state().items()}
     device.load_state(state)
-
-
-def same_after_compiling(device: Device, made: onnx.ModelProto, options: CompileOptions, x: npt.NDArray[np.integer]) -> Device:
-    """Compile the exported model: weights, logits and classes are those of the device."""
-    again = Device(compile_model(made, options).program, "fused", 1)
-    assert again.state().keys() == device.state().keys()
-    for name, values in device.state().items():
-        assert np.array_equal(again.state()[name], values), name
-    for ours, theirs in zip(infer(device, x), infer(again, x), strict=True):
-        assert np.array_equal(ours, theirs)
-    return again
 
 
 # ---------------------------------------------------------------------------------------------------------- the embedded network
@@ -198,6 +160,21 @@ def test_trainable_layers_by_pattern_and_export_of_an_export(tmp_path: Path) -> 
         assert {k for k, v in device.state().items()} == {"head"}
         same_after_compiling(device, again, options, stored(compile_model(model, options), 2))
         model = again
+
+
+def test_normalisation_stays_frozen_when_everything_trains() -> None:
+    """A BatchNormalization of its own has no 8-bit weights that an export could hold: `*` passes it by, its name alone is refused."""
+    net = Builder(2, pow2=True)
+    x = net.norm(net.conv(net.input((3, 8, 8), low=0.0), 6, name="conv", act="relu"), name="bn")
+    model = net.model(net.gemm(net.global_pool(x), 4, name="head"))
+    options = CompileOptions(batch=2, trainable="*")
+    compiled = compile_model(model, options)
+    device = Device(compiled.program, "fused", 1)
+    assert device.state().keys() == {"conv", "head"}
+    scrambled(device, 4)
+    same_after_compiling(device, export_onnx(device, model), options, stored(compiled, 2))
+    with pytest.raises(SasError, match=r"(?s)no layer with weights matches 'bn'.*conv, head"):
+        compile_model(model, CompileOptions(trainable="bn"))
 
 
 def test_rejoin_is_the_inverse_of_cutting() -> None:

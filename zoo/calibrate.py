@@ -59,6 +59,12 @@ class Stats:
         keep = min(_SAMPLES, flat.size)
         self._tails.append(np.partition(flat, flat.size - keep)[flat.size - keep :])
 
+    def merge(self, other: Stats) -> None:
+        """Take in what another one saw (of the same tensor on other values; channels are not looked at)."""
+        self.lo, self.hi = min(self.lo, other.lo), max(self.hi, other.hi)
+        self.count, self.squares = self.count + other.count, self.squares + other.squares
+        self._tails.extend(other._tails)
+
     @property
     def rms(self) -> float:
         return math.sqrt(self.squares / max(1, self.count))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,50 +16,13 @@ import numpy.typing as npt
 from sasimc.isa.errors import SasError
 from sasimc.zoo.arch import RepModule
 from sasimc.zoo.calibrate import Stats, affine_scale, power_of_two
+from sasimc.zoo.options import LearnerOptions
 from sasimc.zoo.weights import QuantWeights, Scale
 
-__all__ = ["LearnerOptions", "calibrate_modules", "check_limits", "learner_scale", "new_classifier", "rep_weights"]
+__all__ = ["calibrate_modules", "check_limits", "learner_scale", "new_classifier", "rep_weights"]
 
 _OFF = 2.0**-20
 """Factor that all but switches a module off, exactly."""
-
-
-HEAD_INITS = ("random", "zero")
-MODULE_SCALES = ("tensor", "channel")
-
-
-@dataclass(frozen=True)
-class LearnerOptions:
-    """Weights and ranges of what is trained.
-
-    ``percentile``, ``headroom``: ranges of trainable activations. ``rep_gain``: size of a module's output beside the block's (RMS).
-    ``rep_weight_max``: largest first weight of a module. ``module_scales``: one power of two a ``tensor`` or a ``channel``. ``logit_exponent``: a logit's
-    step is 2 to this power. ``head_weight_exponent`` None: from the features' number. ``head_init``: ``random`` or ``zero``. ``seed``: of all weights.
-    """
-
-    seed: int = 0
-    percentile: float = 99.99
-    headroom: float = 3.0
-    rep_gain: float = 0.125
-    rep_weight_max: int = 48
-    module_scales: str = "tensor"
-    logit_exponent: int = -4
-    head_weight_exponent: int | None = None
-    head_init: str = "random"
-
-    def check(self) -> None:
-        """Raise :class:`SasError` for the first option that makes no sense."""
-        limits = (
-            ("percentile", 50, 100),
-            ("headroom", 0.1, 64),
-            ("rep_gain", 0, 16),
-            ("rep_weight_max", 1, 127),
-            ("logit_exponent", -12, 8),
-        )
-        check_limits(self, limits)
-        for name, known in (("head_init", HEAD_INITS), ("module_scales", MODULE_SCALES)):
-            if getattr(self, name) not in known:
-                raise SasError(f"{name} '{getattr(self, name)}' is unknown", hint=" or ".join(known))
 
 
 def check_limits(options: Any, limits: Sequence[tuple[str, float, float]]) -> None:

@@ -49,7 +49,8 @@ from sasimc.zoo.calibrate import (
     observe,
 )
 from sasimc.zoo.graph import Network, emit
-from sasimc.zoo.modules import LearnerOptions, calibrate_modules, check_limits, learner_scale, new_classifier, rep_weights
+from sasimc.zoo.modules import calibrate_modules, check_limits, learner_scale, new_classifier, rep_weights
+from sasimc.zoo.options import LearnerOptions
 from sasimc.zoo.weights import (
     Backbone,
     QuantWeights,
@@ -96,7 +97,7 @@ _DEFAULT_MODEL = "mobilenetv2_repnet_035_96.onnx"
 
 @dataclass(frozen=True)
 class ZooOptions(LearnerOptions):
-    """Everything about a zoo model; what is trained: :class:`~sasimc.zoo.modules.LearnerOptions`.
+    """Everything about a zoo model; what is trained: :class:`~sasimc.zoo.options.LearnerOptions`.
 
     ``weights``: a folder of INT8 weights, an ``.npz`` of folded floats, ``"torchvision"``, or None (random, from ``seed``).
     ``classes``: outputs of a new trainable classifier; None keeps the one of the weights, frozen (random weights: 1000).
@@ -112,7 +113,6 @@ class ZooOptions(LearnerOptions):
     last_channels: int | None = None
     modules: tuple[RepSpec, ...] = DEFAULT_MODULES
     padding: str | None = None
-    seed: int = 0
     resize: int | None = None
     calibrate: Path | None = None
     calibration_images: int = 32

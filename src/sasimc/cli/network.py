@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from sasimc.cli.common import command, require_suffix, require_writable
-from sasimc.cli.options import AtLeast, Choice, File, argument, data_folder, json_file, option, seed
+from sasimc.cli.options import AtLeast, Choice, File, argument, data_folder, json_file, learner, option, seed
 from sasimc.cli.progress import counted, progress
 from sasimc.cli.tables import say
 from sasimc.isa.errors import SasError
 
 __all__ = ["attach", "names_of", "quantize"]
-
-LEARNER = "sasimc.attach.attach:AttachOptions"
 
 
 @command("quantize")
@@ -139,31 +137,10 @@ def quantize(
     help="Images that give the ranges of what is new.",
 )
 @option("--images", section="Calibration", type=AtLeast(1), default=32, help="Images used, spread evenly over all.")
-@option(
-    "--headroom",
-    section="Calibration",
-    type=float,
-    of=LEARNER,
-    help="Factor by which ranges of trainable activations may grow in training.",
-)
 @data_folder
-@option(
-    "--head-init", section="Weights", type=Choice("sasimc.zoo.modules:HEAD_INITS"), of=LEARNER, help="Start of the classifier."
-)
-@option(
-    "--module-scales", section="Weights", type=Choice("sasimc.zoo.modules:MODULE_SCALES"), of=LEARNER,
-    help="A weight scale of the modules (a power of two) for each tensor, or for each output channel.",
-)  # fmt: skip
-@option(
-    "--rep-gain",
-    section="Weights",
-    type=float,
-    of=LEARNER,
-    help="Initial size of a module's output relative to what it corrects.",
-)
-@seed("Seed of the first weights.", "Weights")
+@learner
 def attach(
-    model: Path, output: Path, at: tuple[str, ...], no_modules: bool, labels: str | None, calibrate: str, images: int, data: Path | None, seed: int,
+    model: Path, output: Path, at: tuple[str, ...], no_modules: bool, labels: str | None, calibrate: str, images: int, data: Path | None,
     **given: Any,
 ) -> None:  # fmt: skip
     """Attach a Rep-Net and a new classifier to any int8 backbone.
@@ -182,11 +159,11 @@ def attach(
     require_writable(output)
     source = load_model(model)
     plane = plane_of(source)
-    options = AttachOptions(at=at, modules=not no_modules, labels=names_of(labels), seed=seed, **given)
+    options = AttachOptions(at=at, modules=not no_modules, labels=names_of(labels), **given)
     options.check()
     with progress("attaching"):
         found = find_preprocess(source, model, plane.size, {}) if plane.image else None
-        samples = read_samples(calibrate, data, plane, found and found.preprocess, images, seed)
+        samples = read_samples(calibrate, data, plane, found and found.preprocess, images, options.seed)
         if found and samples.pictures:
             say(f"preprocessing: {found.preprocess.to_json()} ({found.why})")
         made = attach_modules(source, options, list(samples))

@@ -15,7 +15,7 @@ from click.shell_completion import CompletionItem
 from sasimc.isa.errors import near
 from sasimc.isa.options import options_of
 
-__all__ = ["MACHINE", "AtLeast", "Choice", "File", "Folder", "argument", "circuit", "cluster", "completion", "data_folder", "declared", "engine", "inputs", "interpretation", "isa", "json_file", "machine", "option", "over", "program", "recipe", "rows", "seed", "technology", "threads", "version", "workers"]  # fmt: skip
+__all__ = ["MACHINE", "AtLeast", "Choice", "File", "Folder", "argument", "circuit", "cluster", "completion", "data_folder", "declared", "engine", "inputs", "interpretation", "isa", "json_file", "learner", "machine", "option", "over", "program", "recipe", "rows", "seed", "technology", "threads", "version", "workers"]  # fmt: skip
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -137,6 +137,21 @@ def declared(of: type, name: str, section: str, metavar: str | None = None) -> D
         return option(o.flag, section=section, is_flag=True, default=o.default, help=f"{o.doc}.")
     kind: Any = Choice(o.words) if o.words else o.kind
     return option(o.flag, section=section, type=kind, default=o.default, multiple=o.many, metavar=metavar, help=f"{o.doc}.")
+
+
+def learner(f: Callable[..., Any]) -> Callable[..., Any]:
+    """What is trained on a backbone: the options that users of `sasc zoo` and `sasc attach` set."""
+    from sasimc.zoo.options import LearnerOptions
+
+    for name, section in (
+        ("seed", "Weights"),
+        ("rep_gain", "Weights"),
+        ("module_scales", "Weights"),
+        ("head_init", "Weights"),
+        ("headroom", "Calibration"),
+    ):
+        f = declared(LearnerOptions, name, section)(f)
+    return f
 
 
 def argument(name: str, help: str, **settings: Any) -> Decorator:

@@ -7,7 +7,7 @@ from typing import Any
 
 from sasimc.cli import options
 from sasimc.cli.common import command, require_suffix, require_writable
-from sasimc.cli.options import AtLeast, Choice, File, Folder, argument, option, seed
+from sasimc.cli.options import AtLeast, Choice, File, Folder, argument, option
 from sasimc.cli.progress import progress
 from sasimc.cli.tables import say
 
@@ -40,25 +40,12 @@ ZOO = "sasimc.zoo.zoo:ZooOptions"
     show_default="as trained",
     help="Where odd padding goes.",
 )
-@option("--head-init", section="Weights", type=Choice("sasimc.zoo.modules:HEAD_INITS"), of=ZOO, help="Start of the classifier.")
-@option(
-    "--module-scales", section="Weights", type=Choice("sasimc.zoo.modules:MODULE_SCALES"), of=ZOO,
-    help="A weight scale of the modules (a power of two) for each tensor, or for each output channel.",
-)  # fmt: skip
-@option(
-    "--rep-gain", section="Weights", type=float, of=ZOO,
-    help="Initial size of a module's output relative to the output of the block that it corrects.",
-)  # fmt: skip
-@seed("Seed of random weights.", "Weights")
 @option(
     "--calibrate", section="Calibration", type=Folder(), show_default="images drawn by formula",
     help="Folder of images that give the ranges of the activations.",
 )  # fmt: skip
 @option("--calibration-images", section="Calibration", type=AtLeast(1), of=ZOO, help="Images taken from that folder.")
-@option(
-    "--headroom", section="Calibration", type=float, of=ZOO,
-    help="Factor by which ranges of trainable activations may grow in training.",
-)  # fmt: skip
+@options.learner
 @options.recipe
 def zoo(name: str, output: Path, modules: str, recipe: str | None, **given: Any) -> None:
     """Build MobileNet-V2 + Rep-Net as a quantised ONNX file."""

@@ -1,0 +1,39 @@
+"""The options of what is trained on a backbone, for every network that gets modules or a classifier (:mod:`sasimc.isa.options`)."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from annotated_types import Interval
+
+from sasimc.isa.options import check_options, option
+
+__all__ = ["LearnerOptions"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnerOptions:
+    """First weights, ranges and scales of the modules and of the new classifier; what they mean for the numbers: :mod:`sasimc.zoo.zoo`."""
+
+    seed: Annotated[int, Interval(ge=0)] = option(0, "Seed of the first weights")
+    percentile: Annotated[float, Interval(ge=50, le=100)] = option(
+        99.99, "Share of the magnitudes, in percent, that the range of a trainable activation holds"
+    )
+    headroom: Annotated[float, Interval(ge=0.1, le=64)] = option(
+        3.0, "Factor by which ranges of trainable activations may grow in training"
+    )
+    rep_gain: Annotated[float, Interval(ge=0, le=16)] = option(
+        0.125, "Initial size of a module's output relative to what it corrects"
+    )
+    rep_weight_max: Annotated[int, Interval(ge=1, le=127)] = option(48, "Largest first weight of a module")
+    module_scales: Literal["tensor", "channel"] = option(
+        "tensor", "A weight scale of the modules (a power of two) for each tensor, or for each output channel"
+    )
+    logit_exponent: Annotated[int, Interval(ge=-12, le=8)] = option(-4, "A logit's step is 2 to this power")
+    head_weight_exponent: int | None = option(
+        None, "A step of the classifier's weights is 2 to this power; none: from the number of features"
+    )
+    head_init: Literal["random", "zero"] = option("random", "Start of the classifier")
+
+    def check(self) -> None:
+        """Raise :class:`SasError` for the first option that makes no sense."""
+        check_options(self)
