@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sasimc.evaluation.charges import scaled
 from sasimc.evaluation.circuit.circuit import SUBARRAY_COMPONENTS, Circuit
 from sasimc.evaluation.figure import Figure, shown
+from sasimc.evaluation.scaling import scaled
 from sasimc.evaluation.technologies.technology import Technology
 from sasimc.isa.machine import Machine
 
-__all__ = ["FIGURE_10", "Area", "area"]
+__all__ = ["FIGURE_10", "IN_SUBARRAYS", "Area", "area"]
 
 FIGURE_10 = {
     "SAS-MRAM array": ("memory_array", *SUBARRAY_COMPONENTS),
@@ -21,9 +23,13 @@ FIGURE_10 = {
 """The paper's figure 10: the array "contains all circuits shown in Fig. 2(b)", memory, decoders and shift adder."""
 
 
+IN_SUBARRAYS = (*SUBARRAY_COMPONENTS, "sense_amplifier", "write_driver")
+MEMORIES = ("memory_array", "buffer", "accumulators")
+
+
 @dataclass(frozen=True)
 class Area:
-    """Area of each component, m^2, over all its instances; what table IV does not print is not in it."""
+    """Area of each component, m^2, over all its instances: those of table IV, and those that it leaves out."""
 
     parts: dict[str, Figure]
 
@@ -33,13 +39,28 @@ class Area:
         return sum(f.value for f in self.parts.values())
 
     @property
+    def printed(self) -> float:
+        """The components of table IV, m^2."""
+        return sum(self.parts[p].value for names in FIGURE_10.values() for p in names)
+
+    @property
+    def side(self) -> float:
+        """Side of a square of the whole area, m."""
+        return math.sqrt(self.total)
+
+    @property
+    def periphery(self) -> float:
+        """Circuits of the sub-arrays around the cells, m^2."""
+        return sum(self.parts[p].value for p in IN_SUBARRAYS)
+
+    @property
     def logic(self) -> float:
-        """Without cells and buffer, m^2."""
-        return self.total - self.parts["memory_array"].value - self.parts["buffer"].value
+        """Circuits outside the sub-arrays that are no memory, m^2."""
+        return sum(f.value for p, f in self.parts.items() if p not in (*IN_SUBARRAYS, *MEMORIES))
 
     def shares(self) -> dict[str, float]:
-        """Share of each group of figure 10 (0 to 1)."""
-        return {group: sum(self.parts[p].value for p in names) / self.total for group, names in FIGURE_10.items()}
+        """Share of each group of figure 10 (0 to 1) in the area of table IV."""
+        return {group: sum(self.parts[p].value for p in names) / self.printed for group, names in FIGURE_10.items()}
 
 
 def area(machine: Machine, circuit: Circuit, technology: Technology, transposable: int = 0) -> Area:
@@ -72,4 +93,18 @@ def area(machine: Machine, circuit: Circuit, technology: Technology, transposabl
         component = circuit.components.items()[name]
         size, how = scaled(circuit.components.area(name), machine, reference, component.area_scale)
         parts[name] = Figure(name, size, "m^2", how, circuit.components.area(name).source)
-    return Area(parts)
+    return Area(parts | {f.name: f for f in _unprinted(machine, circuit, transposable)})
+
+
+def _unprinted(machine: Machine, circuit: Circuit, transposable: int) -> Iterator[Figure]:
+    """What table IV leaves out. A transposable sub-array senses its rows as well."""
+    found, columns, rows = circuit.unprinted, machine.array.bit_columns, machine.array.rows
+    for name, quantity, count, what in (
+        ("sense_amplifier", found.sense_amplifier.area, machine.subarrays * columns + transposable * rows, "bit columns and transposed rows"),
+        ("write_driver", found.write_driver.area, machine.subarrays * columns, "bit columns"),
+        ("accumulators", found.accumulators.area, machine.accumulator.entries * machine.accumulator.bits, "bits"),
+        ("requantise_lanes", found.requantise_lanes.area, machine.periphery.lanes, "lanes"),
+        ("controller", found.controller.area, 1, "controller"),
+    ):  # fmt: skip
+        how = f"{shown(quantity)} x {count} {what}"
+        yield Figure(name, count * quantity.si, "m^2", how, quantity.source, quantity.kind)

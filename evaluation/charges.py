@@ -11,19 +11,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sasimc.evaluation.circuit.circuit import SUBARRAY_COMPONENTS, Circuit, Interpretation, Reference
+from sasimc.evaluation.area import Area
+from sasimc.evaluation.circuit.circuit import SUBARRAY_COMPONENTS, Circuit, Interpretation
 from sasimc.evaluation.figure import Figure, shown, weakest
 from sasimc.evaluation.quantity import Kind, Quantity, format_si
+from sasimc.evaluation.scaling import ratio, scaled
 from sasimc.evaluation.technologies.technology import Technology
 from sasimc.isa.machine import Machine
 
-__all__ = ["ACTIVATIONS", "PRINTED", "Charge", "charges", "leakage", "scale_warnings"]
+__all__ = ["ACTIVATIONS", "HOST_STANDBY", "PRINTED", "Charge", "charges", "leakage", "scale_warnings"]
 
 ACTIVATIONS = ("row_activations", "row_activations_depthwise", "row_activations_gradient", "column_activations")
 PRINTED = (*SUBARRAY_COMPONENTS, "adder_tree", "buffer", "relu")
 """Components whose energy table IV prints."""
 
-Category = Literal["", "write", "host traffic"]
+HOST_STANDBY = "host_standby"
+"""The leakage that is the host memory's, not the chip's; also a component."""
+
+Category = Literal["", "write", "host"]
 
 
 @dataclass(frozen=True)
@@ -43,34 +48,15 @@ class Charge:
         return dict(self.__dict__)
 
 
-def _ratio(machine: Machine, reference: Reference, what: str) -> float:
-    """How much larger this machine is than the reference."""
-    return {
-        "none": 1.0,
-        "rows": machine.array.rows / reference.rows,
-        "columns": machine.array.bit_columns / reference.bit_columns,
-        "cells": machine.array.rows * machine.array.bit_columns / (reference.rows * reference.bit_columns),
-        "units": machine.adder_tree.units / reference.adder_units,
-        "bits": 8 * machine.buffer.bytes / reference.buffer_bits,
-        "sqrt_bits": math.sqrt(8 * machine.buffer.bytes / reference.buffer_bits),
-    }[what]
-
-
-def scaled(quantity: Quantity, machine: Machine, reference: Reference, rule: str) -> tuple[float, str]:
-    """A figure of the reference on this machine (base units), and the formula."""
-    factor = _ratio(machine, reference, rule)
-    return quantity.si * factor, shown(quantity) + (f" x {factor:.4g} ({rule})" if factor != 1 else "")
-
-
 def scale_warnings(machine: Machine, circuit: Circuit, technology: Technology) -> list[str]:
     """What of this machine lies outside the range of the scaling rules, and what of the technology does not fit its clock."""
     out: list[str] = []
     for name, what in (("rows", "rows"), ("bit_columns", "columns"), ("adder_units", "units"), ("buffer_bits", "bits")):
         low, high = getattr(circuit.range, name)
-        ratio = _ratio(machine, circuit.reference, what)
-        if not low <= ratio <= high:
+        found = ratio(machine, circuit.reference, what)
+        if not low <= found <= high:
             out.append(
-                f"{name}: {ratio:.3g} times the {getattr(circuit.reference, name)} of the circuit figures, outside the range {low:g} to {high:g} of the "
+                f"{name}: {found:.3g} times the {getattr(circuit.reference, name)} of the circuit figures, outside the range {low:g} to {high:g} of the "
                 "scaling rules"
             )
     period = 1 / machine.clock_hz
@@ -113,14 +99,31 @@ def _array_charges(machine: Machine, circuit: Circuit, interpretation: Interpret
     yield Charge("shift_adder", "shift_adds", energy / columns, f"{how} / {columns} weight columns", q.source, "derived")
 
 
-def _cell_charges(technology: Technology) -> Iterator[Charge]:
+def _cell_charges(technology: Technology, circuit: Circuit) -> Iterator[Charge]:
     read, write = technology.read_energy, technology.write_energy
+    amplifier, driver = circuit.unprinted.sense_amplifier.energy, circuit.unprinted.write_driver.energy
     for event in ("sense_ones", "array_bits_read"):
         yield Charge("memory_array", event, read.si, f"{shown(read)} sensed", f"{technology.name}: {read.source}", read.kind)
+        yield Charge("sense_amplifier", event, amplifier.si, f"{shown(amplifier)} sensed", amplifier.source, amplifier.kind)
     for event in ("bits_written_compute", "bits_written_transposable"):
-        yield Charge(
-            "cell_write", event, write.si, f"{shown(write)} written", f"{technology.name}: {write.source}", write.kind, "write"
-        )
+        source = f"{technology.name}: {write.source}"
+        yield Charge("cell_write", event, write.si, f"{shown(write)} written", source, write.kind, "write")
+        yield Charge("write_driver", event, driver.si, f"{shown(driver)} written", driver.source, driver.kind, "write")
+
+
+def _wire_charges(machine: Machine, circuit: Circuit, side: float) -> Iterator[Charge]:
+    """Bits on their way: between buffer and sub-arrays, and partial sums to where the adder tree joins them. ``side``: of the chip, m."""
+    wires = circuit.unprinted.interconnect
+    bits = machine.array.weight_bits + circuit.reference.input_bits + math.ceil(math.log2(machine.array.rows))
+    for events, distance, count in (
+        (("buffer_bits_read", "buffer_bits_written", "array_bits_read"), wires.buffer_distance, 1),
+        (("adder_tree_ops",), wires.tree_distance, bits),
+    ):
+        how = f"{f'{count} bits x ' if count > 1 else ''}{shown(wires.energy)} x {shown(distance)} x {format_si(side, 'm')} of the chip's side"
+        for event in events:
+            joules = count * wires.energy.si * distance.si * side
+            kind = weakest((wires.energy.kind, distance.kind))
+            yield Charge("interconnect", event, joules, how, f"{wires.energy.source}; {distance.source}", kind)
 
 
 def _chip_charges(machine: Machine, circuit: Circuit, interpretation: Interpretation) -> Iterator[Charge]:
@@ -137,7 +140,7 @@ def _chip_charges(machine: Machine, circuit: Circuit, interpretation: Interpreta
 
 
 def _assumed_charges(circuit: Circuit) -> Iterator[Charge]:
-    digital, other = circuit.digital, circuit.other
+    digital, found = circuit.digital, circuit.unprinted
     scale = digital.node_scale
     for event, parts in circuit.periphery.items().items():
         used = {name: getattr(digital, name) for name in parts}
@@ -145,38 +148,43 @@ def _assumed_charges(circuit: Circuit) -> Iterator[Charge]:
         how = "(" + " + ".join(f"{n:g} x {shown(used[name])}" for name, n in parts.items()) + f") x {shown(scale)}"
         source = "; ".join(dict.fromkeys([*(q.source for q in used.values()), scale.source]))
         yield Charge("periphery", event, joules, how, source, weakest([scale.kind, *(q.kind for q in used.values())]))
-    word = other.accumulator
+    word, instruction, host = found.accumulators.energy, found.controller.energy, found.host.energy
     for event in ("accumulator_reads", "accumulator_writes"):
         yield Charge("accumulators", event, 32 * word.si, f"32 bit x {shown(word)}", word.source, word.kind)
-    yield Charge(
-        "control",
-        "instructions",
-        other.instruction.si,
-        shown(other.instruction),
-        other.instruction.source,
-        other.instruction.kind,
-    )
+    yield Charge("controller", "instructions", instruction.si, shown(instruction), instruction.source, instruction.kind)
     for event in ("host_bits_in", "host_bits_out"):
-        yield Charge("host", event, other.host.si, shown(other.host), other.host.source, other.host.kind, "host traffic")
+        yield Charge("host", event, host.si, shown(host), host.source, host.kind, "host")
 
 
-def charges(machine: Machine, circuit: Circuit, interpretation: Interpretation, technology: Technology) -> list[Charge]:
-    """Every charge. Events that no charge names cost nothing of their own (flips: every bit that is written is paid, changed or not)."""
+def charges(
+    machine: Machine, circuit: Circuit, interpretation: Interpretation, technology: Technology, side: float
+) -> list[Charge]:
+    """Every charge; ``side``: of the chip, m. Events that no charge names cost nothing of their own (flips: every bit that is written is paid,
+    changed or not)."""
     return [
-        *_cell_charges(technology),
+        *_cell_charges(technology, circuit),
         *_array_charges(machine, circuit, interpretation),
         *_chip_charges(machine, circuit, interpretation),
+        *_wire_charges(machine, circuit, side),
         *_assumed_charges(circuit),
     ]
 
 
-def leakage(machine: Machine, circuit: Circuit, technology: Technology, logic_area: float) -> list[Figure]:
-    """Power (W) that is spent whatever happens: cells, buffer, and logic of ``logic_area`` m^2."""
-    cell, buffer, logic = technology.leakage, circuit.other.buffer_leakage, circuit.other.logic_leakage
-    bits = 8 * machine.buffer.bytes
+def leakage(machine: Machine, circuit: Circuit, technology: Technology, area: Area) -> list[Figure]:
+    """Power (W) that is spent whatever happens: cells, memories, circuits of the sub-arrays (gated while their group is idle), other logic, host memory."""
+    cell, found = technology.leakage, circuit.unprinted.leakage
+    buffer, logic, idle, standby = found.buffer, found.logic, found.idle, circuit.unprinted.host.standby
+    bits = 8 * machine.buffer.bytes + machine.accumulator.entries * machine.accumulator.bits
+    working = machine.group_size / machine.subarrays
+    powered = working + (1 - working) * idle.si
+    around = (
+        f"{shown(logic)} x {format_si(area.periphery, 'm^2')} x ({working:.3g} working + {1 - working:.3g} idle x {shown(idle)})"
+    )
     return [
         Figure("cells", cell.si * machine.capacity_bits, "W", f"{shown(cell)} x {machine.capacity_bits} bits",
                f"{technology.name}: {cell.source}", cell.kind),
-        Figure("buffer", buffer.si * bits, "W", f"{shown(buffer)} x {bits} bits", buffer.source, buffer.kind),
-        Figure("logic", logic.si * logic_area, "W", f"{shown(logic)} x {format_si(logic_area, 'm^2')}", logic.source, logic.kind),
+        Figure("buffer, accumulators", buffer.si * bits, "W", f"{shown(buffer)} x {bits} bits", buffer.source, buffer.kind),
+        Figure("sub-arrays", logic.si * area.periphery * powered, "W", around, f"{logic.source}; {idle.source}", weakest((logic.kind, idle.kind))),
+        Figure("logic", logic.si * area.logic, "W", f"{shown(logic)} x {format_si(area.logic, 'm^2')}", logic.source, logic.kind),
+        Figure(HOST_STANDBY, standby.si, "W", shown(standby), standby.source, standby.kind),
     ]  # fmt: skip

@@ -13,20 +13,25 @@ from pathlib import Path
 from typing import Any
 
 from sasimc.evaluation.area import Area, area
-from sasimc.evaluation.charges import PRINTED, Charge, charges, leakage, scale_warnings
+from sasimc.evaluation.charges import HOST_STANDBY, PRINTED, Charge, charges, leakage, scale_warnings
 from sasimc.evaluation.circuit.circuit import Circuit, Interpretation, load_circuit
-from sasimc.evaluation.figure import Figure, shown
-from sasimc.evaluation.quantity import format_si, parse_unit
+from sasimc.evaluation.fields import at_end
+from sasimc.evaluation.figure import Figure
+from sasimc.evaluation.figures import figures
+from sasimc.evaluation.quantity import format_si
 from sasimc.evaluation.run import Row, Run
 from sasimc.evaluation.technologies.load import load_technology
 from sasimc.evaluation.technologies.technology import Technology
 from sasimc.isa.machine import Machine
 from sasimc.isa.spec import PHASES
 
-__all__ = ["PHASE_NAMES", "Cost", "CostModel", "Peak", "Term", "one_bit_operations"]
+__all__ = ["OFF_CHIP", "PHASE_NAMES", "Cost", "CostModel", "Peak", "Term"]
 
-PHASE_NAMES = ("forward", "error", "gradient", "update", "write", "host traffic", "leakage")
-"""What a sum by phase is split into: the instruction's phase, or writing of cells, host traffic, leakage in any phase."""
+PHASE_NAMES = ("forward", "error", "gradient", "update", "write", "host", "leakage")
+"""What a sum by phase is split into: the instruction's phase, or writing of cells, host interface and memory, leakage of the chip in any phase."""
+
+OFF_CHIP = ("host", HOST_STANDBY)
+"""Components that are no part of the chip."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +42,6 @@ class Term:
     component: str
     category: str
     joules: float
-
-
-def one_bit_operations(row: Row, weight_bits: int) -> int:
-    """Bit products (input bit AND stored bit) of a row: a shift-add takes a weight's bits, in a transposed product a single one."""
-    return row.events.get("shift_adds", 0) * (1 if "column_activations" in row.events else weight_bits)
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,15 @@ class CostModel:
         self.circuit.interpretation(name)
         return replace(self, interpretation_name=name)
 
+    @cached_property
+    def ends(self) -> tuple[CostModel, CostModel]:
+        """The same with every number at its low end, and at its high end. Nothing a number does lowers a cost when it grows, so these bound every
+        energy and area."""
+        low, high = (
+            replace(self, technology=at_end(self.technology, end), circuit=at_end(self.circuit, end)) for end in ("low", "high")
+        )
+        return low, high
+
     @property
     def interpretation(self) -> Interpretation:
         """The interpretation in use."""
@@ -107,7 +116,7 @@ class CostModel:
     @cached_property
     def charges(self) -> list[Charge]:
         """What each event costs."""
-        return charges(self.machine, self.circuit, self.interpretation, self.technology)
+        return charges(self.machine, self.circuit, self.interpretation, self.technology, self.area.side)
 
     @cached_property
     def area(self) -> Area:
@@ -117,7 +126,7 @@ class CostModel:
     @cached_property
     def leakage(self) -> list[Figure]:
         """Leakage power by part, W."""
-        return leakage(self.machine, self.circuit, self.technology, self.area.logic)
+        return leakage(self.machine, self.circuit, self.technology, self.area)
 
     @cached_property
     def _by_event(self) -> dict[str, list[Charge]]:
@@ -131,18 +140,33 @@ class CostModel:
         each, idle = self._prices
         return sum(count * each.get(event, 0.0) for event, count in events.items()) + cycles * idle
 
+    def energy_off_chip(self, events: Mapping[str, int], cycles: float) -> float:
+        """The part of :meth:`energy` that is the host interface's and memory's."""
+        moved = math.fsum(events.get(c.event, 0) * c.joules for c in self.charges if c.component in OFF_CHIP)
+        return moved + cycles * self._standing[HOST_STANDBY] / self.machine.clock_hz
+
     @cached_property
     def _prices(self) -> tuple[dict[str, float], float]:
         """Joules of each event over all components; of a cycle's leakage."""
         each = {event: math.fsum(c.joules for c in found) for event, found in self._by_event.items()}
-        return each, math.fsum(f.value for f in self.leakage) / self.machine.clock_hz
+        return each, math.fsum(self._standing.values()) / self.machine.clock_hz
+
+    @cached_property
+    def _standing(self) -> dict[str, float]:
+        """Power (W) whatever happens, of the chip (``leakage``) and of the host memory."""
+        chip = math.fsum(f.value for f in self.leakage if f.name != HOST_STANDBY)
+        return {"leakage": chip, HOST_STANDBY: math.fsum(f.value for f in self.leakage if f.name == HOST_STANDBY)}
 
     def terms(self, rows: Iterable[Row]) -> list[Term]:
         """Every energy of these rows: one term a row, component and category."""
-        period, power = 1 / self.machine.clock_hz, math.fsum(f.value for f in self.leakage)
+        period, standing = 1 / self.machine.clock_hz, self._standing
         out: list[Term] = []
         for row in rows:
-            sums: dict[tuple[str, str], float] = {("leakage", "leakage"): row.cycles * period * power}
+            seconds = row.cycles * period
+            sums = {
+                ("leakage", "leakage"): seconds * standing["leakage"],
+                (HOST_STANDBY, "host"): seconds * standing[HOST_STANDBY],
+            }
             for event, count in row.events.items():
                 for charge in self._by_event.get(event, ()):
                     key = (charge.component, charge.category or row.phase)
@@ -160,15 +184,16 @@ class CostModel:
 
     def notes(self) -> list[str]:
         """What the figures rest on: the interpretation, and every assumption used."""
-        peak, printed = self.peak().tops_per_watt(), self.circuit.reference.printed_tops_per_watt
-        every = {
-            name: CostModel(self.machine, self.technology, self.circuit, name).peak().tops_per_watt()
-            for name in self.circuit.interpretations
-        }
-        low, high = min(every.values()), max(every.values())
+        peak, printed = self.peak(), self.circuit.reference.printed_tops_per_watt
+        every = [self.with_interpretation(name).peak().tops_per_watt() for name in self.circuit.interpretations]
+        whole = [m.peak().tops_per_watt(peak.power) for m in (self.ends[1], self, self.ends[0])]
+        ops = 2 / (self.machine.array.weight_bits * self.circuit.reference.input_bits)
         out = [
-            f"energies of table IV are read as {self.interpretation_name!r} ({self.interpretation.title}); its peak is {peak:.3g} TOPS/W beside the "
-            f"{printed:g} of table III; nothing is scaled to fit; other interpretations give {low:.3g} to {high:.3g} TOPS/W"
+            f"energies of table IV are read as {self.interpretation_name!r} ({self.interpretation.title}); nothing is scaled to fit",
+            f"peak, 8-bit (a multiply-accumulate is two operations): {ops * whole[1]:.3g} TOPS/W of the whole chip ({ops * whole[0]:.3g} to "
+            f"{ops * whole[2]:.3g}), {ops * peak.tops_per_watt():.3g} of the components of table IV, {ops * printed:.3g} from the printed {printed:g}; one-bit: "
+            f"{whole[1]:.3g} ({whole[0]:.3g} to {whole[2]:.3g}), {peak.tops_per_watt():.3g}, {printed:g}; other interpretations of table IV: {min(every):.3g} to "
+            f"{max(every):.3g}, several within a few per cent of {printed:g}, so that a match proves nothing",
         ]
         assumed = [f for f in (*self.charges, *self.leakage) if f.kind == "assumption"]
         texts = {f"{getattr(f, 'component', 'leakage')}: {f.source}": None for f in assumed}
@@ -190,7 +215,7 @@ class CostModel:
         for charge in self.charges:
             joules = events.get(charge.event, 0.0) * charge.joules
             power[charge.component] = power.get(charge.component, 0.0) + joules * machine.clock_hz
-        power["leakage"] = math.fsum(f.value for f in self.leakage)
+        power["leakage"] = self._standing["leakage"]
         operations = active * machine.array.bit_columns * machine.clock_hz
         how = f"{active} sub-arrays x {machine.array.bit_columns} bit columns x {format_si(machine.clock_hz, 'Hz')}"
         return Peak(power, operations, how)
@@ -234,8 +259,8 @@ class Cost:
         return replace(self, run=run, terms=[t for t in self.terms if t.row.entry == entry])
 
     def on_chip(self) -> Cost:
-        """Without the energy of the host interface."""
-        return replace(self, terms=[t for t in self.terms if t.component != "host"])
+        """Without the energy of the host interface and the host's memory."""
+        return replace(self, terms=[t for t in self.terms if t.component not in OFF_CHIP])
 
     def by_component(self) -> dict[str, float]:
         """Energy by component."""
@@ -291,84 +316,18 @@ class Cost:
         return out
 
     @cached_property
-    def figures(self) -> dict[str, Figure]:
-        """The figures of the whole run, each with its formula."""
-        run, machine = self.run, self.model.machine
-        seconds, energy, images = run.seconds, self.energy, run.images
-        bits = sum(one_bit_operations(r, machine.array.weight_bits) for r in run.rows)
-        per_mac = machine.array.weight_bits * self.model.circuit.reference.input_bits
-        peak_bits = machine.group_size * machine.array.bit_columns
-        joules, kind = format_si(energy, "J"), "assumption"
-        host = self.by_component().get("host", 0.0)
-        made = [
-            Figure("energy", energy, "J", "sum over events of count x charge, plus leakage power x time", kind=kind),
-            Figure("energy_on_chip", energy - host, "J", f"{joules} without {format_si(host, 'J')} of host traffic", kind=kind),
-            Figure("latency", seconds, "s", f"{run.cycles} cycles / {format_si(machine.clock_hz, 'Hz')}"),
-        ]
-        if seconds and energy:
-            time = format_si(seconds, "s")
-            made += [
-                Figure("power", energy / seconds, "W", f"{joules} / {time}", kind=kind),
-                Figure("energy_delay", energy * seconds, "J*s", f"{joules} x {time}", kind=kind),
-                Figure("gops_1b", bits / seconds * 1e-9, "GOPS", f"{bits} one-bit products / {time}"),
-                Figure(
-                    "gops_8b",
-                    2 * bits / per_mac / seconds * 1e-9,
-                    "GOPS",
-                    f"2 operations x {bits} / {per_mac} bit products a MAC / {time}",
-                ),
-                Figure("tops_per_watt_1b", bits / energy * 1e-12, "TOPS/W", f"{bits} one-bit products / {joules}", kind=kind),
-                Figure(
-                    "tops_per_watt_8b",
-                    2 * bits / per_mac / energy * 1e-12,
-                    "TOPS/W",
-                    f"2 x {bits} / {per_mac} / {joules}",
-                    kind=kind,
-                ),
-                Figure(
-                    "utilisation",
-                    bits / (peak_bits * run.cycles),
-                    "1",
-                    f"{bits} of {peak_bits} one-bit products x {run.cycles} cycles",
-                ),
-            ]
-        if images:
-            made += [
-                Figure("energy_per_image", energy / images, "J/image", f"{joules} / {images} images", kind=kind),
-                Figure("latency_per_image", seconds / images, "s/image", f"{format_si(seconds, 's')} / {images} images"),
-            ]
-        made += self._host_writes() + self._wear()
-        made.append(Figure("area", self.model.area.total, "m^2", "sum over the components of table IV and their instances"))
-        return {f.name: f for f in made}
-
-    def _host_writes(self) -> list[Figure]:
-        """Energy of the weights that the host put into the cells during the run; no instruction did, so it is in no other sum."""
-        bits, energy = (
-            self.run.report.get("writes", {}).get("host", {}).get("bits_written", 0),
-            self.model.technology.write_energy,
-        )
-        if not bits:
-            return []
-        how = f"{bits} bits x {shown(energy)}; not part of the energy above, which is the program's"
-        return [Figure("host_writes", bits * energy.si, "J", how, energy.source, energy.kind)]
-
-    def _wear(self) -> list[Figure]:
-        """Writes by row, and how long the worst row lasts when the machine does nothing but what this run did."""
-        wear, endurance = self.run.report.get("wear"), self.model.technology.endurance
-        if not wear or not wear["total"]:
-            return []
-        rows = sum(r.events.get("rows_written_compute", 0) + r.events.get("rows_written_transposable", 0) for r in self.run.rows)
-        share = min(1.0, rows / wear["total"])
-        out = [
-            Figure("wear_worst", wear["worst"], "write/row", f"row {wear['worst_row'][1]} of sub-array {wear['worst_row'][0]}"),
-            Figure("wear_mean", wear["mean"], "write/row", f"{wear['total']} row writes / {wear['rows']} rows written"),
-        ]
-        if rows and self.run.seconds:
-            rate = wear["worst"] * share / self.run.seconds
-            how = f"{shown(endurance)} / ({wear['worst']} writes x {share:.4g} of this run / {format_si(self.run.seconds, 's')})"
-            years = endurance.si / rate / parse_unit("year")[0]
-            out.append(Figure("years_to_endurance", years, "year", how, endurance.source, endurance.kind))
+    def totals(self) -> dict[str, int]:
+        """Events of the whole run."""
+        out: dict[str, int] = {}
+        for row in self.run.rows:
+            for event, count in row.events.items():
+                out[event] = out.get(event, 0) + count
         return out
+
+    @cached_property
+    def figures(self) -> dict[str, Figure]:
+        """The figures of the whole run, each with its formula, and its range where what it rests on has one."""
+        return {f.name: f for f in figures(self.model, self.run, self.totals)}
 
     def summary(self) -> dict[str, Any]:
         """Figures, energy by phase and by component, and what they rest on, for a run report (page "Run and compile JSON")."""

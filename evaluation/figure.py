@@ -25,7 +25,8 @@ def shown(quantity: Quantity) -> str:
 
 @dataclass(frozen=True)
 class Figure:
-    """``value`` in ``unit``; ``how`` is the formula, with its numbers; ``source`` where they are from; ``kind`` as in Quantity."""
+    """``value`` in ``unit``; ``how`` is the formula, with its numbers; ``source`` where they are from; ``kind`` as in Quantity; ``low``, ``high``: with
+    every number that it rests on at the end of its range that makes it least, or most (None: nothing it rests on has a range)."""
 
     name: str
     value: float
@@ -33,6 +34,17 @@ class Figure:
     how: str
     source: str = ""
     kind: Kind = "derived"
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def range_text(self) -> str:
+        """``1.20 mJ to 9.40 mJ``, empty without a range."""
+        return (
+            ""
+            if self.low is None or self.high is None
+            else f"{format_si(self.low, self.unit)} to {format_si(self.high, self.unit)}"
+        )
 
     def __str__(self) -> str:
         return format_si(self.value, self.unit)

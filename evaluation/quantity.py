@@ -7,6 +7,7 @@ factors joined by ``*`` and ``/``, a power after ``^``. A prefix belongs to its 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import lru_cache
 from typing import ClassVar, Literal
 
@@ -15,7 +16,9 @@ from pydantic.dataclasses import dataclass
 
 from sasimc.isa.errors import SasError
 
-__all__ = ["Kind", "Measured", "Quantity", "format_si", "parse_unit"]
+__all__ = ["End", "Kind", "Measured", "Quantity", "format_si", "parse_unit"]
+
+End = Literal["low", "nominal", "high"]
 
 Kind = Literal["paper", "derived", "fit", "assumption"]
 """Where a number comes from: printed in the paper, arithmetic on such numbers, fitted to data, or assumed where the paper is silent."""
@@ -114,12 +117,17 @@ def _digits(value: float, digits: int) -> str:
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class Quantity:
-    """One number: ``value`` in ``unit``, the ``source`` it is from (table, equation, publication, reason) and its ``kind``."""
+    """One number: ``value`` in ``unit``, the ``source`` it is from (table, equation, publication, reason) and its ``kind``.
+
+    ``low``, ``high``: the ends of what it may be, in the same unit; absent where nobody says that it may be anything else.
+    """
 
     value: float
     unit: str
     source: str
     kind: Kind
+    low: float | None = None
+    high: float | None = None
 
     @field_validator("unit")
     @classmethod
@@ -136,6 +144,27 @@ class Quantity:
         if not source.strip():
             raise ValueError("a number needs a source")
         return source
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Quantity:
+        if not self.ends[0] <= self.value <= self.ends[1]:
+            raise ValueError(f"{self.value:g} {self.unit} is not between low ({self.ends[0]:g}) and high ({self.ends[1]:g})")
+        return self
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Low and high, each the value where it is not given."""
+        return self.value if self.low is None else self.low, self.value if self.high is None else self.high
+
+    @property
+    def ranged(self) -> bool:
+        """Whether it may be anything but its value."""
+        return self.ends != (self.value, self.value)
+
+    def at(self, end: End) -> Quantity:
+        """The number fixed at one end of its range."""
+        low, high = self.ends
+        return replace(self, value={"low": low, "nominal": self.value, "high": high}[end], low=None, high=None)
 
     @property
     def si(self) -> float:

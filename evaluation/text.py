@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from sasimc.evaluation.cost import Cost
+from sasimc.evaluation.cost import Cost, CostModel
+from sasimc.evaluation.plausibility import beside
 from sasimc.evaluation.quantity import format_si
+from sasimc.evaluation.ranges import Curve, Swing, tornado
 from sasimc.evaluation.table import Table
 
-__all__ = ["cost_lines", "cost_tables", "interpretation_table", "percent"]
+__all__ = ["cost_lines", "cost_tables", "curve_table", "interpretation_table", "percent", "plausibility_table", "tornado_table"]
 
 OTHER = "(no node)"
+_BAR = 40
+"""Characters of a bar."""
 
 
 def percent(part: float, whole: float) -> str:
@@ -33,7 +37,7 @@ def interpretation_table(cost: Cost) -> Table:
     for name, interpretation in model.circuit.interpretations.items():
         other = model.with_interpretation(name)
         used = "*" if name == model.interpretation_name else ""
-        tops, energy = other.peak().tops_per_watt(), other.cost(cost.run).energy
+        tops, energy = other.peak().tops_per_watt(), other.energy(cost.totals, cost.run.cycles)
         rows.append(
             (
                 f"{name}{used}",
@@ -49,6 +53,36 @@ def interpretation_table(cost: Cost) -> Table:
     )  # fmt: skip
 
 
+def tornado_table(swings: Sequence[Swing], title: str, unit: str, limit: int | None = 12) -> Table:
+    """The assumptions that move a total most, with a bar from low to high around the nominal value."""
+    shown = list(swings[:limit])
+    least, most = min((min(s.low, s.high) for s in shown), default=0.0), max((max(s.low, s.high) for s in shown), default=0.0)
+
+    def at(value: float) -> int:
+        return round((value - least) / (most - least) * (_BAR - 1)) if most > least else 0
+
+    rows: list[tuple[str, ...]] = []
+    for s in shown:
+        a, b = sorted((at(s.low), at(s.high)))
+        bar = "".join("|" if i == at(s.nominal) else "=" if a <= i <= b else "." for i in range(_BAR))
+        rows.append((s.name, " to ".join(s.at), format_si(s.low, unit), format_si(s.high, unit), bar))
+    return Table(title, ("number", "range", "low", "high", "| nominal"), rows, (0, 1, 4))
+
+
+def plausibility_table(model: CostModel) -> Table:
+    """What the interpretation makes of table IV, beside published figures."""
+    columns = ("component", "what", "here", "published", "verdict", "source of the published figure")
+    title = f"plausibility of table IV as {model.interpretation_name!r} reads it, beside figures of 28 nm"
+    return Table(title, columns, [b.cells() for b in beside(model)], (0, 1, 4, 5))
+
+
+def curve_table(found: Curve) -> Table:
+    """Energy, efficiency and area over a range of one number."""
+    names = [n for n in ("energy", "energy_on_chip", "tops_per_watt_8b", "energy_per_image", "area") if n in found.figures]
+    rows = [(found.shown(i), *(str(found.figures[n][i]) for n in names)) for i in range(len(found.x))]
+    return Table(f"over {found.name}", (found.name, *(n.replace("_", " ") for n in names)), rows)
+
+
 def _times(title: str, first: str, parts: Mapping[str, float], cost: Cost) -> Table:
     clock = cost.model.machine.clock_hz
     rows = [
@@ -62,7 +96,9 @@ def _times(title: str, first: str, parts: Mapping[str, float], cost: Cost) -> Ta
 def cost_tables(cost: Cost, nodes: int | None = 20) -> list[Table]:
     """The cost of a run as tables; at most ``nodes`` ONNX nodes (None: all)."""
     total, model = cost.energy, cost.model
-    figures = [(f.name.replace("_", " "), str(f), f.how) for f in cost.figures.values()]
+    figures = [(f.name.replace("_", " "), str(f), f.range_text, f.how) for f in cost.figures.values()]
+    swings = tornado(model, lambda m: m.energy(cost.totals, cost.run.cycles))
+    sizes_of = tornado(model, lambda m: m.area.total)
     cycles, by_node = cost.node_cycles(), cost.by_node()
     ordered = sorted(by_node, key=lambda n: -by_node[n])[:nodes]
     layers = [
@@ -80,7 +116,10 @@ def cost_tables(cost: Cost, nodes: int | None = 20) -> list[Table]:
     area = model.area
     sizes = [(name, str(f), percent(f.value, area.total), f.how) for name, f in area.parts.items()]
     return [
-        Table(f"{cost.run.name}, technology {model.technology.name}", ("figure", "value", "how"), figures, (0, 2)),
+        Table(f"{cost.run.name}, technology {model.technology.name}", ("figure", "value", "range", "how"), figures, (0, 3)),
+        tornado_table(
+            swings, "what the energy owes to each assumption, from its low to its high end, the others as they are", "J"
+        ),
         _energies("energy by phase", "phase", cost.by_phase(), total),
         _energies("energy by component", "component", cost.by_component(), total),
         _times("time by phase", "phase", cost.phase_cycles(), cost),
@@ -88,6 +127,8 @@ def cost_tables(cost: Cost, nodes: int | None = 20) -> list[Table]:
         Table("energy and time by ONNX node", ("node", "energy", "share", "time", "share"), layers),
         _energies("energy by instruction", "instruction", cost.by_instruction(), total),
         Table("area by component", ("component", "area", "share", "how"), sizes, (0, 3)),
+        tornado_table(sizes_of, "what the area owes to each assumption", "m^2", 6),
+        plausibility_table(model),
         interpretation_table(cost),
     ]
 
@@ -97,7 +138,10 @@ def cost_lines(cost: Cost) -> list[str]:
     f, model = cost.figures, cost.model
     if "power" not in f:
         return []
-    first = f"energy {f['energy']} ({f['energy_on_chip']} on the chip), {f['power']}, {f['tops_per_watt_1b']} and {f['gops_1b']} (one-bit)"
+    first = f"energy {f['energy']} ({f['energy'].range_text}; {f['energy_on_chip']} on the chip), {f['power']}"
+    first += (
+        f", {f['tops_per_watt_8b']} and {f['gops_8b']} (8-bit, a multiply-accumulate is two), {f['tops_per_watt_1b']} (one-bit)"
+    )
     if "energy_per_image" in f:
         first += f"; {f['energy_per_image']}, {f['latency_per_image']}"
     second = "energy by phase: " + ", ".join(
@@ -105,8 +149,7 @@ def cost_lines(cost: Cost) -> list[str]:
     )
     assumed = len({c.source for c in (*model.charges, *model.leakage) if c.kind == "assumption"})
     third = (
-        f"energies rest on technology {model.technology.name}, interpretation {model.interpretation_name!r} of table IV (peak "
-        f"{model.peak().tops_per_watt():.3g} TOPS/W beside the printed {model.circuit.reference.printed_tops_per_watt:g}) and {assumed} assumed "
-        "figures: `sasc energy` lists them"
+        f"energies rest on technology {model.technology.name}, interpretation {model.interpretation_name!r} of table IV and {assumed} assumed "
+        "figures: `sasc energy` lists them and what each moves"
     )
     return [first, second, *(f"warning: {text}" for text in model.warnings()), third]

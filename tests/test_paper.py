@@ -15,6 +15,7 @@ from models import mobilenet_like
 from sasimc.api import CompileOptions, compile_model
 from sasimc.cli import sasc
 from sasimc.cli.common import invoke
+from sasimc.evaluation.area import FIGURE_10
 from sasimc.evaluation.cost import CostModel
 from sasimc.evaluation.paper.line import HOLDS, Line, peers, printed
 from sasimc.evaluation.paper.lines import (
@@ -65,11 +66,19 @@ def test_headline_numbers_agree_and_another_machine_disagrees() -> None:
 def test_efficiency_is_that_of_the_interpretation() -> None:
     for interpretation in MODEL.circuit.interpretations:
         model = MODEL.with_interpretation(interpretation)
-        line = by_item(table_3_lines(model))["energy efficiency"]
+        lines = by_item(table_3_lines(model))
+        line = lines["energy efficiency, one-bit, components of table IV"]
         assert line.paper == 131
         assert line.ours == model.peak().tops_per_watt()
         assert any(repr(interpretation) in text for text in line.assumptions)
-    assert our_row(MODEL)["performance"].startswith("3276.8")
+        whole = lines["energy efficiency, 8-bit, everything counted"]
+        assert whole.paper == pytest.approx(131 * 2 / 64)
+        printed_only = lines["energy efficiency, 8-bit, components of table IV"].ours
+        assert isinstance(printed_only, float)
+        assert isinstance(whole.ours, float)
+        assert whole.range is not None
+        assert whole.range[0] < whole.ours < whole.range[1] < printed_only
+    assert our_row(MODEL)["performance"] == "102.4 (8b/8b), 3276.8 (1b)"
 
 
 def test_table_2() -> None:
@@ -82,13 +91,20 @@ def test_table_2() -> None:
 
 def test_figure_10() -> None:
     lines = by_item(figure_10_lines(MODEL, NETWORK))
-    shares = [line for item, line in lines.items() if item.startswith("share")]
-    for side in ("paper", "ours"):
-        assert math.fsum(getattr(line, side) for line in shares) == pytest.approx(100)
     array = 1024 * (429.62 + 243.18 + 37.3 + 2857.93)
-    assert lines["share of buffer"].paper == pytest.approx(100 * 6500182 / (array + 6500182 + 44113 + 719.7))
-    assert lines["area of the chip"].ratio > 1  # transposable sub-arrays are larger
-    assert all("chart" in line.reason for line in lines.values())
+    for reading, size in (("", 650018.2), (", buffer read as 6,500,182 um^2", 6500182)):
+        shares = [line for item, line in lines.items() if item in {f"share of {n}{reading}" for n in FIGURE_10}]
+        for side in ("paper", "ours"):
+            assert math.fsum(getattr(line, side) for line in shares) == pytest.approx(100)
+        whole = array + size + 44113 + 719.7
+        assert lines[f"share of buffer{reading}"].paper == pytest.approx(100 * size / whole)
+        assert lines[f"area of table IV{reading}"].paper == pytest.approx(whole * 1e-6)
+        assert (lines[f"area of table IV{reading}"].ratio or 0) > 1  # transposable sub-arrays are larger
+    chip = lines["area of the chip"]
+    assert isinstance(chip.ours, float)
+    assert chip.range is not None
+    assert chip.range[0] < chip.ours < chip.range[1]
+    assert all(line.reason for line in lines.values())
 
 
 def test_figure_11a_by_hand() -> None:
@@ -183,7 +199,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "paper.json"
     assert invoke(sasc.app, ["paper", "--quick", "--json", str(out)]) == 0
     made = json.loads(out.read_text())
-    efficiency = next(x for x in made["lines"] if x["item"] == "energy efficiency")
+    efficiency = next(x for x in made["lines"] if x["item"] == "energy efficiency, one-bit, components of table IV")
     assert efficiency["ratio"] == pytest.approx(efficiency["ours"] / 131)
     assert "assumptions" in capsys.readouterr().out
     assert invoke(sasc.app, ["paper", "--quick", "--interpretation", "weekly"]) == 2

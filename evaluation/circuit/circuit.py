@@ -1,5 +1,5 @@
 """Circuit figures: a TOML file with area and energy of the components, the interpretations under which its energies can be taken, and the assumptions
-where the paper is silent. Shipped: ``table4``."""
+where the paper is silent (:mod:`~sasimc.evaluation.circuit.unprinted`). Shipped: ``table4``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from sasimc.evaluation.circuit.unprinted import Digital, Periphery, Plausible, Unprinted
 from sasimc.evaluation.quantity import Measured, Quantity
 from sasimc.isa.described import Source, parse_toml, read_source, validate
 from sasimc.isa.errors import SasError, near
@@ -104,13 +105,13 @@ class Components(Measured):
 class Accounting(Measured):
     """What one printed energy is for: how long, and of how many instances."""
 
-    interval: Literal["cycle", "row", "pass"]
+    interval: Literal["cycle", "row", "scan", "pass"]
     instances: Literal["one", "all"] = "one"
 
     def cycles(self, reference: Reference) -> int:
-        """Cycles of the interval: 1, the input bits, or rows times input bits."""
-        bits = reference.input_bits
-        return {"cycle": 1, "row": bits, "pass": bits * reference.rows}[self.interval]
+        """Cycles of the interval: 1, the input bits, the rows, or rows times input bits."""
+        bits, rows = reference.input_bits, reference.rows
+        return {"cycle": 1, "row": bits, "scan": rows, "pass": bits * rows}[self.interval]
 
     def covers(self, reference: Reference) -> int:
         """Cycles times instances that one printed energy pays for."""
@@ -134,54 +135,6 @@ class Transposable(Measured):
     decoders: Quantity
 
 
-class Digital(Measured):
-    """Energies of basic operations and their scaling to the node."""
-
-    UNITS: ClassVar[dict[str, str]] = {"node_scale": "1", "add8": "J", "add32": "J", "mult8": "J", "mult32": "J"}
-    node_scale: Quantity
-    add8: Quantity
-    add32: Quantity
-    mult8: Quantity
-    mult32: Quantity
-
-
-Composition = dict[Literal["add8", "add32", "mult8", "mult32"], Annotated[float, Field(ge=0)]]
-
-
-class Periphery(Measured):
-    """Operations of the periphery (names of events), each composed of basic operations."""
-
-    requantise_ops: Composition
-    pool_ops: Composition
-    add_ops: Composition
-    product_ops: Composition
-    lut_ops: Composition
-    shift_ops: Composition
-    scale_ops: Composition
-    range_ops: Composition
-    mask_ops: Composition
-    round_ops: Composition
-    loss_ops: Composition
-    update_ops: Composition
-
-    def items(self) -> dict[str, Composition]:
-        """Compositions by event."""
-        return {name: getattr(self, name) for name in type(self).model_fields}
-
-
-class Other(Measured):
-    """Accumulators, control, host interface, leakage."""
-
-    UNITS: ClassVar[dict[str, str]] = {
-        "accumulator": "J/bit", "instruction": "J", "host": "J/bit", "buffer_leakage": "W/bit", "logic_leakage": "W/m^2",
-    }  # fmt: skip
-    accumulator: Quantity
-    instruction: Quantity
-    host: Quantity
-    buffer_leakage: Quantity
-    logic_leakage: Quantity
-
-
 class Circuit(Measured):
     """A validated circuit file."""
 
@@ -193,9 +146,10 @@ class Circuit(Measured):
     components: Components
     interpretations: Annotated[dict[str, Interpretation], Field(min_length=1)]
     transposable: Transposable
+    unprinted: Unprinted
     digital: Digital
     periphery: Periphery
-    other: Other
+    plausible: Annotated[dict[str, Plausible], Field(default_factory=dict)]
 
     @model_validator(mode="after")
     def _has_default(self) -> Circuit:

@@ -22,7 +22,8 @@ class Line:
     """One checkable statement of the paper.
 
     ``paper`` and ``ours`` are numbers in ``unit`` or, for statements without a number, words; ``paper`` is None where the paper prints nothing
-    that could be compared and ``ours`` None where we have nothing; then ``reason`` says why. ``assumptions``: what ours rests on.
+    that could be compared and ``ours`` None where we have nothing; then ``reason`` says why. ``assumptions``: what ours rests on;
+    ``range``: of ours, with all of them at an end of theirs.
     """
 
     group: str
@@ -34,6 +35,7 @@ class Line:
     where: str
     assumptions: tuple[str, ...] = ()
     reason: str = ""
+    range: tuple[float, float] | None = None
 
     @property
     def ratio(self) -> float | None:
@@ -47,6 +49,11 @@ class Line:
         if value is None or isinstance(value, str):
             return value or ""
         return format_si(value, self.unit)
+
+    @property
+    def range_text(self) -> str:
+        """The range for people, empty without one."""
+        return "" if self.range is None else " to ".join(format_si(end, self.unit) for end in self.range)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON, at full precision."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sasimc.evaluation.area import FIGURE_10, area
+from sasimc.evaluation.charges import PRINTED
 from sasimc.evaluation.cost import CostModel
+from sasimc.evaluation.fields import with_number
 from sasimc.evaluation.figure import shown
 from sasimc.evaluation.paper.line import Line, claim, printed
 from sasimc.evaluation.paper.network import Network
@@ -121,25 +123,28 @@ def table_3_lines(model: CostModel) -> Iterator[Line]:
         f"{shown(model.technology.bits_per_macro)} share 5 transistors",
     )
     yield _line(group, "performance", p["chip.peak_1b"], peak.operations * 1e-9, peak.how)
-    watts = peak.printed_power
-    how = f"{format_si(peak.operations, 'OPS')} / {format_si(watts, 'W')} of the components of table IV"
     interpretation = f"interpretation {model.interpretation_name!r} of table IV: {model.interpretation.title}"
-    yield _line(group, "energy efficiency", p["chip.efficiency_1b"], peak.tops_per_watt(), how, (interpretation,))
-    every = list(peak.power)
-    how = f"as above, with cells, accumulators, requantisation and leakage: {format_si(sum(peak.power.values()), 'W')}"
+    eight = 2 / (machine.array.weight_bits * model.circuit.reference.input_bits)
     assumed = tuple(
         dict.fromkeys(
             f"{c.component}: {c.source}" for c in model.charges if c.kind == "assumption" and peak.power.get(c.component)
         )
     )
-    yield _line(
-        group,
-        "energy efficiency, everything counted",
-        p["chip.efficiency_1b"],
-        peak.tops_per_watt(every),
-        how,
-        (interpretation, *assumed),
-    )
+    ends = model.ends[1].peak(), model.ends[0].peak()
+    for bits, factor, said in (
+        ("8-bit", eight, f"one-bit x 2 operations / {2 / eight:g} bit products of a multiply-accumulate; "),
+        ("one-bit", 1.0, ""),
+    ):
+        q = p["chip.efficiency_1b"]
+        reason = "the paper prints one-bit operations only; its number x the same factor" if factor != 1 else ""
+        for what, components, others, how in (
+            ("components of table IV", PRINTED, (interpretation,), format_si(peak.printed_power, "W")),
+            ("everything counted", tuple(peak.power), (interpretation, *assumed), f"{format_si(sum(peak.power.values()), 'W')}, with cells, sensing, wires, "
+             "accumulators, requantisation and leakage"),
+        ):  # fmt: skip
+            low, high = sorted(factor * e.tops_per_watt(components) for e in ends)
+            yield Line(group, f"energy efficiency, {bits}, {what}", factor * q.value, factor * peak.tops_per_watt(components), q.unit,
+                       f"{said}{format_si(peak.operations, 'OPS')} / {how}", q.source, others, reason, (low, high))  # fmt: skip
 
 
 def interpretation_lines(model: CostModel) -> Iterator[Line]:
@@ -173,44 +178,64 @@ def table_4_lines(model: CostModel) -> Iterator[Line]:
 
 
 def figure_10_lines(model: CostModel, network: Network | None) -> Iterator[Line]:
-    """Figure 10: shares of the area, with the paper's share of transposable sub-arrays (in whole activation groups)."""
+    """Figure 10: shares of the area of table IV, with the paper's share of transposable sub-arrays (in whole activation groups), under both readings of the
+    buffer's area; and what table IV leaves out."""
     group, machine, p = "figure 10", model.machine, printed()["network.trainable_share"]
     some = max(1, round(p.si * machine.groups)) * machine.group_size
-    plain, ours = (area(machine, model.circuit, model.technology, count) for count in (0, some))
     mixed = f"{some} of {machine.subarrays} sub-arrays transposable"
-    assumed = (
-        f"a transposable cell has {shown(model.circuit.transposable.extra_transistors_per_bit)} more, its area in proportion",
-        "table IV's buffer, printed as 6500,182, is read as 6,500,182 um^2",
+    transposed = (
+        f"a transposable cell has {shown(model.circuit.transposable.extra_transistors_per_bit)} more, its area in proportion"
     )
     reason = "paper: table IV x the hierarchy of section VI-B; the chart's own numbers are not in the text"
-    for name, share in plain.shares().items():
-        how = f"{' + '.join(FIGURE_10[name])}; {mixed}".replace("_", " ")
+    buffer = model.circuit.components.area("buffer")
+    for reading, size in (("", buffer.at("nominal")), (", buffer read as 6,500,182 um^2", buffer.at("high"))):
+        circuit = with_number(model.circuit, "components.buffer.area", size)
+        plain, ours = (area(machine, circuit, model.technology, count) for count in (0, some))
+        assumed = (transposed, f"table IV's buffer, printed as 6500,182, is read as {shown(size)}")
+        for name, share in plain.shares().items():
+            how = f"{' + '.join(FIGURE_10[name])}; {mixed}".replace("_", " ")
+            yield Line(
+                group,
+                f"share of {name}{reading}",
+                100 * share,
+                100 * ours.shares()[name],
+                "%",
+                how,
+                "figure 10, table IV",
+                assumed,
+                reason,
+            )
+        how = f"components of table IV; {mixed}"
         yield Line(
-            group, f"share of {name}", 100 * share, 100 * ours.shares()[name], "%", how, "figure 10, table IV", assumed, reason
+            group, f"area of table IV{reading}", plain.printed * 1e6, ours.printed * 1e6, "mm^2", how, "table IV", assumed, reason
         )
+    whole = tuple(1e6 * area(machine, m.circuit, m.technology, some).total for m in (model.ends[0], model, model.ends[1]))
+    how = f"with sense amplifiers, write drivers, accumulators, lanes and controller; {mixed}"
     yield Line(
         group,
         "area of the chip",
-        plain.total * 1e6,
-        ours.total * 1e6,
+        None,
+        whole[1],
         "mm^2",
-        f"sum over components; {mixed}",
-        "table IV",
-        assumed,
-        reason,
+        how,
+        "",
+        (transposed,),
+        "table IV leaves these out",
+        (whole[0], whole[2]),
     )
     if network is not None:
         compiled = area(machine, model.circuit, model.technology, network.transposable)
         how = f"{network.transposable} sub-arrays transposable: errors pass the frozen layers, too, and use their transposed weights"
+        plain = area(machine, model.circuit, model.technology)
         yield Line(
             group,
-            "area of the chip, as our compiler uses it",
-            plain.total * 1e6,
-            compiled.total * 1e6,
+            "area of table IV, as our compiler uses it",
+            plain.printed * 1e6,
+            compiled.printed * 1e6,
             "mm^2",
             how,
             "table IV",
-            assumed,
+            (transposed,),
             reason,
         )
 

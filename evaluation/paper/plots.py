@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from typing import Any
 
@@ -11,29 +10,12 @@ from sasimc.evaluation.cost import CostModel
 from sasimc.evaluation.paper.line import printed
 from sasimc.evaluation.paper.network import Network
 from sasimc.evaluation.paper.updates import TECHNOLOGIES, update_energies
+from sasimc.evaluation.pictures import picture
 from sasimc.evaluation.technologies.load import load_technology
-from sasimc.isa.errors import SasError
 
 __all__ = ["plot_paper"]
 
 _COLOURS = {"sram": "#7f7f7f", "stt": "#d9822b", "sot": "#3a7ca5", "sas": "#2e8b57"}
-
-
-def _figure(width: float, draw: Callable[[Any], None], panels: int = 1) -> bytes:
-    try:
-        import matplotlib
-    except ImportError:
-        raise SasError("plots need matplotlib", hint="pip install 'sas-imc[plots]'") from None
-    matplotlib.use("Agg")
-    matplotlib.rcParams.update({"svg.hashsalt": "sas-imc", "svg.fonttype": "none", "font.family": "sans-serif"})
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, panels, figsize=(width, 3.2), layout="constrained", squeeze=False)
-    draw(axes[0])
-    file = io.BytesIO()
-    figure.savefig(file, format="svg", metadata={"Date": None})
-    plt.close(figure)
-    return file.getvalue()
 
 
 def _interpretations(model: CostModel) -> Callable[[Any], None]:
@@ -106,10 +88,10 @@ def plot_paper(model: CostModel, network: Network | None) -> dict[str, bytes]:
     """
     counts = (0,) if network is None else (0, network.transposable)
     out = {
-        "paper-interpretations.svg": _figure(7.0, _interpretations(model)),
-        "paper-figure-10.svg": _figure(5.0 * len(counts), _areas(model, counts), len(counts)),
-        "paper-figure-11b.svg": _figure(9.0, _cells, 2),
+        "paper-interpretations.svg": picture(7.0, _interpretations(model)),
+        "paper-figure-10.svg": picture(5.0 * len(counts), _areas(model, counts), len(counts)),
+        "paper-figure-11b.svg": picture(9.0, _cells, 2),
     }
     if network is not None:
-        out["paper-figure-11a.svg"] = _figure(9.0, _updates(model, network), 2)
+        out["paper-figure-11a.svg"] = picture(9.0, _updates(model, network), 2)
     return out

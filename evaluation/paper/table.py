@@ -71,9 +71,11 @@ def paper_tables(lines: Iterable[Line]) -> tuple[list[Table], list[str]]:
         rests = [numbers.setdefault(text, len(numbers) + 1) for text in line.assumptions]
         ratio = "" if line.ratio is None else f"{line.ratio:.4g}"
         how = "; ".join(part for part in (line.how, f"({line.reason})" if line.reason else "") if part)
-        cells = (line.item, line.text(line.paper), line.text(line.ours), ratio, _ranges(sorted(rests)), how)
+        cells = (line.item, line.text(line.paper), line.text(line.ours), line.range_text, ratio, _ranges(sorted(rests)), how)
         groups.setdefault(line.group, []).append(cells)
-    tables = [Table(name, ("", "paper", "ours", "ratio", "assumes", "how"), rows, (0, 4, 5)) for name, rows in groups.items()]
+    tables = [
+        Table(name, ("", "paper", "ours", "range", "ratio", "assumes", "how"), rows, (0, 5, 6)) for name, rows in groups.items()
+    ]
     return tables, [f"[{n}] {text}" for text, n in numbers.items()]
 
 
@@ -90,6 +92,7 @@ def _ranges(numbers: list[int]) -> str:
 def our_row(model: CostModel) -> dict[str, str]:
     """Our row of table III, computed."""
     peak, machine, technology = model.peak(), model.machine, model.technology
+    eight = 2 / (machine.array.weight_bits * model.circuit.reference.input_bits)
     return {
         "reference": "ours",
         "technology": f"{technology.kind}-MRAM" if technology.non_volatile else technology.kind,
@@ -100,8 +103,8 @@ def our_row(model: CostModel) -> dict[str, str]:
         "supply": "0.8V",
         "frequency": f"{machine.clock_hz * 1e-6:g}MHz",
         "macro": f"{machine.array.rows * machine.array.bit_columns / 8192:g}KB",
-        "performance": f"{peak.operations * 1e-9:.5g} (1b)",
-        "efficiency": f"{peak.tops_per_watt():.4g} (1b)",
+        "performance": f"{eight * peak.operations * 1e-9:.4g} (8b/8b), {peak.operations * 1e-9:.5g} (1b)",
+        "efficiency": f"{eight * peak.tops_per_watt():.3g} (8b/8b), {peak.tops_per_watt():.4g} (1b)",
     }
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sasimc.evaluation.cost import PHASE_NAMES, Cost
 from sasimc.evaluation.machine_notes import flat_fields, notes_of, value_text
+from sasimc.evaluation.plausibility import beside
+from sasimc.evaluation.ranges import tornado
 from sasimc.evaluation.report.house import component_name
 from sasimc.evaluation.report.tables import Cell, Column, Table
 
@@ -34,7 +36,7 @@ def tables(cost: Cost) -> dict[str, Table]:
     """All tables by key, in the order of the page."""
     made = [
         _summary(cost), _entries(cost), _layers(cost), _layer_components(cost), *_energies(cost), _floor_plan(cost), _matrices(cost), *_buffer(cost),
-        _epochs(cost), _classes(cost), _confusions(cost), _provenance(cost), _area(cost), _wear(cost), _interpretations(cost), _machine(cost), _technology(cost),
+        _epochs(cost), _classes(cost), _confusions(cost), _provenance(cost), _area(cost), _wear(cost), *_tornados(cost), _interpretations(cost), _plausibility(cost), _machine(cost), _technology(cost),
         _charges(cost), _leakage(cost), _notes(cost),
     ]  # fmt: skip
     return {t.key: t for t in made if t.rows}
@@ -132,8 +134,14 @@ def _provenance(cost: Cost) -> Table:
 
 
 def _summary(cost: Cost) -> Table:
-    rows = [(f.name.replace("_", " "), f.value, f.unit, str(f), f.how, f.kind) for f in cost.figures.values()]
-    columns = (Column("figure"), Column("value", "1"), Column("unit"), Column("shown"), Column("how"), Column("kind"))
+    rows = [
+        (f.name.replace("_", " "), f.value, f.unit, str(f), f.low, f.high, f.range_text, f.how, f.kind)
+        for f in cost.figures.values()
+    ]
+    columns = (
+        Column("figure"), Column("value", "1"), Column("unit"), Column("shown"), Column("low", "1"), Column("high", "1"), Column("range"), Column("how"),
+        Column("kind"),
+    )  # fmt: skip
     return Table("summary", "Figures of the run", columns, rows)
 
 
@@ -196,7 +204,7 @@ def _phases(cost: Cost) -> Table:
         Column("time", "s"),
         Column("share of time", "share"),
     )
-    note = "Writing of cells, host traffic and leakage are taken out of the phases they happen in; their time stays there."
+    note = "Writing of cells, host interface and memory, and leakage are taken out of the phases they happen in; their time stays there."
     return Table("phases", "Energy and time by phase", columns, rows, note)
 
 
@@ -303,7 +311,33 @@ def _area(cost: Cost) -> Table:
     ]
     rows.sort(key=lambda r: -r[1])
     columns = (Column("component"), Column("area", "m^2"), Column("share", "share"), Column("how"), Column("source"))
-    return Table("area", "Area by component", columns, rows, "Components of table IV; what it does not print is not in it.")
+    return Table(
+        "area",
+        "Area by component",
+        columns,
+        rows,
+        "Sense amplifiers and what follows from them on are not in table IV: assumed, with a range.",
+    )
+
+
+def _tornados(cost: Cost) -> Iterator[Table]:
+    totals, cycles = cost.totals, cost.run.cycles
+    for key, title, unit, total in (
+        ("tornado_energy", "What the energy owes to each assumption", "J", lambda m: m.energy(totals, cycles)),
+        ("tornado_area", "What the area owes to each assumption", "m^2", lambda m: m.area.total),
+    ):
+        rows = [(s.name, *s.at, s.low, s.nominal, s.high, s.source) for s in tornado(cost.model, total)]
+        columns = (
+            Column("number"), Column("from"), Column("to"), Column("low", unit), Column("nominal", unit), Column("high", unit), Column("source"),
+        )  # fmt: skip
+        yield Table(key, title, columns, rows, "One at a time from its low to its high end, the others as they are.")
+
+
+def _plausibility(cost: Cost) -> Table:
+    rows = [b.cells() for b in beside(cost.model)]
+    columns = tuple(map(Column, ("component", "what", "here", "published", "verdict", "source of the published figure")))
+    title = f"Plausibility of table IV as {cost.model.interpretation_name} reads it"
+    return Table("plausibility", title, columns, rows, "Published figures of 28 nm, or scaled to it.")
 
 
 def _wear(cost: Cost) -> Table:
@@ -325,7 +359,7 @@ def _interpretations(cost: Cost) -> Table:
                 tops,
                 printed,
                 tops / printed,
-                other.cost(cost.run).energy,
+                other.energy(cost.totals, cost.run.cycles),
                 interpretation.title,
             ]
         )

@@ -12,10 +12,10 @@ POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsa
 """What the browser may load: nothing."""
 
 COMPONENTS: Final = {
-    "memory_array": "cells, sensing", "cell_write": "cells, writing", "column_decoder": "column decoders and drivers",
-    "row_decoder": "row decoders and drivers", "shift_adder": "shift adders", "adder_tree": "adder tree", "buffer": "global buffer",
-    "relu": "global ReLU", "periphery": "periphery", "accumulators": "accumulators", "control": "controller", "host": "host interface",
-    "leakage": "leakage",
+    "memory_array": "cells, sensing", "sense_amplifier": "sense amplifiers", "cell_write": "cells, writing", "write_driver": "write drivers",
+    "column_decoder": "column decoders and drivers", "row_decoder": "row decoders and drivers", "shift_adder": "shift adders",
+    "adder_tree": "adder tree", "interconnect": "interconnect", "buffer": "global buffer", "relu": "global ReLU", "periphery": "periphery",
+    "accumulators": "accumulators", "controller": "controller", "host": "host interface", "leakage": "leakage", "host_standby": "host memory, standby",
 }  # fmt: skip
 """Components as readers know them, in the order in which they are stacked; each has its colour in ``house.css``."""
 

@@ -8,12 +8,13 @@ from html import escape
 from typing import Any
 
 from sasimc.evaluation.cost import Cost
+from sasimc.evaluation.report.assumptions import assumptions_section
 from sasimc.evaluation.report.charts import Series, curves, legend
 from sasimc.evaluation.report.content import short_name
 from sasimc.evaluation.report.floorplan import floor_plan, where_layers_stand
 from sasimc.evaluation.report.house import COMPONENTS, component_colour, frame, phase_colour
 from sasimc.evaluation.report.parts import bars, breakable, plain
-from sasimc.evaluation.report.tables import Table, count, percent, shown, si
+from sasimc.evaluation.report.tables import Table, count, percent, shown, si, typeset
 from sasimc.evaluation.report.training import accuracy_section, training_section
 from sasimc.evaluation.report.views import energy_section, entry_name, layers_section, switches, view_style, views
 
@@ -49,7 +50,7 @@ def page(cost: Cost, made: Mapping[str, Table]) -> str:
         (
             "assumptions",
             "Assumptions",
-            _assumptions(made),
+            assumptions_section(made),
             "Every number has a source. What the paper does not say is assumed, in files that you can change.",
         ),
         ("provenance", "Provenance", _provenance(made), "What made this page, from what."),
@@ -118,13 +119,18 @@ def _cards(cost: Cost) -> str:
                 (f"Latency an image{which}", si(part.run.seconds / images, "s"), f"{si(part.run.seconds, 's')} / {images} images"),
             ]  # fmt: skip
     wanted = [
-        ("tops_per_watt_1b", "Efficiency, one-bit"), ("gops_1b", "Throughput, one-bit"), ("power", "Power"), ("utilisation", "Utilisation"),
+        ("energy", "Energy"), ("tops_per_watt_8b", "Efficiency, 8-bit"), ("gops_8b", "Throughput, 8-bit"), ("tops_per_watt_1b", "Efficiency, one-bit"), ("power", "Power"), ("utilisation", "Utilisation"),
         ("area", "Area"), ("years_to_endurance", "Worst row lasts"),
     ]  # fmt: skip
     for name, label in wanted:
         if figure := cost.figures.get(name):
             value = shown(figure.value, "share") if name == "utilisation" else si(figure.value, figure.unit)
-            cards.append((label, _years(figure.value) if figure.unit == "year" else value, figure.how))
+            spread = (
+                f"; between {typeset(figure.range_text).replace(' to ', ' and ')} (all assumptions at an end of their ranges)"
+                if figure.range_text
+                else ""
+            )
+            cards.append((label, _years(figure.value) if figure.unit == "year" else value, figure.how + spread))
     out: list[str] = []
     for label, value, how in cards:
         number, _, unit = value.partition(" ")
@@ -233,29 +239,3 @@ def _provenance(made: Mapping[str, Table]) -> str:
         + "".join(f"<div><dt>{escape(str(k))}</dt><dd>{escape(str(v))}</dd></div>" for k, v in table.rows)
         + "</dl>"
     )
-
-
-def _assumptions(made: Mapping[str, Table]) -> str:
-    summary = plain(made["summary"], ("value", "unit"))
-    notes = "".join(f"<li>{escape(str(text))}</li>" for kind, text in made["notes"].rows if kind == "note")
-    blocks = [
-        (
-            "interpretations",
-            plain(made["interpretations"]) + f'<p class="note">{escape(made["interpretations"].note)}</p>',
-            True,
-        ),
-        ("summary", summary, False),
-        ("area", plain(made["area"]), False),
-        *(
-            (key, plain(made[key], ("value", "unit") if key == "technology" else ()), False)
-            for key in ("machine", "technology", "charges", "leakage")
-        ),
-    ]
-    parts = "".join(
-        f"<details{' open' if opened else ''}><summary>{escape(made[key].title)}</summary>{text}</details>"
-        for key, text, opened in blocks
-        if key in made
-    )
-    kinds = '<p class="kinds"><span class="kind paper">paper</span> printed in the paper <span class="kind derived">derived</span> by arithmetic '
-    kinds += '<span class="kind fit">fit</span> fitted to data <span class="kind assumption">assumption</span> ours, where the paper is silent</p>'
-    return f"{kinds}<details><summary>What these figures rest on ({len(made['notes'].rows)} notes)</summary><ul class='notes'>{notes}</ul></details>{parts}"

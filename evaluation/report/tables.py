@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from sasimc.evaluation.quantity import format_si
 
-__all__ = ["Cell", "Column", "Table", "count", "percent", "shown", "si", "tick"]
+__all__ = ["Cell", "Column", "Table", "count", "percent", "shown", "si", "tick", "typeset"]
 
 Cell = str | int | float | None
 

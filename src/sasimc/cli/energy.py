@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sasimc.cli import options
-from sasimc.cli.common import command, require_writable, write_json
+from sasimc.cli.common import command, require_package, require_writable, write_json
 from sasimc.cli.options import File, argument, option
 from sasimc.cli.tables import print_tables, say
 from sasimc.isa.errors import SasError
@@ -18,28 +18,63 @@ __all__ = ["diff", "energy"]
 @options.technology(None)
 @options.interpretation
 @options.circuit
+@option(
+    "--set",
+    "settings",
+    section="Prices",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="What if a number of the technology or circuit file were another (circuit.adder_tree.energy=800pJ)? A range (400pJ..1.2nJ), once, gives a curve.",
+)
 @options.rows("ONNX nodes listed")
 @options.json_file()
+@option(
+    "--plot",
+    section="Output",
+    type=File(),
+    help="Draw what the energy owes to each assumption, or the curve of a range (.svg or .png).",
+)
 @options.isa
 def energy(
-    run: Path, technology: str | None, interpretation: str | None, circuit: Path | None, rows: int, json_file: Path | None
-) -> None:
+    run: Path, technology: str | None, interpretation: str | None, circuit: Path | None, settings: tuple[str, ...], rows: int,
+    json_file: Path | None, plot: Path | None,
+) -> None:  # fmt: skip
     """Show the energy, latency and area of a run.
 
-    By phase, component, ONNX node and instruction, with the source of each figure."""
+    By phase, component, ONNX node and instruction, with the source of each figure and the range that the assumptions leave."""
     from sasimc.costs import cost_of_report
-    from sasimc.evaluation.text import cost_tables
+    from sasimc.evaluation.figures import figures
+    from sasimc.evaluation.ranges import assigned, curve, parse_setting
+    from sasimc.evaluation.text import cost_tables, curve_table
 
-    require_writable(json_file)
+    require_writable(json_file, plot)
+    if plot is not None:
+        require_package("matplotlib", "--plot", "plots")
     cost = cost_of_report(run, technology, interpretation, circuit)
-    print_tables(*cost_tables(cost, rows or None))
+    model, span = cost.model, None
+    for name, ends in map(parse_setting, settings):
+        if len(ends) == 1:
+            model = assigned(model, name, ends[0])
+        elif span is None:
+            span = name, ends
+        else:
+            raise SasError("one --set with a range at a time", hint=f"{span[0]} has one already")
+    cost = model.cost(cost.run)
+    found = None if span is None else curve(model, *span, lambda m: {f.name: f for f in figures(m, cost.run, cost.totals)})
+    print_tables(*cost_tables(cost, rows or None), *([curve_table(found)] if found else []))
+    if plot is not None:
+        from sasimc.evaluation.pictures import draw_curve, draw_tornado
+        from sasimc.isa.files import write_atomically
+
+        picture = draw_curve(found, plot.suffix) if found else draw_tornado(cost, plot.suffix)
+        write_atomically(plot, picture)
     say()
     for text in cost.model.warnings():
         say(f"warning: {text}")
     for text in cost.model.notes():
         say(f"note: {text}")
     if json_file:
-        write_json(json_file, cost.as_dict())
+        write_json(json_file, cost.as_dict() | ({"curve": found.as_dict()} if found else {}))
 
 
 @command("diff")
