@@ -20,8 +20,8 @@ from sasimc.frontend.load import sorted_nodes
 from sasimc.isa.errors import SasError
 from sasimc.zoo.arch import RepModule
 from sasimc.zoo.calibrate import Stats, affine_scale, observe
-from sasimc.zoo.graph import Emitter, emit_module
-from sasimc.zoo.modules import calibrate_modules, learner_scale, new_classifier, rep_weights
+from sasimc.zoo.graph import JOINED, Emitter, emit_correction, emit_pooled, join
+from sasimc.zoo.modules import calibrate_modules, calibrate_pooled, learner_scale, new_classifier, rep_weights
 from sasimc.zoo.options import LearnerOptions
 from sasimc.zoo.weights import QuantWeights, Scale
 
@@ -80,25 +80,31 @@ def attach(model: ModelProto, options: AttachOptions, images: Sequence[npt.NDArr
     weights: dict[str, QuantWeights] = {}
     for module, _ in modules:
         weights.update(rep_weights(rng, module, options))
-    features = host.features_shape[0]
+    pooled = options.wiring == "pooled"
+    features = host.features_shape[0] + sum(m.cout for m, _ in modules if pooled)
     head = new_classifier(features, options.classes, options)
     known = _quantisation(model)
     scales: dict[str, Scale] = {"classifier": Scale(2.0**options.logit_exponent)}
     scales.update({_block(m): known[place.exit.tensor] for m, place in modules})
 
+    def emitted(current: Mapping[str, QuantWeights]) -> tuple[ModelProto, dict[str, str]]:
+        return _emit(host, modules, _Learner(current, head), scales, pooled)
+
     def look(current: Mapping[str, QuantWeights]) -> dict[str, Stats]:
-        made, candidates = _emit(host, modules, _Learner(current, head), scales)
+        made, candidates = emitted(current)
         return observe(made, candidates, images, host.input) if candidates else {}
 
-    if modules:
+    if modules and pooled:
+        weights = calibrate_pooled([m for m, _ in modules], weights, scales, "features", JOINED, look, options)
+    elif modules:
         weights = calibrate_modules([m for m, _ in modules], weights, scales, _block, look, options)
     stats = look(weights)
-    for factor in (options.headroom, -options.headroom) if modules else ():
+    for factor in (options.headroom, -options.headroom) if modules and not pooled else ():
         stats["features"].merge(look(_scaled(weights, [m for m, _ in modules], factor))["features"])
     for site, stat in stats.items():
         learns = site.startswith("rep.") or site == "features"
         scales[site] = learner_scale(stat, options, grows=site.endswith("conv1")) if learns else affine_scale(stat.lo, stat.hi)
-    made, missing = _emit(host, modules, _Learner(weights, head), scales)
+    made, missing = emitted(weights)
     assert not missing, missing
     _metadata(made, [conv.name for m, _ in modules for conv in (m.conv1, m.conv2)] + ["classifier"], options.labels)
     onnx.checker.check_model(made)
@@ -143,14 +149,18 @@ def _quantisation(model: ModelProto) -> dict[str, Scale]:
 
 
 def _emit(
-    host: Host, modules: Sequence[tuple[RepModule, Place]], learner: _Learner, scales: Mapping[str, Scale]
+    host: Host, modules: Sequence[tuple[RepModule, Place]], learner: _Learner, scales: Mapping[str, Scale], pooled: bool
 ) -> tuple[ModelProto, dict[str, str]]:
     """The model with what has a scale quantised; the rest (site -> tensor) are outputs beside the logits, to be calibrated."""
     e = Emitter(scales)
     latest: dict[str, str] = {}  # corrected tensors, by the one they correct
+    beside: list[str] = []  # modules that are features of their own
     for module, place in modules:
         source = host.image if place.entry is None else latest.get(place.entry.tensor, place.entry.tensor)
-        correction = emit_module(e, module, learner.weights, source)
+        if pooled:
+            beside.append(emit_pooled(e, module, learner.weights, source))
+            continue
+        correction = emit_correction(e, module, learner.weights, source)
         corrected = place.exit.tensor
         latest[corrected] = e.site(f"{module.name}.sum", e.node("Add", f"{module.name}.sum", [corrected, correction]))
     kept = [NodeProto.FromString(n.SerializeToString()) for n in host.nodes]
@@ -161,7 +171,7 @@ def _emit(
         if any(d > 1 for d in host.features_shape[1:]):
             x = e.node("GlobalAveragePool", "features.pool", [x])
         x = e.node("Flatten", "features.flatten", [x], axis=1)
-    x = e.site("features", x)
+    x = join(e, e.site("features", x), beside)
     logits = e.node("Gemm", "classifier", [x, *e.weights("classifier", x, learner.head)], transB=1)
     logits = e.site("classifier", logits)
     for node in e.nodes:

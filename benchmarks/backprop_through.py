@@ -4,7 +4,8 @@
     python benchmarks/backprop_through.py --costs          (sub-arrays and cycles alone: nothing is trained)
 
 Points between ``truncated`` and ``exact``: errors pass the frozen blocks behind a module and none before it, one block after another
-from the classifier down (``--backprop-through``); layers that no trainable layer can do without are passed in any case. Runs are those of
+from the classifier down (``--backprop-through``); layers that no trainable layer can do without are passed in any case. ``pooled``: the modules are
+features of the classifier (``sasc zoo --wiring pooled``), so that errors pass nothing frozen. Runs are those of
 benchmarks/ablation.py (same split, same recipe, same cache); costs are those of the default machine at ``--resolution`` and batch 8.
 """
 
@@ -27,6 +28,7 @@ POINTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("truncated", ()),
     *((f"blocks {first} to 17", tuple(f"features.{i}.*" for i in range(first, 18))) for first in (17, 15, 12, 8, 5)),
     ("exact", ("features.*",)),
+    ("pooled", ()),
 )
 """Name and patterns of frozen layers. A module feeds the block it corrects, so errors for a module must pass the blocks behind it."""
 
@@ -35,26 +37,35 @@ def row_of(name: str, patterns: tuple[str, ...], extra: Sequence[str] = ()) -> R
     """The ablation row that trains with these errors."""
     if name == "exact":
         return Row(name, tuple(extra))
+    if name == "pooled":
+        return Row(name, (*extra, "zoo.wiring=pooled"))
     through = f"compile.backprop_through={'+'.join(patterns)}"
     return Row(name, (*extra, "compile.backprop=truncated" if name == "truncated" else through))
 
 
 def costs(resolution: int, classes: int) -> dict[str, dict[str, int]]:
-    """Transposable sub-arrays, cycles of a training step of 8 images and of its error phase, by point."""
+    """Transposable sub-arrays; of a training step of 8 images the cycles, those of its error phase and the bits between host and device; by point."""
     out: dict[str, dict[str, int]] = {}
     with tempfile.TemporaryDirectory() as temporary:
-        path = write(
-            build("mobilenetv2-repnet", ZooOptions(resolution=resolution, classes=classes)), Path(temporary) / "model.onnx"
-        )
+        models = {
+            wiring: write(
+                build("mobilenetv2-repnet", ZooOptions(resolution=resolution, classes=classes, wiring=wiring)),
+                Path(temporary) / f"{wiring}.onnx",
+            )
+            for wiring in ("add", "pooled")
+        }
         for name, patterns in POINTS:
-            through = () if name in ("truncated", "exact") else patterns
-            backprop = name if name in ("truncated", "exact") else "truncated"
-            compiled = compile_model(path, CompileOptions(backprop=backprop, backprop_through=through))
+            through = patterns if name.startswith("blocks") else ()
+            backprop = "exact" if name == "exact" else "truncated"
+            compiled = compile_model(
+                models["pooled" if name == "pooled" else "add"], CompileOptions(backprop=backprop, backprop_through=through)
+            )
             assert compiled.train_step is not None
             out[name] = {
                 "transposable": compiled.placement.transposable_subarrays,
                 "cycles": compiled.train_step.cycles,
                 "error_cycles": compiled.train_step.phases["error"],
+                "host_bits": sum(compiled.train_step.events.get(f"host_bits_{way}", 0) for way in ("in", "out")),
             }
     return out
 

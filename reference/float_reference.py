@@ -292,6 +292,7 @@ _OPERATIONS: Mapping[str, Operation] = {
     "AveragePool": _average,
     "GlobalAveragePool": lambda x, *, a: x.mean((2, 3), keepdim=True),
     "Resize": _resize,
+    "Concat": lambda *x, a: torch.cat(x, a["axis"]),
     "Flatten": lambda x, *, a: torch.flatten(x, a.get("axis", 1)),
     "Gemm": lambda x, w, b=None, *, a: F.linear(x, w if a.get("transB") else w.t(), b),
 }

@@ -147,6 +147,17 @@ def test_the_places_in_mobilenet_v2_are_those_of_the_released_rep_net() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_pooled_modules_leave_a_foreign_backbone_alone(tmp_path: Path) -> None:
+    model = int8(resnet(tmp_path / "float.onnx"), tmp_path / "int8.onnx")
+    host, x = examine(model), images(1, seed=9)[0]
+    made = attach(model, AttachOptions(classes=4, wiring="pooled"), images(8))
+    assert np.array_equal(run(model, x, host.features)[0], run(made.model, x, host.features)[0])
+    widths = [m.cout for m, _ in made.modules]
+    assert run(made.model, x, "joined.dq:0")[0].shape == (1, host.features_shape[0] + sum(widths))
+    assert check_model(made.model).ok
+
+
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("make", [resnet, mobile])
 def test_foreign_backbones_keep_their_values_and_learn(make: object, tmp_path: Path) -> None:
     source = make(tmp_path / "float.onnx")  # type: ignore[operator]

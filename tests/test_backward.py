@@ -19,6 +19,7 @@ from sasimc.ir.graph import Graph, TrainGraph
 from sasimc.ir.interp_train import TrainResult, train_step
 from sasimc.isa.errors import SasError
 from sasimc.passes.backward import Backward, channel_factors, error_path, pool_factor
+from sasimc.zoo.zoo import DEFAULT_MODULES, ZooOptions, build_mobilenetv2_repnet
 
 NETS: dict[str, Callable[[], onnx.ModelProto]] = {
     "mlp": models.mlp,
@@ -112,6 +113,17 @@ def test_policies_differ_as_documented() -> None:
     assert {op.name for op in exact.ops if op.kind == "update"} == {op.name for op in truncated.ops if op.kind == "update"}
     assert Counter(op.kind for op in truncated.ops)["merge"] <= Counter(op.kind for op in exact.ops)["merge"]
     assert error_path(graph, "truncated") < error_path(graph, "exact")
+
+
+def test_errors_of_pooled_modules_pass_no_frozen_layer() -> None:
+    """Modules beside the features have ways to the loss of their own, whatever the policy."""
+    model = build_mobilenetv2_repnet(
+        ZooOptions(width=0.05, resolution=32, last_channels=16, classes=3, wiring="pooled", calibration_images=1)
+    )
+    for policy in ("exact", "truncated"):
+        _, train, _, _ = step(model, policy)
+        crossed = {str(op.attrs["forward"]) for op in train.ops if op.kind == "conv_t"}
+        assert crossed == {"classifier", *(f"rep.{m.attach}.conv2" for m in DEFAULT_MODULES)}
 
 
 def test_head_only_needs_no_transposed_product() -> None:

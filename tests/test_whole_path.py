@@ -11,6 +11,16 @@ from onnx import helper
 from whole_path import check, compile_onnx, images_for
 
 from sasimc.runtime.device import Device
+from sasimc.zoo.zoo import RepSpec, ZooOptions, build_mobilenetv2_repnet
+
+
+def pooled_modules() -> onnx.ModelProto:
+    """The zoo's smallest network with two modules whose pooled outputs join the features."""
+    modules = (RepSpec(2, 4, 3, 1), RepSpec(4, None, 3))
+    return build_mobilenetv2_repnet(
+        ZooOptions(width=0.05, resolution=32, last_channels=16, classes=3, modules=modules, wiring="pooled", calibration_images=2)
+    )
+
 
 FAST = ("fused", "bitserial")
 ALL = ("fused", "bitserial", "step")
@@ -50,8 +60,9 @@ def test_random_tiny_graphs_on_the_reference_engine(seed: int) -> None:
         models.plain_cnn(size=6, channels=(3, 4)),
         models.residual_net(size=6, width=3, blocks=1, train="all"),
         models.mobilenet_like(size=8, width=4),
+        pooled_modules(),
     ],
-    ids=["mlp", "matmul", "cnn", "residual", "mobilenet"],
+    ids=["mlp", "matmul", "cnn", "residual", "mobilenet", "pooled"],
 )
 def test_three_engines(model: onnx.ModelProto) -> None:
     check(model, engines=ALL, batch=2)

@@ -183,6 +183,24 @@ def test_gain_of_modules() -> None:
     assert constants(off)["rep.4.conv1.weight_q"].any()
 
 
+def test_pooled_modules_are_features_and_leave_the_backbone_alone() -> None:
+    """Every value of the backbone is that of the network without modules; a module's features are as large as the backbone's."""
+    options = replace(SMALL, wiring="pooled")
+    pooled, plain = build_mobilenetv2_repnet(options), build("mobilenetv2", SMALL)
+    x = noise(110)[:, :, 7:103, 7:103].copy()
+    for tensor in ("features.11.conv.2.dq:0", "features.18.0.dq:0"):
+        np.testing.assert_array_equal(run(pooled, x, [tensor])[0], run(plain, x, [tensor])[0])
+    joined, own, module = run(pooled, x, ["joined.dq:0", "avgpool.dq:0", "rep.11.avgpool.dq:0"])
+    widths = [m.cout for m in resolve_modules(mobilenet_v2(0.35), DEFAULT_MODULES, 96)]
+    assert joined.shape == (2, 1280 + sum(widths))
+    np.testing.assert_array_equal(joined[:, :1280], own[:, :, 0, 0])
+    np.testing.assert_array_equal(joined[:, 1280 + sum(widths[:3]) : 1280 + sum(widths[:4])], module[:, :, 0, 0])
+    assert 1 / 3 < np.sqrt(np.mean(module**2)) / np.sqrt(np.mean(own**2)) < 3
+    by_channel = build_mobilenetv2_repnet(replace(options, module_scales="channel"))
+    assert constants(by_channel)["rep.11.conv2.weight_scale"].shape == (widths[3],)
+    assert not constants(build_mobilenetv2_repnet(replace(options, rep_gain=0)))["rep.4.conv2.weight_q"].any()
+
+
 def test_scales_of_modules_by_channel() -> None:
     """conv1's channels become equally large; every channel of a correction is as large beside the block's as its neighbours."""
     sizes = {}

@@ -87,7 +87,8 @@ class ZooSection(_Section):
 
     headroom: Annotated[float, Field(ge=0.1, le=64)] = 3.0
     percentile: Annotated[float, Field(ge=50, le=100)] = 99.99
-    rep_gain: Annotated[float, Field(ge=0, le=16)] = 0.125
+    wiring: Literal["add", "pooled"] = "add"
+    rep_gain: Annotated[float, Field(ge=0, le=16)] | None = None
     rep_weight_max: Annotated[int, Field(ge=1, le=127)] = 48
     module_scales: Literal["tensor", "channel"] = "tensor"
     logit_exponent: Annotated[int, Field(ge=-12, le=8)] = -4

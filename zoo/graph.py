@@ -19,10 +19,12 @@ from onnx import TensorProto, helper, numpy_helper
 from sasimc.zoo.arch import Architecture, ConvSpec, RepModule, same_pads
 from sasimc.zoo.weights import Backbone, QuantWeights, Scale
 
-__all__ = ["IR_VERSION", "OPSET", "Emitter", "Network", "emit", "emit_module"]
+__all__ = ["IR_VERSION", "JOINED", "OPSET", "Emitter", "Network", "emit", "emit_correction", "emit_pooled", "join"]
 
 OPSET = 17
 IR_VERSION = 8
+JOINED = "joined"
+"""Site of the classifier's input where pooled modules stand beside the backbone's features."""
 _INT_TYPES = {"int8": np.int8, "uint8": np.uint8}
 
 
@@ -36,6 +38,7 @@ class Network:
     rep_weights: Mapping[str, QuantWeights]
     head: QuantWeights
     resolution: int
+    wiring: str = "add"
 
 
 @dataclass
@@ -128,6 +131,7 @@ def emit(net: Network, scales: Mapping[str, Scale], name: str) -> tuple[onnx.Mod
     image = x = e.site("input", "input")
     modules = {m.attach: m for m in net.modules}
     size = net.resolution
+    pooled: list[str] = []
     for block in net.arch.blocks:
         entry = x
         for spec in block.convs:
@@ -137,11 +141,16 @@ def emit(net: Network, scales: Mapping[str, Scale], name: str) -> tuple[onnx.Mod
         if block.residual:
             x = e.site(f"{block.name}.add", e.node("Add", f"{block.name}.add", [entry, x]))
         module = modules.get(block.index)
-        if module is not None:
-            correction = emit_module(e, module, net.rep_weights, image if module.image else entry)
+        if module is None:
+            continue
+        source = image if module.image else entry
+        if net.wiring == "pooled":
+            pooled.append(emit_pooled(e, module, net.rep_weights, source))
+        else:
+            correction = emit_correction(e, module, net.rep_weights, source)
             x = e.site(f"{module.name}.sum", e.node("Add", f"{module.name}.sum", [x, correction]))
     x = e.site("avgpool", e.node("GlobalAveragePool", "avgpool", [x]))
-    x = e.keep_scale(x, e.node("Flatten", "flatten", [x], axis=1))
+    x = join(e, e.keep_scale(x, e.node("Flatten", "flatten", [x], axis=1)), pooled)
     logits = e.node("Gemm", "classifier", [x, *e.weights("classifier", x, net.head)], transB=1)
     logits = e.site("classifier", logits)
     # the last tensor carries the graph output's name
@@ -165,8 +174,33 @@ def emit(net: Network, scales: Mapping[str, Scale], name: str) -> tuple[onnx.Mod
     return model, e.candidates
 
 
-def emit_module(e: Emitter, m: RepModule, weights: Mapping[str, QuantWeights], x: str) -> str:
-    """One Rep-Net module: (image pool) - average pool - conv1 - ReLU - conv2 - resize; every stage a site (training.md)."""
+def join(e: Emitter, features: str, pooled: Sequence[str]) -> str:
+    """The backbone's features [N, F] and those of pooled modules, side by side; without modules the former alone."""
+    return e.site(JOINED, e.node("Concat", JOINED, [features, *pooled], axis=1)) if pooled else features
+
+
+def emit_pooled(e: Emitter, m: RepModule, weights: Mapping[str, QuantWeights], x: str) -> str:
+    """A module as features of the classifier [N, channels]: its branch - ReLU - global average pool."""
+    x = _branch(e, m, weights, x, relu=True)
+    x = e.site(f"{m.name}.avgpool", e.node("GlobalAveragePool", f"{m.name}.avgpool", [x]))
+    return e.keep_scale(x, e.node("Flatten", f"{m.name}.flatten", [x], axis=1))
+
+
+def emit_correction(e: Emitter, m: RepModule, weights: Mapping[str, QuantWeights], x: str) -> str:
+    """A module as a correction of a block's output: its branch, resized to that."""
+    x = _branch(e, m, weights, x, relu=False)
+    if m.size_out == m.pooled:
+        return x
+    if m.size_out == 2 * m.pooled:
+        scales = e.constant("resize.x2", np.array([1, 1, 2, 2], np.float32))
+        x = e.node("Resize", f"{m.name}.up", [x, "", scales], mode="linear", coordinate_transformation_mode="half_pixel")
+    else:
+        x = _nearest(e, m, x)
+    return e.site(f"{m.name}.up", x)
+
+
+def _branch(e: Emitter, m: RepModule, weights: Mapping[str, QuantWeights], x: str, *, relu: bool) -> str:
+    """(Image pool) - average pool - conv1 - ReLU - conv2 (- ReLU); every stage a site."""
     if m.image_pool > 1:
         k = m.image_pool
         x = e.node("AveragePool", f"{m.name}.image_pool", [x], kernel_shape=[k, k], strides=[k, k])
@@ -177,15 +211,8 @@ def emit_module(e: Emitter, m: RepModule, weights: Mapping[str, QuantWeights], x
     pad = m.kernel // 2
     x = e.conv(replace(m.conv1, relu6=False), x, weights[m.conv1.name], (pad, pad))
     x = e.site(m.conv1.name, e.node("Relu", f"{m.conv1.name}.relu", [x]))
-    x = e.site(m.conv2.name, e.conv(m.conv2, x, weights[m.conv2.name], (0, 0)))
-    if m.size_out == m.pooled:
-        return x
-    if m.size_out == 2 * m.pooled:
-        scales = e.constant("resize.x2", np.array([1, 1, 2, 2], np.float32))
-        x = e.node("Resize", f"{m.name}.up", [x, "", scales], mode="linear", coordinate_transformation_mode="half_pixel")
-    else:
-        x = _nearest(e, m, x)
-    return e.site(f"{m.name}.up", x)
+    x = e.conv(m.conv2, x, weights[m.conv2.name], (0, 0))
+    return e.site(m.conv2.name, e.node("Relu", f"{m.conv2.name}.relu", [x]) if relu else x)
 
 
 def _nearest(e: Emitter, m: RepModule, x: str) -> str:

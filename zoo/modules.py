@@ -19,7 +19,7 @@ from sasimc.zoo.calibrate import Stats, affine_scale, power_of_two
 from sasimc.zoo.options import LearnerOptions
 from sasimc.zoo.weights import QuantWeights, Scale
 
-__all__ = ["calibrate_modules", "check_limits", "learner_scale", "new_classifier", "rep_weights"]
+__all__ = ["calibrate_modules", "calibrate_pooled", "check_limits", "learner_scale", "new_classifier", "rep_weights"]
 
 _OFF = 2.0**-20
 """Factor that all but switches a module off, exactly."""
@@ -69,24 +69,57 @@ def calibrate_modules(
     rep = dict(weights)
     quiet = {m.conv2.name: replace(rep[m.conv2.name], scale=rep[m.conv2.name].scale * np.float32(_OFF)) for m in modules}
     if options.module_scales == "channel":
-        stats = look({**rep, **quiet})
-        for m in modules:
-            rms = stats[m.conv1.name].channel_rms
-            factor = _balance(np.full(rms.shape, stats[m.conv1.name].rms), rms)
-            rep[m.conv1.name] = replace(rep[m.conv1.name], scale=rep[m.conv1.name].scale * factor)
+        _balance_first(modules, rep, look({**rep, **quiet}))
     stats = look({**rep, **quiet})
     for m in modules:
         rep[m.conv2.name], correction = _module_scale(m, block_site(m), rep[m.conv2.name], stats, options)
         scales[m.conv2.name] = correction
         if m.pooled != m.size_out:
             scales[f"{m.name}.up"] = correction
-        if options.rep_gain == 0:
-            rep[m.conv2.name] = replace(rep[m.conv2.name], weight=np.zeros_like(rep[m.conv2.name].weight))
+        rep[m.conv2.name] = _started(rep[m.conv2.name], options)
         lo, hi = _block_bounds(block_site(m), scales, stats)
         grown = rep[m.conv2.name].scale.astype(np.float64) / weights[m.conv2.name].scale / _OFF
         room = _peak(stats[_out_site(m)], grown, options) * options.headroom
         scales[f"{m.name}.sum"] = affine_scale(lo - room, hi + room)
     return rep
+
+
+def calibrate_pooled(
+    modules: Sequence[RepModule], weights: Mapping[str, QuantWeights], scales: dict[str, Scale], features: str, joined: str,
+    look: Callable[[Mapping[str, QuantWeights]], dict[str, Stats]], options: LearnerOptions,
+) -> dict[str, QuantWeights]:  # fmt: skip
+    """The same for modules whose pooled outputs join the features: all that meets at site ``joined``, the backbone's ``features`` too, has one scale."""
+    rep = dict(weights)
+    if options.module_scales == "channel":
+        _balance_first(modules, rep, look(rep))
+    stats = look(rep)
+    own, peak = stats[features], stats[features].magnitude(options.percentile)
+    for m in modules:
+        pooled, w = stats[f"{m.name}.avgpool"], rep[m.conv2.name]
+        exponent = round(math.log2(options.first_gain * own.rms / pooled.rms)) if own.rms > 0 and pooled.rms > 0 else 0
+        factor = np.array([2.0**exponent], np.float32)
+        if options.module_scales == "channel":
+            factor = _balance(np.full(pooled.channel_rms.shape, options.first_gain * own.rms), pooled.channel_rms, exponent)
+        grown = factor.astype(np.float64)
+        rep[m.conv2.name] = _started(replace(w, scale=w.scale * factor), options)
+        scales[m.conv2.name] = power_of_two(_peak(stats[m.conv2.name], grown, options), unsigned=True, headroom=options.headroom)
+        peak = max(peak, _peak(pooled, grown, options) * options.headroom)
+    common = power_of_two(peak, unsigned=own.lo >= 0)
+    scales.update(dict.fromkeys((features, joined, *(f"{m.name}.avgpool" for m in modules)), common))
+    return rep
+
+
+def _balance_first(modules: Sequence[RepModule], rep: dict[str, QuantWeights], stats: Mapping[str, Stats]) -> None:
+    """Make the channels of every first convolution equally large."""
+    for m in modules:
+        rms = stats[m.conv1.name].channel_rms
+        factor = _balance(np.full(rms.shape, stats[m.conv1.name].rms), rms)
+        rep[m.conv1.name] = replace(rep[m.conv1.name], scale=rep[m.conv1.name].scale * factor)
+
+
+def _started(conv2: QuantWeights, options: LearnerOptions) -> QuantWeights:
+    """A second convolution as training finds it: at zero where the gain is."""
+    return replace(conv2, weight=np.zeros_like(conv2.weight)) if options.rep_gain == 0 else conv2
 
 
 def _out_site(module: RepModule) -> str:
@@ -104,7 +137,7 @@ def _module_scale(
     module = stats[_out_site(m)]
     # where the scale is the file's: the sum with the modules off is the block's output
     block = stats[block_site] if block_site in stats else stats[f"{m.name}.sum"]
-    gain = options.rep_gain if options.rep_gain > 0 else LearnerOptions.rep_gain
+    gain = options.first_gain
     own = module.rms / _OFF
     exponent = round(math.log2(gain * block.rms / own)) if own > 0 and block.rms > 0 else 0
     factor = np.array([2.0**exponent], np.float32)

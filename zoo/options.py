@@ -21,8 +21,12 @@ class LearnerOptions:
     headroom: Annotated[float, Interval(ge=0.1, le=64)] = option(
         3.0, "Factor by which ranges of trainable activations may grow in training"
     )
-    rep_gain: Annotated[float, Interval(ge=0, le=16)] = option(
-        0.125, "Initial size of a module's output relative to what it corrects"
+    wiring: Literal["add", "pooled"] = option(
+        "add", "Modules' outputs: added to what they correct (add), or pooled features of the classifier"
+    )
+    rep_gain: Annotated[float, Interval(ge=0, le=16)] | None = option(
+        None,
+        "Initial size of a module's output relative to what it corrects (none: 1/8), or to the features that it joins (none: 1)",
     )
     rep_weight_max: Annotated[int, Interval(ge=1, le=127)] = option(48, "Largest first weight of a module")
     module_scales: Literal["tensor", "channel"] = option(
@@ -37,3 +41,8 @@ class LearnerOptions:
     def check(self) -> None:
         """Raise :class:`SasError` for the first option that makes no sense."""
         check_options(self)
+
+    @property
+    def first_gain(self) -> float:
+        """Size that a module's output is given; where ``rep_gain`` is 0 (conv2 at zero), the usual one."""
+        return self.rep_gain or {"add": 0.125, "pooled": 1.0}[self.wiring]

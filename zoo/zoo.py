@@ -14,7 +14,7 @@ Numbers of the trainable part (``docs/reference/numerics.md``; the paper leaves 
 - Activations: power-of-two scale, zero point 0, calibrated with head-room for growth during training.
 - Weights: int8 drawn with standard deviation ``rep_weight_max`` / 3 and cut at ``rep_weight_max`` (default 48 of 127), so
   that training has room; the scale is one power of two per tensor. conv1's is He's; conv2's makes the module's output, on the
-  calibration images, ``rep_gain`` times as large (RMS) as the block output it corrects: this takes the place of a norm.
+  calibration images, ``rep_gain`` times as large (RMS) as the block output it corrects, or as the features that it joins: this takes the place of a norm.
   With ``module_scales`` = ``channel`` every output channel has its own power of two: conv1's make its channels equally large,
   conv2's give every channel of the correction its gain beside the same channel of the block.
   An eighth leaves the untrained network as good as without modules (linear probe on flowers-17, validation: none 92.4 %, 1/16
@@ -48,8 +48,8 @@ from sasimc.zoo.calibrate import (
     generated_images,
     observe,
 )
-from sasimc.zoo.graph import Network, emit
-from sasimc.zoo.modules import calibrate_modules, check_limits, learner_scale, new_classifier, rep_weights
+from sasimc.zoo.graph import JOINED, Network, emit
+from sasimc.zoo.modules import calibrate_modules, calibrate_pooled, check_limits, learner_scale, new_classifier, rep_weights
 from sasimc.zoo.options import LearnerOptions
 from sasimc.zoo.weights import (
     Backbone,
@@ -155,12 +155,13 @@ def build_mobilenetv2_repnet(options: ZooOptions, images: Iterable[npt.NDArray[n
     arch = mobilenet_v2(options.width, options.last_channels)
     modules = resolve_modules(arch, options.modules, options.resolution)
     backbone = _backbone(options, arch)
-    head, new_head = _classifier(options, arch, backbone)
+    pooled = modules if options.wiring == "pooled" else ()
+    head, new_head = _classifier(options, arch.features + sum(m.cout for m in pooled), backbone, bool(pooled))
     rng = np.random.default_rng([options.seed, 1])
     rep = {}
     for module in modules:
         rep.update(rep_weights(rng, module, options))
-    net = Network(arch, backbone, modules, rep, head, options.resolution)
+    net = Network(arch, backbone, modules, rep, head, options.resolution, options.wiring)
     if images is not None:
         pictures = as_list(images)
     elif options.calibrate is not None:
@@ -196,13 +197,17 @@ def _backbone(options: ZooOptions, arch: Architecture) -> Backbone:
     return backbone if options.padding is None else replace(backbone, padding=options.padding)
 
 
-def _classifier(options: ZooOptions, arch: Architecture, backbone: Backbone) -> tuple[QuantWeights, bool]:
+def _classifier(options: ZooOptions, features: int, backbone: Backbone, pooled: bool) -> tuple[QuantWeights, bool]:
     """The classifier's weights, and whether it is a new, trainable one."""
     if options.classes is None:
+        if pooled:
+            raise SasError(
+                "the classifier of the weights has no inputs for pooled modules", hint="give --classes, or --wiring add"
+            )
         if backbone.classifier is None:
             raise SasError("these weights have no classifier", hint="give --classes to add a new, trainable one")
         return backbone.classifier, False
-    return new_classifier(arch.features, options.classes, options), True
+    return new_classifier(features, options.classes, options), True
 
 
 def _calibrate(
@@ -230,7 +235,12 @@ def _calibrate(
         feed = batches(pictures, net.backbone.preprocess, options.resolution, options.short_side)
         return observe(model, candidates, feed)
 
-    if net.modules:
+    if net.modules and net.wiring == "pooled":
+        rep = calibrate_pooled(
+            net.modules, net.rep_weights, scales, "avgpool", JOINED, lambda w: look(replace(net, rep_weights=w)), options
+        )
+        net = replace(net, rep_weights=rep)
+    elif net.modules:
         rep = calibrate_modules(
             net.modules,
             net.rep_weights,

@@ -145,6 +145,7 @@ def learner(f: Callable[..., Any]) -> Callable[..., Any]:
 
     for name, section in (
         ("seed", "Weights"),
+        ("wiring", "Network"),
         ("rep_gain", "Weights"),
         ("module_scales", "Weights"),
         ("head_init", "Weights"),
