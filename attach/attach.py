@@ -15,7 +15,7 @@ import numpy.typing as npt
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from sasimc.attach.places import Host, Place, examine, find_places, module_of
+from sasimc.attach.places import Host, Place, examine, find_places, modules_of
 from sasimc.frontend.load import sorted_nodes
 from sasimc.isa.errors import SasError
 from sasimc.zoo.arch import RepModule
@@ -75,7 +75,7 @@ def attach(model: ModelProto, options: AttachOptions, images: Sequence[npt.NDArr
     options.check()
     host = examine(model)
     places = find_places(host, options.at) if options.modules else []
-    modules = tuple((module_of(host, i, place), place) for i, place in enumerate(places, 1))
+    modules = tuple(zip(modules_of(host, places), places, strict=True))
     rng = np.random.default_rng([options.seed, 1])
     weights: dict[str, QuantWeights] = {}
     for module, _ in modules:

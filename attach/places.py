@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -13,10 +14,14 @@ from sasimc.frontend.load import sorted_nodes
 from sasimc.isa.errors import SasError, near
 from sasimc.zoo.arch import RepModule
 
-__all__ = ["Host", "Neck", "Place", "examine", "find_places", "module_of"]
+__all__ = ["Host", "Neck", "Place", "examine", "find_places", "modules_of"]
 
 _PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
 _FOUR = 4
+_SHARE = 0.25
+"""Weights of all modules, at most, beside those of the backbone; the released Rep-Net has 0.17."""
+_FEWEST = 8
+"""Hidden channels of a module that reads the image, and at least of any other."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,12 @@ class Host:
     features: str
     features_shape: tuple[int, ...]
     classifier: str
+
+    @property
+    def weights(self) -> int:
+        """Weights of the layers in front of the classifier."""
+        read = {i for n in self.nodes for i in n.input}
+        return sum(math.prod(t.dims) for t in self.model.graph.initializer if t.name in read and len(t.dims) > 1)
 
 
 @dataclass(frozen=True)
@@ -155,16 +166,18 @@ def _necks(
         plane = shapes.get(tensor, ())
         square = len(plane) == _FOUR and plane[2] == plane[3] and plane[2] > 1 and plane[1] > 0
         if node.op_type == "DequantizeLinear" and square and before[tensor] * after.get(tensor, 0) == total:
-            found.append(Neck(tensor, _operation(tensor, made_by), plane[1], plane[2]))
+            maker = _maker(tensor, made_by)
+            if maker is None or maker.op_type != "Pad":  # what is padded is what was there before
+                found.append(Neck(tensor, (maker.name or maker.output[0]) if maker else "", plane[1], plane[2]))
     return found
 
 
-def _operation(tensor: str, made_by: Mapping[str, onnx.NodeProto]) -> str:
-    """The operation whose result a quantised tensor is; empty for the input itself."""
+def _maker(tensor: str, made_by: Mapping[str, onnx.NodeProto]) -> onnx.NodeProto | None:
+    """The operation whose result a quantised tensor is; None for the input itself."""
     node = made_by.get(tensor)
     while node is not None and node.op_type in ("QuantizeLinear", "DequantizeLinear"):
         node = made_by.get(node.input[0])
-    return (node.name or node.output[0]) if node is not None else ""
+    return node
 
 
 def find_places(host: Host, at: Sequence[str] = ()) -> list[Place]:
@@ -227,14 +240,24 @@ def _names(graph: GraphProto) -> set[str]:
     return {n.name for n in graph.node}
 
 
-def module_of(host: Host, number: int, place: Place) -> RepModule:
-    """The module of a place by the rule of the released Rep-Net: as many hidden channels as enter (8 for the image), 5 x 5 (3 x 3 on small planes) in two
-    groups where they divide, then 1 x 1."""
+def modules_of(host: Host, places: Sequence[Place]) -> tuple[RepModule, ...]:
+    """The modules of the places by the rule of the released Rep-Net: as many hidden channels as enter (8 for the image), 5 x 5 (3 x 3 on small planes) in two
+    groups where they divide, then 1 x 1. That rule is made for narrow bottlenecks: where the modules together outgrow a share of the backbone, their hidden
+    channels are halved until they do not."""
+    part = 1
+    while True:
+        modules = tuple(_module(host, number, place, part) for number, place in enumerate(places, 1))
+        if sum(m.parameters for m in modules) <= _SHARE * host.weights or all(m.hidden <= _FEWEST for m in modules):
+            return modules
+        part *= 2
+
+
+def _module(host: Host, number: int, place: Place, part: int) -> RepModule:
     image, out = place.entry is None, place.exit
     pool = max(1, host.resolution // out.size) if image else 1
     size_in = host.resolution // pool if place.entry is None else place.entry.size
     cin = host.channels if place.entry is None else place.entry.channels
-    hidden = 8 if image else cin
+    hidden = _FEWEST if image or cin // part < _FEWEST else cin // part
     pooled = size_in // 2 if size_in > 1 else size_in
-    groups = 1 if image or cin % 2 else 2
+    groups = 1 if image or cin % 2 or hidden % 2 else 2
     return RepModule(number, image, pool, cin, hidden, out.channels, 5 if pooled > 4 else 3, groups, size_in, pooled, out.size)

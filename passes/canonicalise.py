@@ -548,7 +548,8 @@ class _State:
         if a.op.kind in _JOINS:
             parts = [self._store(p, t.shaped_like(self._real_type(p)), _part(a.op, i, output)) for i, p in enumerate(a.parts)]
             return self._add(replace(a.op, inputs=tuple(parts), output=output, origin=origins), t)
-        bounds = clamp_bounds(t.dtype, t.scale, t.zero, a.lo, a.hi)
+        low = 0.0 if a.lo < 0 and t.zero == type_range(t.dtype)[0] and self._may_be_negative(a) else a.lo
+        bounds = clamp_bounds(t.dtype, t.scale, t.zero, low, a.hi)
         x = self.values[a.sources[0]]
         base = Op(a.op.name, a.op.kind.removesuffix("_f"), a.sources, output, dict(bounds), {}, origins)
         match a.op.kind:
@@ -565,6 +566,11 @@ class _State:
             case _:
                 lowered = integer_ops.rescale(base, x, t, a.scale, a.offset)
         return self._with_consts(*lowered, t)
+
+    def _may_be_negative(self, a: Pending) -> bool:
+        """Whether a type that begins at zero cuts the result off, as the ReLU does that exporters leave out in front of such a quantize."""
+        signed = any(t.zero > type_range(t.dtype)[0] for t in map(self.values.__getitem__, a.sources))
+        return a.op.kind == "conv_f" or signed or any(c is not None and bool((c < 0).any()) for c in (a.scale, a.offset))
 
     def _relabels(self, op: Op) -> bool:
         """Whether an operation of the old graph only gives axes other names."""

@@ -204,8 +204,11 @@ class _Reader:
             p = replace(p, attrs={"table": table(p.curve, quant.scale, quant.zero, quant.lo, quant.hi), "slope": p.curve[1]})
         lo, hi = quant.lo, quant.hi
         mask_lo = mask_hi = None
-        if p.low is not None:
-            bound = _bound(p.low, quant)
+        low = p.low
+        if quant.zero == quant.lo and (low is None or low < 0) and self._signed(p):
+            low = 0.0  # the ReLU that was left out because the Q does its work
+        if low is not None:
+            bound = _bound(low, quant)
             if bound >= quant.lo:
                 lo = mask_lo = min(bound, quant.hi)
         if p.high is not None:
@@ -220,6 +223,13 @@ class _Reader:
         if p.weight is not None:
             op = replace(op, weights=self._weights(p))
         self._emit(op, quant)
+
+    def _signed(self, p: _Pending) -> bool:
+        """Whether the operation's result may lie below zero."""
+        if p.kind in ("table", "concat"):
+            return False
+        inputs = [self.graph.quants[name] for name in p.inputs]
+        return p.weight is not None or any(q.zero > q.lo for q in inputs) or bool((p.attrs.get("factor", np.ones(1)) < 0).any())
 
     def _weights(self, p: _Pending) -> Weights:
         w = p.weight

@@ -14,7 +14,7 @@ from round_trip import in_onnxruntime, infer, same_after_compiling
 
 from sasimc.api import CompileOptions, compile_model
 from sasimc.attach.attach import AttachOptions, attach
-from sasimc.attach.places import examine, find_places, module_of
+from sasimc.attach.places import examine, find_places, modules_of
 from sasimc.export import export_onnx
 from sasimc.frontend.check import check_model
 from sasimc.frontend.load import load_model
@@ -135,7 +135,7 @@ def test_the_places_in_mobilenet_v2_are_those_of_the_released_rep_net() -> None:
     assert [p.exit.node.split(".")[1] for p in places] == ["2", "4", "7", "11", "14", "17"]
     assert places[0].entry is None
     assert [p.entry.node.split(".")[1] for p in places[1:] if p.entry] == ["3", "6", "10", "13", "16"]
-    ours = [module_of(host, i, p) for i, p in enumerate(places, 1)]
+    ours = modules_of(host, places)
     zoo = build("mobilenetv2-repnet", ZooOptions(width=0.35, resolution=96, classes=3, calibration_images=2))
     shapes = {t.name: tuple(t.dims) for t in zoo.graph.initializer}
     for module, block in zip(
