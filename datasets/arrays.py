@@ -23,7 +23,7 @@ from sasimc.datasets.preprocess import quantise_values
 from sasimc.datasets.store import MAX_MEMBERS
 from sasimc.isa.errors import SasError
 
-__all__ = ["MAX_ARRAY_BYTES", "ArrayFile", "as_input", "as_picture", "is_picture_shape", "parse_npy"]
+__all__ = ["MAX_ARRAY_BYTES", "ArrayFile", "as_input", "as_picture", "is_picture_shape", "npy_bytes", "parse_npy"]
 
 Array = npt.NDArray[Any]
 
@@ -63,6 +63,13 @@ def parse_npy(data: bytes | memoryview, where: str) -> Array:
         raise SasError(f"{where}: not an .npy file of numbers, or damaged ({e})") from e
 
 
+def npy_bytes(x: Array) -> bytes:
+    """An array of numbers as ``.npy`` file."""
+    with io.BytesIO() as file:
+        np.save(file, x, allow_pickle=False)
+        return file.getvalue()
+
+
 class ArrayFile:
     """The arrays of an ``.npz`` (or the one of an ``.npy``) file, told apart by content, by name; each is read when it is first asked for."""
 
@@ -85,6 +92,11 @@ class ArrayFile:
                 self.names = tuple(i.filename.removesuffix(".npy") for i in infos if i.filename.endswith(".npy"))
         except _DAMAGE as e:
             raise SasError(f"{path}: not an .npz file, or damaged ({e})") from e
+
+    @property
+    def where(self) -> str:
+        """For messages."""
+        return str(self.path)
 
     def _too_large(self) -> SasError:
         return SasError(f"{self.path}: more than {MAX_ARRAY_BYTES:,} bytes of arrays", hint="split it into several files")

@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from sasimc.datasets import procedural
 from sasimc.datasets.array_sets import read_array_set
-from sasimc.datasets.arrays import ArrayFile, parse_npy
+from sasimc.datasets.arrays import ArrayFile, npy_bytes, parse_npy
 from sasimc.datasets.catalog import CATALOGUE, KnownSet
 from sasimc.datasets.images import decode, probe
 from sasimc.datasets.labels_csv import Entry, Table, read_labels
@@ -116,6 +116,27 @@ class Dataset:
             return self._source[name][int(number)]
         data, where = self._source.read(item.key), f"{self._source.where}/{item.key}"
         return parse_npy(data, where) if item.key.lower().endswith(".npy") else decode(data, where)
+
+    def stored(self, item: Item) -> bytes:
+        """The file of an image, or its array as ``.npy`` file, of a data set that is not drawn. Raises SasError as ``load`` does."""
+        if self._source is None or isinstance(self._source, ArrayFile):
+            return npy_bytes(self.load(item))
+        return self._source.read(item.key)
+
+    @property
+    def where(self) -> str:
+        """The folder, archive or file with the images, for messages; empty: drawn by formula."""
+        return "" if self._source is None else self._source.where
+
+    @property
+    def rows(self) -> bool:
+        """Whether the images are rows of arrays, no files."""
+        return isinstance(self._source, ArrayFile)
+
+    @property
+    def drawn(self) -> tuple[str, int]:
+        """Kind and size of what is drawn by formula (``procedural.draw``); an empty kind: nothing is."""
+        return self._drawn
 
     @property
     def arrays(self) -> bool:

@@ -27,8 +27,10 @@ __all__ = [
     "WEIGHTS_SUFFIX",
     "load_assembly",
     "load_program",
+    "packed_program",
     "read_text",
     "save_program",
+    "unpacked_program",
     "weights_loader",
     "write_atomically",
     "write_together",
@@ -175,6 +177,25 @@ def load_program(path: str | Path) -> Program:
         with contextlib.suppress(SasError):  # a folder that cannot be written to
             write_atomically(cache_of(path), kept)
     return program
+
+
+def packed_program(program: Program) -> dict[str, bytes]:
+    """A program and its weights as two files of any name, for another process (:func:`unpacked_program`)."""
+    stored = {n: np.ascontiguousarray(t) for n, t in program.tensors.items() if n not in program.inline}
+    weights = safetensors.numpy.save(stored)
+    named = replace(
+        program, weights_file="weights" if stored else "", digest=hashlib.sha256(weights).hexdigest() if stored else ""
+    )
+    return {"program": encode_program(named), "weights": weights}
+
+
+def unpacked_program(files: Mapping[str, bytes]) -> Program:
+    """The program of :func:`packed_program`.
+
+    Raises:
+        SasError: damaged files.
+    """
+    return decode_program(files["program"], "<program>", lambda name, digest: (safetensors.numpy.load(files["weights"]), digest))
 
 
 def save_program(program: Program, path: str | Path) -> Program:

@@ -4,6 +4,7 @@ sub-arrays. This is what the cost model and the reports read (docs/reference/run
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -85,14 +86,17 @@ def _stretches(it: Interpreter, phase: PhaseCounter) -> Iterator[dict[int, _Work
 
 def _by_instruction(it: Interpreter, phase: PhaseCounter) -> dict[int, _Work]:
     out: dict[int, _Work] = {}
+    cycles: dict[int, list[float]] = {}
     for part in _stretches(it, phase):
         for index, work in part.items():
             total = out.setdefault(index, _Work())
             total.executions += work.executions
             total.busy += work.busy
-            total.cycles += work.cycles
+            cycles.setdefault(index, []).append(work.cycles)
             for event, count in work.events.items():
                 total.events[event] = total.events.get(event, 0) + count
+    for index, parts in cycles.items():
+        out[index].cycles = math.fsum(parts)  # the same in whatever order the stretches were run
     for event, counts in phase.measured.items():
         for index, count in counts.items():
             events = out.setdefault(index, _Work()).events
@@ -123,8 +127,8 @@ def profile_rows(it: Interpreter) -> list[ProfileRow]:
             row.executions += work.executions
             row.busy_cycles += work.busy
             row.cycles += work.cycles
-            for event, count in work.events.items():
-                if count:
+            for event in EVENTS:
+                if count := work.events.get(event):
                     row.events[event] = row.events.get(event, 0) + count
     return list(rows.values())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,9 @@ from sasimc.runtime.device import Device
 from sasimc.runtime.interface import Interface
 from sasimc.training.program_notes import more_classes
 
-__all__ = ["Errors", "Progress", "Watch", "check_classes", "evaluate", "evaluate_values", "wanted"]
+__all__ = [
+    "Answers", "Errors", "Progress", "Run", "Watch", "check_classes", "evaluate", "evaluate_values", "run_here", "wanted",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,38 @@ def wanted(
     return dataset.targets(items[p] for p in positions) if device.values else labels
 
 
+@dataclass(frozen=True)
+class Answers:
+    """Of some images in the order of a loader: their classes and the device's [n], squared errors [n] where it predicts values, positions in the split [n]."""
+
+    classes: npt.NDArray[np.int32]
+    found: npt.NDArray[np.int64]
+    errors: npt.NDArray[np.float64]
+    positions: npt.NDArray[np.int64]
+
+
+Run = Callable[[Device, Loader], Iterator[Answers]]
+"""Runs what a loader gives through a device, whose counters have it afterwards."""
+
+
+def run_here(device: Device, loader: Loader) -> Iterator[Answers]:
+    """Batch by batch, on this device. Which images are replayed (:meth:`Device.cross_check`) does not depend on damaged ones before them."""
+    began = device.seen
+    for images, labels, positions in loader.epoch(0):
+        device.seen = began + (loader.due - 1) * loader.batch
+        goal = None
+        if device.values:
+            goal = device.targets(images, wanted(device, loader.dataset, loader.split, labels, positions)).reshape(
+                len(images), -1
+            )
+        found = device.infer(images)
+        errors = np.zeros(0) if goal is None else np.square(found.logits - goal).mean(axis=1) * device.output.scale**2
+        yield Answers(labels, found.classes, errors, positions)
+
+
 def evaluate(
     device: Device, dataset: Dataset, split: str, watch: Watch | None = None, limit: int | None = None, threads: int = 1,
-    answers: Counter[tuple[int, int]] | None = None,
+    answers: Counter[tuple[int, int]] | None = None, run: Run = run_here,
 ) -> tuple[float, int]:  # fmt: skip
     """Top-1 accuracy in percent on the images of a split that can be read, and their number. ``answers`` counts (class, class that was predicted).
 
@@ -69,13 +100,12 @@ def evaluate(
     check_classes(device, dataset)
     loader = Loader(dataset, split, device.preprocess, device.batch_size, threads=threads, limit=limit)
     right = seen = 0
-    for images, labels, _ in loader.epoch(0):
-        found = device.infer(images).classes
-        right += int((found == labels).sum())
+    for some in run(device, loader):
+        right += int((some.found == some.classes).sum())
         if answers is not None:
-            answers.update(zip(labels.tolist(), found.tolist(), strict=True))
-        seen += len(labels)
-        if watch:
+            answers.update(zip(some.classes.tolist(), some.found.tolist(), strict=True))
+        seen += len(some.classes)
+        if watch and seen:
             watch(Progress(split, seen, loader.images, top1=100 * right / seen, simulated_s=device.simulated_s))
     if not seen:
         raise SasError(f"{dataset.name}: no image of the {split!r} split can be read")
@@ -103,19 +133,18 @@ class Errors:
 
 
 def evaluate_values(
-    device: Device, dataset: Dataset, split: str, watch: Watch | None = None, limit: int | None = None, threads: int = 1
-) -> Errors:
+    device: Device, dataset: Dataset, split: str, watch: Watch | None = None, limit: int | None = None, threads: int = 1,
+    run: Run = run_here,
+) -> Errors:  # fmt: skip
     """Squared errors of the outputs, in their own units, against the targets of a split (where there are none, the inputs). Raises SasError when nothing can
     be read."""
     loader = Loader(dataset, split, device.preprocess, device.batch_size, threads=threads, limit=limit)
     items = dataset.items(split)
     each, chosen = list[float](), list[int]()
-    for images, labels, positions in loader.epoch(0):
-        goal = device.targets(images, wanted(device, dataset, split, labels, positions)).reshape(len(images), -1)
-        steps = device.infer(images).logits - goal
-        each += (np.square(steps).mean(axis=1) * device.output.scale**2).tolist()
-        chosen += positions.tolist()
-        if watch:
+    for some in run(device, loader):
+        each += some.errors.tolist()
+        chosen += some.positions.tolist()
+        if watch and each:
             watch(Progress(split, len(each), loader.images, loss=float(np.mean(each)), simulated_s=device.simulated_s))
     if not each:
         raise SasError(f"{dataset.name}: nothing of the {split!r} split can be read")

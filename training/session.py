@@ -20,6 +20,7 @@ from sasimc.isa.program import Program
 from sasimc.runtime.device import Device
 from sasimc.runtime.interface import Interface
 from sasimc.runtime.warmup import warm_up
+from sasimc.training.evaluation import Run, run_here
 from sasimc.training.image.image import Task
 from sasimc.training.program_notes import untrained, with_notes, with_preprocess
 from sasimc.training.recipe import MANY_CLASSES
@@ -54,14 +55,14 @@ def _outputs_of(begun: Begun) -> dict[str, Path]:
 
 
 class Session:
-    """Load, run the tasks in order (classify, train, evaluate), summarise.
+    """Load, run the tasks in order (classify, train, evaluate), summarise. ``run``: how images of the evaluation are run.
 
     Raises:
         SasError: an option that makes no sense, a program or data set that cannot be opened or does not fit.
     """
 
-    def __init__(self, options: SessionOptions, console: Console, progress: Doing = _quiet) -> None:
-        self.options, self.console, self.progress = options, console, progress
+    def __init__(self, options: SessionOptions, console: Console, progress: Doing = _quiet, run: Run = run_here) -> None:
+        self.options, self.console, self.progress, self._run = options, console, progress, run
         check_options(options)
         self.show = Shower(console, lambda: self.data.watch() if self.data else None)
         self._line = self.show.line
@@ -256,7 +257,7 @@ class Session:
         self._line(f"broken off in {where}; saved in {saved}. To go on: {shlex.join(words)}")
 
     def _evaluate(self, dataset: Dataset) -> None:
-        found = measure(self.device, dataset, self.options.split, self.recipe.limit, self.show)
+        found = measure(self.device, dataset, self.options.split, self.recipe.limit, self.show, self._run)
         self.report.update(found)
         self._measured = {found["split"]: found["error" if self.device.values else "top1"]}
 

@@ -16,7 +16,7 @@ from sasimc.datasets.inputs import read_input
 from sasimc.isa.errors import SasError
 from sasimc.runtime.device import Device
 from sasimc.runtime.ports import inputs_of, outputs_of
-from sasimc.training.evaluation import Errors, Progress, evaluate, evaluate_values
+from sasimc.training.evaluation import Errors, Progress, Run, evaluate, evaluate_values, run_here
 from sasimc.training.program_notes import untrained
 from sasimc.training.session_progress import Shower
 from sasimc.training.trainer import Epoch
@@ -115,19 +115,19 @@ def epoch_line(e: Epoch, epochs: int) -> str:
     return f"epoch {e.epoch + 1}/{epochs}: {result}, {e.writes_bits} bits written, {e.wall_s:.1f} s"
 
 
-def measure(device: Device, dataset: Dataset, split: str, limit: int | None, show: Shower) -> dict[str, Any]:
+def measure(device: Device, dataset: Dataset, split: str, limit: int | None, show: Shower, run: Run = run_here) -> dict[str, Any]:
     """Evaluate a split; says how it went and returns it for the report."""
     whole = min(len(dataset.items(split)), limit or 1 << 60)
     with show.bar() as watch:
         if device.values:
-            errors = evaluate_values(device, dataset, split, watch, limit)
+            errors = evaluate_values(device, dataset, split, watch, limit, run=run)
             count, found = len(errors.each), _errors(errors, dataset)
             words = f"mean squared error {errors.mean:.4g} of {count} examples (standard error {errors.standard_error:.2g})"
             if not math.isnan(errors.auc):
                 words += f"; AUC of the error {errors.auc:.4f}"
         else:
             answers = Counter[tuple[int, int]]()
-            top1, count = evaluate(device, dataset, split, watch, limit, answers=answers)
+            top1, count = evaluate(device, dataset, split, watch, limit, answers=answers, run=run)
             error = math.sqrt(max(top1 * (100 - top1), 0) / max(1, count))
             confusion = [[*pair, n] for pair, n in sorted(answers.items())]
             found = {"top1": top1, "top1_error": error, "classes": list(dataset.classes), "confusion": confusion}

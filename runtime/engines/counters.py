@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from sasimc.isa.analysis.timing import Limits, limited_cycles
 from sasimc.isa.machine import Machine
@@ -109,6 +110,34 @@ class PhaseCounter:
                 out[key] = out.get(key, 0) + times * region.times
         return out
 
+    def plain(self) -> dict[str, Any]:
+        """What was counted as lists, for :meth:`merge` in another process; no region may be open."""
+        return {
+            "executed": [[*key, n] for key, n in self.executed.items()],
+            "regions": [
+                [start, [[*key, n] for key, n in r.executed.items()], r.times, r.gained, list(r.skips.items())]
+                for start, known in self.regions.items()
+                for r in known
+            ],
+            "skipped": self.skipped,
+            "skips": list(self.skips.items()),
+            "measured": {event: list(counts.items()) for event, counts in self.measured.items()},
+        }
+
+    def merge(self, counted: Mapping[str, Any]) -> None:
+        """Add what another phase counted (:meth:`plain`)."""
+        for pc, r0, r1, n in counted["executed"]:
+            self.executed[pc, r0, r1] = self.executed.get((pc, r0, r1), 0) + n
+        for start, executed, times, gained, skips in counted["regions"]:
+            region = self.region(start, {(pc, r0, r1): n for pc, r0, r1, n in executed})
+            region.times += times
+            region.gained += gained
+            _add(region.skips, skips)
+        self.skipped += counted["skipped"]
+        _add(self.skips, counted["skips"])
+        for event, counts in counted["measured"].items():
+            _add(self.measured[event], counts)
+
     def skip(self, index: int, cycles: int) -> None:
         """Array cycles of instruction ``index`` that zero input bits saved (``bit_serial.zero_skip = "cycles"``); what a region gains of them is
         known at its end."""
@@ -116,6 +145,11 @@ class PhaseCounter:
             self.skipped += cycles
         skips = self.skips if self.outer is None else self._waiting
         skips[index] = skips.get(index, 0) + cycles
+
+
+def _add(counts: dict[int, int], more: Iterable[tuple[int, int]]) -> None:
+    for index, n in more:
+        counts[index] = counts.get(index, 0) + n
 
 
 Counts = tuple[Mapping[str, PhaseCounter], str]
@@ -182,6 +216,15 @@ class Counters:
             for start, known in phase.regions.items():
                 for region in known:
                     own.region(start, region.executed).times += region.times * times
+
+    def plain(self) -> dict[str, Any]:
+        """What was counted, by phase, as plain data."""
+        return {name: phase.plain() for name, phase in self.phases.items()}
+
+    def merge(self, counted: Mapping[str, Any]) -> None:
+        """Add what the counters of another process counted (:meth:`plain`)."""
+        for name, phase in counted.items():
+            self.phases[name].merge(phase)
 
     def _price(self, region: Executed) -> Callable[[int], int]:
         """By how many cycles a region is shorter when so many cycles of its arrays are skipped."""

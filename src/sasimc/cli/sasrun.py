@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from sasimc.cli.options import AtLeast, Choice, File, option
 from sasimc.cli.outcome import Outcome, traced, write_outcome
 from sasimc.cli.progress import progress
 from sasimc.cli.tables import say
+from sasimc.cli.workers import check_workers, pool_of, say_who
 from sasimc.isa.errors import SasError
 
 __all__ = ["app", "embedded", "main"]
@@ -119,6 +121,8 @@ __all__ = ["app", "embedded", "main"]
 @option("--fault-seed", section="Device", type=AtLeast(0), default=0, help="Seed of the bit errors.")
 @options.engine("bitserial")
 @options.threads
+@options.cluster
+@options.workers("0")
 @option(
     "--cross-check",
     section="Execution",
@@ -172,7 +176,7 @@ def _session(
     evaluate: str | None, save: Path | None, data: Path | None, split: str, limit: int | None, top: int, recipe: str | None,
     epochs: int | None, batch: int | None, seed: int | None, patience: int | None, head_exponent: str | None, module_exponent: str | None,
     augment: bool | None, freeze: str, image: Path | None, task: str | None, resume: bool, match: str, strict: bool, preprocess: str | None,
-    **fields: Any,
+    cluster: str | None, workers: int | None, **fields: Any,
 ) -> None:  # fmt: skip
     """Classify, train, evaluate."""
     from sasimc.datasets.images import Augment
@@ -200,7 +204,10 @@ def _session(
     )  # fmt: skip
     require_suffix(save, ".s", ".bin")
     require_writable(save, image, *outcome.files)
-    with closing(Session(what_to_do, console(), progress)) as session:
+    with (
+        _runner(cluster, workers, outcome, cross_check, bit_errors.active) as run_images,
+        closing(Session(what_to_do, console(), progress, run_images)) as session,
+    ):
         device, files = session.device, session.outputs
         require_writable(*files.values())
         outcome = replace(outcome, json_file=files.get("json"), trace=files.get("trace"))
@@ -216,6 +223,24 @@ def _session(
                 session.report["bit_errors"] = faults.summary()
                 say(str(faults))
             write_outcome(device.interpreter, session.report, outcome, start)
+
+
+@contextmanager
+def _runner(cluster: str | None, workers: int | None, outcome: Outcome, cross_check: int, bit_errors: bool) -> Iterator[Any]:
+    """What runs the images of an evaluation: this process, or workers."""
+    from sasimc.training.evaluation import run_here
+
+    if not check_workers(cluster, workers):
+        yield run_here
+        return
+    for given, name in ((outcome.trace, "--trace"), (bit_errors, "--bit-error-rate")):
+        if given:
+            raise SasError(f"{name} follows one device from image to image", hint="leave out --cluster and --workers")
+    from sasimc.pieces import Shared, run_piece
+
+    with pool_of(run_piece, cluster, workers) as pool:
+        say_who(pool)
+        yield Shared(pool, outcome.threads, cross_check).run
 
 
 def embedded(recipe: str | None) -> Any:
