@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
-from sasimc.cluster.task import STARTED, Failure, Files, Task, Work
+from sasimc.cluster.task import STARTED, Failure, Files, Lacking, Task, Work
 from sasimc.cluster.tools import tools_digest
 from sasimc.isa.errors import SasError
 
@@ -48,9 +48,13 @@ class Serial(AbstractContextManager["Serial"]):
         """Outcomes (or :class:`Failure`), as they come."""
         for task in tasks:
             try:
-                yield task, self._work(task.spec, files)
+                outcome = self._work(task.spec, files)
+            except Lacking as exc:
+                content = task.content() if task.content else None
+                outcome = Failure(exc.diagnostic.message) if content is None else self._work({**task.spec, "content": content}, files)
             except SasError as exc:
-                yield task, Failure(exc.diagnostic.message)
+                outcome = Failure(exc.diagnostic.message)
+            yield task, outcome
 
     def __exit__(self, *_: object) -> None:
         return None

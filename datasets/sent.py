@@ -4,6 +4,7 @@ to be sent; a digest tells."""
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,26 +15,35 @@ import numpy.typing as npt
 from sasimc.datasets.arrays import npy_bytes, parse_npy
 from sasimc.datasets.dataset import Dataset, Item
 from sasimc.datasets.images import decode
+from sasimc.isa.choices import SPLITS
 from sasimc.isa.errors import SasError
 
-__all__ = ["Stored", "digest", "heading", "received", "stored"]
+__all__ = ["Stored", "digest", "heading", "keys", "received", "stored"]
 
 Stored = tuple[bytes | str, bytes]
 """An image as its file stands (a text: why it cannot be read), and its targets (empty: none)."""
 
 
-def heading(dataset: Dataset, split: str, positions: Iterable[int]) -> dict[str, Any]:
-    """Which images they are, as plain data."""
-    items = dataset.items(split)
+def heading(dataset: Dataset, chosen: Mapping[str, Iterable[int]] | None = None) -> dict[str, Any]:
+    """Which images they are, as plain data: places of each split (None: all of the data set)."""
+    chosen = {s: range(n) for s, n in dataset.counts().items()} if chosen is None else chosen
+    items = {s: [[dataset.items(s)[p].key, dataset.items(s)[p].class_id] for p in places] for s, places in chosen.items()}
     return {
-        "name": dataset.name, "classes": list(dataset.classes), "split": split, "items": [[items[p].key, items[p].class_id] for p in positions],
+        "name": dataset.name, "classes": list(dataset.classes), "named": dataset.named, "items": items,
         "where": dataset.where, "rows": dataset.rows, "drawn": list(dataset.drawn),
     }  # fmt: skip
 
 
+def keys(head: Mapping[str, Any]) -> list[str]:
+    """Keys of a heading's images, in the order in which they are stored."""
+    return [key for items in head["items"].values() for key, _ in items]
+
+
 def stored(dataset: Dataset, head: Mapping[str, Any]) -> list[Stored]:
     """The images of a heading out of a data set that has them."""
-    return [] if head["drawn"][0] else [_stored(dataset, Item(*item), head["where"]) for item in head["items"]]
+    if head["drawn"][0]:
+        return []
+    return [_stored(dataset, Item(*item), head["where"]) for items in head["items"].values() for item in items]
 
 
 def _stored(dataset: Dataset, item: Item, where: str) -> Stored:
@@ -77,11 +87,13 @@ class _Sent(Dataset):
 
 
 def received(head: Mapping[str, Any], contents: Sequence[Stored]) -> Dataset:
-    """The data set with exactly these images, in their order."""
-    drawn = bool(head["drawn"][0])
-    items = tuple(Item(key if drawn else str(i), class_id) for i, (key, class_id) in enumerate(head["items"]))
-    named = [(key, c) for (key, _), c in zip(head["items"], contents, strict=False)]
+    """The data set with exactly these images, in their order, under their numbers (drawn ones: as they were)."""
+    drawn, number = bool(head["drawn"][0]), itertools.count()
+    splits = {
+        split: tuple(Item(key if drawn else str(next(number)), class_id) for key, class_id in head["items"].get(split, ()))
+        for split in sorted(SPLITS, key=lambda s: list(head["items"]).index(s) if s in head["items"] else len(SPLITS))
+    }
     return _Sent(
-        head["name"], tuple(head["classes"]), {head["split"]: items}, head["where"], drawn, "", _drawn=tuple(head["drawn"]),
-        contents=named, numbers=head["rows"],
+        head["name"], tuple(head["classes"]), splits, head["where"], drawn, "", head["named"], _drawn=tuple(head["drawn"]),
+        contents=list(zip(keys(head), contents, strict=False)), numbers=head["rows"],
     )  # fmt: skip

@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,7 @@ class Settings:
     ``size``: input side, pixels. ``weights``: of the backbone (as ``sasc zoo --weights``), None: random. ``recipe`` None: the shipped one of
     each data set. ``epochs``, ``limit``, ``hold_back`` None: as the recipe says. ``split``: what accuracy is measured on; ``val``
     for tuning, and then the test images are never read. ``cross_check``: every Nth image or step of configuration 4 on another engine.
+    ``weights_at``: where ``weights`` lie on this machine, when that is elsewhere.
     """
 
     out: Path
@@ -66,26 +67,34 @@ class Settings:
     width: float = 1.0
     weights: str | None = None
     data: Path | None = None
-    recipe: str | None = None
+    recipe: str | Recipe | None = None
     epochs: int | None = None
     limit: int | None = None
     hold_back: float | None = None
     split: str = "test"
     cross_check: int = 0
+    weights_at: Path | None = None
 
 
 class Runner:
-    """Runs cells. ``compile``: ONNX file and recipe to a device (the compiler is none of this folder's business)."""
+    """Runs cells. ``compile``: ONNX file and recipe to a device (the compiler is none of this folder's business). ``opened``: data sets that need not be
+    looked for."""
 
-    def __init__(self, settings: Settings, compile: Compile) -> None:
+    def __init__(self, settings: Settings, compile: Compile, opened: Mapping[str, Dataset] | None = None) -> None:
         if settings.split not in ("val", "test"):
             raise SasError(f"accuracy on {settings.split!r}", hint="test, or val for tuning")
-        self.settings, self._compile = settings, compile
+        self.settings, self._compile, self._opened = settings, compile, dict(opened or {})
         self.recipe, self.dataset = lru_cache(self._recipe), lru_cache(self._dataset)
+
+    def whole(self, name: str) -> Dataset:
+        """A data set before images are held back."""
+        if name not in self._opened:
+            self._opened[name] = open_dataset(name, self.settings.data, size=self.settings.size)
+        return self._opened[name]
 
     def _recipe(self, name: str) -> Recipe:
         s = self.settings
-        recipe = load_recipe(s.recipe or recipe_for(open_dataset(name, s.data, size=s.size)))
+        recipe = s.recipe if isinstance(s.recipe, Recipe) else load_recipe(s.recipe or recipe_for(self.whole(name)))
         changes: dict[str, Any] = {k: v for k, v in (("epochs", s.epochs), ("limit", s.limit)) if v is not None}
         if s.hold_back is not None:
             changes["data"] = recipe.data.model_copy(update={"hold_back": s.hold_back})
@@ -94,8 +103,7 @@ class Runner:
         )
 
     def _dataset(self, name: str) -> Dataset:
-        found = open_dataset(name, self.settings.data, size=self.settings.size)
-        return hold_back(found, self.recipe(name).data.hold_back)
+        return hold_back(self.whole(name), self.recipe(name).data.hold_back)
 
     def path(self, cell: Cell) -> Path:
         """File of the finished cell; its name changes with everything its numbers depend on."""
@@ -124,9 +132,9 @@ class Runner:
 
     def run(self, cell: Cell, watch: Watch | None = None, on_epoch: Callable[[Epoch], None] | None = None) -> dict[str, Any]:
         """Train, measure, write the cell's file; returns its content."""
-        data, path = self.dataset(cell.dataset), self.path(cell)
+        data = self.dataset(cell.dataset)
         recipe = self.recipe(cell.dataset).model_copy(update={"seed": cell.seed})
-        model = self._model(cell, data, recipe)
+        model = self.model(cell)
         run = self._on_device if cell.config == 4 else self._in_torch
         start = time.perf_counter()
         result, figures = run(cell, model, data, recipe, watch, on_epoch)
@@ -142,14 +150,23 @@ class Runner:
             "wall_s": time.perf_counter() - start,
             **figures,
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, (json.dumps(made, indent=1) + "\n").encode())
+        self.keep(cell, made)
         return made
 
-    def _model(self, cell: Cell, data: Dataset, recipe: Recipe) -> Path:
+    def keep(self, cell: Cell, made: Mapping[str, Any]) -> None:
+        """Write the file of a finished cell."""
+        path = self.path(cell)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, (json.dumps(made, indent=1) + "\n").encode())
+
+    def model(self, cell: Cell) -> Path:
         """The ONNX file of a cell: calibrated on training images, initialised by the seed; without modules for configuration 1. The
         recipe's zoo options are part of the integer recipe; floating point begins with the zoo's own."""
-        s, zoo = self.settings, recipe.zoo if cell.config == 4 else ZooSection()
+        s, data, zoo = (
+            self.settings,
+            self.dataset(cell.dataset),
+            self.recipe(cell.dataset).zoo if cell.config == 4 else ZooSection(),
+        )
         options = ZooOptions(
             weights=s.weights, width=s.width, classes=len(data.classes), resolution=s.size, seed=cell.seed,
             modules=() if cell.config == 1 else DEFAULT_MODULES, **zoo.model_dump(),
@@ -158,6 +175,7 @@ class Runner:
         path = s.out / "models" / f"{key}.onnx"
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
+            options = replace(options, weights=str(s.weights_at)) if s.weights_at else options
             write(build("mobilenetv2-repnet", options, calibration(data, zoo.calibration_images)), path)
         return path
 

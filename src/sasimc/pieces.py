@@ -12,11 +12,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from sasimc.cluster.pool import Pool
+from sasimc.cluster.pool import Pool, Serial
 from sasimc.cluster.task import Failure, Lacking, kept, threads
 from sasimc.datasets.dataset import Dataset, open_dataset
 from sasimc.datasets.loader import Loader
-from sasimc.datasets.sent import digest, heading, received, stored
+from sasimc.datasets.sent import digest, heading, keys, received, stored
 from sasimc.isa.errors import SasError
 from sasimc.isa.files import packed_program, unpacked_program
 from sasimc.runtime.device import Device
@@ -58,7 +58,7 @@ class Piece:
 
     @cached_property
     def _spec(self) -> Mapping[str, Any]:
-        head = heading(self.dataset, self.split, self.order[self.first : self.last])
+        head = heading(self.dataset, {self.split: self.order[self.first : self.last]})
         return {
             **self.common,
             "head": head,
@@ -74,7 +74,7 @@ class Piece:
 class Shared:
     """Runs a loader's images on the workers of a pool (``run`` is a :data:`sasimc.training.evaluation.Run`); ``threads`` of each (None: as many as it has)."""
 
-    def __init__(self, pool: Pool, threads: int | None, cross_check: int) -> None:
+    def __init__(self, pool: Pool | Serial, threads: int | None, cross_check: int) -> None:
         self._pool, self._threads, self._cross_check = pool, threads, cross_check
 
     def run(self, device: Device, loader: Loader) -> Iterator[Answers]:
@@ -132,15 +132,15 @@ def run_piece(spec: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[str, 
     device.cross_check(spec["cross_check"])
     device.seen, device.replayed = spec["seen"], 0
     data = received(head, contents)
-    loader = Loader(data, head["split"], device.preprocess, device.batch_size, shuffle=False)
+    loader = Loader(data, next(iter(head["items"])), device.preprocess, device.batch_size, shuffle=False)
     answers = list(run_here(device, loader))
     if device.interpreter.state.wear.any():
         raise SasError(
             "the program writes to the arrays: what an image gives depends on those before, and they cannot be shared out"
         )
     join = {name: [x for a in answers for x in getattr(a, name).tolist()] for name in ("classes", "found", "errors", "positions")}
-    keys = [key for key, _ in head["items"]]
-    damaged = {key if data.drawn[0] else keys[int(key)]: message for key, message in data.damaged.files.items()}
+    names = keys(head)
+    damaged = {names[int(number)]: message for number, message in data.damaged.files.items()}
     return {**join, "counts": device.interpreter.counters.plain(), "replayed": device.replayed, "damaged": damaged}
 
 

@@ -5,17 +5,21 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from sasimc.cli import options
-from sasimc.cli.common import command, require_writable, write_json
+from sasimc.cli.common import EXIT_FAILED, command, require_writable, write_json
 from sasimc.cli.options import AtLeast, Choice, Folder, option
 from sasimc.cli.tables import say
+from sasimc.cli.workers import check_workers, pool_of, say_who
 from sasimc.isa.errors import SasError
 
-__all__ = ["compiler", "table1"]
+if TYPE_CHECKING:
+    from sasimc.cells import CellTask
+
+__all__ = ["table1"]
 
 _PLAIN_EVERY_S = 20.0
 
@@ -32,19 +36,6 @@ class _Configurations(click.ParamType):
         if not all(part in ("1", "2", "3", "4") for part in parts):
             self.fail(f"{value!r}: numbers from 1 to 4, separated by commas", param, ctx)
         return tuple(map(int, parts))
-
-
-def compiler(engine: str, threads: int | None) -> Any:
-    """What turns an ONNX file and a recipe into a device."""
-    from sasimc.api import CompileOptions, compile_model
-    from sasimc.runtime.device import Device
-    from sasimc.training.recipe import Recipe
-
-    def compiled(model: Path, recipe: Recipe) -> Device:
-        options = CompileOptions(**recipe.compile_options())
-        return Device(compile_model(model, options).program, engine, threads)
-
-    return compiled
 
 
 class _Shown:
@@ -119,6 +110,8 @@ class _Shown:
 )  # fmt: skip
 @option("--epochs", section="Training", type=AtLeast(1), show_default="the recipe's", help="Epochs of training.")
 @options.engine("fused", "Engine of configuration 4.")
+@options.cluster
+@options.workers("0")
 @option("--threads", section="Execution", type=AtLeast(1), default=2, help="Threads of PyTorch and of the simulator.")
 @option(
     "--cross-check",
@@ -129,8 +122,8 @@ class _Shown:
 )
 def table1(
     datasets: str, output: Path, json_file: Path | None, weights: str | None, data: Path | None, configs: tuple[int, ...], seeds: int, engine: str,
-    threads: int, **settings: Any,
-) -> None:  # fmt: skip
+    threads: int, cluster: str | None, workers: int | None, **settings: Any,
+) -> int:  # fmt: skip
     """Train the four configurations of the paper's table I.
 
     With the same images, order, augmentation, split, steps and epochs.
@@ -142,6 +135,8 @@ def table1(
 
     require()
     require_writable(json_file)
+    shared = check_workers(cluster, workers)
+    from sasimc.cells import CellTask, compiler
     from sasimc.isa.files import write_atomically
     from sasimc.reference.cells import CONFIGURATIONS, Cell, Runner, Settings, use_threads
     from sasimc.reference.curves import write_csv, write_plots
@@ -156,17 +151,23 @@ def table1(
     cells = [Cell(d, c, s) for s in range(seeds) for d in datasets.split(",") for c in configs]
     for name in dict.fromkeys(c.dataset for c in cells):
         say(runner.dataset(name).note)
+    done = {cell: found for cell in cells if (found := runner.finished(cell)) is not None}
+    if shared:
+        left = [CellTask(runner, cell, engine, threads) for cell in cells if cell not in done]
+        if not _shared_out(left, cluster, workers):
+            return EXIT_FAILED
+        done = {cell: runner.finished(cell) for cell in cells}
     results = []
     for number, cell in enumerate(cells, 1):
         head = f"[{number}/{len(cells)}] {cell.dataset}, seed {cell.seed}, {cell.config}: {CONFIGURATIONS[cell.config]}"
-        done, what = runner.finished(cell), "kept from before"
-        if done is None:
+        found, what = done.get(cell), "kept from before"
+        if found is None:
             shown = _Shown(head)
-            done = runner.run(cell, shown)
+            found = runner.run(cell, shown)
             shown.end()
-            what = f"{done['wall_s']:.0f} s"
-        say(f"{head}: {done['top1']:.2f} % ({what})")
-        results.append(done)
+            what = f"{found['wall_s']:.0f} s"
+        say(f"{head}: {found['top1']:.2f} % ({what})")
+        results.append(found)
     write_csv(results, output / "curves.csv")
     plots = write_plots(results, output)
     made = text(results)
@@ -175,6 +176,28 @@ def table1(
     say(f"wrote {', '.join(str(p) for p in (output / 'table1.md', output / 'curves.csv', *plots))}")
     if json_file:
         write_json(json_file, {**summary(results), "cells": results})
+    return 0
+
+
+def _shared_out(tasks: list[CellTask], cluster: str | None, workers: int | None) -> bool:
+    """Have workers run cells; False: some failed, which is said, and they are tried again next time."""
+    from sasimc.cells import run_cell, weights_of
+    from sasimc.cluster.task import Failure
+
+    if not tasks:
+        return True
+    failed = 0
+    with pool_of(run_cell, cluster, workers) as pool:
+        say_who(pool)
+        for number, (task, outcome) in enumerate(pool.run(tasks, weights_of(tasks[0].runner.settings.weights), None), 1):
+            if isinstance(outcome, Failure):
+                failed += 1
+                say(f"failed: {task.name}: {outcome.reason}", file=sys.stderr)
+            else:
+                say(f"[{number}/{len(tasks)}] {task.name}: {task.take(outcome)['wall_s']:.0f} s", file=sys.stderr)
+    if failed:
+        say(f"{failed} of {len(tasks)} cells failed; run it again to try them again", file=sys.stderr)
+    return not failed
 
 
 def _weights(chosen: str | None, data: Path | None) -> str | None:
