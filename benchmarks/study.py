@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import cloudpickle
 import study_measures
+from study_measures import files_of as files
 
 from sasimc.cluster.pool import Pool, Serial
 from sasimc.measures import measure
@@ -52,10 +53,6 @@ def seconds(study: Study, pool: Any) -> float:
     study.run(pool)
     assert not study.failures, study.failures[:3]
     return time.perf_counter() - start
-
-
-def files(folder: Path) -> dict[str, str]:
-    return {p.name: p.read_text() for p in (folder / "trials").iterdir()}
 
 
 def killing(folder: Path, wanted: int) -> tuple[int, bool]:

@@ -51,7 +51,9 @@ class Serial(AbstractContextManager["Serial"]):
                 outcome = self._work(task.spec, files)
             except Lacking as exc:
                 content = task.content() if task.content else None
-                outcome = Failure(exc.diagnostic.message) if content is None else self._work({**task.spec, "content": content}, files)
+                outcome = (
+                    Failure(exc.diagnostic.message) if content is None else self._work({**task.spec, "content": content}, files)
+                )
             except SasError as exc:
                 outcome = Failure(exc.diagnostic.message)
             yield task, outcome

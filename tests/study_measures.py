@@ -44,6 +44,23 @@ def bad(spec: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[str, Any]:
     return by_formula(spec, files)
 
 
+def odd(spec: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[str, Any]:
+    """Where ``a`` is 11 it takes all memory, once."""
+    once = Path(str(spec["base"]["once"]))
+    if spec["point"]["a"] == 11 and not once.exists():
+        once.touch()
+        taken = []
+        for _ in range(600):
+            taken.append(bytearray(os.urandom(1 << 20) * 20))
+            time.sleep(0.1)
+    return slow(spec, files)
+
+
+def files_of(folder: Path) -> dict[str, str]:
+    """The kept trials of a study."""
+    return {p.name: p.read_text() for p in sorted((folder / "trials").iterdir())}
+
+
 @contextmanager
 def killing(pool: Any, most: int, every_s: tuple[float, float]) -> Iterator[list[int]]:
     """Within, a worker of a pool of this machine is killed now and then, at most so often; the list holds the killed processes."""

@@ -36,10 +36,6 @@ def described(**changes: Any) -> Description:
     return Description.model_validate(data)
 
 
-def files_of(folder: Path) -> dict[str, str]:
-    return {p.name: p.read_text() for p in sorted((folder / "trials").iterdir())}
-
-
 # ---------------------------------------------------------------------------------------------------------- what is tried
 
 
@@ -151,7 +147,7 @@ def test_the_same_files_from_one_process_and_two_workers(tmp_path: Path) -> None
     with Pool(measures.by_formula, 2) as pool:
         progress = many.run(pool)
     assert progress.done == 32
-    assert files_of(tmp_path / "alone") == files_of(tmp_path / "many")
+    assert measures.files_of(tmp_path / "alone") == measures.files_of(tmp_path / "many")
     assert many.rows() == alone.rows()
     loaded = load_study(tmp_path / "many")
     assert {json.dumps(r.point) for r in loaded.rows()} == {json.dumps(r.point) for r in alone.rows()}
@@ -188,7 +184,7 @@ def test_trials_that_hang_fail_or_lose_their_worker_end_no_study(tmp_path: Path)
     assert (tmp_path / "once").exists()
     assert {p["a"] for p, _ in study.results} == {2, 5, 6, 13}
     assert progress.infeasible == 1
-    assert len(files_of(tmp_path / "study")) == 4  # failures are tried again next time
+    assert len(measures.files_of(tmp_path / "study")) == 4  # failures are tried again next time
 
 
 def test_workers_that_are_killed_lose_nothing_and_count_nothing_twice(tmp_path: Path) -> None:
@@ -201,7 +197,7 @@ def test_workers_that_are_killed_lose_nothing_and_count_nothing_twice(tmp_path: 
     assert progress.done == 60
     alone = Study(d, tmp_path / "alone")
     alone.run(Serial(measures.by_formula))
-    assert files_of(tmp_path / "killed") == files_of(tmp_path / "alone")
+    assert measures.files_of(tmp_path / "killed") == measures.files_of(tmp_path / "alone")
 
 
 # -------------------------------------------------------------------------------------------------------------- the command

@@ -185,6 +185,9 @@ def _session(
     from sasimc.training.session import Session, SessionOptions
 
     start = time.perf_counter()
+    for given, name in ((outcome.trace, "--trace"), (bit_errors.active, "--bit-error-rate")):
+        if check_workers(cluster, workers) and given:
+            raise SasError(f"{name} follows one device from image to image", hint="leave out --cluster and --workers")
     what = ""
     runnable: Any = program
     if program is None:
@@ -205,7 +208,7 @@ def _session(
     require_suffix(save, ".s", ".bin")
     require_writable(save, image, *outcome.files)
     with (
-        _runner(cluster, workers, outcome, cross_check, bit_errors.active) as run_images,
+        _runner(cluster, workers, outcome.threads, cross_check) as run_images,
         closing(Session(what_to_do, console(), progress, run_images)) as session,
     ):
         device, files = session.device, session.outputs
@@ -226,21 +229,18 @@ def _session(
 
 
 @contextmanager
-def _runner(cluster: str | None, workers: int | None, outcome: Outcome, cross_check: int, bit_errors: bool) -> Iterator[Any]:
+def _runner(cluster: str | None, workers: int | None, threads: int | None, cross_check: int) -> Iterator[Any]:
     """What runs the images of an evaluation: this process, or workers."""
     from sasimc.training.evaluation import run_here
 
-    if not check_workers(cluster, workers):
+    if cluster is None and not workers:
         yield run_here
         return
-    for given, name in ((outcome.trace, "--trace"), (bit_errors, "--bit-error-rate")):
-        if given:
-            raise SasError(f"{name} follows one device from image to image", hint="leave out --cluster and --workers")
     from sasimc.pieces import Shared, run_piece
 
     with pool_of(run_piece, cluster, workers) as pool:
         say_who(pool)
-        yield Shared(pool, outcome.threads, cross_check).run
+        yield Shared(pool, threads, cross_check).run
 
 
 def embedded(recipe: str | None) -> Any:
