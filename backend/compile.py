@@ -11,7 +11,7 @@ import numpy as np
 from sasimc.backend.backward import BackwardEmitter
 from sasimc.backend.builder import Builder, CapacityError
 from sasimc.backend.forward import ForwardEmitter
-from sasimc.backend.mapping import Placement, cut_layers, place, split_depthwise
+from sasimc.backend.mapping import Placement, arrays_of, cut_layers, place, split_depthwise
 from sasimc.backend.stripes import ForwardPlan, plan_forward
 from sasimc.ir.graph import INPUTS, OUTPUTS, Graph, Op, TrainGraph, type_range
 from sasimc.ir.layout import Layout
@@ -20,7 +20,7 @@ from sasimc.isa.machine import Machine
 from sasimc.isa.program import Program
 from sasimc.isa.spec import RowRange
 
-__all__ = ["Compiled", "compile_graph"]
+__all__ = ["Compiled", "Mapped", "compile_graph", "map_graph"]
 
 BATCH, HEAD_EXPONENT, MODULE_EXPONENT, SAMPLE, LABEL, LOSS, PREDICTION = 1, 2, 3, 4, 5, 6, 7
 
@@ -44,26 +44,46 @@ class Compiled:
         return f"<Compiled {self.program!r}; {used} sub-arrays; {self.infer.cycles} cycles an image{step}>"
 
 
+@dataclass(frozen=True)
+class Mapped:
+    """A graph and its training graph with the weights placed; the machine has a part in it only as far as :func:`~sasimc.backend.mapping.arrays_of` says."""
+
+    graph: Graph
+    train: TrainGraph | None
+    placement: Placement
+
+
+def map_graph(graph: Graph, machine: Machine, train: TrainGraph | None = None) -> Mapped:
+    """Place the weights of a graph.
+
+    Raises:
+        CapacityError: the arrays are too small (with the numbers), or a sum of products may leave 32 bits.
+    """
+    arrays = arrays_of(machine)
+    transposed = {op.str_attr("forward") for op in train.ops if op.kind == "conv_t"} if train else set[str]()
+    graph = split_depthwise(graph, arrays, transposed)
+    placement = place(cut_layers(graph, arrays, transposed), arrays, train is not None, transposed)
+    _prove_accumulators(graph)
+    return Mapped(graph, replace(train, forward=graph) if train else None, placement)
+
+
 def compile_graph(
     graph: Graph,
     machine: Machine,
     train: TrainGraph | None = None,
     *,
     batch: int = 8,
+    mapped: Mapped | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Compiled:
-    """Map, place, plan and emit entries ``infer`` and, with a training graph, ``train_step``.
+    """Map, place, plan and emit entries ``infer`` and, with a training graph, ``train_step``. ``mapped``: of the same graphs and arrays, where it is known.
 
     Raises:
         CapacityError: arrays, buffer, accumulators, registers or host memory are too small (with the numbers).
     """
     progress("map")
-    transposed = {op.str_attr("forward") for op in train.ops if op.kind == "conv_t"} if train else set[str]()
-    graph = split_depthwise(graph, machine, transposed)
-    train = replace(train, forward=graph) if train else None
-    layers = cut_layers(graph, machine, transposed)
-    placement = place(layers, machine, train is not None, transposed)
-    _prove_accumulators(graph)
+    mapped = mapped or map_graph(graph, machine, train)
+    graph, train, placement = mapped.graph, mapped.train, mapped.placement
     b = Builder(machine)
     for parts in placement.layers.values():
         for part, matrix in parts:

@@ -21,10 +21,10 @@ from sasimc.backend.pixel_packing import RowWindow, Run, choices, shifted
 from sasimc.backend.stripes import column_chunk, dilations
 from sasimc.ir.graph import Graph, Op
 from sasimc.isa.instructions.array import INPUT_BITS
-from sasimc.isa.machine import Machine
+from sasimc.isa.machine import Machine, load_machine
 from sasimc.isa.objects import Matrix, Tile
 
-__all__ = ["LayerMatrix", "Placement", "cut_layers", "place", "rejoin", "row_window", "split_depthwise", "spread"]
+__all__ = ["LayerMatrix", "Placement", "arrays_of", "cut_layers", "place", "rejoin", "row_window", "split_depthwise", "spread"]
 
 Int8 = npt.NDArray[np.int8]
 
@@ -124,6 +124,13 @@ class Placement:
     def backward(self, layer: str) -> list[tuple[LayerMatrix, Matrix]]:
         """The matrices for a layer's transposed products."""
         return [(part, self.twins.get(part.name, matrix)) for part, matrix in self.layers[layer]]
+
+
+def arrays_of(machine: Machine) -> Machine:
+    """What decides where weights stand: the machine with every other section as the paper's. Machines with equal arrays share a mapping."""
+    paper = load_machine()
+    kept = ("array", "activation", "transposed", "gradient", "accumulator", "adder_tree")
+    return paper.model_copy(update={name: getattr(machine, name) for name in kept})
 
 
 def split_depthwise(graph: Graph, machine: Machine, transposed: Iterable[str]) -> Graph:

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sasimc.isa.analysis.timing import UNITS, busy, region_cycles
+import numpy as np
+
+from sasimc.isa.analysis.timing import UNITS, busy, limited_cycles, limits_of
 from sasimc.isa.errors import SasError
 from sasimc.isa.program import Program
 from sasimc.isa.spec import Cost
@@ -60,6 +62,7 @@ def estimate(program: Program, entry: str, params: Mapping[str, int] | None = No
         if name in program.params:
             walk.regs[program.params[name]] = value
     walk.start(program.entries[entry])
+    control = [i.spec.group == "control" for i in code]
     steps = 0
     while walk.running and walk.pc < len(code):
         steps += 1
@@ -67,42 +70,57 @@ def estimate(program: Program, entry: str, params: Mapping[str, int] | None = No
             raise SasError(f"entry {entry} executes more than {limit} instructions")
         key = (walk.pc, *walk.rows(walk.pc))
         walk.counts[key] = walk.counts.get(key, 0) + 1
-        if code[key[0]].spec.group == "control":
+        if control[key[0]]:
             walk.execute(key[0])
         else:
             walk.pc += 1
     walk.region(False)
-    costs: dict[Key, Cost] = {}
+    return _priced(program, resolved, walk.parts)
 
-    def cost(key: Key) -> Cost:
-        if key not in costs:
-            i, r0, r1 = key
-            empty = (r0, r1) == EMPTY
-            costs[key] = (
-                Cost(machine.controller.issue_cycles, instructions=1)
-                if empty
-                else code[i].spec.cost(machine, resolved[i], r0, r1)
-            )
-        return costs[key]
 
-    out, weight_bits = Estimate(), machine.array.weight_bits
-    for phase, overlapped, counts in walk.parts:
-        serial = sum(cost(k).cycles * n for k, n in counts.items())
-        cycles = region_cycles(machine, ((code[k[0]].spec, cost(k), n) for k, n in counts.items())) if overlapped else serial
+def _priced(program: Program, resolved: Sequence[Any], parts: Sequence[tuple[str, bool, dict[Key, int]]]) -> Estimate:
+    """The estimate of parts, in the order of their execution."""
+    code, machine, out = program.code, program.machine, Estimate()
+    number: dict[Key, int] = {}
+    counted = [(number.setdefault(key, len(number)), n) for _, _, counts in parts for key, n in counts.items()]
+    if not counted:
+        return out
+    costs = [_cost(program, resolved, key) for key in number]
+    at, times = np.array(counted, np.int64).T
+    starts = np.cumsum([0, *(len(counts) for _, _, counts in parts[:-1])])
+    units = np.array([busy(machine, code[i].spec, cost) for (i, _, _), cost in zip(number, costs, strict=True)], np.int64)
+    alone = np.array([cost.cycles for cost in costs], np.int64)[at] * times
+    serial, spent = np.add.reduceat(alone, starts), np.add.reduceat(units[at] * times[:, None], starts)
+    ratios = []
+    for (phase, overlapped, counts), one, each in zip(parts, serial.tolist(), spent.tolist(), strict=True):
+        cycles = limited_cycles(machine, limits_of(one, each)) if overlapped else one
+        ratios += [cycles / one if one else 1.0] * len(counts)
         out.cycles += cycles
         out.phases[phase] = out.phases.get(phase, 0) + cycles
         in_phase = out.phase_units.setdefault(phase, dict.fromkeys(UNITS, 0))
-        for k, n in counts.items():
-            c, node = cost(k), code[k[0]].origin.node
-            out.issued += n
-            times, spent = out.instructions.get(k[0], (0, 0))
-            out.instructions[k[0]] = times + n, spent + n * c.cycles
-            out.node_cycles[node] = out.node_cycles.get(node, 0.0) + n * c.cycles * (cycles / serial if serial else 1)
-            out.bit_products += n * c.events.get("shift_adds", 0) * (1 if "column_activations" in c.events else weight_bits)
-            units = out.node_units.setdefault(node, dict.fromkeys(UNITS, 0))
-            for u, b in zip(UNITS, busy(machine, code[k[0]].spec, c), strict=True):
-                units[u] += n * b
-                in_phase[u] += n * b
-            for name, value in c.events.items():
-                out.events[name] = out.events.get(name, 0) + n * value
+        for u, more in zip(UNITS, each, strict=True):
+            in_phase[u] += more
+    nodes: dict[str, int] = {}
+    owner = np.array([nodes.setdefault(code[i].origin.node, len(nodes)) for i, _, _ in number])
+    total = np.bincount(at, times).astype(np.int64)
+    by_node = np.zeros((len(nodes), len(UNITS)), np.int64)
+    np.add.at(by_node, owner, units * total[:, None])
+    out.node_units = {node: dict(zip(UNITS, row, strict=True)) for node, row in zip(nodes, by_node.tolist(), strict=True)}
+    out.node_cycles = dict(zip(nodes, np.bincount(owner[at], alone * np.array(ratios)).tolist(), strict=True))
+    for (i, _, _), cost, n in zip(number, costs, total.tolist(), strict=True):
+        out.issued += n
+        done, cycles = out.instructions.get(i, (0, 0))
+        out.instructions[i] = done + n, cycles + n * cost.cycles
+        bits = 1 if "column_activations" in cost.events else machine.array.weight_bits
+        out.bit_products += n * cost.events.get("shift_adds", 0) * bits
+        for name, value in cost.events.items():
+            out.events[name] = out.events.get(name, 0) + n * value
     return out
+
+
+def _cost(program: Program, resolved: Sequence[Any], key: Key) -> Cost:
+    """Cost of an execution."""
+    i, r0, r1 = key
+    if (r0, r1) == EMPTY:
+        return Cost(program.machine.controller.issue_cycles, instructions=1)
+    return program.code[i].spec.cost(program.machine, resolved[i], r0, r1)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from sasimc.isa.machine import Machine
 from sasimc.isa.spec import Cost, Instruction
 
-__all__ = ["UNITS", "Busy", "Limits", "busy", "limited_cycles", "region_busy", "region_cycles", "region_limits"]
+__all__ = ["UNITS", "Busy", "Limits", "busy", "limited_cycles", "limits_of", "region_cycles", "region_limits"]
 
 UNITS: Final = ("control", "array", "adder_tree", "periphery", "buffer", "host")
+
+_NUMBER: Final = {unit: i for i, unit in enumerate(UNITS)}
 
 Busy = tuple[int, ...]
 Limits = tuple[int, int, int]
@@ -19,31 +21,30 @@ Limits = tuple[int, int, int]
 
 def busy(machine: Machine, spec: type[Instruction], cost: Cost) -> Busy:
     """Cycles of each unit for one execution: issue, the instruction's own unit, partial sums, buffer traffic."""
-    out: dict[str, int] = dict.fromkeys(UNITS, 0)
     issue = min(cost.cycles, machine.controller.issue_cycles)
-    out["control"] = issue
     bits = cost.events.get("buffer_bits_read", 0) + cost.events.get("buffer_bits_written", 0)
-    out["buffer"] = -(-bits // (8 * machine.buffer.bytes_per_cycle))
-    out["adder_tree"] = -(-cost.events.get("adder_tree_ops", 0) // machine.adder_tree.units)
-    out[spec.unit] = max(out[spec.unit], cost.cycles - issue)
-    return tuple(out[u] for u in UNITS)
+    buffer = -(-bits // (8 * machine.buffer.bytes_per_cycle))
+    adder_tree = -(-cost.events.get("adder_tree_ops", 0) // machine.adder_tree.units)
+    out = [issue, 0, adder_tree, 0, buffer, 0]
+    own = _NUMBER[spec.unit]
+    out[own] = max(out[own], cost.cycles - issue)
+    return tuple(out)
 
 
-def region_busy(machine: Machine, work: Iterable[tuple[type[Instruction], Cost, int]]) -> Busy:
-    """Cycles of each unit over (declaration, cost, executions)."""
-    total = [0] * len(UNITS)
-    for spec, cost, times in work:
-        for u, cycles in enumerate(busy(machine, spec, cost)):
-            total[u] += cycles * times
-    return tuple(total)
+def limits_of(serial: int, spent: Sequence[int]) -> Limits:
+    """What decides how long a region takes (:func:`limited_cycles`), from its cycles one after the other and those of each unit."""
+    array = _NUMBER["array"]
+    return serial, spent[array], max(*spent[:array], *spent[array + 1 :])
 
 
 def region_limits(machine: Machine, work: Iterable[tuple[type[Instruction], Cost, int]]) -> Limits:
-    """What decides how long a region takes (:func:`limited_cycles`)."""
-    items = list(work)
-    total = dict(zip(UNITS, region_busy(machine, items), strict=True))
-    array = total.pop("array")
-    return sum(cost.cycles * times for _, cost, times in items), array, max(total.values())
+    """:func:`limits_of` over (declaration, cost, executions)."""
+    serial, total = 0, [0] * len(UNITS)
+    for spec, cost, times in work:
+        serial += cost.cycles * times
+        for u, cycles in enumerate(busy(machine, spec, cost)):
+            total[u] += cycles * times
+    return limits_of(serial, total)
 
 
 def limited_cycles(machine: Machine, limits: Limits, skipped: int = 0) -> int:
