@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sasimc.datasets.dataset import data_folder
 from sasimc.isa.errors import SasError, near
 from sasimc.zoo.arch import Architecture, ConvSpec
 
@@ -24,6 +25,7 @@ __all__ = [
     "Preprocess",
     "QuantWeights",
     "Scale",
+    "backbone_weights",
     "fold_batch_norm",
     "fold_state",
     "from_floats",
@@ -301,6 +303,14 @@ def _labels(folder: Path) -> tuple[str, ...]:
     if len(files) != 1:
         return ()
     return tuple(line.strip() for line in files[0].read_text(encoding="utf-8").splitlines() if line.strip())
+
+
+def backbone_weights(chosen: str | None = None, data: Path | None = None) -> str | None:
+    """What was chosen (None for ``random``), else ``weights`` in the data folder, else torchvision's."""
+    if chosen is not None:
+        return None if chosen == "random" else chosen
+    base = data_folder(data)
+    return str(base / "weights") if base is not None and (base / "weights").is_dir() else "torchvision"
 
 
 def load_torchvision(arch: Architecture) -> Backbone:

@@ -1,23 +1,22 @@
-"""What a study may vary and measure: a point becomes a model, a machine, a program and perhaps a training; its metrics follow."""
+"""What a study measures: a point becomes a model, a machine, a program and perhaps a training; its metrics follow."""
 
 from __future__ import annotations
 
 import gc
-import json
-import re
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache, lru_cache
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, Final
 
 import onnx
 
-from sasimc.isa.errors import SasError, near
-from sasimc.isa.machine import Machine, load_machine, shipped_machines
-from sasimc.isa.options import Option, options_of
-from sasimc.isa.text.printer import flat_fields
+from sasimc.isa.errors import SasError
+from sasimc.isa.machine import Machine
+from sasimc.parameters import CONFIGURATION, errors_of, machine_of, part, recipe_of, zoo_of
 
-__all__ = ["METRICS", "check_point", "measure"]
+__all__ = ["METRICS", "measure"]
 
 METRICS: Final[Mapping[str, str]] = {
     "cycles.infer": "cycles of one inference",
@@ -26,6 +25,8 @@ METRICS: Final[Mapping[str, str]] = {
     "latency.train_step": "seconds of one training step",
     "energy.infer": "joules of one inference, half of the sensed cells taken as 1",
     "energy.train_step": "joules of one training step, likewise",
+    "energy_on_chip.infer": "joules of one inference without the host interface",
+    "energy_on_chip.train_step": "joules of one training step without the host interface",
     "host_bits.infer": "bits between host and device, one inference",
     "host_bits.train_step": "bits between host and device, one training step",
     "area": "square metres of the machine",
@@ -34,90 +35,28 @@ METRICS: Final[Mapping[str, str]] = {
     "utilisation": "share of their cells that hold weights",
     "buffer_peak": "bytes of the global buffer in use at most",
     "accuracy": "top-1 in percent after the training",
+    "latency.training": "seconds of the training on the device",
     "bits_written": "bits written to the arrays by the training",
     "worst_row": "writes of the most written word line",
 }
 """Name -> what it is."""
 
-_TRAINED: Final = ("accuracy", "bits_written", "worst_row")
+_TRAINED: Final = ("accuracy", "latency.training", "bits_written", "worst_row")
 _SENSED: Final = 0.5
 """Share of bit products whose cell is sensed, an assumption where nothing ran."""
 
 
-@cache
-def _fields() -> Mapping[str, Option | None]:
-    """Every parameter, and the option that checks its values (None: they are checked where they are used)."""
-    from sasimc.options import CompileOptions
-    from sasimc.training.recipe import Recipe
-    from sasimc.zoo.zoo import ZooOptions
-
-    others = ["machine", "technology", "interpretation", "bit_errors"]
-    for name, value in flat_fields(load_machine().model_dump(mode="json")):
-        others += [f"machine.{name}[{i}]" for i in range(len(value))] if isinstance(value, list) else [f"machine.{name}"]
-    others += [f"zoo.{name}" for name in ZooOptions.__dataclass_fields__] + [f"recipe.{name}" for name in Recipe.model_fields]
-    return {**dict.fromkeys(others), **{f"compile.{o.name}": o for o in options_of(CompileOptions)}}
-
-
-def check_point(point: Mapping[str, Any]) -> None:
-    """Raise SasError for a parameter that does not exist, or a value that can never be right."""
-    known = _fields()
-    for name, value in point.items():
-        if name not in known:
-            raise SasError(
-                f"there is no parameter {name!r}",
-                hint=near(name, tuple(known))
-                or "machine.SECTION.FIELD, compile.OPTION, zoo.OPTION, recipe.FIELD, technology, interpretation, bit_errors",
-            )
-        if (option := known[name]) is not None:
-            option.check(value)
-    if "machine" in point and point["machine"] not in shipped_machines():
-        load_machine(point["machine"])
-
-
-def _part(point: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    return {name.removeprefix(f"{prefix}."): value for name, value in point.items() if name.startswith(f"{prefix}.")}
-
-
-def _nested(flat: Mapping[str, Any], into: dict[str, Any]) -> dict[str, Any]:
-    for path, value in flat.items():
-        *sections, last = path.split(".")
-        place = into
-        for section in sections:
-            place = place.setdefault(section, {})
-        if found := re.fullmatch(r"(.+)\[(\d+)\]", last):
-            place[found[1]][int(found[2])] = value
-        else:
-            place[last] = value
-    return into
-
-
-def _machine(point: Mapping[str, Any]) -> Machine:
-    from sasimc.isa.described import validate
-
-    changes = _part(point, "machine")
-    machine = load_machine(point.get("machine"))
-    if not changes:
-        return machine
-    data = _nested(changes, machine.model_dump(mode="json"))
-    return validate(Machine, {**data, "name": f"{machine.name}-varied"}, [], "machine description")
-
-
 @lru_cache(maxsize=8)
-def _model(kind: str, digest: str, zoo: str, content: bytes | None) -> onnx.ModelProto:
+def _model(kind: str, digest: str, zoo: Any, content: bytes | None) -> onnx.ModelProto:
     if content is not None:
         return onnx.load_model_from_string(content)
-    from sasimc.zoo.zoo import ZooOptions, build, default_model_path, parse_modules
+    from sasimc.zoo.zoo import build, default_model_path
 
-    if kind == "embedded":
-        return onnx.load_model(default_model_path())
-    given = json.loads(zoo)
-    if isinstance(given.get("modules"), str):
-        given["modules"] = parse_modules(given["modules"])
-    return build(kind, ZooOptions(**given))
+    return onnx.load_model(default_model_path()) if kind == "embedded" else build(kind, zoo)
 
 
 @lru_cache(maxsize=8)
-def _graphs(kind: str, digest: str, zoo: str, content: bytes | None, options: Any) -> Any:
+def _graphs(kind: str, digest: str, zoo: Any, content: bytes | None, options: Any) -> Any:
     """The graph after the passes: no machine has a part in it, so that points that differ in the machine share it."""
     from sasimc.frontend.onnx_import import import_graph
     from sasimc.ir.graph import TrainGraph
@@ -131,7 +70,7 @@ def _graphs(kind: str, digest: str, zoo: str, content: bytes | None, options: An
 
 
 @lru_cache(maxsize=8)
-def _mapped(kind: str, digest: str, zoo: str, content: bytes | None, options: Any, arrays: Machine) -> Any:
+def _mapped(kind: str, digest: str, zoo: Any, content: bytes | None, options: Any, arrays: Machine) -> Any:
     """The graphs with their weights placed: points that differ in neither arrays nor model share it."""
     from sasimc.backend.compile import map_graph
 
@@ -145,11 +84,10 @@ def _compiled(spec: Mapping[str, Any], point: Mapping[str, Any], content: bytes 
     from sasimc.isa.options import check_options
     from sasimc.options import CompileOptions
 
-    options = CompileOptions(**{**(recipe.compile_options() if recipe else {}), **_part(point, "compile")})
+    options = CompileOptions(**{**(recipe.compile_options() if recipe else {}), **part(point, "compile")})
     check_options(options)
-    zoo = json.dumps(_part(point, "zoo"), sort_keys=True)
-    machine = _machine(point)
-    mapped = _mapped(spec["model"], spec.get("model_sha256", ""), zoo, content, options, arrays_of(machine))
+    machine = machine_of(point)
+    mapped = _mapped(spec["model"], spec.get("model_sha256", ""), zoo_of(point), content, options, arrays_of(machine))
     return compile_graph(mapped.graph, machine, mapped.train, batch=options.batch, mapped=mapped)
 
 
@@ -166,7 +104,10 @@ def measure(spec: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[str, An
     point = {**spec["base"], **spec["point"]}
     content = files.get(spec["model"])
     training = spec.get("training")
-    recipe = _recipe(point, spec["seed"], training) if training or _part(point, "recipe") else None
+    recipe = recipe_of(point, spec["seed"], training) if training or part(point, "recipe") else None
+    if CONFIGURATION in point:
+        metrics: dict[str, Any] = _cell(point, spec, recipe)
+        return {"metrics": {name: metrics.get(name) for name in spec["metrics"]}}
     try:
         with _no_collection():
             compiled = _compiled(spec, point, content, recipe)
@@ -188,16 +129,6 @@ def _no_collection() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
-
-
-def _recipe(point: Mapping[str, Any], seed: int, training: Mapping[str, Any] | None) -> Any:
-    from sasimc.isa.described import validate
-    from sasimc.training.recipe import Recipe, load_recipe
-
-    base = load_recipe((training or {}).get("recipe", "default"))
-    data = _nested(_part(point, "recipe"), base.model_dump(mode="json"))
-    data |= {"seed": seed, **({"epochs": max(1, training["epochs"]), "limit": training.get("limit")} if training else {})}
-    return validate(Recipe, data, [], "recipe")
 
 
 def _priced(compiled: Any, point: Mapping[str, Any]) -> dict[str, float | None]:
@@ -224,6 +155,7 @@ def _priced(compiled: Any, point: Mapping[str, Any]) -> dict[str, float | None]:
             f"cycles.{entry}": e.cycles,
             f"latency.{entry}": e.cycles / machine.clock_hz,
             f"energy.{entry}": model.energy(events, e.cycles),
+            f"energy_on_chip.{entry}": model.energy({k: n for k, n in events.items() if not k.startswith("host_")}, e.cycles),
             f"host_bits.{entry}": e.events.get("host_bits_in", 0) + e.events.get("host_bits_out", 0),
         }
     return out
@@ -233,8 +165,8 @@ def _trained(compiled: Any, point: Mapping[str, Any], spec: Mapping[str, Any], r
     from sasimc.cluster.task import Lacking, threads
     from sasimc.datasets.dataset import open_dataset
     from sasimc.runtime.device import Device
-    from sasimc.runtime.faults import parse_bit_errors
-    from sasimc.training.trainer import evaluate, train
+    from sasimc.training.evaluation import evaluate
+    from sasimc.training.trainer import train
 
     training = spec["training"]
     device = Device(compiled.program, "fused", threads() or 1)
@@ -242,12 +174,36 @@ def _trained(compiled: Any, point: Mapping[str, Any], spec: Mapping[str, Any], r
         dataset = open_dataset(training["data"], size=device.input_shape[0])
     except SasError as exc:
         raise Lacking(f"data set {training['data']}", f"has no data set: {exc.diagnostic.message}") from None
-    if errors := point.get("bit_errors"):
-        device.inject(parse_bit_errors([str(errors)], spec["seed"]))
+    if (errors := errors_of(point, spec["seed"])).active:
+        device.inject(errors)
+    written = 0
     if training["epochs"]:
-        done = train(device, dataset, recipe)
-        written = sum(e.writes_bits for e in done.epochs)
-    else:
-        written = 0
+        written = sum(e.writes_bits for e in train(device, dataset, recipe).epochs)
+    taken = device.simulated_s
     top1, _ = evaluate(device, dataset, training["split"], limit=training.get("limit"))
-    return {"accuracy": top1, "bits_written": written, "worst_row": int(device.interpreter.state.wear.max())}
+    worst = int(device.interpreter.state.wear.max())
+    return {"accuracy": top1, "latency.training": taken, "bits_written": written, "worst_row": worst}
+
+
+def _cell(point: Mapping[str, Any], spec: Mapping[str, Any], recipe: Any) -> dict[str, Any]:
+    """A cell of table I: only its last configuration runs on the device."""
+    from sasimc.api import CompileOptions, compile_model
+    from sasimc.reference import require
+    from sasimc.reference.cells import Cell, Runner, Settings, use_threads
+    from sasimc.runtime.device import Device
+    from sasimc.zoo.weights import backbone_weights
+
+    require()
+    use_threads(1)
+    zoo, training = zoo_of(point), spec["training"]
+
+    def compiled(model: Path, chosen: Any) -> Device:
+        options = CompileOptions(**{"machine": machine_of(point), **chosen.compile_options(), **part(point, "compile")})
+        return Device(compile_model(model, options).program, "fused", 1)
+
+    with tempfile.TemporaryDirectory(prefix="sasimc-study-") as folder:
+        settings = Settings(
+            out=Path(folder), size=zoo.resolution, width=zoo.width, weights=backbone_weights(zoo.weights), recipe=recipe, split=training["split"],
+        )  # fmt: skip
+        made = Runner(settings, compiled).run(Cell(training["data"], int(point[CONFIGURATION]), spec["seed"]))
+    return {"accuracy": made["top1"], "latency.training": made["simulated_s"], "bits_written": made["bits_written"]}

@@ -26,7 +26,8 @@ study = Group(
 
 
 def _open(path: Path, folder: Path | None) -> Any:
-    from sasimc.measures import METRICS, check_point
+    from sasimc.measures import METRICS
+    from sasimc.parameters import check_point
     from sasimc.study.description import load_description
     from sasimc.study.run import Study
 

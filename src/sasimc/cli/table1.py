@@ -141,13 +141,16 @@ def table1(
     from sasimc.reference.cells import CONFIGURATIONS, Cell, Runner, Settings, use_threads
     from sasimc.reference.curves import write_csv, write_plots
     from sasimc.reference.table1 import summary, text
+    from sasimc.zoo.weights import backbone_weights
 
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
         raise SasError(f"cannot make the folder {output}: {exc.strerror or exc}") from None
     use_threads(threads)
-    runner = Runner(Settings(out=output, weights=_weights(weights, data), data=data, **settings), compiler(engine, threads))
+    runner = Runner(
+        Settings(out=output, weights=backbone_weights(weights, data), data=data, **settings), compiler(engine, threads)
+    )
     cells = [Cell(d, c, s) for s in range(seeds) for d in datasets.split(",") for c in configs]
     for name in dict.fromkeys(c.dataset for c in cells):
         say(runner.dataset(name).note)
@@ -198,13 +201,3 @@ def _shared_out(tasks: list[CellTask], cluster: str | None, workers: int | None)
     if failed:
         say(f"{failed} of {len(tasks)} cells failed; run it again to try them again", file=sys.stderr)
     return not failed
-
-
-def _weights(chosen: str | None, data: Path | None) -> str | None:
-    """What was chosen (None for ``random``), else ``weights`` in the data folder, else torchvision's."""
-    from sasimc.datasets.dataset import data_folder
-
-    if chosen is not None:
-        return None if chosen == "random" else chosen
-    base = data_folder(data)
-    return str(base / "weights") if base is not None and (base / "weights").is_dir() else "torchvision"
