@@ -240,6 +240,14 @@ def test_the_command_measures_shows_and_goes_on(tmp_path: Path, capsys: pytest.C
     [
         ('"machine.array.rowz" = [1]', "did you mean"),
         ('"compile.batch" = [0]', "--batch 0"),
+        ('"machine.array.banks[2]" = [8]', "no parameter"),
+        ('"machine.buffer.bytes" = ["large"]', "no value for a field"),
+        ('"zoo.width" = ["wide"]', "zoo.width"),
+        ('"recipe.epochs" = [0]', "epochs"),
+        ('"bit_errors.compute.write" = [2]', "between 0 and 1"),
+        ('"technology" = ["flash"]', "flash"),
+        ('"interpretation" = ["mine"]', "mine"),
+        ("configuration = [5]", "configuration 5"),
         ('"machine" = ["nowhere"]', "nowhere"),
     ],
 )
@@ -251,6 +259,20 @@ def test_parameters_are_checked_before_anything_starts(
     assert invoke(app, ["study", "run", str(path), "--workers", "0"]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "s" / "study.json").exists()
+
+
+def test_points_that_share_a_mapping_are_measured_as_if_alone() -> None:
+    from sasimc.api import CompileOptions, compile_model
+    from sasimc.measures import measure
+    from sasimc.parameters import machine_of
+    from sasimc.zoo.zoo import default_model_path
+
+    wanted = ["cycles.infer", "cycles.train_step", "subarrays", "buffer_peak"]
+    for point in ({}, {"machine.buffer.bytes": 100_352}, {"machine.buffer.bytes": 100_352, "machine.array.banks[0]": 8}):
+        spec = {"model": "embedded", "base": {}, "point": point, "seed": 0, "metrics": wanted, "training": None}
+        made = compile_model(default_model_path(), CompileOptions(machine=machine_of(point)))
+        alone = [made.infer.cycles, made.train_step.cycles, made.placement.used, made.buffer_peak_bytes]
+        assert [*measure(spec, {})["metrics"].values()] == alone
 
 
 def test_the_page_lists_every_metric() -> None:

@@ -55,7 +55,7 @@ def estimate(program: Program, entry: str, params: Mapping[str, int] | None = No
     Raises:
         SasError: more than ``limit`` instructions are executed (0: no limit).
     """
-    code, machine = program.code, program.machine
+    code = program.code
     resolved = [program.resolve(i) for i in code]
     walk = _Pricing(program, resolved)
     for name, value in (params or {}).items():
