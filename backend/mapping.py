@@ -21,7 +21,7 @@ from sasimc.backend.pixel_packing import RowWindow, Run, choices, shifted
 from sasimc.backend.stripes import column_chunk, dilations
 from sasimc.ir.graph import Graph, Op
 from sasimc.isa.instructions.array import INPUT_BITS
-from sasimc.isa.machine import Machine, load_machine
+from sasimc.isa.machine import Machine
 from sasimc.isa.objects import Matrix, Tile
 
 __all__ = ["LayerMatrix", "Placement", "arrays_of", "cut_layers", "place", "rejoin", "row_window", "split_depthwise", "spread"]
@@ -127,10 +127,8 @@ class Placement:
 
 
 def arrays_of(machine: Machine) -> Machine:
-    """What decides where weights stand: the machine with every other section as the paper's. Machines with equal arrays share a mapping."""
-    paper = load_machine()
-    kept = ("array", "activation", "transposed", "gradient", "accumulator", "adder_tree")
-    return paper.model_copy(update={name: getattr(machine, name) for name in kept})
+    """What of a machine decides where weights stand."""
+    return machine.only("array", "activation", "transposed", "gradient", "accumulator", "adder_tree")
 
 
 def split_depthwise(graph: Graph, machine: Machine, transposed: Iterable[str]) -> Graph:
@@ -145,7 +143,8 @@ def split_depthwise(graph: Graph, machine: Machine, transposed: Iterable[str]) -
         return multiplier * kh * kw > machine.weights_per_row or (multiplier > 1 and needed)
 
     ops = [op.with_attrs(depthwise=False) if op.kind == "conv" and op.flag("depthwise") and dense(op) else op for op in graph.ops]
-    return graph.map_ops(ops)
+    same = all(a is b for a, b in zip(ops, graph.ops, strict=True))
+    return graph if same else graph.map_ops(ops)
 
 
 def row_window(graph: Graph, op: Op) -> RowWindow:

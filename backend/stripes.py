@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -425,4 +426,9 @@ def plan_forward(graph: Graph, machine: Machine, masks: frozenset[str] = frozens
     Raises:
         CapacityError: a stripe of one row does not fit.
     """
-    return _Planner(graph, machine, masks).run()
+    return _planned(graph, machine.only("buffer", "accumulator"), masks)
+
+
+@lru_cache(maxsize=16)
+def _planned(graph: Graph, memories: Machine, masks: frozenset[str]) -> ForwardPlan:
+    return _Planner(graph, memories, masks).run()

@@ -112,6 +112,10 @@ class Machine(Section):
         """Bits the arrays hold."""
         return self.subarrays * self.array.rows * self.array.bit_columns
 
+    def only(self, *sections: str) -> Machine:
+        """The paper's machine with these sections of this one: what they alone decide is the same for all machines that share them."""
+        return load_machine().model_copy(update={name: getattr(self, name) for name in sections})
+
     def group_of(self, subarray: int) -> int:
         """Activation group of a sub-array."""
         return subarray // self.group_size

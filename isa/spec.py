@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from sasimc.isa.machine import Machine
@@ -356,6 +357,7 @@ class Instruction:
         _register(cls)
 
     @classmethod
+    @cache
     def rows_field(cls) -> RowsField | None:
         """The row-range operand, when the instruction has one."""
         return next(cls.of_kind(RowsField), None)
@@ -366,6 +368,7 @@ class Instruction:
         return (f for f in cls.fields if isinstance(f, kind))
 
     @classmethod
+    @cache
     def target(cls) -> Reg | None:
         """The register operand that is written, when there is one."""
         return next((f for f in cls.of_kind(Reg) if f.write), None)
