@@ -108,3 +108,6 @@ def _unprinted(machine: Machine, circuit: Circuit, transposable: int) -> Iterato
     ):  # fmt: skip
         how = f"{shown(quantity)} x {count} {what}"
         yield Figure(name, count * quantity.si, "m^2", how, quantity.source, quantity.kind)
+    for name, part in circuit.add_ons.items():
+        count = part.instances(machine)
+        yield Figure(name, count * part.area.si, "m^2", f"{shown(part.area)} x {count}", part.area.source, part.area.kind)

@@ -68,6 +68,11 @@ def scale_warnings(machine: Machine, circuit: Circuit, technology: Technology) -
             out.append(
                 f"{name} = {cycles} is {format_si(cycles * period, 's')}, {technology.name} needs {latency}: the cycles of this run are too few"
             )
+    out += [
+        f"{name}: its latency of {part.latency} is longer than a cycle of {format_si(period, 's')}; no cycle is added for it"
+        for name, part in circuit.add_ons.items()
+        if part.latency.si > period
+    ]
     return out
 
 
@@ -139,6 +144,16 @@ def _chip_charges(machine: Machine, circuit: Circuit, interpretation: Interpreta
     yield Charge("relu", "relu_ops", relu.si / elements, f"{shown(relu)} / {elements} elements", relu.source, "derived")
 
 
+def _added_charges(machine: Machine, circuit: Circuit) -> Iterator[Charge]:
+    """The user's own circuits: every word line with every input bit is an operation, which sub-arrays that work together share in a bank or on the chip."""
+    bits = circuit.reference.input_bits
+    for name, part in circuit.add_ons.items():
+        share = machine.group_size / part.instances(machine, active=True)
+        for event in ACTIVATIONS:
+            how = f"{shown(part.energy)} x {bits} input bits" + (f" / {share:g} sub-arrays" if share != 1 else "")
+            yield Charge(name, event, part.energy.si * bits / share, how, part.energy.source, part.energy.kind)
+
+
 def _assumed_charges(circuit: Circuit) -> Iterator[Charge]:
     digital, found = circuit.digital, circuit.unprinted
     scale = digital.node_scale
@@ -166,6 +181,7 @@ def charges(
         *_array_charges(machine, circuit, interpretation),
         *_chip_charges(machine, circuit, interpretation),
         *_wire_charges(machine, circuit, side),
+        *_added_charges(machine, circuit),
         *_assumed_charges(circuit),
     ]
 
@@ -186,5 +202,10 @@ def leakage(machine: Machine, circuit: Circuit, technology: Technology, area: Ar
         Figure("buffer, accumulators", buffer.si * bits, "W", f"{shown(buffer)} x {bits} bits", buffer.source, buffer.kind),
         Figure("sub-arrays", logic.si * area.periphery * powered, "W", around, f"{logic.source}; {idle.source}", weakest((logic.kind, idle.kind))),
         Figure("logic", logic.si * area.logic, "W", f"{shown(logic)} x {format_si(area.logic, 'm^2')}", logic.source, logic.kind),
+        *(
+            Figure(name, part.leakage.si * part.instances(machine), "W", f"{shown(part.leakage)} x {part.instances(machine)}", part.leakage.source,
+                   part.leakage.kind)
+            for name, part in circuit.add_ons.items()
+        ),
         Figure(HOST_STANDBY, standby.si, "W", shown(standby), standby.source, standby.kind),
     ]  # fmt: skip

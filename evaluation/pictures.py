@@ -73,7 +73,7 @@ def draw_curve(found: Curve, suffix: str = ".svg") -> bytes:
     def draw(axes: Any) -> None:
         for ax, name in zip(axes, ("energy", "tops_per_watt_8b"), strict=True):
             points = found.figures.get(name, ())
-            if not points:
+            if not points or not all(f.value > 0 for f in points):
                 ax.set_axis_off()
                 continue
             ax.plot(found.x, [f.value for f in points], color="#2e8b57", marker="o", markersize=3)

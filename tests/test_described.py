@@ -150,7 +150,7 @@ def test_a_source_belongs_to_a_value(tmp_path: Path) -> None:
         ("machine", ("overlap = true", 'overlap = "on a whim"'), r'controller\.overlap: "on a whim" is not true or false'),
         ("machine", ("[buffer]", "[bufer]"), r"(?s)bufer: there is no such field.*did you mean 'buffer'"),
         ("machine", ("rows = 64", "rows = "), r"machine\.toml:10:\d+: error: not valid TOML"),
-        ("technology", ('kind = "SAS"', 'kind = "SAD"'), r'(?s)kind: "SAD" is not "SAS", "SOT".*or "NAND"'),
+        ("technology", ('kind = "SAS"', 'kind = "SAD"'), r'(?s)kind: "SAD" is not "SAS", "SOT".*or "DRAM"'),
         ("technology", ('unit = "pJ/bit"', 'unit = "pJ/bits"'), r"unknown unit 'pJ/bits'"),
         ("technology", ("non_volatile = true", "non_volatile = 3"), r"non_volatile: 3 is not true or false"),
         ("circuit", ("[reference]", "[refrence]"), r"(?s)refrence: there is no such field.*did you mean 'reference'"),

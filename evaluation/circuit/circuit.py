@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from sasimc.evaluation.circuit.unprinted import Digital, Periphery, Plausible, Unprinted
+from sasimc.evaluation.circuit.unprinted import AddOn, Digital, Periphery, Plausible, Unprinted
 from sasimc.evaluation.quantity import Measured, Quantity
 from sasimc.isa.described import Source, parse_toml, read_source, validate
 from sasimc.isa.errors import SasError, near
@@ -150,6 +150,7 @@ class Circuit(Measured):
     digital: Digital
     periphery: Periphery
     plausible: Annotated[dict[str, Plausible], Field(default_factory=dict)]
+    add_ons: Annotated[dict[str, AddOn], Field(default_factory=dict, max_length=64)]
 
     @model_validator(mode="after")
     def _has_default(self) -> Circuit:

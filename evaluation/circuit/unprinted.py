@@ -3,13 +3,15 @@ table IV. Every quantity is an assumption with a low and a high end."""
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from sasimc.evaluation.quantity import Measured, Quantity
+from sasimc.isa.machine import Machine
 
-__all__ = ["Composition", "Digital", "Periphery", "Plausible", "Unprinted"]
+__all__ = ["AddOn", "Composition", "Digital", "Periphery", "Plausible", "Unprinted"]
 
 
 class BitLine(Measured):
@@ -117,6 +119,22 @@ class Periphery(Measured):
     def items(self) -> dict[str, Composition]:
         """Compositions by event."""
         return {name: getattr(self, name) for name in type(self).model_fields}
+
+
+class AddOn(Measured):
+    """A circuit of the user's in every sub-array, every bank, or once: ``energy`` of an operation, which is a word line with one input bit."""
+
+    UNITS: ClassVar[dict[str, str]] = {"energy": "J", "area": "m^2", "leakage": "W", "latency": "s"}
+    per: Literal["subarray", "bank", "chip"]
+    energy: Quantity
+    area: Quantity
+    leakage: Quantity
+    latency: Quantity
+
+    def instances(self, machine: Machine, active: bool = False) -> int:
+        """How many there are, or work at once."""
+        banks = math.prod(machine.activation.banks if active else machine.array.banks)
+        return {"subarray": machine.group_size if active else machine.subarrays, "bank": banks, "chip": 1}[self.per]
 
 
 class Plausible(Measured):

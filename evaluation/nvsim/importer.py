@@ -7,11 +7,14 @@ and at the end of the written file.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
+from sasimc.evaluation.circuit.unprinted import AddOn
 from sasimc.evaluation.machine_notes import toml_value
+from sasimc.evaluation.nvsim.addons import add_ons
 from sasimc.evaluation.nvsim.cells import CellImport, import_cell
 from sasimc.evaluation.nvsim.organisation import Organisation, organise, validated
 from sasimc.evaluation.nvsim.reader import SUFFIXES, Document, Setting, read
@@ -21,6 +24,9 @@ from sasimc.isa.errors import Diagnostic, DiagnosticsError, SasError
 from sasimc.isa.machine import Machine, load_machine
 
 __all__ = ["Imported", "import_files", "machine_toml", "technology_toml"]
+
+FIGURES_NM: Final = 28
+"""Node of table IV."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,7 @@ class Imported:
     machine: Machine | None
     organisation: Organisation | None
     technology: Technology | None
+    add_ons: Mapping[str, AddOn]
     used: tuple[tuple[Setting, str], ...]
     unused: tuple[tuple[Setting, str], ...]
     findings: tuple[Diagnostic, ...]
@@ -84,11 +91,39 @@ def import_files(paths: Sequence[Path], base: Machine | None = None) -> Imported
         used |= made.used
         if (named := cfg.get("MemoryCellInputFile") if cfg else None) is not None:
             used[named.key.name] = named
+    added: dict[str, AddOn] = {}
+    if pim is not None:
+        added, from_pim = add_ons(pim)
+        used |= from_pim
+    findings += _nodes(cfg, cell)
     settings = [s for d in ordered for s in sorted(d.settings.values(), key=lambda s: s.span.line)]
     taken = [(s, s.key.use) for s in settings if used.get(s.key.name) is s]
     left = [(s, s.key.reason or _why_not(s)) for s in settings if used.get(s.key.name) is not s]
     technology = made.technology if made is not None else None
-    return Imported(ordered, machine, organisation, technology, tuple(taken), tuple(left), tuple(findings))
+    return Imported(ordered, machine, organisation, technology, added, tuple(taken), tuple(left), tuple(findings))
+
+
+def _nodes(cfg: Document | None, cell: Document | None) -> list[Diagnostic]:
+    """Nodes that differ from one another or from that of the circuit figures, whose prices the machine gets."""
+    out: list[Diagnostic] = []
+    found = [s for d in (cfg, cell) if d is not None and (s := d.get("ProcessNode")) is not None]
+    if len(found) == 2 and found[0].number != found[1].number:
+        out.append(
+            Diagnostic(
+                f"the cell is of {found[1].text} nm and the memory of {found[0].text} nm", found[1].span, severity="warning"
+            )
+        )
+    if found and found[0].number != FIGURES_NM:
+        hint = f"the shipped circuit figures are of {FIGURES_NM} nm and are not scaled; `sasc energy --circuit` takes yours, --baseline compares with NVSim's own"
+        out.append(
+            Diagnostic(
+                f"what is of {found[0].text} nm is priced beside circuits of {FIGURES_NM} nm",
+                found[0].span,
+                hint=hint,
+                severity="warning",
+            )
+        )
+    return out
 
 
 def _kind_of_memory(cfg: Document, used: dict[str, Setting], findings: list[Diagnostic]) -> None:
@@ -168,8 +203,9 @@ def technology_toml(made: Imported) -> str:
     for name in type(tech).model_fields:
         value = getattr(tech, name)
         if isinstance(value, Quantity):
+            ends = "".join(f"{end} = {at!r}, " for end in ("low", "high") if (at := getattr(value, end)) is not None)
             lines.append(
-                f"{name} = {{value = {value.value!r}, unit = {json.dumps(value.unit)}, kind = {json.dumps(value.kind)}, "
+                f"{name} = {{value = {value.value!r}, {ends}unit = {json.dumps(value.unit)}, kind = {json.dumps(value.kind)}, "
                 f"source = {json.dumps(value.source, ensure_ascii=False)}}}"
             )
         elif value is not None:

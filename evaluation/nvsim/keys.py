@@ -48,6 +48,7 @@ class Key:
 
 _SEARCH: Final = "steers NVSim's search over designs; here the design is given"
 _CIRCUIT: Final = "a choice of NVSim's circuit models; circuit figures come from the technology file"
+_FLASH: Final = "of flash memory, which is refused"
 _CACHE: Final = "of caches only; the machine is a memory without tags"
 
 
@@ -70,7 +71,7 @@ _CFG: Final = (
     Key("ForceMuxSenseAmp", "", "", "bit columns that share a sense amplifier"),
     Key("ForceMuxOutputLev1", "", "", "bit columns that share an output"),
     Key("ForceMuxOutputLev2", "", "", "bit columns that share an output"),
-    Key("FlashPageSize", "capacity", "Byte", "bit columns of all active sub-arrays"),
+    Key("FlashPageSize", "capacity", "Byte", "", _FLASH),
     Key("Temperature", "K", "K", "", "no figure of the cell file is given for a temperature"),
     Key("Associativity", "", "", "", _CACHE),
     _word("CacheAccessMode", reason=_CACHE),
@@ -91,7 +92,7 @@ _CFG: Final = (
     _word("InternalSensing", reason=_CIRCUIT),
     _word("PrintLevel", reason="steers NVSim's own output"),
     Key("MaxNmosSize", "F", "F", "", _CIRCUIT),
-    Key("FlashBlockSize", "capacity", "KB", "", "rows are erased in blocks; the machine writes rows"),
+    Key("FlashBlockSize", "capacity", "KB", "", _FLASH),
     *(
         Key(f"Apply{what}Constraint", "", "", "", _SEARCH)
         for what in (
@@ -147,20 +148,20 @@ _CELL: Final = (
     Key("SRAMCellPMOSWidth", "F", "F", "", "leakage of an SRAM cell comes from the technology, not from its transistors"),
     _cell("DRAMCellCapacitance", "farad", "F", reason="refresh is not modelled"),
     Key("GateCouplingRatio", "", "", "", "floating gates are not modelled"),
-    _cell("FlashEraseTime", "s", "ms", reason="rows are erased in blocks; the machine writes rows"),
-    _cell("FlashProgramTime", "s", "us", "write latency, write.cycles_per_row"),
+    _cell("FlashEraseTime", "s", "ms", reason=_FLASH),
+    _cell("FlashProgramTime", "s", "us", reason=_FLASH),
     *(_cell(f"Flash{what}Voltage", "V", "V", reason="floating gates are not modelled") for what in ("Erase", "Program", "Pass")),
     Key("RetentionTime", "s", "us", "", "refresh is not modelled"),
     Key("Stitching", "", "", "", "a layout detail of NVSim"),
 )
 
-_ADD_ON: Final = "an added circuit; the circuits that are counted are those of the circuit table (page 'Energy, latency, area')"
+_ADD_ON: Final = "an added circuit of the circuit figures (--circuit-out)"
 
 
 def _add_on(level: str) -> tuple[Key, ...]:
     figures = (("Latency", "s", "ns"), ("Dynamic Energy", "J", "nJ"), ("Leakage Power", "W", "uW"), ("Area", "um^2", "um^2"))
     return tuple(
-        Key(f"{level}addon component {what}", unit, written, "", _ADD_ON, shape="list", positive=False)
+        Key(f"{level}addon component {what}", unit, written, _ADD_ON, shape="list", positive=False)
         for what, unit, written in figures
     )
 

@@ -82,6 +82,13 @@ def _pairs(s: Setting) -> tuple[list[int], list[int]]:
 
 
 def _array(out: Organisation, cfg: Document, base: Machine) -> None:
+    for name in ("FlashPageSize", "FlashBlockSize"):
+        if (flash := cfg.get(name)) is not None:
+            raise SasError(
+                f"{name} is of flash memory, which does not compute by rows",
+                span=flash.span,
+                hint="leave the line out if the cells are no flash",
+            )
     bank, mat = cfg.get("ForceBank"), cfg.get("ForceMat")
     word, capacity = cfg.get("WordWidth"), cfg.get("Capacity")
     muxes = [s for n in ("ForceMuxSenseAmp", "ForceMuxOutputLev1", "ForceMuxOutputLev2") if (s := cfg.get(n)) is not None]
@@ -113,22 +120,18 @@ def _array(out: Organisation, cfg: Document, base: Machine) -> None:
 
 def _columns(out: Organisation, cfg: Document, word: Setting | None, muxes: list[Setting], active: int) -> int:
     """Bit columns of a sub-array; 0 when the files do not say."""
-    page = cfg.get("FlashPageSize")
-    if page is not None:
-        source, bits = page, page.number
-    elif word is not None and muxes:
-        source, bits = word, word.number * math.prod(m.number for m in muxes)
-    else:
+    if word is None or not muxes:
         return 0
+    source, bits = word, word.number * math.prod(m.number for m in muxes)
     if bits % active or bits != int(bits):
         raise SasError(
             f"{source.key.name} gives {bits:g} bit columns for {active} active sub-arrays: not a whole number each",
             span=source.span,
         )
     columns = int(bits) // active
-    factors = "" if page is not None else "".join(f" x {m.number:g}" for m in muxes)
+    factors = "".join(f" x {m.number:g}" for m in muxes)
     text = f"D: {source.place}{factors} / {active} active sub-arrays"
-    out.put("array.bit_columns", columns, text, source, *(() if page is not None else muxes))
+    out.put("array.bit_columns", columns, text, source, *muxes)
     return columns
 
 
@@ -171,7 +174,7 @@ def _assumed_organisation(out: Organisation, base: Machine, word: Setting | None
 
 def _times(out: Organisation, cell: Document | None, pim: Document | None, clock_hz: float) -> None:
     """Cycles of a row write from the longest pulse, of a row read from the sense amplifier, at the base machine's clock."""
-    pulses = [s for n in ("SetPulse", "ResetPulse", "FlashProgramTime") if cell is not None and (s := cell.get(n)) is not None]
+    pulses = [s for n in ("SetPulse", "ResetPulse") if cell is not None and (s := cell.get(n)) is not None]
     if pulses:
         longest = max(pulses, key=lambda s: s.number)
         cycles = max(1, math.ceil(longest.number * clock_hz - 1e-9))

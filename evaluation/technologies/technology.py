@@ -36,7 +36,7 @@ class Technology(Measured):
     }  # fmt: skip
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+-]{1,64}$")]
-    kind: Literal["SAS", "SOT", "STT", "SRAM", "PCRAM", "RRAM", "DRAM", "NAND"]
+    kind: Literal["SAS", "SOT", "STT", "SRAM", "PCRAM", "RRAM", "DRAM"]
     description: Annotated[str, Field(max_length=400)] = ""
     non_volatile: bool
     write_energy: Quantity
@@ -62,7 +62,7 @@ class Technology(Measured):
             raise ValueError("resistance_low and resistance_high belong together")
         if low and high and not 0 < low.si < high.si:
             raise ValueError(f"resistance_low ({low}) is not below resistance_high ({high})")
-        if self.kind not in ("SRAM", "DRAM", "NAND") and low is None:
+        if self.kind not in ("SRAM", "DRAM") and low is None:
             raise ValueError(f"a cell of kind {self.kind} needs resistance_low and resistance_high")
         if self.non_volatile and self.retention is None:
             raise ValueError("a non-volatile cell needs retention")

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sasimc.cli import options
 from sasimc.cli.common import command, require_package, require_writable, write_json
 from sasimc.cli.options import File, argument, option
 from sasimc.cli.tables import print_tables, say
-from sasimc.isa.errors import SasError
+from sasimc.isa.errors import SasError, near
+
+if TYPE_CHECKING:
+    from sasimc.evaluation.baseline.item import Item
+    from sasimc.evaluation.cost import CostModel
 
 __all__ = ["diff", "energy"]
 
@@ -26,6 +31,14 @@ __all__ = ["diff", "energy"]
     multiple=True,
     help="What if a number of the technology or circuit file were another (circuit.adder_tree.energy=800pJ)? A range (400pJ..1.2nJ), once, gives a curve.",
 )
+@option(
+    "--baseline",
+    section="Prices",
+    nargs=2,
+    metavar="TOOL WHERE",
+    help="Compare component by component with another tool: `nvsim-result FILE` (what NVSim printed), `hwcomponents NM` (if installed, at that node).",
+)
+@option("--fill", section="Prices", is_flag=True, help="Take the baseline's figures in place of ours, where they fill one.")
 @options.rows("ONNX nodes listed")
 @options.json_file()
 @option(
@@ -36,13 +49,14 @@ __all__ = ["diff", "energy"]
 )
 @options.isa
 def energy(
-    run: Path, technology: str | None, interpretation: str | None, circuit: Path | None, settings: tuple[str, ...], rows: int,
-    json_file: Path | None, plot: Path | None,
+    run: Path, technology: str | None, interpretation: str | None, circuit: Path | None, settings: tuple[str, ...],
+    baseline: tuple[str, str] | None, fill: bool, rows: int, json_file: Path | None, plot: Path | None,
 ) -> None:  # fmt: skip
     """Show the energy, latency and area of a run.
 
     By phase, component, ONNX node and instruction, with the source of each figure and the range that the assumptions leave."""
     from sasimc.costs import cost_of_report
+    from sasimc.evaluation.baseline.item import baseline_table, filled
     from sasimc.evaluation.figures import figures
     from sasimc.evaluation.ranges import assigned, curve, parse_setting
     from sasimc.evaluation.text import cost_tables, curve_table
@@ -59,9 +73,19 @@ def energy(
             span = name, ends
         else:
             raise SasError("one --set with a range at a time", hint=f"{span[0]} has one already")
+    items: list[Item] = []
+    if baseline is not None:
+        items = _items(model, *baseline)
+        model = filled(model, items) if fill else model
+    elif fill:
+        raise SasError("--fill needs --baseline", hint="--baseline nvsim-result FILE --fill")
     cost = model.cost(cost.run)
     found = None if span is None else curve(model, *span, lambda m: {f.name: f for f in figures(m, cost.run, cost.totals)})
-    print_tables(*cost_tables(cost, rows or None), *([curve_table(found)] if found else []))
+    tables = [*cost_tables(cost, rows or None), *([curve_table(found)] if found else [])]
+    if baseline is not None:
+        what = f"{baseline[0]} beside ours{', taken in place of ours' if fill else ''}"
+        tables.append(baseline_table(model, items, what, lambda m: m.energy(cost.totals, cost.run.cycles)))
+    print_tables(*tables)
     if plot is not None:
         from sasimc.evaluation.pictures import draw_curve, draw_tornado
         from sasimc.isa.files import write_atomically
@@ -74,7 +98,30 @@ def energy(
     for text in cost.model.notes():
         say(f"note: {text}")
     if json_file:
-        write_json(json_file, cost.as_dict() | ({"curve": found.as_dict()} if found else {}))
+        write_json(
+            json_file,
+            cost.as_dict()
+            | ({"curve": found.as_dict()} if found else {})
+            | ({"baseline": [i.as_dict() for i in items]} if items else {}),
+        )
+
+
+def _items(model: CostModel, tool: str, where: str) -> list[Item]:
+    """The figures of another tool; ``where``: its file, or a node in nm."""
+    if tool == "nvsim-result":
+        from sasimc.evaluation.baseline.nvsim_result import nvsim_items, read_result
+
+        return list(nvsim_items(model, read_result(where)))
+    if tool == "hwcomponents":
+        from sasimc.evaluation.baseline.hwcomponents import hwcomponents_items
+
+        if not where.replace(".", "", 1).isdecimal() or not float(where):
+            raise SasError(f"{where!r} is no node", hint="--baseline hwcomponents 28: nanometres")
+        return list(hwcomponents_items(model, float(where)))
+    raise SasError(
+        f"no baseline is called {tool!r}",
+        hint=near(tool, ("nvsim-result", "hwcomponents")) or "nvsim-result FILE or hwcomponents NM",
+    )
 
 
 @command("diff")

@@ -72,6 +72,12 @@ def init(output: Path | None, force: bool, base: str | None) -> None:
 @option("-o", "--output", section="Output", type=File(), help="Machine description to write (TOML).")
 @option("--technology-out", section="Output", type=File(), help="Technology to write (TOML), from the .cell file.")
 @option(
+    "--circuit-out",
+    section="Output",
+    type=File(),
+    help="Circuit figures to write (TOML): table IV and the circuits that the .pim file adds.",
+)
+@option(
     "--base",
     section="Machine",
     type=options.MACHINE,
@@ -84,6 +90,7 @@ def import_command(
     files: tuple[Path, ...],
     output: Path | None,
     technology_out: Path | None,
+    circuit_out: Path | None,
     base: Path | None,
     quiet: bool,
     json_file: Path | None,
@@ -95,20 +102,31 @@ def import_command(
     Every setting is listed with what became of it. Lines that cannot be read are reported with file and line, and nothing is written when a
     value that is needed is among them.
     """
+    from sasimc.evaluation.nvsim.addons import circuit_toml
     from sasimc.evaluation.nvsim.importer import import_files, machine_toml, technology_toml
     from sasimc.evaluation.table import Table
     from sasimc.isa.files import write_together
     from sasimc.isa.machine import load_machine
 
-    require_writable(output, technology_out, json_file)
+    require_writable(output, technology_out, circuit_out, json_file)
     made = import_files(files, load_machine(base))
     targets: dict[Path, bytes] = {}
     if output is not None:
         targets[output] = machine_toml(made).encode()
     if technology_out is not None:
         targets[technology_out] = technology_toml(made).encode()
+    if circuit_out is not None:
+        if not made.add_ons:
+            raise SasError(
+                "no circuit is added", hint="--circuit-out needs a .pim file with Subaddon, Mataddon or Bankaddon components"
+            )
+        targets[circuit_out] = circuit_toml(
+            dict(made.add_ons), re.sub(r"[^A-Za-z0-9_.+-]+", "_", circuit_out.stem)[:64] or "imported"
+        ).encode()
+    elif made.add_ons:
+        say(f"note: {len(made.add_ons)} added circuits of the .pim file go into circuit figures only: --circuit-out FILE.toml")
     if not targets:
-        raise SasError("nothing to write", hint="-o machine.toml, --technology-out technology.toml, or both")
+        raise SasError("nothing to write", hint="-o machine.toml, --technology-out technology.toml, --circuit-out circuit.toml")
     for finding in made.findings:
         say(str(finding))
     used = [(s.place, s.text, what) for s, what in made.used]
@@ -122,6 +140,10 @@ def import_command(
     write_together(targets)
     if output is not None and made.machine is not None:
         say(f"wrote {output}: {_in_short(made.machine)}")
+    if circuit_out is not None:
+        say(
+            f"wrote {circuit_out}: table IV and {len(made.add_ons)} added circuits; price with it: sasc energy RUN --circuit {circuit_out}"
+        )
     if technology_out is not None and made.technology is not None:
         say(f"wrote {technology_out}: {made.technology.kind}, write {made.technology.write_energy}")
     if json_file:
