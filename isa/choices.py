@@ -6,7 +6,18 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
-__all__ = ["CROPS", "ENGINES", "INTERPOLATIONS", "LANE_KINDS", "MATCHES", "PRESETS", "SPLITS", "TECHNOLOGIES", "shipped_recipes"]
+__all__ = [
+    "CROPS",
+    "ENGINES",
+    "INTERPOLATIONS",
+    "LANE_KINDS",
+    "MATCHES",
+    "PRESETS",
+    "SPLITS",
+    "SUPPLIES",
+    "TECHNOLOGIES",
+    "shipped_recipes",
+]
 
 ENGINES = ("step", "bitserial", "fused")
 SPLITS = ("train", "val", "test")
@@ -26,6 +37,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 """Preprocessing: x/255, x/127.5 - 1, that of torchvision's ImageNet weights, x, x - 128, and that of PyTorch's MNIST examples."""
 TECHNOLOGIES = ("sas", "sot", "stt", "sram")
 """Technologies that come with the package."""
+SUPPLIES = ("constant", "duty", "solar", "rf", "vibration")
+"""Power supplies that come with the package, and the forms of their traces."""
 
 
 def shipped_recipes() -> tuple[str, ...]:

@@ -29,6 +29,7 @@ _WHERE = {
     "Runs": {
         "energy": "sasimc.cli.energy:energy",
         "diff": "sasimc.cli.energy:diff",
+        "idle": "sasimc.cli.idle:idle",
         "report": "sasimc.cli.report:report",
         "explore": "sasimc.cli.explore:explore",
     },

@@ -119,6 +119,10 @@ __all__ = ["app", "embedded", "main"]
     help="Bit errors of the arrays: a rate (of write and read), or write=P,read=P,stuck=P,kind=compute|transposable (may be repeated).",
 )  # fmt: skip
 @option("--fault-seed", section="Device", type=AtLeast(0), default=0, help="Seed of the bit errors.")
+@option(
+    "--power", section="Device", type=Choice("sasimc.isa.choices:SUPPLIES", "FILE.toml"), show_default="always on",
+    help="Run on harvested power: the device is cut off when its storage is empty, and goes on when it is filled.",
+)  # fmt: skip
 @options.engine("bitserial")
 @options.threads
 @options.cluster
@@ -176,11 +180,14 @@ def _session(
     evaluate: str | None, save: Path | None, data: Path | None, split: str, limit: int | None, top: int, recipe: str | None,
     epochs: int | None, batch: int | None, seed: int | None, patience: int | None, head_exponent: str | None, module_exponent: str | None,
     augment: bool | None, freeze: str, image: Path | None, task: str | None, resume: bool, match: str, strict: bool, preprocess: str | None,
-    cluster: str | None, workers: int | None, **fields: Any,
+    cluster: str | None, workers: int | None, power: str | None, **fields: Any,
 ) -> None:  # fmt: skip
     """Classify, train, evaluate."""
+    from sasimc.costs import joules_of
     from sasimc.datasets.images import Augment
     from sasimc.datasets.preprocess import preprocess_fields
+    from sasimc.evaluation.supply.supply import load_supply
+    from sasimc.intermittent import Intermittent
     from sasimc.training.recipe import Schedule
     from sasimc.training.session import Session, SessionOptions
 
@@ -205,6 +212,12 @@ def _session(
         cross_check=cross_check, top=top, preprocess=preprocess, preprocess_changes=preprocess_fields(**fields), match=match, strict=strict,
         outputs={k: v for k, v in (("save", save), ("json", outcome.json_file), ("trace", outcome.trace)) if v},
     )  # fmt: skip
+    supply = load_supply(power) if power else None
+    if supply and (outcome.trace or cross_check or cluster or workers):
+        raise SasError(
+            "--power runs one device, in pieces: --trace and --cross-check need whole runs, --cluster and --workers more devices",
+            hint="leave one of them out",
+        )
     require_suffix(save, ".s", ".bin")
     require_writable(save, image, *outcome.files)
     with (
@@ -217,14 +230,22 @@ def _session(
         device.inject(bit_errors, fresh=session.image is None)
         if bit_errors.active:
             say(f"bit errors, rates: {bit_errors}; seed {bit_errors.seed}")
+        powered: Intermittent | None = None
         try:
             with traced(device.interpreter, outcome) as run:
                 device.run_with(run)
+                if supply:
+                    powered = Intermittent(device, supply, joules_of(device.program, outcome.prices))
+                    device.run_with(powered.run)
                 session.run()
         finally:  # a run that was broken off is reported as far as it went
             if faults := device.faults:
                 session.report["bit_errors"] = faults.summary()
                 say(str(faults))
+            if powered:
+                session.report["power"] = powered.summary()
+                for line in powered.lines():
+                    say(line)
             write_outcome(device.interpreter, session.report, outcome, start)
 
 
