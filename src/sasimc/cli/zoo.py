@@ -30,10 +30,6 @@ ZOO = "sasimc.zoo.zoo:ZooOptions"
     help="Rep-Net modules: default, none, or ATTACH[:HIDDEN[:KERNEL[:GROUPS]]],...",
 )  # fmt: skip
 @option(
-    "--wiring", section="Network", type=Choice("sasimc.zoo.modules:WIRINGS"), of=ZOO,
-    help="Modules' outputs: added to the block's (add), or pooled features of the classifier.",
-)  # fmt: skip
-@option(
     "--weights", section="Weights", metavar="[torchvision|FOLDER|FILE.npz]", show_default="random",
     help="torchvision's weights, a folder of INT8 weights, or an .npz of folded floats.",
 )  # fmt: skip
