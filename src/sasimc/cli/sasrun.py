@@ -242,10 +242,9 @@ def _session(
             if faults := device.faults:
                 session.report["bit_errors"] = faults.summary()
                 say(str(faults))
-            if powered:
-                session.report["power"] = powered.summary()
-                for line in powered.lines():
-                    say(line)
+            session.report["power"] = powered.summary() if powered else None
+            for line in powered.lines() if powered else ():
+                say(line)
             write_outcome(device.interpreter, session.report, outcome, start)
 
 
