@@ -160,12 +160,12 @@ class _Reader:
         self.graph.ops.append(op)
         self.graph.quants[op.output] = quant
 
-    def _keep(self, kind: str, node: onnx.NodeProto, position: int, **attrs: object) -> _Tensor:
+    def _keep(self, kind: str, node: onnx.NodeProto, position: int, output: int = 0, **attrs: object) -> _Tensor:
         """An operation that keeps scale and zero point; its tensor bears the float name until a Q names it."""
-        x = self._tensor(node.input[0], node)
+        x, out = self._tensor(node.input[0], node), node.output[output]
         quant = self.graph.quants[x]
-        self._emit(Op(kind, node.name, position, (x,), node.output[0], quant.lo, quant.hi, attrs=attrs), quant)
-        return _Tensor(node.output[0])
+        self._emit(Op(kind, node.name, position, (x,), out, quant.lo, quant.hi, attrs=attrs), quant)
+        return _Tensor(out)
 
     # -- quantisation -------------------------------------------------------------------------------------------------------
 
@@ -417,9 +417,26 @@ class _Reader:
         return _Pending(mode, node, position, (self._tensor(node.input[0], node),), how)
 
     def _concat(self, node: onnx.NodeProto, position: int) -> _Pending:
-        if self._attrs(node)["axis"] not in (1, -3):
-            raise NotImplementedError(f"{node.name}: Concat along the channels only")
-        return _Pending("concat", node, position, tuple(self._tensor(n, node) for n in node.input), {})
+        axis = self._attrs(node)["axis"]
+        return _Pending("concat", node, position, tuple(self._tensor(n, node) for n in node.input), {"axis": axis})
+
+    def _slice(self, node: onnx.NodeProto, position: int) -> _Tensor:
+        first, end, axes, steps = (self._const(node, i) for i in range(1, 5))
+        if first is None or end is None or axes is None or (steps is not None and (steps < 1).any()) or (axes < 1).any():
+            raise NotImplementedError(f"{node.name}: Slice with axes and positive steps only")
+        at = {
+            int(a): slice(int(f), int(e), int(s))
+            for a, f, e, s in zip(axes, first, end, np.ones(len(axes), int) if steps is None else steps, strict=True)
+        }
+        return self._keep("slice", node, position, at=at)
+
+    def _split(self, node: onnx.NodeProto, position: int) -> None:
+        axis, sizes = int(self._attrs(node).get("axis", 0)), self._const(node, 1)
+        if sizes is None or axis < 1:
+            raise NotImplementedError(f"{node.name}: Split by sizes only")
+        ends = np.cumsum(sizes).astype(int).tolist()
+        for i, (first, end) in enumerate(zip([0, *ends], ends, strict=False)):
+            self.values[node.output[i]] = self._keep("slice", node, position, i, at={axis: slice(first, end, 1)})
 
     def _pad(self, node: onnx.NodeProto, position: int) -> _Tensor:
         attrs = self._attrs(node)

@@ -146,10 +146,12 @@ def forward(op: Op, xs: Sequence[I64], graph: Graph, w: npt.NDArray[np.int8] | N
     if op.kind == "concat":
         quants = [graph.quants[n] for n in op.inputs]
         parts = [requantise(v, -q.zero, q.scale / qy.scale, qy.zero, op.lo, op.hi) for v, q in zip(xs, quants, strict=True)]
-        return np.concatenate(parts, axis=-1)
+        return _ours(np.concatenate([_onnx(part) for part in parts], axis=op.attrs["axis"]))
     if op.kind == "pad":
         top, left, bottom, right = op.attrs["pads"]
         return np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=op.attrs["fill"])
+    if op.kind == "slice":
+        return _ours(_onnx(x)[_index(op, x)])
     if op.kind == "shape":
         return _reshape(op, x)
     raise NotImplementedError(op.kind)
@@ -247,8 +249,13 @@ def backward(
         np.add.at(total, (slice(None), rows[:, None], cols[None, :]), v)
         return [Error(accumulator(total), e)]
     if op.kind == "concat":
-        ends = np.cumsum([a.shape[-1] for a in xs])[:-1]
-        return [Error(part, e) for part in np.split(v, ends, axis=-1)]
+        axis = op.attrs["axis"]
+        ends = np.cumsum([_onnx(a).shape[axis] for a in xs])[:-1]
+        return [Error(_ours(part), e) for part in np.split(_onnx(v), ends, axis=axis)]
+    if op.kind == "slice":
+        total = np.zeros(_onnx(x).shape, v.dtype)
+        total[_index(op, x)] = _onnx(v)
+        return [Error(_ours(total), e)]
     if op.kind == "pad":
         top, left, _, _ = op.attrs["pads"]
         return [Error(v[:, top : top + x.shape[1], left : left + x.shape[2]], e)]
@@ -356,6 +363,11 @@ def _onnx(x: npt.NDArray) -> npt.NDArray:
 
 def _ours(x: npt.NDArray) -> npt.NDArray:
     return np.ascontiguousarray(x.transpose(0, 2, 3, 1)) if x.ndim == 4 else x
+
+
+def _index(op: Op, x: I64) -> tuple[slice, ...]:
+    """What a Slice reads, in ONNX's axis order."""
+    return tuple(op.attrs["at"].get(axis, slice(None)) for axis in range(x.ndim))
 
 
 def _reshape(op: Op, x: I64) -> I64:

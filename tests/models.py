@@ -463,12 +463,27 @@ class Builder:
         return self._finish([x], r, name, None, dtype=dtype, pow2=pow2, start=start)
 
     def concat(
-        self, xs: Sequence[Value], *, name: str | None = None, dtype: str | None = None, pow2: bool | None = None
+        self, xs: Sequence[Value], axis: int = 1, *, name: str | None = None, dtype: str | None = None, pow2: bool | None = None
     ) -> Value:
-        """Concatenation along the channels, requantised to one scale."""
+        """Concatenation along the channels, rows (2) or columns (3), requantised to one scale."""
         name, start = name or self._fresh("concat"), len(self.nodes)
-        r = self._node("Concat", [x.name for x in xs], name, axis=1)
+        r = self._node("Concat", [x.name for x in xs], name, axis=axis)
         return self._finish(xs, r, name, None, dtype=dtype, pow2=pow2, start=start)
+
+    def take(self, x: Value, axis: int, first: int, end: int, step: int = 1, *, name: str | None = None) -> Value:
+        """A Slice along one axis, with the input's quantisation."""
+        name, start = name or self._fresh("take"), len(self.nodes)
+        r = self._node("Slice", [x.name, *(self.const([v], "at", np.int64) for v in (first, end, axis, step))], name)
+        return self._finish([x], r, name, None, dtype=None, pow2=None, start=start, like=x)
+
+    def split(self, x: Value, axis: int, first: int, *, name: str | None = None) -> tuple[Value, Value]:
+        """A Split in two, with the input's quantisation."""
+        name = name or self._fresh("split")
+        sizes = [first, x.data.shape[axis] - first]
+        outs = [f"{name}_{i}" for i in range(2)]
+        self.nodes.append(helper.make_node("Split", [x.name, self.const(sizes, "sizes", np.int64)], outs, name=name, axis=axis))
+        left, right = np.split(x.data, [first], axis=axis)
+        return self.quantize(outs[0], left, like=x), self.quantize(outs[1], right, like=x)
 
     def pad(self, x: Value, pads: Sequence[int], *, name: str | None = None) -> Value:
         """Zero padding ``(top, left, bottom, right)``, with the input's quantisation."""
@@ -628,7 +643,7 @@ def random_graph(
     seed: int, *, train: bool = True, ops: int = 6, size: int | None = None, classes: int | None = None, also: Sequence[str] = ()
 ) -> onnx.ModelProto:
     """A random small graph with fan-out. With ``train`` the head trains, and in every second graph some convolutions do too. ``also``: further
-    kinds of operations: ``unary``, ``silu``, ``product``, ``excite``, ``map``."""
+    kinds of operations: ``unary``, ``silu``, ``product``, ``excite``, ``map``, ``take``, ``split``, ``join``."""
     rng = np.random.default_rng(seed + 10_000)
     deep = train and bool(rng.integers(2))
     b = Builder(seed, opset=int(rng.integers(13, 20)), pow2=deep)
@@ -710,6 +725,18 @@ def random_graph(
             y = b.product(x, same[int(rng.integers(len(same)))], act=acts[int(rng.integers(2))])
         elif kind == "excite":
             y = b.excite(x, gate=str(rng.choice(["Sigmoid", "HardSigmoid"])), trainable=deep)
+        elif kind == "take":
+            axis = int(rng.integers(1, 4))
+            n = x.data.shape[axis]
+            first = int(rng.integers(0, n // 2 + 1)) if n > 1 else 0
+            y = b.take(x, axis, first, int(rng.choice([n, 2**31 - 1, max(first + 1, n - 1)])), int(rng.integers(1, 3)))
+        elif kind == "split" and x.data.shape[(axis := int(rng.integers(1, 4)))] > 1:
+            left, y = b.split(x, axis, int(rng.integers(1, x.data.shape[axis])))
+            live.append(left)
+        elif kind == "join" and h <= 8:
+            y = b.concat(
+                [x, same[int(rng.integers(len(same)))] if same else x, x][: int(rng.integers(2, 4))], int(rng.integers(2, 4))
+            )
         elif kind == "map":
             y = b.product(b.unary(b.conv(x, 1, 1), "Sigmoid"), x)
         else:

@@ -33,6 +33,12 @@ def test_random_graphs(seed: int) -> None:
     )
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_random_graphs_with_slices_and_joins(seed: int) -> None:
+    model = models.random_graph(seed + 300, size=7, ops=6, also=("take", "split", "join", "take", "split", "join"))
+    check(model, engines=ALL if seed < 2 else FAST, backprop=("exact", "truncated")[seed % 2], batch=(1, 3)[seed % 2], seed=seed)
+
+
 @pytest.mark.parametrize("seed", range(24))
 def test_random_graphs_with_tables_and_products(seed: int) -> None:
     also = ("unary", "unary", "silu", "product", "product", "excite", "excite", "map")
