@@ -33,10 +33,17 @@ def test_random_graphs(seed: int) -> None:
     )
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", [300, 303, 314, 327, 332, 335, 345, 363, 373])
 def test_random_graphs_with_slices_and_joins(seed: int) -> None:
-    model = models.random_graph(seed + 300, size=7, ops=6, also=("take", "split", "join", "take", "split", "join"))
-    check(model, engines=ALL if seed < 2 else FAST, backprop=("exact", "truncated")[seed % 2], batch=(1, 3)[seed % 2], seed=seed)
+    """From 314 on, errors pass a slice, a split or a join along rows or columns."""
+    model = models.random_graph(seed, size=7, ops=6, also=("take", "split", "join", "take", "split", "join"))
+    check(
+        model,
+        engines=ALL if seed in (314, 327) else FAST,
+        backprop=("exact", "truncated")[seed % 3 == 0],
+        batch=(1, 3)[seed % 2],
+        seed=seed,
+    )
 
 
 @pytest.mark.parametrize("seed", range(24))
