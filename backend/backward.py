@@ -1,13 +1,14 @@
 """Emit the backward pass of a batch: errors layer by layer, gradients, updates.
 
-Error tensors live in host memory (int8 mantissas, one exponent register each); a layer is propagated for all samples before its exponent
-is known (docs/reference/numerics.md), so its 32-bit sums pass through one host scratch tensor: explicit, counted movement.
+Error tensors live in host memory (int8 mantissas, one exponent register each). Where the range of this batch decides the exponent, a layer is propagated
+for all samples before it is known (docs/reference/numerics.md), so its 32-bit sums pass through one host scratch tensor: explicit, counted movement. Where
+the steps before decide it, sums are cut to 8 bits before they leave the buffer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sasimc.backend.builder import Builder, CapacityError, Stage, stripe_loop
 from sasimc.backend.forward import geometry_of
@@ -45,6 +46,31 @@ class Arena:
         return addr
 
 
+@dataclass(frozen=True)
+class Leave:
+    """How finished 32-bit sums leave the buffer, to ``host``: as they are, their range kept in register ``bits``; or, with an instruction ``narrow``, cut to 8
+    bits by register ``shift``, their range kept likewise where there is a register for it."""
+
+    host: str
+    bits: int = 0
+    narrow: str = ""
+    shift: int = 0
+
+    @property
+    def word(self) -> int:
+        """Bytes of the buffer that an element takes."""
+        return 5 if self.narrow else 4
+
+
+@dataclass(frozen=True)
+class Stripe:
+    """Views on the buffer that finished sums, and what they are cut to, pass through."""
+
+    sums: str
+    small: str
+    leave: Leave
+
+
 _SHIFTS = {"nearest": "shr8", "stochastic": "psr", "carried": "shr8c"}
 """How a stage rounds, and the instruction that does it."""
 
@@ -53,7 +79,8 @@ _SHIFTS = {"nearest": "shr8", "stochastic": "psr", "carried": "shr8c"}
 class BackwardEmitter:
     """``batch``: register with the number of samples, ``sample``: register that numbers them; ``saves``, ``masks``: host views made by the
     forward pass; ``batch_size``: largest batch; ``mu``: registers of the update magnitude by kind. ``kept``: host views that hold something
-    from one step to the next (low bytes, velocities)."""
+    from one step to the next (low bytes, velocities, ranges of errors); ``ranges``: the one with a word for each range of errors, if there are any: its
+    bits plus 1, 0 where nothing was measured yet."""
 
     b: Builder
     train: TrainGraph
@@ -65,19 +92,30 @@ class BackwardEmitter:
     masks: Mapping[str, str]
     mu: Mapping[str, int]
     loss_error: str
+    ranges: str = ""
     errors: dict[str, str] = field(default_factory=dict)
     exponents: dict[str, int] = field(default_factory=dict)
     kept: list[str] = field(default_factory=list)
     peak: int = 0
     scratch_addr: int = 0
+    _known: bool = False
+    _tensors: dict[str, str] = field(default_factory=dict)
+    _words: dict[str, int] = field(default_factory=dict)
 
-    def emit(self) -> None:
-        """All operations of the training graph."""
-        b, ops = self.b, self.train.ops
+    def __post_init__(self) -> None:
+        ops = self.train.ops
+        largest = max((self.train.values[op.output].size for op in ops if op.output), default=0)
+        self.scratch_addr = self.b.reserve_host("errors as 32-bit words", largest * 4 * self.batch_size)
+        ranged = [op.output for op in ops if op.kind == "stage" and "range" in op.attrs]
+        if ranged:
+            self.ranges = self._keep("error.ranges", "i32", (len(ranged), 1, 1))
+            self._words = {value: i for i, value in enumerate(ranged)}
+
+    def emit(self, known: bool) -> None:
+        """All operations of the training graph. ``known``: ranges of the step before are there; else this step measures them."""
+        b, ops, self._known = self.b, self.train.ops, known
         last_use = {v: i for i, op in enumerate(ops) for v in op.inputs}
         staged = {op.inputs[0]: op for op in ops if op.kind == "stage"}
-        largest = max((self.train.values[op.output].size for op in ops if op.output), default=0)
-        self.scratch_addr = b.reserve_host("errors as 32-bit words", largest * 4 * self.batch_size)
         phase = ""
         for i, op in enumerate(ops):
             wanted = "update" if op.kind == "update" else "error"
@@ -87,10 +125,10 @@ class BackwardEmitter:
             with b.origin(op.origin or op.name):
                 if op.kind in PRODUCTS:
                     # sums are quantised at once: 32-bit errors never wait
-                    self._quantise(staged[op.output], op)
+                    self._product(staged[op.output], op)
                 elif op.kind == "stage":
                     if op.inputs[0] in self.errors:
-                        self._quantise(op, None)
+                        self._bytes(op)
                 else:
                     getattr(self, f"_{op.kind}")(op)
             for v in dict.fromkeys(op.inputs):
@@ -102,6 +140,18 @@ class BackwardEmitter:
 
     def _type(self, value: str) -> Shape:
         return self.train.values[value].shape
+
+    def _tensor(self, base: str, dtype: str, shape: Shape, batch: int) -> str:
+        """A tensor in host memory, the same one in every entry."""
+        if base not in self._tensors:
+            self._tensors[base] = self.b.host(base, dtype, shape, batch)
+        return self._tensors[base]
+
+    def _keep(self, base: str, dtype: str, shape: Shape = (1, 1, 1)) -> str:
+        """Likewise, with something in it from one step to the next."""
+        if base not in self._tensors:
+            self.kept.append(self._tensor(base, dtype, shape, 1))
+        return self._tensors[base]
 
     def _drop(self, value: str) -> None:
         reg = self.exponents.pop(value)
@@ -115,6 +165,10 @@ class BackwardEmitter:
         """The scratch tensor of 32-bit sums, in this shape."""
         h, w, c = shape
         return self.b.view("e32", "host", "i32", shape, self.scratch_addr, batch=h * w * c * 4)
+
+    def _contiguous(self, view: str) -> bool:
+        v = self.b.views[view]
+        return v.chan == 1 and v.pix == v.channels and v.row == v.width * v.channels
 
     def _alias(self, op: Op, host: str) -> None:
         """The output is another view of the input's mantissas; the exponent is shared."""
@@ -130,7 +184,7 @@ class BackwardEmitter:
     def _scatter_t(self, op: Op) -> None:
         """Zeros to host, then the error over them."""
         b, fwd, source = self.b, self._forward(op), self.errors[op.inputs[0]]
-        host = b.host(op.output, "i8", self._type(op.output), self.batch_size)
+        host = self._tensor(op.output, "i8", self._type(op.output), self.batch_size)
         for value, load, store in (
             (op.output, "", host),
             (op.inputs[0], source, b.slice(host, fwd.ints("start"), fwd.ints("step"), self._type(op.inputs[0]))),
@@ -153,9 +207,8 @@ class BackwardEmitter:
         self.exponents[op.output] = self.exponents[op.inputs[0]]
 
     def _reshape_t(self, op: Op) -> None:
-        v = self.b.views[self.errors[op.inputs[0]]]
-        shape = self._type(op.output)
-        if v.chan != 1 or v.pix != v.channels or v.row != v.width * v.channels:
+        v, shape = self.b.views[self.errors[op.inputs[0]]], self._type(op.output)
+        if not self._contiguous(self.errors[op.inputs[0]]):
             raise CapacityError("the error of a reshape must be contiguous", where=op.name)
         self._alias(op, self.b.view(op.output, "host", "i8", shape, v.addr, batch=v.batch))
 
@@ -168,37 +221,73 @@ class BackwardEmitter:
 
     # --- quantisation ----------------------------------------------------------------------------------------------------
 
-    def _quantise(self, op: Op, product: Op | None) -> None:
-        """Pass 1: sums, mask, channel scale, range, to host as 32 bits. Pass 2: shift to 8 bits."""
-        b, value = self.b, op.inputs[0]
-        shape = self._type(op.output)
-        bits, shift = b.register(), b.register()
+    def _bytes(self, op: Op) -> None:
+        """A stage on an error of 8 bits: neither mask nor channel scale makes a mantissa larger, so that its exponent is known."""
+        value, exponent = op.inputs[0], self.b.register()
+        source, shape = self.errors[value], self._type(op.output)
+        self.b.emit("addi", exponent, self.exponents[value], op.int_attr("exp_add"))
+        self.exponents[op.output] = exponent
+        if not self._masked(op) and "kscale" not in op.consts and self._contiguous(source):
+            self.errors[op.output] = source
+            return
+        host = self.errors[op.output] = self._tensor(op.output, "i8", shape, self.batch_size)
+        self._pass1_pointwise(op, shape, [(source, "i8")], None, Leave(host, narrow="shr8"))
+
+    def _product(self, op: Op, product: Op) -> None:
+        """Sums of a product, masked and scaled, to 8 bits: by the range of the steps before, or by their own, which takes a second pass."""
+        b, shape = self.b, self._type(op.output)
+        word = ""
+        if op.output in self._words:
+            at = b.views[self.ranges].addr + 4 * self._words[op.output]
+            word = b.view(f"{op.output}.range", "host", "i32", (1, 1, 1), at, batch=4)
+        bits, shift, exponent = b.register(), b.register(), b.register()
+        narrow = _SHIFTS[str(op.attrs.get("rounding", "nearest"))]
+        host = self._tensor(op.output, "i8", shape, self.batch_size)
+        predicted = bool(word) and self._known
+        before = b.register() if predicted else 0
         b.emit("li", bits, 0)
-        exponent = b.register()
-        if product is None:
-            self._pass1_pointwise(op, shape, bits, [(self.errors[value], "i8")], None)
-            b.emit("addi", exponent, self.exponents[value], op.int_attr("exp_add"))
-        elif product.kind in ("xent", "sqerr"):
-            self._pass1_pointwise(op, shape, bits, [(self.loss_error, "i32")], None)
-            b.emit("li", exponent, op.int_attr("exp_add"))
+        if predicted:
+            b.emit("ldw", before, word, 0)
+            b.emit("addi", before, before, -1)
+            self._shift_of(shift, before)
+        leave = Leave(host, bits, narrow, shift) if predicted else Leave(self._host32(shape), bits)
+        self._sums(op, product, shape, leave, exponent)
+        if predicted:
+            b.emit("addi", before, before, -1)
+            b.emit("max", bits, bits, before)
+            b.release(before)
+        else:
+            self._shift_of(shift, bits)
+            self._pass2(op, shape, shift, narrow, host)
+        if word:
+            b.emit("addi", bits, bits, 1)
+            b.emit("stw", word, bits, 0)
+        b.emit("add", exponent, exponent, shift)
+        self.errors[op.output], self.exponents[op.output] = host, exponent
+        b.release(bits)
+        b.release(shift)
+
+    def _shift_of(self, shift: int, bits: int) -> None:
+        self.b.emit("addi", shift, bits, -7)
+        self.b.emit("max", shift, shift, 0)
+
+    def _sums(self, op: Op, product: Op, shape: Shape, leave: Leave, exponent: int) -> None:
+        """Pass 1: sums, mask, channel scale, range; ``exponent``: register that takes theirs."""
+        b, extra = self.b, op.int_attr("exp_add")
+        if product.kind in ("xent", "sqerr"):
+            self._pass1_pointwise(op, shape, [(self.loss_error, "i32")], None, leave)
+            b.emit("li", exponent, extra)
         elif product.kind == "merge":
             left, right = product.inputs
             ra, rb = self.exponents[left], self.exponents[right]
-            self._pass1_pointwise(op, shape, bits, [(self.errors[left], "i8"), (self.errors[right], "i8")], (ra, rb))
+            self._pass1_pointwise(op, shape, [(self.errors[left], "i8"), (self.errors[right], "i8")], (ra, rb), leave)
             b.emit("max", exponent, ra, rb)
-            b.emit("addi", exponent, exponent, op.int_attr("exp_add") - 8)
+            b.emit("addi", exponent, exponent, extra - 8)
         else:
             passes = self._pass1_factor if product.kind in ("mul_t", "lut_t") else self._pass1_scatter
-            passes(op, product, self.errors[product.inputs[0]], shape, bits)
-            extra = product.int_attr("exp_add") if "exp_add" in product.attrs else 0
-            b.emit("addi", exponent, self.exponents[product.inputs[0]], op.int_attr("exp_add") + extra)
-        b.emit("addi", shift, bits, -7)
-        b.emit("max", shift, shift, 0)
-        b.emit("add", exponent, exponent, shift)
-        self._pass2(op, shape, shift, _SHIFTS[str(op.attrs.get("rounding", "nearest"))])
-        self.exponents[op.output] = exponent
-        b.release(bits)
-        b.release(shift)
+            passes(op, product, self.errors[product.inputs[0]], shape, leave)
+            extra += product.int_attr("exp_add") if "exp_add" in product.attrs else 0
+            b.emit("addi", exponent, self.exponents[product.inputs[0]], extra)
 
     def _scale_table(self, op: Op, role: str, first: int, count: int) -> str:
         """The constants of a stage's factor (``kpool`` or ``kscale``), channels first..first+count-1; empty when it has none."""
@@ -208,17 +297,33 @@ class BackwardEmitter:
         suffix = f".c{first}" if count != k.size else ""
         return self.b.table(op.name + suffix, "scale", {}, {"k": k[first : first + count]})
 
-    def _drain32(
-        self, op: Op, acc: str, out: str, mask: str, mask_host: str, host: str, bits: int, rr: RowRange, first: int = 0
-    ) -> None:
-        """Rows of error sums, finished: from the accumulators to 32 bits, masked and scaled, their range kept, to host memory."""
+    def _drain32(self, op: Op, acc: str, stripe: Stripe, mask: str, mask_host: str, rr: RowRange, first: int = 0) -> None:
+        """Rows of error sums, finished: from the accumulators to 32 bits, masked and scaled, then to host memory."""
         b = self.b
-        b.emit("drain", out, acc, rr)
+        b.emit("drain", stripe.sums, acc, rr)
         if mask:
             b.emit("hld", mask, mask_host, self.sample, rr)
-        self._post(op, out, mask, rr, first)
-        b.emit("range", bits, out, rr)
-        b.emit("hst", host, out, self.sample, rr)
+        self._post(op, stripe.sums, mask, rr, first)
+        self._out(stripe, stripe.sums, rr)
+
+    def _stripe(self, arena: Arena, leave: Leave, shape: Shape, rows: int, host: str = "") -> Stripe:
+        """Room for finished sums, ``rows`` at a time; ``host``: a part of where they go."""
+        b, (_, w, c), held = self.b, shape, min(rows, shape[0])
+        sums = b.view("e.sum", "buf", "i32", shape, arena.take(held * w * c * 4), ring=rows)
+        small = b.view("e.small", "buf", "i8", shape, arena.take(held * w * c), ring=rows) if leave.narrow else ""
+        return Stripe(sums, small, replace(leave, host=host or leave.host))
+
+    def _out(self, stripe: Stripe, sums: str, rr: RowRange) -> None:
+        """Finished sums to host memory."""
+        b, leave = self.b, stripe.leave
+        if not leave.narrow:
+            b.emit("range", leave.bits, sums, rr)
+            b.emit("hst", leave.host, sums, self.sample, rr)
+            return
+        if leave.bits:
+            b.emit("rangec", leave.bits, sums, leave.shift, rr)
+        b.emit(leave.narrow, stripe.small, sums, leave.shift, rr)
+        b.emit("hst", leave.host, stripe.small, self.sample, rr)
 
     def _post(self, op: Op, view: str, mask: str, rr: RowRange, first: int = 0) -> None:
         """Pool factor, mask and channel scale in place on a 32-bit stripe of channels from ``first`` on."""
@@ -230,11 +335,15 @@ class BackwardEmitter:
         if table := self._scale_table(op, "kscale", first, count):
             b.emit("escale", view, view, table, rr)
 
+    @staticmethod
+    def _masked(op: Op) -> bool:
+        return bool(op.str_attr("mask_of")) and (op.flag("mask_lo") or op.flag("mask_hi"))
+
     def _mask_view(self, op: Op, arena: Arena, shape: Shape, rows: int) -> tuple[str, str]:
         """(buffer view, host view) of the clip mask a stage applies; empty names when there is none."""
-        name = op.str_attr("mask_of")
-        if not name or not (op.flag("mask_lo") or op.flag("mask_hi")):
+        if not self._masked(op):
             return "", ""
+        name = op.str_attr("mask_of")
         addr = arena.take(min(rows, shape[0]) * -(-shape[1] * shape[2] // 8))
         return self.b.view(f"{name}.bits", "buf", "bit", shape, addr, ring=rows), self.masks[name]
 
@@ -244,18 +353,19 @@ class BackwardEmitter:
         return -(-height // -(-height // rows))
 
     def _pass1_pointwise(
-        self, op: Op, shape: Shape, bits: int, sources: list[tuple[str, str]], merge: tuple[int, int] | None
+        self, op: Op, shape: Shape, sources: list[tuple[str, str]], merge: tuple[int, int] | None, leave: Leave
     ) -> None:
-        """Element-wise: load, (aligned add,) mask, scale, range, store."""
+        """Element-wise: load, (aligned add,) mask, scale, store."""
         b, (h, w, c) = self.b, shape
-        per_row = w * c * (4 + sum(4 if t == "i32" else 1 for _, t in sources)) + -(-w * c // 8) + 8
+        per_row = w * c * (leave.word + sum(4 if t == "i32" else 1 for _, t in sources)) + -(-w * c // 8) + 8
         rows = self._fit_rows(h, per_row)
         arena = Arena(b.machine.buffer.bytes, op.origin or op.name)
         loaded = []
         for i, (host, dtype) in enumerate(sources):
             size = rows * w * c * (4 if dtype == "i32" else 1)
             loaded.append((host, b.view(f"e.in{i}", "buf", dtype, shape, arena.take(size), ring=rows), dtype))
-        out = b.view("e.sum", "buf", "i32", shape, arena.take(rows * w * c * 4), ring=rows)
+        stripe = self._stripe(arena, leave, shape, rows)
+        out = stripe.sums
         mask, mask_host = self._mask_view(op, arena, shape, rows)
         scale = self._scale_table(op, "kscale", 0, c)
 
@@ -281,21 +391,18 @@ class BackwardEmitter:
                     else:
                         table = b.table("identity", "scale", {}, {"k": [1 << 15] * c})
                         b.emit("escale", out, view, table, rr)
-            b.emit("range", bits, result, rr)
-            b.emit("hst", self._host32(shape), result, self.sample, rr)
+            self._out(stripe, result, rr)
 
         self.peak = max(self.peak, arena.top)
         with b.overlapped(), b.batch_loop(self.batch, self.sample):
             stripe_loop(b, [Stage(rows, 0, h, run)])
 
-    def _pass2(self, op: Op, shape: Shape, shift: int, narrow: str) -> None:
+    def _pass2(self, op: Op, shape: Shape, shift: int, narrow: str, host: str) -> None:
         b, (h, w, c) = self.b, shape
         rows = self._fit_rows(h, 5 * w * c)
         arena = Arena(b.machine.buffer.bytes, op.origin or op.name)
         wide = b.view("e.wide", "buf", "i32", shape, arena.take(rows * w * c * 4), ring=rows)
         small = b.view("e.small", "buf", "i8", shape, arena.take(rows * w * c), ring=rows)
-        host = b.host(op.output, "i8", shape, self.batch_size)
-        self.errors[op.output] = host
 
         def run(rr: RowRange) -> None:
             b.emit("hld", wide, self._host32(shape), self.sample, rr)
@@ -306,13 +413,13 @@ class BackwardEmitter:
         with b.overlapped(), b.batch_loop(self.batch, self.sample):
             stripe_loop(b, [Stage(rows, 0, h, run)])
 
-    def _pass1_scatter(self, op: Op, product: Op, source: str, shape: Shape, bits: int) -> None:
+    def _pass1_scatter(self, op: Op, product: Op, source: str, shape: Shape, leave: Leave) -> None:
         """Errors stream through a product into accumulators of the input's positions; finished rows are drained."""
         b = self.b
         fwd = self._forward(product)
         e_shape = self._type(product.inputs[0])
         if product.kind == "avgpool_t" and fwd.flag("global"):
-            self._pass1_broadcast(op, source, shape, e_shape, bits)
+            self._pass1_broadcast(op, source, shape, e_shape, leave)
             return
         channelwise = product.kind != "conv_t" or fwd.flag("depthwise")
         entries = b.machine.accumulator.entries
@@ -339,32 +446,33 @@ class BackwardEmitter:
                 )
         for first in range(0, shape[2], chunk):
             count = min(chunk, shape[2] - first)
-            self._scatter_chunk(op, product, fwd, source, shape, e_shape, bits, (stride, extent, pad), ring, first, count)
+            self._scatter_chunk(op, product, fwd, source, shape, e_shape, leave, (stride, extent, pad), ring, first, count)
 
-    def _pass1_broadcast(self, op: Op, source: str, shape: Shape, e_shape: Shape, bits: int) -> None:
+    def _pass1_broadcast(self, op: Op, source: str, shape: Shape, e_shape: Shape, leave: Leave) -> None:
         """Backward of a global pool: every position reads the one error of its channel."""
         b, (h, w, c) = self.b, shape
         rows = min(
-            self._fit_rows(h, w * c * 4 + -(-w * c // 8) + 4 + -(-c // h)), max(1, b.machine.accumulator.entries // (w * c))
+            self._fit_rows(h, w * c * leave.word + -(-w * c // 8) + 8 + -(-c // h)),
+            max(1, b.machine.accumulator.entries // (w * c)),
         )
         rows = -(-h // -(-h // rows))
         arena = Arena(b.machine.buffer.bytes, op.origin or op.name)
         e_view = b.view("e.in0", "buf", "i8", e_shape, arena.take(c))
         acc = b.view("e.acc", "acc", "i32", shape, 0, ring=rows)
-        out = b.view("e.sum", "buf", "i32", shape, arena.take(rows * w * c * 4), ring=rows)
+        stripe = self._stripe(arena, leave, shape, rows)
         mask, mask_host = self._mask_view(op, arena, shape, rows)
         geom = b.geometry(mode="nearest")
 
         def run(rr: RowRange) -> None:
             b.emit("ups", acc, e_view, geom, rr)
-            self._drain32(op, acc, out, mask, mask_host, self._host32(shape), bits, rr)
+            self._drain32(op, acc, stripe, mask, mask_host, rr)
 
         self.peak = max(self.peak, arena.top)
         with b.overlapped(), b.batch_loop(self.batch, self.sample):
             b.emit("hld", e_view, source, self.sample, RowRange(0, 0, 1))
             stripe_loop(b, [Stage(rows, 0, h, run)])
 
-    def _pass1_factor(self, op: Op, product: Op, source: str, shape: Shape, bits: int) -> None:
+    def _pass1_factor(self, op: Op, product: Op, source: str, shape: Shape, leave: Leave) -> None:
         """Errors times what the forward pass saved: the other factor of a product, or a table's slope at its input. Where that factor was
         broadcast, the sums over all rows are finished behind the loop."""
         b, e_shape, x_name = self.b, self._type(product.inputs[0]), product.inputs[1]
@@ -375,7 +483,7 @@ class BackwardEmitter:
 
         def need(rows: int) -> int:
             x_bytes = (hx if whole_x else rows) * wx * cx * (2 if look_up else 1)
-            return rows * we * ce + x_bytes + (h if whole_out else rows) * (w * c * 4 + -(-w * c // 8) + 4) + 64
+            return rows * we * ce + x_bytes + (h if whole_out else rows) * (w * c * leave.word + -(-w * c // 8) + 8) + 64
 
         rows = he
         while rows > 1 and (
@@ -406,7 +514,7 @@ class BackwardEmitter:
             factor = b.view("e.slope", "buf", "i8", x_type.shape, arena.take(x_bytes), ring=x_rows)
             table = b.table(product.name, "lut", {}, {"values": self.train.constant(product, "slope").reshape(-1)})
         acc = b.view(f"{product.name}.acc", "acc", "i32", shape, 0, ring=out_rows)
-        out = b.view("e.sum", "buf", "i32", shape, arena.take(out_rows * w * c * 4), ring=out_rows)
+        stripe = self._stripe(arena, leave, shape, out_rows)
         mask, mask_host = self._mask_view(op, arena, shape, out_rows)
 
         def load(rr: RowRange) -> None:
@@ -423,7 +531,7 @@ class BackwardEmitter:
                 finish(rr)
 
         def finish(rr: RowRange) -> None:
-            self._drain32(op, acc, out, mask, mask_host, self._host32(shape), bits, rr)
+            self._drain32(op, acc, stripe, mask, mask_host, rr)
 
         self.peak = max(self.peak, arena.top)
         with b.overlapped(), b.batch_loop(self.batch, self.sample):
@@ -434,7 +542,7 @@ class BackwardEmitter:
                 finish(RowRange(0, 0, h))
 
     def _scatter_chunk(
-        self, op: Op, product: Op, fwd: Op, source: str, shape: Shape, e_shape: Shape, bits: int,
+        self, op: Op, product: Op, fwd: Op, source: str, shape: Shape, e_shape: Shape, leave: Leave,
         win: tuple[int, int, int], ring: Callable[[int], int], first: int, count: int,
     ) -> None:  # fmt: skip
         b = self.b
@@ -448,7 +556,7 @@ class BackwardEmitter:
             return h if resize else rows * stride
 
         def need(rows: int) -> int:
-            total = rows * we * e_channels + min(h, out_rows(rows)) * (w * count * 4 + -(-w * count // 8) + 4) + 64
+            total = rows * we * e_channels + min(h, out_rows(rows)) * (w * count * leave.word + -(-w * count // 8) + 8) + 64
             if product.kind == "maxpool_t":
                 total += min(h, ring_rows(rows * stride, stride, extent)) * w * count
             return total
@@ -464,10 +572,9 @@ class BackwardEmitter:
         acc = b.view(f"{product.name}.acc", "acc", "i32", chunk_shape, 0, ring=ring(rows))
         e_view = b.view("e.in0", "buf", "i8", e_chunk, arena.take(rows * we * e_channels), ring=rows)
         r_out = out_rows(rows)
-        out = b.view("e.sum", "buf", "i32", chunk_shape, arena.take(min(h, r_out) * w * count * 4), ring=r_out)
+        stripe = self._stripe(arena, leave, chunk_shape, r_out, b.channel_slice(leave.host, first, count))
         mask, mask_host = self._mask_view(op, arena, chunk_shape, r_out)
         e_host = b.channel_slice(source, first, e_channels) if partial else source
-        host32 = b.channel_slice(self._host32(shape), first, count)
         geom = geometry_of(b, fwd, shape)
         stages: list[Stage] = []
         x_view = ""
@@ -500,7 +607,7 @@ class BackwardEmitter:
                     b.emit("vmmt", target, b.channel_slice(e_view, part.n0, part.n), b.matrix(matrix), geom, rr)
 
         def finish(rr: RowRange) -> None:
-            self._drain32(op, acc, out, mask, mask_host, host32, bits, rr, first)
+            self._drain32(op, acc, stripe, mask, mask_host, rr, first)
 
         self.peak = max(self.peak, arena.top)
         stages.append(Stage(rows, 0, he, stream))
@@ -546,7 +653,7 @@ class BackwardEmitter:
             width = -(-matrix.n // -(-matrix.n // width))
             for first in range(0, matrix.n, width):
                 count = min(width, matrix.n - first)
-                host = b.host(f"{matrix.name}.g{first}", "i32", (matrix.k, 1, count), 1)
+                host = self._tensor(f"{matrix.name}.g{first}", "i32", (matrix.k, 1, count), 1)
                 self._gradient_block(op, fwd, part, matrix, x_name, e_name, scratch, first, count, host, bits)
                 twin = self.placement.twins.get(part.name)
                 blocks.append(([matrix, twin] if twin else [matrix], host, first, count))
@@ -565,8 +672,7 @@ class BackwardEmitter:
         """bits = largest range of the batches so far, in units of this one: two words in host memory, the range (plus an offset) and a count
         of steps down to 0, at which the range loses one bit."""
         b = self.b
-        top_host, count_host = (b.host(f"{layer}.{what}", "i32", (1, 1, 1), 1) for what in ("range", "count"))
-        self.kept += [top_host, count_host]
+        top_host, count_host = (self._keep(f"{layer}.{what}", "i32") for what in ("range", "count"))
         top, count, less = b.register(), b.register(), b.register()
         b.emit("ldw", top, top_host, 0)
         b.emit("ldw", count, count_host, 0)
@@ -600,8 +706,7 @@ class BackwardEmitter:
             return b.view(base, "buf", dtype, (k, 1, count), arena.take(rows * count * (4 if dtype == "i32" else 1)), ring=rows)
 
         def keep(what: str, dtype: str) -> str:
-            self.kept.append(b.host(f"{matrices[0].name}.{what}{first}", dtype, (k, 1, count), 1))
-            return self.kept[-1]
+            return self._keep(f"{matrices[0].name}.{what}{first}", dtype, (k, 1, count))
 
         g, delta = stripe("g.in", "i32"), stripe("g.delta", "i8")
         low = velocity = low_host = velocity_host = ""

@@ -22,6 +22,7 @@ from sasimc.isa.spec import RowRange
 
 __all__ = ["Compiled", "Mapped", "compile_graph", "map_graph"]
 
+TRAIN_STEP, TRAIN_FIRST = "train_step", "train_first"
 BATCH, HEAD_EXPONENT, MODULE_EXPONENT, SAMPLE, LABEL, LOSS, PREDICTION = 1, 2, 3, 4, 5, 6, 7
 
 
@@ -120,7 +121,7 @@ def compile_graph(
         _more_results(b, emitter, graph, given, set(io.values()))
     b.emit("halt")
     tensors = _tensors(graph, emitter)
-    kept: list[str] = []
+    back = None
     if train is not None:
         progress("emit train_step")
         if any(op.kind == "xent" for op in train.ops):
@@ -129,7 +130,7 @@ def compile_graph(
             io["targets"] = b.host("targets", t_out.dtype, t_out.shape, batch)
         io["loss"] = b.host("loss", "i32", (1, 1, 1), batch)
         back = _train_step(b, graph, train, machine, placement, fed, io, logits, batch)
-        peak, kept = max(peak, back.peak), back.kept
+        peak = max(peak, back.peak)
     b.check_encoding()
     params = {"batch": BATCH, **({"head_exponent": HEAD_EXPONENT, "module_exponent": MODULE_EXPONENT} if train else {})}
     t_in = graph.type(graph.inputs[0])
@@ -139,9 +140,11 @@ def compile_graph(
         "tensors": json.dumps(tensors), "inputs": _ports(graph, INPUTS, [(v, fed[v]) for v in graph.inputs]), "outputs": _ports(graph, OUTPUTS, given),
         **{f"note.{k}": v for k, v in graph.notes.items() if k not in (INPUTS, OUTPUTS)},
     }  # fmt: skip
-    if train is not None:
+    if train is not None and back is not None:
         meta |= train.options
-        meta["training_state"] = json.dumps(kept)
+        meta["training_state"] = json.dumps(back.kept)
+        if back.ranges:
+            meta["error_ranges"] = back.ranges
         learning = [pair for parts in placement.layers.values() for pair in parts if pair[0].trainable]
         meta["layers"] = json.dumps({matrix.tensor: [part.layer, part.kind, part.n0] for part, matrix in learning})
     program = Program(
@@ -248,7 +251,8 @@ def _train_step(
     logits: str,
     batch: int,
 ) -> BackwardEmitter:
-    """Emit the ``train_step`` entry; returns the emitter, whose ``peak`` is what the whole entry needs of the buffer."""
+    """Emit the ``train_step`` entry, and where that needs ranges of the step before, ``train_first``, which measures them; returns the emitter, whose
+    ``peak`` is what they need of the buffer."""
     stages = [
         op for op in train.ops if op.kind == "stage" and op.str_attr("mask_of") and (op.flag("mask_lo") or op.flag("mask_hi"))
     ]
@@ -287,19 +291,20 @@ def _train_step(
         mask_tables[v] = (b.table(f"{v}.mask", "mask", ints), masks[v])
     loss = next(op for op in train.ops if op.kind in ("xent", "sqerr"))
     loss_error = b.host("loss.error", "i32", graph.type(logits).shape, batch)
-    b.entry("train_step")
-    b.emit("phase", "forward")
-    with b.batch_loop(BATCH, SAMPLE):
-        emitter = ForwardEmitter(b, graph, plan, placement, SAMPLE, host, saves, mask_tables)
-        emitter.emit()
-        view = _results(b, emitter, io, logits)
-        with b.origin(loss.origin or loss.name):
-            _loss(b, loss, view, io, loss_error)
     back = BackwardEmitter(
         b, train, placement, BATCH, SAMPLE, batch, saves, masks, {"head": HEAD_EXPONENT, "rep": MODULE_EXPONENT}, loss_error
     )
-    back.emit()
-    b.emit("halt")
+    for entry in (TRAIN_STEP, TRAIN_FIRST) if back.ranges else (TRAIN_STEP,):
+        b.entry(entry)
+        b.emit("phase", "forward")
+        with b.batch_loop(BATCH, SAMPLE):
+            emitter = ForwardEmitter(b, graph, plan, placement, SAMPLE, host, saves, mask_tables)
+            emitter.emit()
+            view = _results(b, emitter, io, logits)
+            with b.origin(loss.origin or loss.name):
+                _loss(b, loss, view, io, loss_error)
+        back.emit(known=entry == TRAIN_STEP)
+        b.emit("halt")
     back.peak = max(plan.peak, back.peak)
     return back
 

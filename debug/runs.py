@@ -52,7 +52,7 @@ def training(device: Device, dataset: Dataset, recipe: Recipe) -> Runs:
     loader = Loader(
         dataset, "train", device.preprocess, batch_of(recipe, device.batch_size), recipe.seed, recipe.augment, limit=recipe.limit
     )
-    each = len(loader)
+    each, first = len(loader), device.step_entry
     kept: dict[int, Batch] = {}
 
     def batch(number: int) -> Batch:
@@ -76,7 +76,7 @@ def training(device: Device, dataset: Dataset, recipe: Recipe) -> Runs:
         if number >= each * recipe.epochs:
             return None
         title = f"training step {number + 1} (epoch {number // each + 1}, batch {number % each + 1})"
-        return Run("train_step", title, lambda it: prepare(it, number), number + 1)
+        return Run(first if number == 0 else "train_step", title, lambda it: prepare(it, number), number + 1)
 
     return run
 

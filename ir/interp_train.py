@@ -17,7 +17,7 @@ from sasimc.ir.graph import IrError, Op, TrainGraph, type_range
 from sasimc.ir.interp import Ints, look_up, products, rne
 from sasimc.ir.kinds import places, resize_index
 
-__all__ = ["MOMENTUM", "RANGE_OFFSET", "RANGE_PERIOD", "STEP_LIMIT", "Error", "TrainResult", "quantise", "train_step"]
+__all__ = ["MOMENTUM", "RANGE_OFFSET", "RANGE_PERIOD", "STEP_LIMIT", "Error", "TrainResult", "train_step"]
 
 MOMENTUM = 3
 """The velocity keeps 1 - 2^-3 of itself a step."""
@@ -44,12 +44,6 @@ class TrainResult:
     weights: Mapping[str, Ints]
 
 
-def quantise(error: Error) -> Error:
-    """The dynamic shift to int8."""
-    shift = max(0, int(np.abs(error.v).max(initial=0)).bit_length() - 7)
-    return Error(np.clip(rne(error.v, shift), -127, 127), error.e + shift)
-
-
 def train_step(
     train: TrainGraph,
     env: Mapping[str, Ints],
@@ -61,7 +55,7 @@ def train_step(
     """One backward pass; ``env``: all forward values [B, H, W, C] (:func:`sasimc.ir.interp.run`);
     ``targets``: class numbers [B], or for the squared error stored values of the output [B, H, W, C].
 
-    ``memory``: what the update schemes keep between steps (``<layer>.low``, ``<layer>.velocity``); changed in place.
+    ``memory``: what is kept between steps (``<layer>.low``, ``<layer>.velocity``, ``<error>.bits``); changed in place.
     """
     memory = {} if memory is None else memory
     errors: dict[str, Error] = {}
@@ -83,15 +77,15 @@ def train_step(
         elif op.kind == "sqerr":
             errors[op.output] = Error(env[op.inputs[0]] - np.asarray(targets, np.int64), 0)
         else:
-            errors[op.output] = _error(train, op, errors, env)
+            errors[op.output] = _error(train, op, errors, env, memory)
     return TrainResult(errors, gradients, weights)
 
 
-def _error(train: TrainGraph, op: Op, errors: Mapping[str, Error], env: Mapping[str, Ints]) -> Error:
+def _error(train: TrainGraph, op: Op, errors: Mapping[str, Error], env: Mapping[str, Ints], memory: dict[str, Ints]) -> Error:
     first = errors[op.inputs[0]]
     v, e = first.v, first.e
     if op.kind == "stage":
-        return _stage(train, op, first, env)
+        return _stage(train, op, first, env, memory)
     if op.kind == "merge":
         other = errors[op.inputs[1]]
         top = max(e, other.e)
@@ -135,7 +129,7 @@ def _error(train: TrainGraph, op: Op, errors: Mapping[str, Error], env: Mapping[
             raise IrError(f"{op.kind} {op.name!r} is not an operation on errors", where=op.name)
 
 
-def _stage(train: TrainGraph, op: Op, error: Error, env: Mapping[str, Ints]) -> Error:
+def _stage(train: TrainGraph, op: Op, error: Error, env: Mapping[str, Ints], memory: dict[str, Ints]) -> Error:
     v = error.v
     if "kpool" in op.consts:
         v = rne(v * train.constant(op, "kpool").astype(np.int64), 15)
@@ -149,14 +143,20 @@ def _stage(train: TrainGraph, op: Op, error: Error, env: Mapping[str, Ints]) -> 
         v = np.where(keep, v, 0)
     if "kscale" in op.consts:
         v = rne(v * train.constant(op, "kscale").astype(np.int64), 15)
-    e = error.e + op.int_attr("exp_add")
-    if op.attrs.get("rounding") == "stochastic":
-        shift = max(0, int(np.abs(v).max(initial=0)).bit_length() - 7)
-        return Error(_pseudo_stochastic(v, shift, 127), e + shift)
-    if op.attrs.get("rounding") == "carried":
-        shift = max(0, int(np.abs(v).max(initial=0)).bit_length() - 7)
-        return Error(_carried(v, shift), e + shift)
-    return quantise(Error(v, e))
+    bits = int(np.abs(v).max(initial=0)).bit_length()
+    if op.attrs.get("range") == "previous":
+        name = f"{op.output}.bits"
+        before = int(memory.get(name, bits))
+        memory[name], bits = np.array(max(bits, before - 1)), before
+    shift = max(0, bits - 7)
+    match op.attrs.get("rounding"):
+        case "stochastic":
+            m = _pseudo_stochastic(v, shift, 127)
+        case "carried":
+            m = _carried(v, shift)
+        case _:
+            m = np.clip(rne(v, shift), -127, 127)
+    return Error(m, error.e + op.int_attr("exp_add") + shift)
 
 
 def _carried(v: Ints, sh: int) -> Ints:

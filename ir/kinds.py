@@ -14,11 +14,22 @@ import numpy as np
 
 from sasimc.ir.functions import FUNCTIONS
 from sasimc.ir.graph import Graph, Op, Shape, TensorType, TrainGraph, type_range
-from sasimc.ir.words import Range, Rounding, Update
+from sasimc.ir.words import ErrorRange, Range, Rounding, Update
 
-__all__ = ["KINDS", "RANGES", "ROUNDINGS", "UPDATES", "Kind", "conv_output", "places", "resize_index", "window_output"]
+__all__ = [
+    "ERROR_RANGES",
+    "KINDS",
+    "RANGES",
+    "ROUNDINGS",
+    "UPDATES",
+    "Kind",
+    "conv_output",
+    "places",
+    "resize_index",
+    "window_output",
+]
 
-UPDATES, RANGES, ROUNDINGS = get_args(Update), get_args(Range), get_args(Rounding)
+UPDATES, RANGES, ROUNDINGS, ERROR_RANGES = (get_args(words) for words in (Update, Range, Rounding, ErrorRange))
 
 Rule = Callable[["Graph | TrainGraph", Op], str | None]
 
@@ -400,6 +411,8 @@ def _stage(g: Graph | TrainGraph, op: Op) -> str | None:
             return f"{role} must have {x.shape[2]} elements"
     if (rounding := op.attrs.get("rounding", ROUNDINGS[0])) not in ROUNDINGS:
         return f"rounding must be one of {', '.join(ROUNDINGS)}, not {rounding!r}"
+    if (span := op.attrs.get("range", ERROR_RANGES[0])) not in ERROR_RANGES:
+        return f"range must be one of {', '.join(ERROR_RANGES)}, not {span!r}"
     return _same_shape(x, out)
 
 
@@ -491,7 +504,7 @@ _TABLE = (
          {"logit_mult": "i", "eps_q15": "i", "t_other": "i", "t_label": "i"}),
     Kind("sqerr", "train", "Squared error: output minus target, exponent 0.", (1, 1), _sqerr),
     Kind("stage", "train", "Pool factor, mask, channel scale, quantisation to int8; exponent + exp_add + shift.", (1, 1), _stage,
-         {"mask_of": "s", "lo": "i", "hi": "i", "mask_lo": "b", "mask_hi": "b", "exp_add": "i"}, {"rounding": "s"}, {},
+         {"mask_of": "s", "lo": "i", "hi": "i", "mask_lo": "b", "mask_hi": "b", "exp_add": "i"}, {"rounding": "s", "range": "s"}, {},
          {"kpool": "i32[C]", "kscale": "i32[C]"}),
     Kind("conv_t", "train", "Error of a convolution's input (eq. 1).", (1, 1), _error("i32"), _FORWARD),
     Kind("avgpool_t", "train", "Sum of the errors of the windows an input is in.", (1, 1), _error("i32"), _FORWARD),

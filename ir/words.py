@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-__all__ = ["Loss", "Range", "Rounding", "Update"]
+__all__ = ["ErrorRange", "Loss", "Range", "Rounding", "Update"]
 
 Loss = Literal["cross-entropy", "squared-error"]
 """What a training step lowers: the cross-entropy of class numbers, or the squared error of real targets."""
@@ -10,5 +10,7 @@ Update = Literal["direct", "accumulate", "momentum"]
 """What an ``update`` does with a gradient; absent: the first (docs/reference/numerics.md, "Gradient and update")."""
 Range = Literal["batch", "peak"]
 """What an ``update`` compares a gradient with: the largest of this batch, or of the batches so far; absent: the first."""
+ErrorRange = Literal["batch", "previous"]
+"""What range a ``stage`` quantises errors by: that of this batch, or that of the steps before; absent: the first."""
 Rounding = Literal["nearest", "stochastic", "carried"]
 """How a ``stage`` rounds errors to int8; absent: the first. ``carried``: what a channel lost goes to the next one, so that sums are kept."""

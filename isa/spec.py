@@ -77,6 +77,7 @@ EVENTS: Mapping[str, str] = {
     "shift_ops": "shifts with rounding to 8 bits",
     "scale_ops": "error scalings by a fixed-point constant",
     "range_ops": "elements whose bits were counted",
+    "saturated": "errors beyond the 8 bits of an exponent from the step before",
     "mask_ops": "mask bits made or applied",
     "round_ops": "pseudo-stochastic roundings",
     "loss_ops": "logits through the cross-entropy",

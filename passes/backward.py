@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sasimc.ir.graph import Attr, Graph, Op, TensorType, TrainGraph
-from sasimc.ir.kinds import RANGES, UPDATES
+from sasimc.ir.kinds import ERROR_RANGES, RANGES, UPDATES
 from sasimc.isa.errors import SasError
 from sasimc.isa.options import check_options, options_of, texts_of
 from sasimc.passes.mark_trainable import matching_layers
@@ -196,7 +196,7 @@ class _Derivation:
     graph: Graph
     options: BackwardOptions
     passes: frozenset[str]
-    keeps_sum: str = ""
+    of_loss: str = ""
     ops: list[Op] = field(default_factory=list)
     values: dict[str, TensorType] = field(default_factory=dict)
     constants: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
@@ -259,9 +259,11 @@ class _Derivation:
             attrs |= {"mask_of": mask.output, **{k: mask.attrs[k] for k in ("lo", "hi", "mask_lo", "mask_hi")}}
             self.saved.add(mask.output)
         # only the errors of the cross-entropy have a sum to keep: all its classes are pushed the same way otherwise
-        rounding = self.options.round_errors
-        if rounding == "stochastic" or (rounding == "carried" and part.value == self.keeps_sum):
+        rounding, keeps_sum = self.options.round_errors, part.value == self.of_loss and self.options.loss == "cross-entropy"
+        if rounding == "stochastic" or (rounding == "carried" and keeps_sum):
             attrs["rounding"] = rounding
+        if part.product and part.value != self.of_loss and self.options.error_range != ERROR_RANGES[0]:
+            attrs["range"] = self.options.error_range
         consts = {
             role: self.constant(f"k:{tensor}", values)
             for role, values in (("kpool", pool), ("kscale", work.scale))
@@ -285,9 +287,10 @@ class _Derivation:
     def loss(self, output: str) -> None:
         """The error of the output."""
         if self.options.loss == "cross-entropy":
-            value = self.keeps_sum = self._cross_entropy(output)
+            value = self._cross_entropy(output)
         else:
             value = self.emit("sqerr", "sqerr", (output,), f"e:{output}", "i32", output, self.graph.producer(output))
+        self.of_loss = value
         self.parts[output] = {(len(self.graph.ops), 0): Part(value, product=True)}
         self.logits = output
 

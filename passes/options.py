@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Interval
 
-from sasimc.ir.words import Loss, Range, Rounding, Update
+from sasimc.ir.words import ErrorRange, Loss, Range, Rounding, Update
 from sasimc.isa.options import option
 
 __all__ = ["BackwardOptions"]
@@ -37,6 +37,11 @@ class BackwardOptions:
         "carried",
         "Rounding of errors to 8 bits. nearest; stochastic: by their low bits; carried: nearest, and the rounding remainder of the loss error "
         "is carried to the next class (nearest where the loss is the squared error)",
+    )
+    error_range: ErrorRange = option(
+        "batch",
+        "What decides the exponent of an error tensor. batch: the largest error of this batch, so that 32-bit sums wait in host memory until all "
+        "samples are through; previous: the largest of the step before, so that they are cut to 8 bits at once (those beyond are counted)",
     )
     gradient_power: Literal[0, 1, 2] = option(0, "Divide gradients by this power of their output channel's weight scale")
     gradient_range: Range = option(

@@ -100,6 +100,12 @@ class Device:
         return "train_step" in self.program.entries
 
     @property
+    def step_entry(self) -> str:
+        """The entry that the next training step runs: ``train_step``, or ``train_first`` while no ranges of errors are known that a step could go by."""
+        ranges = self.program.meta.get("error_ranges")
+        return "train_first" if ranges and not self.interpreter.read_view(ranges).any() else "train_step"
+
+    @property
     def simulated_s(self) -> float:
         """Device time so far, seconds: cycles / clock."""
         return self.interpreter.cycles / self.program.machine.clock_hz
@@ -287,7 +293,7 @@ class Device:
         y = self.feed_step(images, labels, head_exponent=head_exponent, module_exponent=module_exponent)
         n = len(y)
         self.images += n
-        self._run("train_step", 1)
+        self._run(self.step_entry, 1)
         words = [int(self.interpreter.read_view(self.io["loss"], b).reshape(-1)[0]) for b in range(n)]
         loss, classes = float(np.mean(words)), self._collect(n).classes
         if self.values:

@@ -38,6 +38,7 @@ __all__ = [
     "MACHINE",
     "NATIVE",
     "ONES",
+    "SATURATED",
     "SKIPPED",
     "SPENT",
     "WRITTEN",
@@ -71,8 +72,9 @@ __all__ = [
 NATIVE: Final = ("bitserial", "fused")
 """Engines whose array products are kernels; `step` has its own (`engines.step`)."""
 
-ONES, FLIPS, LINES, WRITTEN, SKIPPED, SPENT, COUNTED = range(7)
-"""What an instruction counts as it runs: sense operations, bits flipped, word lines and bits written, array cycles saved, nanoseconds; how many."""
+ONES, FLIPS, LINES, WRITTEN, SATURATED, SKIPPED, SPENT, COUNTED = range(8)
+"""What an instruction counts as it runs: sense operations, bits flipped, word lines and bits written, errors saturated, array cycles saved, nanoseconds; how
+many."""
 
 MACHINE: Final = np.dtype(
     [(name, np.int64) for name in ("buf", "buf_size", "acc", "acc_size", "host", "host_size", "regs", "counters", "cells", "written", "wear", "work",

@@ -51,12 +51,14 @@ from golden_numbers import (
     I64,
     Error,
     Memory,
+    Ranges,
     accumulate,
     channel_scale,
     cross_entropy,
     gradient_scale,
     mask,
     merge,
+    of_batch,
     peak,
     quantise,
     quantise_carried,
@@ -103,6 +105,7 @@ class Golden:
         rounding: str = "nearest",
         gradient_power: int = 0,
         gradient_range: str = "batch",
+        error_range: str = "batch",
         loss: str = "cross-entropy",
     ) -> None:
         """``trainable``: names of trainable Conv/Gemm/MatMul nodes, by default those of the metadata key ``sasimc.trainable``;
@@ -133,6 +136,7 @@ class Golden:
         self.carried = rounding == "carried" and loss == "cross-entropy"
         self.gradient_range = gradient_range
         self.ranges: dict[str, int] = {}
+        self.error_ranges = Ranges() if error_range == "previous" else None
         self.steps = 0
         self.memory = {n: Memory(np.zeros_like(w, np.int64), np.zeros_like(w, np.int64)) for n, w in self.weights.items()}
         self.heads = frozenset(
@@ -189,6 +193,7 @@ class Golden:
             correct = sum(p == label for p, label in zip(loss.predicted, np.asarray(labels).tolist(), strict=True))
         result = StepResult(loss.words, correct, logits)
         values = self._values
+        width = self.error_ranges.of if self.error_ranges else of_batch
         # Contributions to each tensor, with the consumer's position and the input index: the order of merging.
         waiting: dict[str, list[tuple[int, int, Error]]] = {
             self.graph.output: [(len(self.graph.ops), 0, Error(loss.errors.reshape(values[self.graph.output].shape), 0))]
@@ -197,7 +202,7 @@ class Golden:
             if op.output not in waiting or not self.needs_error[op.output]:
                 continue
             parts = sorted(waiting.pop(op.output), key=lambda part: part[:2])
-            error = result.errors[op.output] = merge([part for _, _, part in parts], self.stochastic)
+            error = result.errors[op.output] = merge([part for _, _, part in parts], self.stochastic, op.output, width)
             xs, y = [values[n] for n in op.inputs], values[op.output]
             trains = op.name in self.trainable
             goes_on = any(self.needs_error[n] for n in op.inputs) and (not op.multiplies or op.name in self.passes_errors)
@@ -208,8 +213,11 @@ class Golden:
                 error = channel_scale(error, op.weights.scales)
             elif op.kind == "rescale":
                 error = channel_scale(error, np.abs(op.attrs["factor"]))
-            of_loss = self.carried and op.output == self.graph.output
-            error = result.stages[op.name] = quantise_carried(error) if of_loss else quantise(error, self.stochastic)
+            if op.output == self.graph.output:  # the errors of the loss keep their own range
+                error = quantise_carried(error) if self.carried else quantise(error, self.stochastic)
+            else:
+                error = quantise(error, self.stochastic, width(op.name, error.v))
+            result.stages[op.name] = error
             if trains:
                 zero = self.graph.quants[op.inputs[0]].zero
                 g = gradient(op, xs[0], error.v, zero, self.weights[op.name])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ __all__ = [
     "Error",
     "Loss",
     "Memory",
+    "Ranges",
     "accumulate",
     "accumulator",
     "bits",
@@ -22,6 +24,7 @@ __all__ = [
     "mask",
     "merge",
     "multiplier",
+    "of_batch",
     "peak",
     "pool_factor",
     "pseudo_stochastic",
@@ -113,10 +116,35 @@ def residual_factors(f_a: float, f_b: float) -> tuple[int, int, int]:
 # -- errors -------------------------------------------------------------------------------------------------------------------
 
 
-def quantise(error: Error, stochastic: bool = False) -> Error:
-    """The dynamic shift to int8, rounding to nearest or pseudo-stochastically; the identity on what is int8 already."""
+class Ranges:
+    """``--error-range previous``: bits that each place quantises by, as the steps before left them. ``beyond``: errors that saturated so far."""
+
+    def __init__(self) -> None:
+        self.bits: dict[object, int] = {}
+        self.beyond = 0
+
+    def of(self, place: object, v: I64) -> int:
+        """What the steps before say of this place (in its first step, what it has); they learn what it has."""
+        now = peak(v)
+        known = self.bits.get(place, now)
+        self.beyond += int((np.abs(v) >> (max(0, known - 7) + 7) > 0).sum())
+        self.bits[place] = max(now, known - 1)
+        return known
+
+
+Places = Callable[[object, I64], int]
+"""Bits that errors are quantised by, given where and which."""
+
+
+def of_batch(place: object, v: I64) -> int:
+    """Their own."""
+    return peak(v)
+
+
+def quantise(error: Error, stochastic: bool = False, width: int | None = None) -> Error:
+    """The shift to int8 by their own bits or by ``width``, rounding to nearest or pseudo-stochastically; the identity on what is int8 already."""
     v, e = error
-    shift = max(0, bits(int(np.abs(v).max(initial=0))) - 7)
+    shift = max(0, (peak(v) if width is None else width) - 7)
     if stochastic:
         return Error(pseudo_stochastic(v, shift, 127), e + shift)
     return Error(np.clip(rne(v, shift), -127, 127), e + shift)
@@ -135,14 +163,14 @@ def quantise_carried(error: Error) -> Error:
     return Error(out, e + shift)
 
 
-def merge(contributions: list[Error], stochastic: bool = False) -> Error:
-    """Fan-out: one contribution passes as it is, several are quantised and joined two at a time, in the order given."""
+def merge(contributions: list[Error], stochastic: bool = False, place: object = None, width: Places = of_batch) -> Error:
+    """Fan-out: one contribution passes as it is, several are quantised and joined two at a time, in the order given; ``place``: of the tensor."""
     if len(contributions) == 1:
         return contributions[0]
-    parts = [quantise(c, stochastic) for c in contributions]
+    parts = [quantise(c, stochastic, width((place, i), c.v)) for i, c in enumerate(contributions)]
     total = parts[0]
     for i, part in enumerate(parts[1:]):
-        a = total if i == 0 else quantise(total, stochastic)
+        a = total if i == 0 else quantise(total, stochastic, width((place, "sum", i), total.v))
         top = max(a.e, part.e)
         aligned = [rne(p.v << 8, top - p.e) if top - p.e <= 30 else np.zeros_like(p.v) for p in (a, part)]
         total = Error(aligned[0] + aligned[1], top - 8)

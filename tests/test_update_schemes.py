@@ -38,7 +38,11 @@ SCHEMES: dict[str, dict[str, Any]] = {
     "gradients over squared scales": {"gradient_power": 2},
     "range of all batches": {"gradient_range": "peak"},
     "everything": {"update": "momentum", "rounding": "stochastic", "gradient_power": 2, "gradient_range": "peak"},
-}
+    "exponents from the step before": {"error_range": "previous", "rounding": "carried"},
+    "these with everything": {
+        "error_range": "previous", "update": "momentum", "rounding": "stochastic", "gradient_power": 2, "gradient_range": "peak",
+    },
+}  # fmt: skip
 
 NETS: Mapping[str, Any] = {
     "mlp": lambda: models.mlp(),

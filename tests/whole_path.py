@@ -131,6 +131,7 @@ def check(
     rounding: str = "nearest",
     gradient_power: int = 0,
     gradient_range: str = "batch",
+    error_range: str = "batch",
     loss: str = "cross-entropy",
 ) -> Case:
     """Compile, run inference and ``steps`` training steps on each engine and compare everything with the golden model.
@@ -142,14 +143,14 @@ def check(
         model, machine=machine, batch=batch, backprop=backprop, eps=eps, inference_only=not train,
         trainable=None if trainable is None else ",".join(trainable),
         backprop_through=tuple(through), update=update, round_errors=rounding, gradient_power=gradient_power,
-        gradient_range=gradient_range, loss=loss,
+        gradient_range=gradient_range, error_range=error_range, loss=loss,
     )  # fmt: skip
     seen: list[tuple[str, dict[str, int]]] = []
     logits = np.empty(0, np.int64)
     for engine in engines:
         golden = Golden(
             model, backprop=backprop, trainable=trainable, eps=eps, through=through, update=update, rounding=rounding,
-            gradient_power=gradient_power, gradient_range=gradient_range, loss=loss,
+            gradient_power=gradient_power, gradient_range=gradient_range, error_range=error_range, loss=loss,
         )  # fmt: skip
         device = Device(compiled.program, engine, threads=1)
         x = images_for(golden, device.input_shape, batch, seed)
@@ -188,7 +189,8 @@ def _train(
         for b in range(n):
             role = "targets" if squared else "labels"
             device.interpreter.write_view(device.io[role], y[b].reshape(device.program.views[device.io[role]].shape), b)
-        _run(device, "train_step", batch=n, head_exponent=head_exponent, module_exponent=module_exponent)
+        entry = device.step_entry
+        _run(device, entry, batch=n, head_exponent=head_exponent, module_exponent=module_exponent)
         what = f"step {step}, {device.engine}"
         np.testing.assert_array_equal(logits_of(device, n), expected.logits, f"logits of {what}")
         assert _words(device, "loss", n) == [int(v) for v in expected.loss_words], f"loss of {what}"
@@ -198,6 +200,9 @@ def _train(
             for part, matrix in parts:
                 reference = _weights_of(golden, layer, part.kind, part.cin, part.n0, part.n)
                 np.testing.assert_array_equal(device.interpreter.read_matrix(matrix.name), reference, f"{matrix.name}, {what}")
-        if step == 0 and n == batch:
-            assert compiled.train_step is not None
-            assert device.interpreter.cycles - start == compiled.train_step.cycles, "priced and counted cycles of a training step"
+        beyond = golden.error_ranges.beyond if golden.error_ranges else 0
+        assert device.interpreter.events["saturated"] == beyond, f"saturated errors, {what}"
+        if n == batch:
+            priced = estimate(compiled.program, entry, {"batch": n}).cycles
+            assert device.interpreter.cycles - start == priced, f"priced and counted cycles, {what}"
+        start = device.interpreter.cycles

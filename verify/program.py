@@ -84,7 +84,7 @@ def _train(compiled: Compiled, device: Device, env: Mapping[str, Ints], targets:
         role = device.io["targets" if "targets" in device.io else "labels"]
         it.write_view(role, targets[b].reshape(compiled.program.views[role].shape), b)
     _set(device, batch=n, head_exponent=HEAD_EXPONENT, module_exponent=MODULE_EXPONENT)
-    it.run("train_step")
+    it.run(device.step_entry)
     graph = compiled.graph
     constants = dict(graph.constants)
     for layer, weights in expected.weights.items():

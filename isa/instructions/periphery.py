@@ -447,6 +447,24 @@ class Range(_Periphery):
         return _cost(machine, n, range_ops=n, buffer_bits_read=32 * n)
 
 
+class RangeBeyond(_Periphery):
+    """``range`` for a shift that is fixed already: rd = max(rd, bits(|src|)), and elements of more than rs + 7 bits, which the shift to 8 bits
+    saturates, are counted (event ``saturated``). A register shift of zero or less shifts nothing."""
+
+    opcode = 0x59
+    mnemonic = "rangec"
+    kernel = "range_beyond"
+    rd = Reg("running number of bits", write=True, largest=True)
+    src = ViewField("operand", "buf", "i32", "r")
+    rs = Reg("shift")
+    rows = RowsField("src")
+
+    @staticmethod
+    def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
+        n = _elements(o.src, r0, r1)
+        return _cost(machine, n, range_ops=n, buffer_bits_read=32 * n)
+
+
 class ShiftTo8(_Periphery):
     """Dynamic shift to 8 bits: dst = clamp(rne(src, rs), -127, 127); a register shift of zero or less shifts nothing."""
 

@@ -13,7 +13,7 @@ __all__ = ["MEASURED", "Counters", "Counts", "Executed", "PhaseCounter", "Region
 
 MEASURED = (
     "sense_ones", "bits_flipped_compute", "bits_flipped_transposable",
-    "rows_written_compute", "rows_written_transposable", "bits_written_compute", "bits_written_transposable",
+    "rows_written_compute", "rows_written_transposable", "bits_written_compute", "bits_written_transposable", "saturated",
 )  # fmt: skip
 """Events that depend on data (rows and bits written only where a declaration leaves them open); all others follow from the declarations."""
 

@@ -26,6 +26,7 @@ from sasimc.runtime.kernel import (
     FLIPS,
     LINES,
     ONES,
+    SATURATED,
     SKIPPED,
     SPENT,
     WRITTEN,
@@ -445,6 +446,7 @@ class Datapath:
             FLIPS: f"bits_flipped_{kind}",
             LINES: f"rows_written_{kind}",
             WRITTEN: f"bits_written_{kind}",
+            SATURATED: "saturated",
         }
         for what, name in names.items():
             if values[what]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sasimc.runtime.kernel import buf, buf8, buf32, kernel, raise_reg, reg, set_reg, vector
+from sasimc.runtime.kernel import SATURATED, buf, buf8, buf32, count, kernel, raise_reg, reg, set_reg, vector
 from sasimc.runtime.kernels.arithmetic import at, rne, runs, value8
 from sasimc.runtime.kernels.compiling import inner
 from sasimc.runtime.kernels.masks import GROUP, keep_bytes, keep_words, pack_bits
@@ -27,19 +27,40 @@ def _digits(value):  # type: ignore[no-untyped-def]
     return digits
 
 
-@kernel("range_bits", ns=0.15)
-def range_bits(op, m, first, last):  # type: ignore[no-untyped-def]
-    data = buf32(m)
-    count, n = runs(op.src, op.src)
+@inner
+def _largest(src, data, first, last):  # type: ignore[no-untyped-def]
+    """Binary digits of the largest magnitude in some rows."""
+    columns, n = runs(src, src)
     low, high = np.int32(0), np.int32(0)
     for y in range(first, last):
-        for x in range(count):
-            of = at(op.src, y, x)
+        for x in range(columns):
+            of = at(src, y, x)
             values = data[of : of + n]
             for c in range(n):
                 low = min(low, values[c])
                 high = max(high, values[c])
-    raise_reg(m, op.rd, _digits(max(-np.int64(low), np.int64(high))))
+    return _digits(max(-np.int64(low), np.int64(high)))
+
+
+@kernel("range_bits", ns=0.15)
+def range_bits(op, m, first, last):  # type: ignore[no-untyped-def]
+    raise_reg(m, op.rd, _largest(op.src, buf32(m), first, last))
+    return 0
+
+
+@kernel("range_beyond", ns=0.15)
+def range_beyond(op, m, first, last):  # type: ignore[no-untyped-def]
+    data, most = buf32(m), min(max(reg(m, op.rs), np.int64(0)), np.int64(32)) + 7
+    digits = _largest(op.src, data, first, last)
+    raise_reg(m, op.rd, digits)
+    if digits > most:
+        beyond = np.int64(0)
+        for y in range(first, last):
+            for x in range(op.src.width):
+                of = at(op.src, y, x)
+                for c in range(op.src.channels):
+                    beyond += (abs(np.int64(data[of + c])) >> most) > 0
+        count(op, m, SATURATED, beyond)
     return 0
 
 
