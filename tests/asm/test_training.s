@@ -43,6 +43,9 @@
     range r1, e, 0:1
     range r2, e, all
     halt
+.entry beyond
+    rangec r2, e, r1, all
+    halt
 .entry shift
     shr8 m, e, r1, all
     halt
@@ -117,6 +120,21 @@
 .run ranges
 .expect_reg r1 5
 .expect_reg r2 0
+
+.test "range beyond a shift: elements of more than shift + 7 bits are counted, those that only round up to 128 are not"
+.init e [0, 127, -128, 1023, -1023, 1024, -1024, 1, 1, 1, 2147483647, -2147483648]
+.init_reg r1 3
+.init_reg r2 3
+.run beyond
+.expect_reg r2 32
+.expect_event saturated 4
+
+.test "range beyond a shift of zero or less"
+.init e [0, 127, -127, 128, -128, 3, 3, 3, 1, 1, 1, 1]
+.init_reg r1 -4
+.run beyond
+.expect_reg r2 8
+.expect_event saturated 2
 
 .test "shift to 8 bits, ties to even"
 .init e [0, 1, -1, 8, -12, 12, 20, -20, 2047, -2048, 4095, -4096]
