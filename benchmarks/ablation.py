@@ -220,7 +220,7 @@ def run(row: Row, name: str, seed: int, o: argparse.Namespace) -> dict[str, Any]
             mu = recipe.head_exponent.at(step, total), recipe.module_exponent.at(step, total)
             losses.append(device.train_step(images, labels, head_exponent=mu[0], module_exponent=mu[1]).loss)
             step += 1
-    events, wall = dict(device.interpreter.events), time.perf_counter() - start
+    events, errors, wall = dict(device.interpreter.events), device.interpreter.phase_events["error"], time.perf_counter() - start
     top1, loss = validate(device, dataset, float(compiled.program.meta["logit_scale"]))
     return {
         "top1": top1,
@@ -230,6 +230,8 @@ def run(row: Row, name: str, seed: int, o: argparse.Namespace) -> dict[str, Any]
         "rows_written": int(events["rows_written_transposable"]),
         "bits_written": int(events["bits_written_transposable"]),
         "bits_flipped": int(events["bits_flipped_transposable"]),
+        "saturated": int(events["saturated"]),
+        "ranged": int(errors["range_ops"]),
         "most_written_row": int(device.interpreter.state.wear.max()),
         "cycles": compiled.train_step.cycles if compiled.train_step else 0,
         "transposable": compiled.placement.transposable_subarrays,
