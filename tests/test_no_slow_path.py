@@ -15,7 +15,7 @@ from test_plans import assert_same, interpreted
 from test_runtime import ALL, program, view
 from whole_path import compile_onnx, machine_with
 
-from sasimc.ir.kinds import RANGES, ROUNDINGS, UPDATES
+from sasimc.ir.kinds import ERROR_RANGES, RANGES, ROUNDINGS, UPDATES
 from sasimc.isa.objects import Geometry, Matrix, Table, Tile, View
 from sasimc.isa.program import Program
 from sasimc.isa.spec import TABLE, RowRange
@@ -70,6 +70,7 @@ CASES: dict[str, tuple[tuple[Any, ...], ...]] = {
     "upst": (("upst", "a", "big", "twice", ALL), ("upst", "a", "big", "near", SOME)),
     "mask": (("mask", "bits", "x", "m", ALL),), "emask": (("emask", "s", "s", "bits", ALL), ("emask", "v", "e", "bits", SOME)),
     "escale": (("escale", "s", "s", "k", ALL), ("escale", "v", "e", "k", SOME)), "range": (("range", 6, "s", ALL),),
+    "rangec": (("rangec", 6, "s", 4, ALL),),
     "shr8": (("shr8", "d", "s", 4, ALL),), "shr8c": (("shr8c", "d", "s", 4, ALL),), "psr": (("psr", "d", "s", 4, ALL), ("psr", "v", "v", 4, SOME)),
     "mom": (("mom", "v", "s", 3, ALL),), "carry": (("carry", "d", "y", "v", ALL),), "argmax": (("argmax", 6, "q"),),
     "lut": (("lut", "d", "y", "curve", ALL), ("lut", "d", "x", "curve", SOME)), "prod": (("prod", "a", "y", "e", ALL), ("prod", "t", "x", "y", SOME)),
@@ -173,10 +174,11 @@ def test_a_loop_whose_rows_move_runs_natively_for_every_start() -> None:
 
 
 WORDS = {
-    "update": UPDATES, "round_errors": ROUNDINGS, "gradient_power": (0, 2), "gradient_range": RANGES, "skip": ("energy", "cycles"),
+    "update": UPDATES, "round_errors": ROUNDINGS, "gradient_power": (0, 2), "gradient_range": RANGES, "error_range": ERROR_RANGES,
+    "skip": ("energy", "cycles"),
 }  # fmt: skip
-OPTIONS = [dict(zip(WORDS, values, strict=True)) for values in list(itertools.product(*WORDS.values()))[::11]]
-"""An eleventh of all combinations, in which every word occurs."""
+OPTIONS = [dict(zip(WORDS, values, strict=True)) for values in list(itertools.product(*WORDS.values()))[::23]]
+"""A part of all combinations, in which every word occurs."""
 
 
 def test_every_word_of_the_options_occurs() -> None:

@@ -28,11 +28,11 @@ RECIPE = Recipe(epochs=3, seed=5, head_exponent=Schedule(first=3, last=0), modul
 KILLS = 200
 
 
-def _life(path: Path, fuse: Fuse, update: str = "direct") -> Outcome | None:
+def _life(path: Path, fuse: Fuse, update: str = "direct", error_range: str = "batch") -> Outcome | None:
     """One life of the process: from the image as it stands to the end, or to the fuse's (then None)."""
     try:
         return learn(
-            path, short_program(update=update), "a", dataset(), RECIPE, medium=FaultyMedium(path, fuse), resume=True,
+            path, short_program(update=update, error_range=error_range), "a", dataset(), RECIPE, medium=FaultyMedium(path, fuse), resume=True,
             started=lambda device: cut_between_rows(device, fuse),
         )  # fmt: skip
     except PowerCut:
@@ -97,6 +97,18 @@ def test_two_hundred_kills_change_nothing(tmp_path: Path) -> None:
             assert outcome == whole, f"run {runs}"
         cuts, runs = cuts + n, runs + 1
     assert not list(tmp_path.glob(".*")), "a temporary file was left"
+
+
+def test_ranges_of_errors_outlive_kills(tmp_path: Path) -> None:
+    """With exponents from the step before, only the first step of a training measures, however often it is cut off."""
+    path, whole = tmp_path / "d.sas", _life(tmp_path / "whole.sas", Fuse(), error_range="previous")
+    assert whole is not None
+    ends = [_life(path, Fuse(life, life), error_range="previous") for life in (60, 90, 120)] + [None]
+    while ends[-1] is None:
+        ends.append(_life(path, Fuse(), error_range="previous"))
+    assert ends[:3] == [None] * 3
+    assert ends[-1] == whole
+    assert path.read_bytes() == whole.image
 
 
 def test_a_kill_loses_at_most_the_step_in_progress(tmp_path: Path) -> None:

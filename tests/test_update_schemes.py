@@ -20,6 +20,7 @@ from sasimc.api import CompileOptions, compile_model
 from sasimc.datasets.dataset import open_dataset
 from sasimc.frontend.onnx_import import import_model
 from sasimc.ir.interp_train import STEP_LIMIT
+from sasimc.isa.analysis.estimate import estimate
 from sasimc.isa.errors import SasError
 from sasimc.passes.backward import Backward
 from sasimc.runtime.device import Device
@@ -89,6 +90,23 @@ def test_schemes_differ_from_the_default() -> None:
     }
     for name in ("accumulate", "momentum", "errors rounded by their low bits", "range of all batches", "everything"):
         assert flips[name] != flips["default"], name
+
+
+def test_exponents_from_the_step_before_keep_wide_errors_in_the_buffer() -> None:
+    """Errors saturate and are counted; behind the first step, which is exact, far fewer bits cross the host interface."""
+    cases = {
+        name: check(models.mobilenet_like(), steps=4, error_range=name, rounding="carried", update="momentum")
+        for name in ("batch", "previous")
+    }
+    events = cases["previous"].events
+    assert 0 < events["saturated"] < events["range_ops"] / 100
+    first, then = (estimate(cases["previous"].compiled.program, name, {"batch": 3}) for name in ("train_first", "train_step"))
+    wide = cases["batch"].compiled.train_step
+    assert wide is not None
+    assert first.cycles - wide.cycles < 0.05 * wide.cycles
+    bits = [e.events["host_bits_in"] + e.events["host_bits_out"] for e in (wide, then)]
+    assert bits[1] < bits[0] / 2
+    assert then.cycles < wide.cycles
 
 
 def test_accumulator_sums_up_what_single_steps_would_lose() -> None:

@@ -156,6 +156,10 @@ def run_lines(device: Device, report: Mapping[str, Any], damaged: int, worn: str
     if device.program.machine.bit_serial.zero_skip == "cycles":
         whole = it.cycles + it.cycles_saved
         yield f"zero input bits saved {it.cycles_saved} of {whole} cycles ({100 * it.cycles_saved / max(1, whole):.1f} %)"
+    if "error_ranges" in device.program.meta and report.get("steps"):
+        errors = it.phase_events["error"]
+        share = errors["saturated"] / max(1, errors["range_ops"])
+        yield f"errors beyond the exponent of the step before, saturated: {errors['saturated']} of {errors['range_ops']} ({1e6 * share:.3g} in a million)"
     if device.replayed:
         yield f"{device.replayed} runs replayed on another engine: identical in values, cycles and events"
 
