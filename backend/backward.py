@@ -1,8 +1,8 @@
 """Emit the backward pass of a batch: errors layer by layer, gradients, updates.
 
 Error tensors live in host memory (int8 mantissas, one exponent register each). Where the range of this batch decides the exponent, a layer is propagated
-for all samples before it is known (docs/reference/numerics.md), so its 32-bit sums pass through one host scratch tensor: explicit, counted movement. Where
-the steps before decide it, sums are cut to 8 bits before they leave the buffer.
+for all samples before it is known (docs/reference/numerics.md), so its 32-bit sums pass through one host scratch tensor (explicit, counted movement), or they
+are computed once for their range and once more for the result. Where the steps before decide it, sums are cut to 8 bits before they leave the buffer.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class Arena:
 
 @dataclass(frozen=True)
 class Leave:
-    """How finished 32-bit sums leave the buffer, to ``host``: as they are, their range kept in register ``bits``; or, with an instruction ``narrow``, cut to 8
-    bits by register ``shift``, their range kept likewise where there is a register for it."""
+    """How finished 32-bit sums leave the buffer, to ``host``: as they are, their range kept in register ``bits`` (without ``host`` that is all); or, with an
+    instruction ``narrow``, cut to 8 bits by register ``shift``, their range kept likewise where there is a register for it."""
 
     host: str
     bits: int = 0
@@ -241,6 +241,10 @@ class BackwardEmitter:
             at = b.views[self.ranges].addr + 4 * self._words[op.output]
             word = b.view(f"{op.output}.range", "host", "i32", (1, 1, 1), at, batch=4)
         bits, shift, exponent = b.register(), b.register(), b.register()
+
+        def sums(leave: Leave) -> None:
+            self._sums(op, product, shape, leave)
+
         narrow = _SHIFTS[str(op.attrs.get("rounding", "nearest"))]
         host = self._tensor(op.output, "i8", shape, self.batch_size)
         predicted = bool(word) and self._known
@@ -250,18 +254,30 @@ class BackwardEmitter:
             b.emit("ldw", before, word, 0)
             b.emit("addi", before, before, -1)
             self._shift_of(shift, before)
-        leave = Leave(host, bits, narrow, shift) if predicted else Leave(self._host32(shape), bits)
-        self._sums(op, product, shape, leave, exponent)
-        if predicted:
+            sums(Leave(host, bits, narrow, shift))
             b.emit("addi", before, before, -1)
             b.emit("max", bits, bits, before)
             b.release(before)
         else:
-            self._shift_of(shift, bits)
-            self._pass2(op, shape, shift, narrow, host)
+
+            def spill() -> None:
+                sums(Leave(self._host32(shape), bits))
+                self._shift_of(shift, bits)
+                self._pass2(op, shape, shift, narrow, host)
+
+            def again() -> None:
+                sums(Leave("", bits))
+                self._shift_of(shift, bits)
+                sums(Leave(host, 0, narrow, shift))
+
+            policy = self.train.options.get("spill", "cheaper")
+            b.cheapest(
+                self.batch, self.batch_size, *([again] if policy != "always" else []), *([spill] if policy != "never" else [])
+            )
         if word:
             b.emit("addi", bits, bits, 1)
             b.emit("stw", word, bits, 0)
+        self._exponent(op, product, exponent)
         b.emit("add", exponent, exponent, shift)
         self.errors[op.output], self.exponents[op.output] = host, exponent
         b.release(bits)
@@ -271,21 +287,28 @@ class BackwardEmitter:
         self.b.emit("addi", shift, bits, -7)
         self.b.emit("max", shift, shift, 0)
 
-    def _sums(self, op: Op, product: Op, shape: Shape, leave: Leave, exponent: int) -> None:
-        """Pass 1: sums, mask, channel scale, range; ``exponent``: register that takes theirs."""
-        b, extra = self.b, op.int_attr("exp_add")
+    def _sums(self, op: Op, product: Op, shape: Shape, leave: Leave) -> None:
+        """Sums of a product, mask, channel scale, range."""
         if product.kind in ("xent", "sqerr"):
             self._pass1_pointwise(op, shape, [(self.loss_error, "i32")], None, leave)
-            b.emit("li", exponent, extra)
         elif product.kind == "merge":
             left, right = product.inputs
-            ra, rb = self.exponents[left], self.exponents[right]
-            self._pass1_pointwise(op, shape, [(self.errors[left], "i8"), (self.errors[right], "i8")], (ra, rb), leave)
-            b.emit("max", exponent, ra, rb)
-            b.emit("addi", exponent, exponent, extra - 8)
+            exponents = self.exponents[left], self.exponents[right]
+            self._pass1_pointwise(op, shape, [(self.errors[left], "i8"), (self.errors[right], "i8")], exponents, leave)
         else:
             passes = self._pass1_factor if product.kind in ("mul_t", "lut_t") else self._pass1_scatter
             passes(op, product, self.errors[product.inputs[0]], shape, leave)
+
+    def _exponent(self, op: Op, product: Op, exponent: int) -> None:
+        """Register ``exponent`` takes that of the sums."""
+        b, extra = self.b, op.int_attr("exp_add")
+        if product.kind in ("xent", "sqerr"):
+            b.emit("li", exponent, extra)
+        elif product.kind == "merge":
+            left, right = product.inputs
+            b.emit("max", exponent, self.exponents[left], self.exponents[right])
+            b.emit("addi", exponent, exponent, extra - 8)
+        else:
             extra += product.int_attr("exp_add") if "exp_add" in product.attrs else 0
             b.emit("addi", exponent, self.exponents[product.inputs[0]], extra)
 
@@ -318,7 +341,8 @@ class BackwardEmitter:
         b, leave = self.b, stripe.leave
         if not leave.narrow:
             b.emit("range", leave.bits, sums, rr)
-            b.emit("hst", leave.host, sums, self.sample, rr)
+            if leave.host:
+                b.emit("hst", leave.host, sums, self.sample, rr)
             return
         if leave.bits:
             b.emit("rangec", leave.bits, sums, leave.shift, rr)
@@ -572,7 +596,7 @@ class BackwardEmitter:
         acc = b.view(f"{product.name}.acc", "acc", "i32", chunk_shape, 0, ring=ring(rows))
         e_view = b.view("e.in0", "buf", "i8", e_chunk, arena.take(rows * we * e_channels), ring=rows)
         r_out = out_rows(rows)
-        stripe = self._stripe(arena, leave, chunk_shape, r_out, b.channel_slice(leave.host, first, count))
+        stripe = self._stripe(arena, leave, chunk_shape, r_out, b.channel_slice(leave.host, first, count) if leave.host else "")
         mask, mask_host = self._mask_view(op, arena, chunk_shape, r_out)
         e_host = b.channel_slice(source, first, e_channels) if partial else source
         geom = geometry_of(b, fwd, shape)

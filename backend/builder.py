@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 import sasimc.isa.instructions  # noqa: F401  (fills the instruction table)
+from sasimc.isa.analysis.estimate import estimate
 from sasimc.isa.errors import SasError
 from sasimc.isa.machine import Machine
 from sasimc.isa.objects import Geometry, Matrix, Table, View
-from sasimc.isa.program import Instr, Origin
+from sasimc.isa.program import Instr, Origin, Program
 from sasimc.isa.spec import TABLE, GeomField, MatField, RowRange, TableField, ViewField
 
 __all__ = ["Builder", "CapacityError", "Stage", "stripe_loop"]
@@ -158,6 +159,22 @@ class Builder:
                 where=what, hint="a smaller --batch, or a larger host.memory_bytes in the machine file",
             )  # fmt: skip
         return addr
+
+    def cheapest(self, batch: int, size: int, *ways: Callable[[], None]) -> None:
+        """Emit the way that takes the fewest cycles (the first among equals) with ``size`` in register ``batch``; all leave registers as they were."""
+        first, free = len(self.code), list(self._free)
+        tried: list[tuple[int, list[Instr]]] = []
+        for way in ways:
+            way()
+            code, self.code[first:], self._free = self.code[first:], [], list(free)
+            tried.append((self._cycles(code, batch, size) if len(ways) > 1 else 0, code))
+        self.code += min(tried, key=lambda t: t[0])[1]
+
+    def _cycles(self, code: Sequence[Instr], batch: int, size: int) -> int:
+        program = Program(
+            self.machine, tuple(code), self.views, self.geometries, self.matrices, self.tables, {"part": 0}, {"batch": batch}
+        )
+        return estimate(program, "part", {"batch": size}).cycles
 
     # --- registers ---------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-__all__ = ["ErrorRange", "Loss", "Range", "Rounding", "Update"]
+__all__ = ["ErrorRange", "Loss", "Range", "Rounding", "Spill", "Update"]
 
 Loss = Literal["cross-entropy", "squared-error"]
 """What a training step lowers: the cross-entropy of class numbers, or the squared error of real targets."""
@@ -14,3 +14,5 @@ ErrorRange = Literal["batch", "previous"]
 """What range a ``stage`` quantises errors by: that of this batch, or that of the steps before; absent: the first."""
 Rounding = Literal["nearest", "stochastic", "carried"]
 """How a ``stage`` rounds errors to int8; absent: the first. ``carried``: what a channel lost goes to the next one, so that sums are kept."""
+Spill = Literal["cheaper", "always", "never"]
+"""Whether 32-bit errors wait in host memory for the range of their batch, or are computed twice; values do not depend on it."""

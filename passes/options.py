@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Interval
 
-from sasimc.ir.words import ErrorRange, Loss, Range, Rounding, Update
+from sasimc.ir.words import ErrorRange, Loss, Range, Rounding, Spill, Update
 from sasimc.isa.options import option
 
 __all__ = ["BackwardOptions"]
@@ -42,6 +42,11 @@ class BackwardOptions:
         "batch",
         "What decides the exponent of an error tensor. batch: the largest error of this batch, so that 32-bit sums wait in host memory until all "
         "samples are through; previous: the largest of the step before, so that they are cut to 8 bits at once (those beyond are counted)",
+    )
+    spill: Spill = option(
+        "cheaper",
+        "Where 32-bit errors are until the range of their batch is known. always: in host memory; never: nowhere, they are computed a second time; "
+        "cheaper: what takes fewer cycles, layer by layer (values are the same)",
     )
     gradient_power: Literal[0, 1, 2] = option(0, "Divide gradients by this power of their output channel's weight scale")
     gradient_range: Range = option(

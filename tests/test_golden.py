@@ -445,8 +445,8 @@ def test_gradients_point_where_finite_differences_do(name: str, monkeypatch: pyt
 
     monkeypatch.setattr(golden, "cross_entropy", cross_entropy)
     monkeypatch.setattr(golden, "update", lambda g, mu, width: np.zeros(g.shape, np.int8))
-    monkeypatch.setattr(golden, "quantise", lambda error, stochastic: error)
-    monkeypatch.setattr(golden, "merge", lambda parts, _: Error(sum(p.v * 2.0 ** (p.e - parts[0].e) for p in parts), parts[0].e))
+    monkeypatch.setattr(golden, "quantise", lambda error, *_: error)
+    monkeypatch.setattr(golden, "merge", lambda parts, *_: Error(sum(p.v * 2.0 ** (p.e - parts[0].e) for p in parts), parts[0].e))
     monkeypatch.setattr(golden_numbers, "rne", lambda v, s: v / 2.0**s)
     shaken = {k: w + rng.uniform(-0.01, 0.01, w.shape) for k, w in before.items()}  # off the kinks at exact zeros
     net.weights = {k: w.copy() for k, w in shaken.items()}

@@ -132,6 +132,7 @@ def check(
     gradient_power: int = 0,
     gradient_range: str = "batch",
     error_range: str = "batch",
+    spill: str = "cheaper",
     loss: str = "cross-entropy",
 ) -> Case:
     """Compile, run inference and ``steps`` training steps on each engine and compare everything with the golden model.
@@ -143,7 +144,7 @@ def check(
         model, machine=machine, batch=batch, backprop=backprop, eps=eps, inference_only=not train,
         trainable=None if trainable is None else ",".join(trainable),
         backprop_through=tuple(through), update=update, round_errors=rounding, gradient_power=gradient_power,
-        gradient_range=gradient_range, error_range=error_range, loss=loss,
+        gradient_range=gradient_range, error_range=error_range, spill=spill, loss=loss,
     )  # fmt: skip
     seen: list[tuple[str, dict[str, int]]] = []
     logits = np.empty(0, np.int64)
