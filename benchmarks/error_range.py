@@ -25,6 +25,9 @@ from sasimc.ir.kinds import ERROR_RANGES
 from sasimc.zoo.zoo import ZooOptions, build, write
 
 SENSED = 0.25
+SETTINGS = (
+    CompileOptions(spill="always"), CompileOptions(spill="never"), CompileOptions(spill="cheaper"), CompileOptions(error_range="previous"),
+)  # fmt: skip
 DEFAULTS = ["compile.update=momentum", "compile.round_errors=carried"]
 
 
@@ -34,8 +37,8 @@ def costs(resolution: int, classes: int) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as temporary:
         network = build("mobilenetv2-repnet", ZooOptions(resolution=resolution, classes=classes))
         path = write(network, Path(temporary) / "model.onnx")
-        for setting, spill in (("batch", "always"), ("batch", "never"), ("batch", "cheaper"), ("previous", "cheaper")):
-            compiled = compile_model(path, CompileOptions(error_range=setting, spill=spill))
+        for options in SETTINGS:
+            compiled = compile_model(path, options)
             step, machine = compiled.train_step, compiled.program.machine
             assert step is not None
             model = price_list("sas").model(machine, compiled.placement.transposable_subarrays)
@@ -43,8 +46,8 @@ def costs(resolution: int, classes: int) -> list[dict[str, Any]]:
             inside = {name: n for name, n in events.items() if not name.startswith("host_bits")}
             total = model.energy(events, step.cycles)
             out.append({
-                "--error-range": setting,
-                "--spill": spill if setting == "batch" else "",
+                "--error-range": options.error_range,
+                "--spill": options.spill if options.error_range == "batch" else "",
                 "cycles, 10^6": step.cycles / 1e6,
                 "of which errors": step.phases["error"] / 1e6,
                 "host bits, 10^6": (events["host_bits_in"] + events["host_bits_out"]) / 1e6,
