@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from sasimc.datasets.array_sets import ANY_VALUES
@@ -14,7 +15,7 @@ from sasimc.datasets.dataset import Dataset, Item, open_dataset
 from sasimc.datasets.store import open_tree
 from sasimc.isa.errors import SasError
 
-__all__ = ["Examples", "read_examples"]
+__all__ = ["Examples", "read_examples", "training_examples"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,12 @@ class Examples:
     labels: tuple[int, ...]
     classes: tuple[str, ...]
     note: str
+
+
+def training_examples(data: Dataset, count: int) -> list[npt.NDArray[np.uint8]]:
+    """At most ``count`` training images, evenly spread over the list."""
+    items = data.items("train")
+    return [data.load(items[i]) for i in np.unique(np.linspace(0, len(items) - 1, min(count, len(items))).astype(int))]
 
 
 def read_examples(source: str | Path, data_dir: Path | None, count: int, *, size: int = 96, seed: int = 0) -> Examples:

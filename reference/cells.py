@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from sasimc.datasets.dataset import Dataset, hold_back, open_dataset
+from sasimc.datasets.examples import training_examples
 from sasimc.isa.errors import SasError
 from sasimc.isa.files import write_atomically
 from sasimc.runtime.device import Device
@@ -176,7 +176,7 @@ class Runner:
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
             options = replace(options, weights=str(s.weights_at)) if s.weights_at else options
-            write(build("mobilenetv2-repnet", options, calibration(data, zoo.calibration_images)), path)
+            write(build("mobilenetv2-repnet", options, training_examples(data, zoo.calibration_images)), path)
         return path
 
     def _in_torch(
@@ -226,15 +226,9 @@ def use_threads(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def calibration(data: Dataset, count: int) -> list[npt.NDArray[np.uint8]]:
-    """``count`` training images, evenly spread over the list."""
-    items = data.items("train")
-    return [data.load(items[i]) for i in np.unique(np.linspace(0, len(items) - 1, min(count, len(items))).astype(int))]
-
-
 def _side(data: Dataset) -> int:
     """Median short side of a few training images, pixels."""
-    return int(np.median([min(image.shape[:2]) for image in calibration(data, 9)]))
+    return int(np.median([min(image.shape[:2]) for image in training_examples(data, 9)]))
 
 
 def _bits(events: Mapping[str, int], what: str) -> int:

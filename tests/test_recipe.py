@@ -17,7 +17,7 @@ from rich.console import Console
 from tiny_task import machine
 
 from sasimc.api import CompileOptions, compile_model
-from sasimc.cli import sasc
+from sasimc.cli import sasc, sasrun
 from sasimc.cli.common import invoke
 from sasimc.datasets.dataset import hold_back, open_dataset
 from sasimc.datasets.images import Augment, eval_crop, train_crop
@@ -53,7 +53,7 @@ def test_what_is_left_out_has_the_default(tmp_path: Path) -> None:
         load_recipe(),
         load_recipe("default"),
         load_recipe(tmp_path / "empty.toml"),
-        make_recipe(SessionOptions(tmp_path)),
+        make_recipe(None, {}),
     ):
         assert recipe == Recipe()
         assert recipe.module_exponent == Schedule(**written["module_exponent"])
@@ -227,3 +227,29 @@ def test_compile_and_zoo_take_a_recipe(tmp_path: Path) -> None:
     made = json.loads(meta["note.sasimc.zoo"])
     assert (made["logit_exponent"], made["headroom"], made["rep_gain"]) == (-2, 1.5, ZooOptions().rep_gain)
     assert float(meta["logit_scale"]) == 0.25
+
+
+def test_one_command_builds_model_program_and_device(tmp_path: Path) -> None:
+    """The recipe's sections zoo and compile are honoured; the classes are the data set's."""
+    recipe, saved, image = tmp_path / "mine.toml", tmp_path / "p.s", tmp_path / "d.sas"
+    recipe.write_text(
+        'batch = 2\nepochs = 1\nlimit = 2\n[compile]\nupdate = "direct"\n[zoo]\nwiring = "pooled"\nlogit_exponent = -2\ncalibration_images = 1',
+        encoding="utf-8",
+    )
+    what = ("--train", "drawn-shapes", "--weights", "random", "--size", "32", "--recipe", str(recipe))
+    out = ("--save", str(saved), "--image", str(image), "--engine", "fused", "--threads", "1")
+    assert invoke(sasrun.app, [*what, *out]) == 0
+    meta = load_program(saved).meta
+    made = json.loads(meta["note.sasimc.zoo"])
+    assert (made["wiring"], made["logit_exponent"], meta["update"], meta["batch"]) == ("pooled", -2, "direct", "2")
+    assert json.loads(meta["note.sasimc.labels"]) == list(open_dataset("drawn-shapes", size=32).classes)
+    assert image.exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("--weights", "random"), ("--weights", "random", "--train", "drawn-shapes", "--size", "32x48")],
+    ids=["no data", "not square"],
+)
+def test_weights_without_what_they_need_are_refused(words: tuple[str, ...]) -> None:
+    assert invoke(sasrun.app, list(words)) == 2

@@ -83,7 +83,7 @@ class Session:
     def _prepare(self, o: SessionOptions) -> None:
         """Recipe, data sets and device."""
         begun = self.image.begun if self.image else None
-        self.recipe = begun.recipe if begun else make_recipe(o)
+        self.recipe = begun.recipe if begun else make_recipe(o.recipe, o.changes)
         self.outputs = {**(_outputs_of(begun) if begun else {}), **o.outputs}
         folder = o.data or (Path(begun.data) if begun and begun.data else None)
         self.data = data = SessionData(dataclasses.replace(o, match=begun.match) if begun else o, self.about, folder, self._line)
@@ -251,7 +251,7 @@ class Session:
             self._line(f"broken off in {where}; nothing is saved")
             return
         o = self.options
-        words = ["sasrun", *([str(o.program)] if isinstance(o.program, Path) else []), "--image", str(saved), "--resume"]
+        words = ["sasrun", *([str(o.program)] if isinstance(o.program, Path) else o.made_by), "--image", str(saved), "--resume"]
         words += [] if o.engine == SessionOptions.engine else ["--engine", o.engine]
         words += ["--data", str(o.data)] if o.data else []
         self._line(f"broken off in {where}; saved in {saved}. To go on: {shlex.join(words)}")

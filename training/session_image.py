@@ -91,7 +91,7 @@ class Begun:
             given["--match"] = (o.match, self.match)
         if o.train and not Path(o.train).exists():  # a folder may have moved; whether its images are the same is seen later
             given["--train"] = (o.train, self.train)
-        recipe = make_recipe(o, self.recipe)
+        recipe = make_recipe(o.recipe, o.changes, self.recipe)
         for key in recipe.model_fields_set:
             given[f"--{key.replace('_', '-')}"] = (getattr(recipe, key), getattr(self.recipe, key))
         for option, (now, then) in given.items():

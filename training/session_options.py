@@ -29,11 +29,12 @@ class SessionOptions:
     ``recipe``: name or file; ``changes``: fields of it that were given one by one. ``image``: the device image, in which ``task`` is learned
     or used, and an unfinished training goes on (``resume``). ``freeze``: patterns of trainable layers that stay as they are. ``preprocess`` (a
     preset or JSON) and ``preprocess_changes`` (fields): what is done to images. ``match``: how classes of data and program belong together, by
-    ``name`` or ``position``. ``strict``: a damaged file ends the run before it begins. ``outputs``: files to write (``save``, ``json``, ``trace``).
+    ``name`` or ``position``. ``made_by``: words of the command line that make a compiled ``program`` again. ``strict``: a damaged file ends the run before it begins. ``outputs``: files to write (``save``, ``json``, ``trace``).
     """
 
     program: Path | Program
     what: str = ""
+    made_by: tuple[str, ...] = ()
     inputs: tuple[Path, ...] = ()
     train: str | None = None
     evaluate: str | None = None
@@ -77,17 +78,17 @@ def check_options(o: SessionOptions) -> None:
     for file in o.inputs:
         if not file.exists():
             raise SasError(f"there is no image {file}", hint="--input names an image file")
-    make_recipe(o)
+    make_recipe(o.recipe, o.changes)
 
 
-def make_recipe(o: SessionOptions, begun: Recipe | None = None) -> Recipe:
-    """The recipe of ``--recipe`` (of a training that goes on: the one it was ``begun`` with) with the fields that were given.
+def make_recipe(name: str | None, changes: Mapping[str, Any], begun: Recipe | None = None) -> Recipe:
+    """The recipe of that name or file (None: the one that a training was ``begun`` with, else the default) with the fields that were given.
 
     Raises:
         SasError: no such recipe, a value out of range.
     """
-    recipe = load_recipe(o.recipe) if o.recipe else begun or Recipe()
-    data = {**recipe.model_dump(exclude_unset=True), **o.changes}
+    recipe = load_recipe(name) if name else begun or Recipe()
+    data = {**recipe.model_dump(exclude_unset=True), **changes}
     try:
         return Recipe.model_validate(data)
     except ValidationError as exc:

@@ -28,6 +28,10 @@ __all__ = ["app", "embedded", "main"]
 @options.inputs("What to do")
 @option("--train", section="What to do", metavar="DATASET", help="Data set to train on: a name (`sasc data list`) or a path.")
 @option("--eval", "evaluate", section="What to do", metavar="DATASET", help="Data set to evaluate on.")
+@option(
+    "--weights", section="What to do", metavar="[torchvision|random|FOLDER|FILE.npz]",
+    help="Instead of a program: build a network for --train on the backbone of these weights and compile it, as the recipe says; --size is its input's.",
+)  # fmt: skip
 @option("--save", section="What to do", type=File(), help="Write the program with its trained weights (.s or .bin).")
 @option(
     "--entry", "entries", section="Any program", metavar="NAME", multiple=True,
@@ -177,12 +181,13 @@ def app(
 
 def _session(
     program: Path | None, bit_errors: Any, cross_check: int, outcome: Outcome, inputs: tuple[Path, ...], train: str | None,
-    evaluate: str | None, save: Path | None, data: Path | None, split: str, limit: int | None, top: int, recipe: str | None,
+    weights: str | None, evaluate: str | None, save: Path | None, data: Path | None, split: str, limit: int | None, top: int, recipe: str | None,
     epochs: int | None, batch: int | None, seed: int | None, patience: int | None, head_exponent: str | None, module_exponent: str | None,
     augment: bool | None, freeze: str, image: Path | None, task: str | None, resume: bool, match: str, strict: bool, preprocess: str | None,
     cluster: str | None, workers: int | None, power: str | None, **fields: Any,
 ) -> None:  # fmt: skip
     """Classify, train, evaluate."""
+    from sasimc.building import program_for
     from sasimc.costs import joules_of
     from sasimc.datasets.images import Augment
     from sasimc.datasets.preprocess import preprocess_fields
@@ -190,15 +195,15 @@ def _session(
     from sasimc.intermittent import Intermittent
     from sasimc.training.recipe import Schedule
     from sasimc.training.session import Session, SessionOptions
+    from sasimc.training.session_options import make_recipe
 
     start = time.perf_counter()
     for given, name in ((outcome.trace, "--trace"), (bit_errors.active, "--bit-error-rate")):
         if check_workers(cluster, workers) and given:
             raise SasError(f"{name} follows one device from image to image", hint="leave out --cluster and --workers")
     what = ""
+    made_by: tuple[str, ...] = ()
     runnable: Any = program
-    if program is None:
-        runnable, what = embedded(recipe), "the embedded MobileNet-V2 + Rep-Net"
     given = {"epochs": epochs, "batch": batch, "seed": seed, "patience": patience, "limit": limit}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     for name, text in (("head_exponent", head_exponent), ("module_exponent", module_exponent)):
@@ -206,10 +211,27 @@ def _session(
             changes[name] = Schedule.parse(text, f"--{name.replace('_', '-')}")
     if augment is not None:
         changes["augment"] = Augment(crop="random" if augment else "middle", flip=augment)
+    preprocess_changes = preprocess_fields(**fields)
+    if weights is not None:
+        if program is not None or train is None:
+            raise SasError(
+                "--weights builds a network for the data set of --train, in place of a program",
+                hint="sasrun --train FOLDER --weights FOLDER",
+            )
+        if not isinstance(side := preprocess_changes.pop("size", 224), int):
+            raise SasError(f"--size {fields['size']}: the network's input is square", hint="--size 224")
+        made = make_recipe(recipe, changes)
+        with progress(f"building and compiling a network for {train}"):
+            runnable = program_for(train, data, None if weights == "random" else weights, side, made)
+        what = f"MobileNet-V2 of {weights} + Rep-Net, {side} x {side} pixels"
+        words = {"train": train, "weights": weights, "size": side, "recipe": recipe, "batch": batch, "seed": seed}
+        made_by = tuple(word for name, value in words.items() if value is not None for word in (f"--{name}", str(value)))
+    elif program is None:
+        runnable, what = embedded(recipe), "the embedded MobileNet-V2 + Rep-Net"
     what_to_do = SessionOptions(
-        program=runnable, what=what, inputs=inputs, train=train, evaluate=evaluate, data=data, engine=outcome.engine,
+        program=runnable, what=what, made_by=made_by, inputs=inputs, train=train, evaluate=evaluate, data=data, engine=outcome.engine,
         threads=outcome.threads, recipe=recipe, changes=changes, freeze=freeze, image=image, task=task, resume=resume, split=split,
-        cross_check=cross_check, top=top, preprocess=preprocess, preprocess_changes=preprocess_fields(**fields), match=match, strict=strict,
+        cross_check=cross_check, top=top, preprocess=preprocess, preprocess_changes=preprocess_changes, match=match, strict=strict,
         outputs={k: v for k, v in (("save", save), ("json", outcome.json_file), ("trace", outcome.trace)) if v},
     )  # fmt: skip
     supply = load_supply(power) if power else None
