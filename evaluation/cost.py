@@ -19,6 +19,7 @@ from sasimc.evaluation.fields import at_end
 from sasimc.evaluation.figure import Figure
 from sasimc.evaluation.figures import figures
 from sasimc.evaluation.quantity import format_si
+from sasimc.evaluation.remarks import remarks
 from sasimc.evaluation.run import Row, Run
 from sasimc.evaluation.technologies.load import load_technology
 from sasimc.evaluation.technologies.technology import Technology
@@ -329,6 +330,10 @@ class Cost:
         """The figures of the whole run, each with its formula, and its range where what it rests on has one."""
         return {f.name: f for f in figures(self.model, self.run, self.totals)}
 
+    def notes(self) -> list[str]:
+        """What the run says about the paper's comparisons, and what its figures rest on."""
+        return [*remarks(self), *self.model.notes()]
+
     def summary(self) -> dict[str, Any]:
         """Figures, energy by phase and by component, and what they rest on, for a run report (page "Run and compile JSON")."""
         return {
@@ -336,7 +341,7 @@ class Cost:
             "by_phase_j": self.by_phase(),
             "by_component_j": self.by_component(),
             "warnings": self.model.warnings(),
-            "notes": self.model.notes(),
+            "notes": self.notes(),
         }
 
     def as_dict(self) -> dict[str, Any]:
@@ -369,5 +374,5 @@ class Cost:
             "charges": [c.as_dict() for c in model.charges],
             "leakage": [f.as_dict() for f in model.leakage],
             "warnings": model.warnings(),
-            "notes": model.notes(),
+            "notes": self.notes(),
         }

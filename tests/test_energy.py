@@ -30,6 +30,7 @@ from sasimc.evaluation.figures import figures, one_bit_operations
 from sasimc.evaluation.plausibility import beside
 from sasimc.evaluation.quantity import Quantity, format_si
 from sasimc.evaluation.ranges import assigned, curve, tornado
+from sasimc.evaluation.remarks import remarks
 from sasimc.evaluation.run import Row, Run, load_run, read_run
 from sasimc.evaluation.technologies.load import load_technology
 from sasimc.evaluation.text import cost_lines, cost_tables
@@ -403,6 +404,22 @@ def test_wear(run: Run) -> None:
     assert figures["wear_worst"].value == wear["worst"] >= figures["wear_mean"].value
     seconds_a_write = run.seconds / wear["worst"]
     assert figures["years_to_endurance"].value == pytest.approx(1e15 * seconds_a_write / (365.25 * 86400))
+
+
+def test_a_run_says_what_of_figure_11_is_seen(run: Run) -> None:
+    cost = cost_of(run)
+    share = cost.by_component()["cell_write"] / cost.energy
+    first = remarks(cost)[0]
+    assert f"{share:.2g} of the energy" in first
+    assert f"{236 * share:.2g} %" in first
+    assert ("invisible" in first) == (236 * share < 1)
+    part = cost.of_entry("train_step")
+    text = next(r for r in remarks(cost) if "train_step" in r)
+    assert f"{100 * (1 - part.on_chip().energy / part.energy):.3g} %" in text
+    assert not any("infer" in r for r in remarks(cost))
+    assert cost.notes()[: len(remarks(cost))] == remarks(cost)
+    dear = assigned(cost.model, "technology.write_energy", "1 nJ/bit").cost(run)
+    assert "is seen" in remarks(dear)[0]
 
 
 def test_writes_of_the_host_stand_apart(run: Run) -> None:

@@ -23,19 +23,21 @@ from sasimc.evaluation.paper.lines import (
     figure_10_lines,
     figure_11a_lines,
     figure_11b_lines,
+    system_lines,
     table_2_lines,
     table_3_lines,
 )
 from sasimc.evaluation.paper.network import Network, network_of, placed_weights
 from sasimc.evaluation.paper.table import device_lines, our_row, paper_lines, paper_tables, peer_table
 from sasimc.evaluation.paper.updates import TECHNOLOGIES, update_energies
+from sasimc.evaluation.paper.validation import validation_lines, validation_titles
 from sasimc.evaluation.technologies.load import load_technology
 from sasimc.isa.analysis.estimate import estimate
 from sasimc.isa.errors import SasError
 from sasimc.isa.machine import Machine, load_machine
 
 MODEL = CostModel.make(load_machine())
-NETWORK = Network("n", weights=100_000, trainable=5000, written_bits=40_000, batch=8, step_cycles=1_000_000, subarrays=10, subarrays_total=1024,
+NETWORK = Network("n", weights=100_000, trainable=5000, written_bits=40_000, batch=8, step_cycles=1_000_000, step_events={"sense_ones": 10**9, "shift_adds": 10**9, "host_bits_in": 10**8, "bits_written_transposable": 40_000}, subarrays=10, subarrays_total=1024,
                   transposable=32, buffer_peak=1, buffer_bytes=2)  # fmt: skip
 
 
@@ -120,6 +122,52 @@ def test_figure_11a_by_hand() -> None:
     brief = replace(NETWORK, step_cycles=1)
     held = by_item(figure_11a_lines(brief, load_machine()))
     assert held["with leakage SAS takes much less than SRAM"].ours == HOLDS[False]
+
+
+def test_a_whole_step_hides_the_writes() -> None:
+    lines = by_item(system_lines(MODEL, NETWORK))
+    energy = MODEL.energy(NETWORK.step_events, NETWORK.step_cycles)
+    whole, writes, ratio = (lines[n] for n in ("energy", "share of writing cells", "STT / SAS, everything counted"))
+    assert isinstance(whole.ours, float)
+    assert whole.ours == pytest.approx(energy, rel=0.01)  # a few sub-arrays are transposable, so that the chip's side is longer
+    assert writes.ours == pytest.approx(100 * 40_000 * 48e-15 / whole.ours)
+    assert ratio.ours == pytest.approx(1 + 2.36 * 40_000 * 48e-15 / whole.ours)
+    assert isinstance(ratio.ours, float)
+    assert ratio.ours < 1.001
+    assert ratio.paper == 3.36
+    assert lines["share of host interface and memory"].ours == pytest.approx(
+        100 * (5e-12 * 1e8 + 1e-3 * 1e6 / 200e6) / whole.ours
+    )
+    for line in (whole, writes, ratio):
+        assert line.range is not None
+        assert line.range[0] < line.ours < line.range[1]  # type: ignore[operator]
+
+
+def test_published_macros_are_predicted() -> None:
+    """By hand from the shipped figures, and within a factor of four of what is printed, apart from what the machine does differently."""
+    lines = by_item(validation_lines(MODEL))
+    assert {item.split(":")[0] for item in lines} == {"isscc22", "jssc19", "esscirc22"} == set(validation_titles())
+    row = (7.9 + 3.4) * 1e3 / 64 / 512  # fJ a bit column and word line
+    cycle = (0.6 / 0.8) ** 2 * (2 * (0.8 + 6.4) + 6.4 + 30 * 0.4917 / 8 + 3 * row)
+    assert lines["jssc19: 8-bit addition"].ours == pytest.approx(1e3 / (9 * cycle))
+    assert lines["jssc19: 8-bit multiplication"].ours == pytest.approx(1e3 / (80 * cycle))
+    assert lines["isscc22: 8-bit products in parallel"].ours == pytest.approx(2e3 / (300 * 0.4917 + 8 * 0.8))
+    assert lines["esscirc22: a Boolean function of two bits"].ours == pytest.approx(
+        1e3 / (65 / 28 * 1.5**2 * (2 * 7.2 + 2 * row))
+    )
+    for item, line in lines.items():
+        assert line.ratio is not None
+        assert line.range is not None
+        assert line.range[0] <= line.ours <= line.range[1]  # type: ignore[operator]
+        assert line.reason.startswith(f"error {line.ratio - 1:+.0%}")
+        assert 1 / 4 < line.ratio < 4 or "this machine" in item
+
+
+def test_the_validation_page_is_the_computed_one() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "measurements" / "validation.md").read_text(encoding="utf-8")
+    cells = {tuple(c.strip() for c in line.strip("|").split("|"))[:4] for line in page.splitlines() if line.startswith("|")}
+    for item, line in by_item(validation_lines(MODEL)).items():
+        assert (f"`{item}`", line.text(line.paper), line.text(line.ours), line.range_text) in cells, item
 
 
 def test_figure_11b_orders() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from sasimc.evaluation.quantity import Quantity, format_si
 
-__all__ = ["HOLDS", "Line", "claim", "peers", "printed"]
+__all__ = ["HOLDS", "Line", "claim", "peers", "printed", "read_toml"]
 
 HOLDS = {True: "holds", False: "does not hold"}
 
@@ -65,7 +65,8 @@ def claim(group: str, item: str, holds: bool, how: str, where: str, assumptions:
     return Line(group, item, HOLDS[True], HOLDS[holds], "1", how, where, assumptions)
 
 
-def _file(name: str) -> dict[str, Any]:
+def read_toml(name: str) -> dict[str, Any]:
+    """A shipped file of this folder."""
     return tomllib.loads(resources.files("sasimc.evaluation.paper").joinpath(name).read_text(encoding="utf-8"))
 
 
@@ -74,7 +75,7 @@ def printed() -> dict[str, Quantity]:
     """The numbers of ``printed.toml`` by dotted name."""
     return {
         f"{section}.{name}": Quantity(**entry)
-        for section, entries in _file("printed.toml").items()
+        for section, entries in read_toml("printed.toml").items()
         for name, entry in entries.items()
     }
 
@@ -82,4 +83,4 @@ def printed() -> dict[str, Quantity]:
 @lru_cache(maxsize=1)
 def peers() -> tuple[dict[str, str], ...]:
     """Table III without our own column, as printed."""
-    return tuple(_file("peers.toml")["rows"])
+    return tuple(read_toml("peers.toml")["rows"])

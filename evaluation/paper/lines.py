@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 from sasimc.evaluation.area import FIGURE_10, area
 from sasimc.evaluation.charges import PRINTED
@@ -25,6 +27,7 @@ __all__ = [
     "figure_11b_lines",
     "interpretation_lines",
     "network_lines",
+    "system_lines",
     "table_2_lines",
     "table_3_lines",
     "table_4_lines",
@@ -256,8 +259,11 @@ def figure_11a_lines(network: Network | None, machine: Machine) -> Iterator[Line
     )  # fmt: skip
     for name in TECHNOLOGIES:
         e = found[name]
-        for what, value, how in (("writing", e.write, e.how_write), ("writing and leakage", e.total, e.how_leakage)):
-            yield Line(group, f"{name.upper()}: {what}", None, value, "J", how, "figure 11a", assumed, chart)
+        for what, value, how, ends in (
+            ("writing", e.write, e.how_write, e.write_range),
+            ("writing and leakage", e.total, e.how_leakage, e.total_range),
+        ):
+            yield Line(group, f"{name.upper()}: {what}", None, value, "J", how, "figure 11a", assumed, chart, ends)
     circular = "ours is given: the write energy of stt.toml is 3.36 x that of SAS; the device model's own ratio stands under `device model`"
     yield Line(group, "STT / SAS", p["device.stt_over_sas"].value, found["stt"].total / sas.total, "1", "ratio of the two lines above",
                p["device.stt_over_sas"].source, assumed, circular)  # fmt: skip
@@ -271,6 +277,54 @@ def figure_11a_lines(network: Network | None, machine: Machine) -> Iterator[Line
         yield claim(group, f"with leakage {name.upper()} takes much less than SRAM", holds, how, "section VI-B", assumed)
 
 
+def system_lines(model: CostModel, network: Network | None) -> Iterator[Line]:
+    """What a whole training step costs: which of the paper's numbers can be seen in it."""
+    group = "a training step as a whole"
+    if network is None:
+        yield Line(group, "energy", None, None, "J", "", "", reason="no network was compiled (--quick)")
+        return
+    events, cycles = network.step_events, network.step_cycles
+    models = tuple(replace(m, transposable=network.transposable) for m in (model.ends[0], model, model.ends[1]))
+    energies, hosts = (
+        [f(m) for m in models] for f in (lambda m: m.energy(events, cycles), lambda m: m.energy_off_chip(events, cycles))
+    )
+    writes = [math.fsum(events.get(c.event, 0) * c.joules for c in m.charges if c.component == "cell_write") for m in models]
+    assumed = (f"batch {network.batch}; half of the input bits are 1", *(t for t in model.notes() if t.startswith("assumed: ")))
+    silent = "the paper prints no energy of a step"
+    yield Line(
+        group,
+        "energy",
+        None,
+        energies[1],
+        "J",
+        f"events and cycles of {network.name}",
+        "",
+        assumed,
+        silent,
+        (energies[0], energies[2]),
+    )
+    shares = [100 * h / e for h, e in zip(hosts, energies, strict=True)]
+    yield Line(group, "share of host interface and memory", None, shares[1], "%", "activations and 32-bit errors that do not fit the buffer", "", assumed,
+               silent, (min(shares), max(shares)))  # fmt: skip
+    shares = [100 * w / e for w, e in zip(writes, energies, strict=True)]
+    yield Line(
+        group,
+        "share of writing cells",
+        None,
+        shares[1],
+        "%",
+        "writes of weights and scratch rows",
+        "figure 11a",
+        assumed,
+        silent,
+        (min(shares), max(shares)),
+    )
+    q = printed()["device.stt_over_sas"]
+    ratios = [1 + (q.value - 1) * w / e for w, e in zip(writes, energies, strict=True)]
+    yield Line(group, "STT / SAS, everything counted", q.value, ratios[1], "1", f"1 + ({shown(q)} - 1) x share of writing cells", q.source, assumed,
+               "the paper's ratio is of the writes alone; at system level it is invisible", (min(ratios), max(ratios)))  # fmt: skip
+
+
 def figure_11b_lines() -> Iterator[Line]:
     """Figure 11b: write latency and cell area."""
     group = "figure 11b"
@@ -279,7 +333,18 @@ def figure_11b_lines() -> Iterator[Line]:
     for name, t in found.items():
         for what, q in (("write latency", t.write_latency), ("cell area", t.cell_area)):
             assumed = (f"{name}: {q.source}",) if q.kind == "assumption" else ()
-            yield Line(group, f"{name.upper()}: {what}", None, q.value, q.unit, q.source, "figure 11b", assumed, chart)
+            yield Line(
+                group,
+                f"{name.upper()}: {what}",
+                None,
+                q.value,
+                q.unit,
+                q.source,
+                "figure 11b",
+                assumed,
+                chart,
+                q.ends if q.ranged else None,
+            )
     area_of = {n: t.cell_area.si for n, t in found.items()}
     latency = {n: t.write_latency.si for n, t in found.items()}
     sizes = ", ".join(f"{n.upper()} {t.cell_area}" for n, t in found.items())

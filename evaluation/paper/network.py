@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sasimc.isa.analysis.estimate import estimate
@@ -14,7 +15,8 @@ __all__ = ["Network", "network_of", "placed_weights"]
 @dataclass(frozen=True)
 class Network:
     """A training program in numbers. ``weights``, ``trainable``: int8 weights, each once; ``written_bits``: bits of all copies of the trainable ones;
-    ``step_cycles``: cycles of one training step of ``batch`` images. ``backbone``: weights of the network without modules (0: not known).
+    ``step_cycles``, ``step_events``: of one training step of ``batch`` images; half of the input bits
+    are taken to be 1. ``backbone``: weights of the network without modules (0: not known).
     """
 
     name: str
@@ -23,6 +25,7 @@ class Network:
     written_bits: int
     batch: int
     step_cycles: int
+    step_events: Mapping[str, int]
     subarrays: int
     subarrays_total: int
     transposable: int
@@ -49,6 +52,7 @@ def network_of(program: Program, name: str, buffer_peak: int, backbone: tuple[st
     machine, batch = program.machine, int(program.meta.get("batch", "1"))
     matrices = [m for m in program.matrices.values() if m.kind != "scratch"]
     kinds = {t.subarray: m.array for m in program.matrices.values() for t in m.tiles}
+    step = estimate(program, "train_step", {"batch": batch})
     groups = {machine.group_of(s) for s, kind in kinds.items() if kind == "transposable"}
     return Network(
         name=name,
@@ -56,7 +60,8 @@ def network_of(program: Program, name: str, buffer_peak: int, backbone: tuple[st
         trainable=placed_weights(program, trainable=True),
         written_bits=8 * sum(t.rows * t.cols for m in matrices if m.trainable for t in m.tiles),
         batch=batch,
-        step_cycles=estimate(program, "train_step", {"batch": batch}).cycles,
+        step_cycles=step.cycles,
+        step_events={**step.events, "sense_ones": step.bit_products // 2},
         subarrays=len(kinds),
         subarrays_total=machine.subarrays,
         transposable=len(groups) * machine.group_size,

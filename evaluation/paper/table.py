@@ -14,11 +14,13 @@ from sasimc.evaluation.paper.lines import (
     figure_11b_lines,
     interpretation_lines,
     network_lines,
+    system_lines,
     table_2_lines,
     table_3_lines,
     table_4_lines,
 )
 from sasimc.evaluation.paper.network import Network
+from sasimc.evaluation.paper.validation import validation_lines
 from sasimc.evaluation.table import Table
 
 __all__ = ["device_lines", "our_row", "paper_lines", "paper_tables", "peer_table"]
@@ -58,7 +60,9 @@ def paper_lines(model: CostModel, network: Network | None, device: Iterable[Line
         *table_4_lines(model),
         *figure_10_lines(model, network),
         *figure_11a_lines(network, model.machine),
+        *system_lines(model, network),
         *figure_11b_lines(),
+        *validation_lines(model),
         *NOT_HERE,
     ]
 

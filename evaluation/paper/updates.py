@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from sasimc.evaluation.fields import at_end
 from sasimc.evaluation.figure import shown
 from sasimc.evaluation.paper.line import printed
 from sasimc.evaluation.paper.network import Network
@@ -29,6 +30,8 @@ class UpdateEnergy:
     leakage: float
     how_write: str
     how_leakage: str
+    write_range: tuple[float, float]
+    total_range: tuple[float, float]
 
     @property
     def total(self) -> float:
@@ -44,10 +47,15 @@ def update_energies(network: Network, machine: Machine) -> Iterator[UpdateEnergy
     bits = steps * network.written_bits
     for name in TECHNOLOGIES:
         t = load_technology(name)
+        ends = at_end(t, "low"), at_end(t, "high")
+        writes = tuple(bits * e.write_energy.si for e in ends)
+        leaks = tuple(machine.capacity_bits * e.leakage.si * seconds for e in ends)
         yield UpdateEnergy(
             t,
             bits * t.write_energy.si,
             machine.capacity_bits * t.leakage.si * seconds,
             f"{steps} steps x {network.written_bits} bits x {shown(t.write_energy)}",
             f"with {machine.capacity_bits} bits x {shown(t.leakage)} x {format_si(seconds, 's')}",
+            (writes[0], writes[1]),
+            (writes[0] + leaks[0], writes[1] + leaks[1]),
         )

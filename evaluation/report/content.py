@@ -408,5 +408,5 @@ def _leakage(cost: Cost) -> Table:
 
 
 def _notes(cost: Cost) -> Table:
-    rows = [("warning", text) for text in cost.model.warnings()] + [("note", text) for text in cost.model.notes()]
+    rows = [("warning", text) for text in cost.model.warnings()] + [("note", text) for text in cost.notes()]
     return Table("notes", "Notes", (Column("kind"), Column("text")), rows)

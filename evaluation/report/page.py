@@ -8,6 +8,7 @@ from html import escape
 from typing import Any
 
 from sasimc.evaluation.cost import Cost
+from sasimc.evaluation.remarks import remarks
 from sasimc.evaluation.report.assumptions import assumptions_section
 from sasimc.evaluation.report.charts import Series, curves, legend
 from sasimc.evaluation.report.content import short_name
@@ -151,7 +152,8 @@ def _in_short(cost: Cost, made: Mapping[str, Table]) -> str:
     return (
         f'<p class="short">Most energy goes to the <b>{escape(str(component))}</b> ({shown(share, "share")}) and, of the layers, to '
         f"<b>{escape(short_name(str(layer[1])))}</b> ({shown(layer[3], 'share')}). The longest phase is <b>{escape(str(phase[0]))}</b> "
-        f"({shown(phase[4], 'share')} of the time), the slowest layer <b>{escape(short_name(str(slowest[1])))}</b> ({shown(slowest[6], 'share')}).</p>"
+        f"({shown(phase[4], 'share')} of the time), the slowest layer <b>{escape(short_name(str(slowest[1])))}</b> ({shown(slowest[6], 'share')})."
+        f"{''.join(f' {escape(text[:1].upper() + text[1:])}.' for text in remarks(cost))}</p>"
     )
 
 

@@ -95,7 +95,7 @@ def energy(
     say()
     for text in cost.model.warnings():
         say(f"warning: {text}")
-    for text in cost.model.notes():
+    for text in cost.notes():
         say(f"note: {text}")
     if json_file:
         write_json(
