@@ -18,7 +18,8 @@ from common import add_common, environment, finish, table
 def main() -> None:
     """Time the ensembles, then print each stack's figures."""
     from sasimc.evaluation.device.figures import device_report
-    from sasimc.evaluation.device.write import METHODS, RELAX_S, run_write, write_of
+    from sasimc.evaluation.device.macro import RELAX_S
+    from sasimc.evaluation.device.write import METHODS, run_write, write_of
     from sasimc.evaluation.quantity import format_si
     from sasimc.evaluation.technologies.load import load_technology
 

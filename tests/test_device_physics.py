@@ -15,9 +15,11 @@ from sasimc.cli.common import invoke
 from sasimc.evaluation.device.constants import BOLTZMANN, GAMMA, MU0
 from sasimc.evaluation.device.demag import demagnetising_factors
 from sasimc.evaluation.device.figures import PAPER, device_report
+from sasimc.evaluation.device.junction import resistance
 from sasimc.evaluation.device.llg import simulate
+from sasimc.evaluation.device.macro import thermal_start
 from sasimc.evaluation.device.motion import Ensemble, Model, Segment
-from sasimc.evaluation.device.read import read_margin, resistance, resistance_loop
+from sasimc.evaluation.device.read import read_margin, resistance_loop
 from sasimc.evaluation.device.stack import Stack
 from sasimc.evaluation.device.theory import (
     critical_sot_torque,
@@ -27,7 +29,7 @@ from sasimc.evaluation.device.theory import (
     relaxation_time,
     sweep_coercivity,
 )
-from sasimc.evaluation.device.write import error_bound, run_write, thermal_start, write_of
+from sasimc.evaluation.device.write import error_bound, run_write, write_of
 from sasimc.evaluation.technologies.load import load_technology
 from sasimc.isa.errors import SasError
 from sasimc.runtime.faults import parse_bit_errors
@@ -43,6 +45,12 @@ def stack(name: str) -> Stack:
 
 def cold(of: Stack, **changes: object) -> Model:
     return replace(of.model(), noise=0.0, **changes)  # type: ignore[arg-type]
+
+
+def grounded(of: Stack, ends: str, kohm: float) -> Stack:
+    """The stack with other grounds of its line."""
+    driver = replace(of.write.driver_resistance, value=kohm, unit="kohm")
+    return of.model_copy(update={"write": of.write.model_copy(update={"line_ground": ends, "driver_resistance": driver})})
 
 
 def tilted(of: Stack, angle: float, side: float = 1.0) -> np.ndarray:
@@ -86,13 +94,14 @@ def test_anisotropy_fields_by_hand() -> None:
 
 
 def test_currents_and_torques() -> None:
-    # hbar eta J / (2 e Ms t), by hand: 1e11 A/m^2 through a junction of efficiency 0.432
+    # hbar eta J / (2 e Ms t), by hand: 1e11 A/m^2 through a junction; the efficiency of 98.7 % TMR is 0.432 parallel, 0.859 antiparallel
     z = stack("z")
+    assert (z.efficiency(1.0), z.efficiency(-1.0)) == pytest.approx((0.432, 0.859), abs=1e-3)
     density = 1e11
-    torque = 1.054571817e-34 * 0.432 * density / (2 * 1.602176634e-19 * 1.3e6 * 1e-9)
+    torque = 1.054571817e-34 * z.efficiency() * density / (2 * 1.602176634e-19 * 1.3e6 * 1e-9)
     assert z.stt_torque(density * math.pi / 4 * 2500e-18) == pytest.approx(torque)
     assert z.stt_current(torque) == pytest.approx(density * math.pi / 4 * 2500e-18)
-    assert z.sot_torque(density * 60e-9 * 4e-9) == pytest.approx(torque / 0.432 * 0.6)
+    assert z.sot_torque(density * 60e-9 * 4e-9) == pytest.approx(torque / z.efficiency() * 0.6)
 
 
 # ----------------------------------------------------------------------------------------------------------------- dynamics
@@ -261,43 +270,55 @@ def test_results_do_not_depend_on_threads_or_ensemble_size() -> None:
 def test_sas_suspends_then_decides() -> None:
     """After the SOT pulse the bits hang between the states; the STT current then decides each, whatever stood there."""
     of = stack("z")
-    got = run_write(of, write_of(of, "sas"), RESISTANCES, 400, threads=1, record=400)
-    path, times = got.result.path, got.result.times
+    got = run_write(of, write_of(of, "sas"), RESISTANCES, 400, threads=1, record=100)
+    path, times = got.motion.path, got.motion.times
     end = int(np.searchsorted(times, got.write.sot_time)) - 1
-    assert np.abs(path[:, end, 2]).max() < 0.2
+    assert np.abs(path[:, end, :, 2]).max() < 0.3
     assert got.errors == 0
     assert got.write.junctions == 4
-    assert 0.3 < got.changed.mean() < 0.7
+    assert 0.3 < (got.old != got.side).mean() < 0.7
+    assert got.by_phase["release"] > 0.02  # some hang on the wrong side still
+    assert got.by_phase["rest"] == 0
+    assert len(got.by_pattern) == 16
 
 
 def test_without_the_stt_current_chance_decides() -> None:
     of = stack("z")
-    got = run_write(of, replace(write_of(of, "sas"), stt_current=0.0), RESISTANCES, 600, threads=1)
+    got = run_write(of, replace(write_of(of, "sas"), stt_voltage=0.0), RESISTANCES, 600, threads=1)
     assert 0.4 < got.error_rate < 0.6
-    assert got.stt_energy == 0
+    assert got.parts["junction"] == 0
 
 
-def test_error_rate_falls_with_current_and_time() -> None:
+def test_error_rate_falls_with_voltage_and_time() -> None:
     of = stack("z")
     base = write_of(of, "stt")
-    rates = [run_write(of, replace(base, stt_current=i), RESISTANCES, 150, threads=1).error_rate for i in (30e-6, 60e-6, 100e-6)]
+    rates = [
+        run_write(of, replace(base, stt_voltage=v, stt_time=1e-8), RESISTANCES, 150, threads=1).error_rate
+        for v in (0.18, 0.3, 0.5)
+    ]
     assert rates[0] > rates[1] > rates[2]
     short, long = (run_write(of, replace(base, stt_time=t), RESISTANCES, 150, threads=1).error_rate for t in (3e-9, 10e-9))
     assert short > long
 
 
 def test_energy_of_a_write_by_hand() -> None:
-    of = stack("z")
-    write = write_of(of, "sas")
-    got = run_write(of, write, RESISTANCES, 50, threads=1)
+    of = grounded(stack("z"), "one", 1.0)
+    write = replace(write_of(of, "sas"), stt_voltage=0.0, fall_time=0.0)
+    got = run_write(of, write, RESISTANCES, 40, threads=1)
     line = 2e-6 * 4 * 100e-9 / (60e-9 * 4e-9)
-    assert got.sot_energy == pytest.approx(write.sot_current**2 * line * (write.sot_time + write.release_time / 3) / 4)
-    low, high = (write.stt_current**2 * r * write.stt_time for r in RESISTANCES)
-    assert low < got.stt_energy < high
-    assert got.energy == got.sot_energy + got.stt_energy
+    drawn = write.sot_current**2 * (write.sot_time + write.release_time / 3) / 4
+    assert got.parts["line"] == pytest.approx(drawn * line, rel=1e-3)
+    assert got.parts["driver"] == pytest.approx(drawn * 1000, rel=1e-3)
+    assert got.energy == pytest.approx(sum(got.parts.values()))
+    both = run_write(of, write_of(of, "sas"), RESISTANCES, 40, threads=1)
+    low, high = (0.125**2 / (r + 2000) * (6e-9 + 3e-9 / 3) for r in reversed(RESISTANCES))
+    assert low * 0.8 < both.parts["junction"] + both.parts["access"] < high * 1.05
+    by_charge = replace(both, stack=of.model_copy(update={"write": of.write.model_copy(update={"energy_account": "supply"})}))
+    assert by_charge.energy == pytest.approx(0.9 * (both.line_charge + both.junction_charge))
+    assert by_charge.energy > both.energy
 
 
-@pytest.mark.parametrize("name, method", [("z", "sot"), ("x", "sot"), ("x", "sas")])
+@pytest.mark.parametrize("name, method", [("z", "sot"), ("x", "sot")])
 def test_other_ways_write_what_is_asked(name: str, method: str) -> None:
     """A wrong sign of a torque or of the assisting field would turn every bit round."""
     of = stack(name)
@@ -334,12 +355,12 @@ def test_loop_has_the_width_of_stoner_and_wohlfarth(name: str) -> None:
 
 
 def test_read_errors_integrated_and_sampled() -> None:
-    circuit = stack("z").read
-    wide = circuit.model_copy(update={"resistance_spread": replace(circuit.resistance_spread, value=12.0)})
+    of = stack("z")
+    wide = of.scaled({"variation.resistance_area": 4.0})
     got = read_margin(wide, RESISTANCES, samples=400_000, seed=1)
     assert got.errors > 500
     assert got.errors / got.samples == pytest.approx(got.error_rate, rel=5 / math.sqrt(got.errors))
-    assert read_margin(circuit, RESISTANCES, samples=1000).error_rate < got.error_rate / 1000
+    assert read_margin(of, RESISTANCES, samples=1000).error_rate < got.error_rate / 1000
 
 
 # ------------------------------------------------------------------------------------------------------------------ reports
@@ -351,10 +372,9 @@ def test_report_stands_beside_the_paper() -> None:
     energy = by_name["SAS: write energy"]
     assert energy.paper is PAPER["write_energy"]
     assert energy.ratio == pytest.approx(report.outcomes["sas"].energy / 0.048e-12)
-    assert by_name["STT alone / SAS: write energy"].value == pytest.approx(
-        report.outcomes["stt"].energy / report.outcomes["sas"].energy
-    )
-    assert "sas.stt_current" in report.assumptions
+    ratio = report.curves["stt"].energy(1e-6) / report.curves["sas"].energy(1e-6)
+    assert by_name["STT alone / SAS: write energy"].value == pytest.approx(ratio, nan_ok=True)
+    assert "sas.stt_voltage" in report.assumptions
     assert "damping" not in report.assumptions
 
 
@@ -370,9 +390,10 @@ def test_command(tmp_path, capsys) -> None:  # type: ignore[no-untyped-def]
     data = json.loads(made.read_text())
     assert data["writes_by_method"]["sas"]["bits"] == 40
     assert np.shape(data["trajectories"]["sas"]["m"])[2] == 3
+    assert len(data["writes_by_method"]["sas"]["by_position"]) == 4
     option = data["bit_error_rate"]
     assert f"--bit-error-rate {option}" in out
-    assert 0 < parse_bit_errors([option]).of("compute").write < 0.2
+    assert 0 < parse_bit_errors([option]).of("compute").write < 0.5
     assert {row["name"] for row in data["figures"]} >= {"thermal stability Delta", "read error rate"}
 
 

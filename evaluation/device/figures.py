@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from sasimc.evaluation.device.read import Loop, ReadMargin, read_disturb, read_margin, resistance_loop
+from sasimc.evaluation.device.equal import Curve, equal_error_curve
+from sasimc.evaluation.device.limits import Demand, demands
+from sasimc.evaluation.device.rare import Tail, stt_tail, write_tail
+from sasimc.evaluation.device.read import Loop, ReadMargin, read_margin, resistance_loop
 from sasimc.evaluation.device.stack import Stack
+from sasimc.evaluation.device.switching import disturb, escape_rate
 from sasimc.evaluation.device.theory import (
     critical_sot_torque,
     critical_stt_torque,
@@ -17,7 +21,7 @@ from sasimc.evaluation.device.theory import (
     relaxation_time,
     sweep_coercivity,
 )
-from sasimc.evaluation.device.write import METHODS, Method, Outcome, Write, error_bound, error_rates, run_write, write_of
+from sasimc.evaluation.device.write import METHODS, Method, Outcome, Write, error_bound, run_write, write_of
 from sasimc.evaluation.quantity import Measured, Quantity, format_si
 from sasimc.evaluation.technologies.technology import Technology
 from sasimc.isa.errors import SasError
@@ -64,23 +68,31 @@ class Figure:
 
 @dataclass(frozen=True)
 class DeviceReport:
-    """Everything about one stack. ``assumptions``: dotted name -> quantity of every number the paper does not fix."""
+    """Everything about one stack. ``tails``: error rates extrapolated, of the mean bit and of the worst with its pattern and position; ``curves``: energy
+    against error rate; ``demands``: what the writes ask of the circuit, beside its limits. ``assumptions``: dotted name -> quantity of every number the paper does not fix."""
 
     technology: str
     stack_name: str
     stack: Stack
     figures: list[Figure]
     outcomes: dict[Method, Outcome]
+    tails: dict[Method, tuple[Tail, Tail, tuple[int, int]]]
+    curves: dict[Method, Curve]
+    demands: list[Demand]
     loop: Loop
     margin: ReadMargin
     assumptions: dict[str, Quantity]
 
     @property
     def bit_error_rate(self) -> str:
-        """The errors of this device as an option of ``sasrun``; where no write failed, the rate that this does not exclude (95 %)."""
-        write = self.outcomes.get("sas") or next(iter(self.outcomes.values()))
-        rate = write.error_rate if write.errors else error_bound(0, write.bits)
-        return f"write={rate:.2g},read={self.margin.error_rate:.2g}"
+        """The errors of this device as an option of ``sasrun``: the extrapolated rate of writing, the integrated one of reading."""
+        mean, _, _ = self.tails.get("sas") or next(iter(self.tails.values()))
+        return f"write={mean.rate:.2g},read={self.margin.error_rate:.2g}"
+
+    @property
+    def infeasible(self) -> list[Demand]:
+        """What the circuit cannot give."""
+        return [d for d in self.demands if not d.met]
 
     def rows(self) -> list[dict[str, Any]]:
         """The figures for machine-readable files."""
@@ -115,19 +127,38 @@ def _resistances(technology: Technology) -> tuple[float, float]:
 _NAMES = {"sas": "SAS", "stt": "STT alone", "sot": "SOT alone"}
 
 
-def _write_figures(o: Outcome) -> Iterator[Figure]:
+def _write_figures(o: Outcome, tail: tuple[Tail, Tail, tuple[int, int]]) -> Iterator[Figure]:
     name, method = _NAMES[o.write.method], o.write.method
     paper = PAPER["write_energy"] if method == "sas" else None
-    how = f"mean of {o.bits} simulated writes: line {format_si(o.sot_energy, 'J')}, junction {format_si(o.stt_energy, 'J')}"
-    yield Figure(f"{name}: write energy", o.energy, "J/bit", how, paper)
+    shares = ", ".join(f"{part} {format_si(joule, 'J')}" for part, joule in o.parts.items() if joule)
+    account = "heat" if o.stack.write.energy_account == "joule" else "charge x supply; heat"
+    yield Figure(f"{name}: write energy", o.energy, "J/bit", f"mean of {o.bits} simulated writes, {account}: {shares}", paper)
     yield Figure(f"{name}: pulse", o.write.latency, "s", "first current on to last current off")
     if len(o.decided):
         how = "median of the bits that change: from then on more than half on the right side"
         yield Figure(f"{name}: decided", float(np.median(o.decided)), "s", how)
-    bound = error_bound(o.errors, o.bits)
+    mean, worst, (pattern, position) = tail
+    if not mean.heats:
+        yield Figure(f"{name}: write error rate", mean.rate, "1", "Fokker-Planck equation")
+        yield Figure(f"{name}: worst bit", worst.rate, "1", "to parallel" if pattern else "to antiparallel")
+        yield _counted(name, o)
+        return
+    heats = ", ".join(f"{e} of {mean.bits} at {h:g} T" for h, e in zip(mean.heats, mean.errors, strict=True))
     yield Figure(
-        f"{name}: write error rate", o.error_rate, "1", f"{o.errors} of {o.bits}; below {bound:.2g} with 95 % confidence"
+        f"{name}: write error rate", mean.rate, "1", f"extrapolated from {heats}; {mean.bounds[0]:.1g} to {mean.bounds[1]:.1g}"
     )
+    where = (
+        f"pattern {pattern:0{o.write.junctions}b}, position {position + 1}"
+        if method == "sas"
+        else "to " + ("parallel" if pattern else "antiparallel")
+    )
+    yield Figure(f"{name}: worst bit", worst.rate, "1", f"{where}; {worst.bounds[0]:.1g} to {worst.bounds[1]:.1g}")
+    yield _counted(name, o)
+
+
+def _counted(name: str, o: Outcome) -> Figure:
+    bound = error_bound(o.errors, o.bits)
+    return Figure(f"{name}: errors counted", o.error_rate, "1", f"{o.errors} of {o.bits}; below {bound:.2g} with 95 % confidence")
 
 
 def _static_figures(stack: Stack) -> Iterator[Figure]:
@@ -139,7 +170,6 @@ def _static_figures(stack: Stack) -> Iterator[Figure]:
         "critical SOT current", stack.sot_current(critical_sot_torque(stack)), "A", "B_k / 2 (z-type), sqrt(B_k B_h) (x-type)"
     )
     yield Figure("thermal stability Delta", stack.thermal_stability, "1", "Ms B_k V / (2 k T)")
-    yield Figure("retention of one bit", stack.retention / (365.25 * 86400), "year", "attempt time x exp(Delta)")
 
 
 def device_report(
@@ -154,23 +184,53 @@ def device_report(
     name, stack = technology.stack(stack_name)
     resistances = _resistances(technology)
     outcomes: dict[Method, Outcome] = {}
+    tails: dict[Method, tuple[Tail, Tail, tuple[int, int]]] = {}
+    curves: dict[Method, Curve] = {}
+    asked: list[Demand] = []
+    jobs = len(methods) * 3 + 1
     for i, method in enumerate(methods):
-        if watch:
-            watch(f"{_NAMES[method]}: {writes} writes", i, len(methods) + 1)
-        outcomes[method] = run_write(
-            stack, write_of(stack, method), resistances, writes, seed=seed, threads=threads, record=record
-        )
+        write = write_of(stack, method)
+        asked += demands(stack, write, resistances)
+        for k, text in enumerate(
+            (
+                f"{_NAMES[method]}: {writes} writes",
+                f"{_NAMES[method]}: rare errors",
+                f"{_NAMES[method]}: energy against error rate",
+            )
+        ):
+            if watch:
+                watch(text, 3 * i + k, jobs)
+            if k == 0:
+                outcomes[method] = run_write(stack, write, resistances, writes, seed=seed, threads=threads, record=record)
+            elif k == 1:
+                tails[method] = (
+                    stt_tail(stack, write, resistances)
+                    if method == "stt" and stack.axial
+                    else write_tail(stack, write, resistances, macros=max(64, writes // 4), seed=seed, threads=threads)
+                )
+            elif len(methods) > 1:
+                curves[method] = equal_error_curve(
+                    stack, method, resistances, macros=max(64, writes // 8), seed=seed, threads=threads
+                )
     if watch:
-        watch("loop and read margin", len(methods), len(methods) + 1)
+        watch("loop and read margin", jobs - 1, jobs)
     loop = resistance_loop(stack, resistances)
-    margin = read_margin(stack.read, resistances, samples=max(100_000, writes), seed=seed)
-    figures = [f for o in outcomes.values() for f in _write_figures(o)]
-    if "sas" in outcomes:
+    margin = read_margin(stack, resistances, samples=max(100_000, writes), seed=seed)
+    figures = [f for method, o in outcomes.items() for f in _write_figures(o, tails[method])]
+    if "sas" in curves:
         for other in ("stt", "sot"):
-            if other in outcomes:
+            if other in curves:
                 paper = PAPER["stt_ratio"] if other == "stt" else None
-                value = outcomes[other].energy / outcomes["sas"].energy
-                figures.append(Figure(f"{_NAMES[other]} / SAS: write energy", value, "1", "the two simulated energies", paper))
+                value = curves[other].energy(EQUAL) / curves["sas"].energy(EQUAL)
+                figures.append(
+                    Figure(
+                        f"{_NAMES[other]} / SAS: write energy",
+                        value,
+                        "1",
+                        f"both at an error rate of {EQUAL:g} of the worst bit",
+                        paper,
+                    )
+                )
     figures += _static_figures(stack)
     low, high = float(loop.up.min()), float(loop.up.max())
     figures += [
@@ -183,10 +243,43 @@ def device_report(
         Figure("loop: coercive field in 1 s", sweep_coercivity(stack, 1.0), "T", "Sharrock's law at the stack's temperature"),
         Figure("read margin", margin.margin, "A", "half the distance of the two nominal currents"),
         Figure("read error rate", margin.error_rate, "1", f"integrated; Monte Carlo {margin.errors} of {margin.samples}"),
-        Figure("read disturb rate", read_disturb(stack, resistances), "1", "thermal reversal under the read current"),
     ]
+    figures += _disturb_figures(stack, resistances)
     assumptions = dict(_assumed("", stack))
-    return DeviceReport(technology.name, name, stack, figures, outcomes, loop, margin, assumptions)
+    return DeviceReport(technology.name, name, stack, figures, outcomes, tails, curves, asked, loop, margin, assumptions)
+
+
+def _disturb_figures(stack: Stack, resistances: tuple[float, float]) -> Iterator[Figure]:
+    read = stack.read
+    access, volts = read.access_resistance.si, read.voltage.si * (1 if read.towards == "parallel" else -1)
+    side = -1 if read.towards == "parallel" else 1
+    steady = escape_rate(stack, resistances, side, volts, access)
+    yield Figure(
+        "read disturb, steady",
+        steady,
+        "Hz",
+        f"Fokker-Planck: reversals of a bit that is read all the time, away from {read.towards}",
+    )
+    once = disturb(stack, resistances)
+    yield Figure(
+        "read disturb, one read",
+        max(once),
+        "1",
+        f"Fokker-Planck: parallel {once[0]:.2g}, antiparallel {once[1]:.2g} in a read of {read.time}",
+    )
+    for celsius in (27, 85, 125):
+        hot = stack.at(celsius + 273.15)
+        years = 1 / escape_rate(hot, resistances, 1) / (365.25 * 86400)
+        yield Figure(
+            f"retention of one bit at {celsius} C",
+            years,
+            "year",
+            f"Fokker-Planck, Delta {hot.thermal_stability:.1f}: mean time to a reversal",
+        )
+
+
+EQUAL = 1e-6
+"""Error rate at which the ways of writing are compared in one number."""
 
 
 def _around(value: float) -> list[float]:
@@ -208,13 +301,22 @@ def write_sweeps(
     wanted: list[tuple[Write, str, str]] = []
     for method in METHODS:
         write = write_of(stack, method)
-        fields = (("sot_current", "A"), ("sot_time", "s"), ("stt_current", "A"), ("stt_time", "s"))
+        fields = (
+            ("sot_current", "A"),
+            ("sot_time", "s"),
+            ("stt_voltage", "V"),
+            ("stt_current", "A"),
+            ("stt_time", "s"),
+            ("fall_time", "s"),
+        )
         wanted += [(write, field, unit) for field, unit in fields if getattr(write, field) > 0]
     out: list[Sweep] = []
     for i, (write, field, unit) in enumerate(wanted):
         if watch:
             watch(f"{_NAMES[write.method]}: {field.replace('_', ' ')}", i, len(wanted))
         values = _around(getattr(write, field))
-        outcomes = error_rates(stack, write, resistances, field, values, writes, seed=seed, threads=threads)
+        outcomes = [
+            run_write(stack, replace(write, **{field: v}), resistances, writes, seed=seed, threads=threads) for v in values
+        ]
         out.append(Sweep(write.method, field, unit, values, outcomes))
     return out

@@ -18,6 +18,7 @@ threads nor on the size of the ensemble.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -25,13 +26,13 @@ from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from sasimc.evaluation.device.constants import GAMMA
-from sasimc.evaluation.device.motion import Ensemble, Model, Segment
+from sasimc.evaluation.device.kernel import ENERGIES, FIELDS, LANES, advance
+from sasimc.evaluation.device.motion import Ensemble, Model, Phase, Segment
 from sasimc.isa.errors import SasError
 
-__all__ = ["Result", "simulate"]
+__all__ = ["Motion", "Result", "integrate", "simulate"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -40,119 +41,66 @@ MOST_STEPS = 10_000_000
 
 
 @dataclass(frozen=True)
-class Result:
-    """``final`` [N, 3]; ``settled`` [N]: the time after which m stays more than half on the target's side, seconds (inf: it never does);
-    ``resistance_time`` [N]: integral of (stt drive / its largest value)^2 x resistance, ohm s; ``path`` [recorded, samples, 3] with its
-    ``times``, seconds.
-    """
+class Motion:
+    """What an ensemble of N macros of J layers did. ``final`` [N, J, 3]; ``settled`` [N, J]: the time after which a layer stays more than half on the
+    side wanted, seconds (inf: never); ``marks`` [N, phases, J]: component along the easy axis at the end of every phase; ``spent`` [N]
+    by name (:data:`~sasimc.evaluation.device.kernel.ENERGIES`), J and C; ``path`` [recorded, samples, J, 3] with its ``times``, seconds."""
 
     final: Floats
     settled: Floats
-    resistance_time: Floats
+    marks: Floats = field(repr=False)
+    spent: dict[str, Floats] = field(repr=False)
     path: Floats = field(repr=False)
     times: Floats = field(repr=False)
 
 
-@njit(cache=True, inline="always")
-def _rotl(x, k):  # type: ignore[no-untyped-def]
-    return (x << np.uint64(k)) | (x >> np.uint64(64 - k))
+def integrate(
+    phases: Sequence[Phase], start: Floats, side: Floats, sign: Floats, layers: Floats, line: Floats, common: tuple[float, ...], *,
+    dt: float, seed: int, threads: int, record: int = 0, samples: int = 500,
+) -> Motion:  # fmt: skip
+    """Integrate macros through their phases with steps of about ``dt`` seconds.
+
+    ``start`` [N, J, 3], ``side`` [N, J], ``sign`` [N], ``layers`` [N, J, FIELDS], ``line`` [J + 1] and ``common`` as in
+    :func:`~sasimc.evaluation.device.kernel.advance` (``p``). ``record`` macros are kept with about ``samples`` points each.
+    """
+    steps = np.array([max(1, round(s.time / dt)) if s.time > 0 else 0 for s in phases], np.int64)
+    total = int(steps.sum())
+    if total > MOST_STEPS:
+        raise SasError(
+            f"{total} steps of {dt * 1e12:.3g} ps are too many", hint=f"a pulse has at most {MOST_STEPS} steps; shorten its times"
+        )
+    m = np.array(start, np.float64, copy=True)
+    n, j, _ = m.shape
+    drive = np.array([(*s.source, *s.level, s.ground, float(s.on)) for s in phases], np.float64).reshape(-1, 6)
+    every = max(1, total // samples)
+    kept = min(record, n)
+    path = np.zeros((kept, total // every if kept else 0, j, 3))
+    settled, spent, marks = np.zeros((n, j)), np.zeros((n, len(ENERGIES))), np.zeros((n, len(steps), j))
+
+    def part(bounds: tuple[int, int]) -> None:
+        advance(*bounds, m, side, sign, layers, steps, drive, line, common, dt, seed, every, path, marks, settled, spent)
+
+    blocks = -(-n // LANES)
+    if threads > 1 and blocks > 1:
+        edges = np.minimum(n, LANES * np.linspace(0, blocks, min(blocks, 4 * threads) + 1).astype(int)).tolist()
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(part, pairwise(edges)))
+    else:
+        part((0, n))
+    times = every * dt * np.arange(1, path.shape[1] + 1, dtype=np.float64)
+    return Motion(m, settled, marks, dict(zip(ENERGIES, spent.T, strict=True)), path, times)
 
 
-@njit(cache=True)
-def _seed_state(seed, stream, s):  # type: ignore[no-untyped-def]
-    """Fill ``s`` uint64[4] from seed and stream by splitmix64."""
-    z = np.uint64(seed) * np.uint64(0xD1342543DE82EF95) + np.uint64(stream) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(1)
-    for i in range(4):
-        z += np.uint64(0x9E3779B97F4A7C15)
-        y = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        y = (y ^ (y >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        s[i] = y ^ (y >> np.uint64(31))
+@dataclass(frozen=True)
+class Result:
+    """``final`` [N, 3]; ``settled`` [N]: the time after which m stays more than half on the target's side, seconds (inf: it never does);
+    ``path`` [recorded, samples, 3] with its ``times``, seconds.
+    """
 
-
-@njit(cache=True, inline="always")
-def _uniform(s):  # type: ignore[no-untyped-def]
-    """The next number in [-1, 1) of xoshiro256++."""
-    out = _rotl(s[0] + s[3], 23) + s[0]
-    t = s[1] << np.uint64(17)
-    s[2] ^= s[0]
-    s[3] ^= s[1]
-    s[1] ^= s[2]
-    s[0] ^= s[3]
-    s[2] ^= t
-    s[3] = _rotl(s[3], 45)
-    return np.float64(out >> np.uint64(11)) * (2.0 / 9007199254740992.0) - 1.0
-
-
-@njit(cache=True, inline="always")
-def _normals(s, n):  # type: ignore[no-untyped-def]
-    """Fill n[0:4] with standard normal numbers (Marsaglia's polar method)."""
-    for i in range(2):
-        r = 2.0
-        u = v = 0.0
-        while r >= 1.0 or r == 0.0:
-            u, v = _uniform(s), _uniform(s)
-            r = u * u + v * v
-        scale = np.sqrt(-2.0 * np.log(r) / r)
-        n[2 * i], n[2 * i + 1] = u * scale, v * scale
-
-
-@njit(cache=True, inline="always")
-def _slope(mx, my, mz, bx, by, bz, sot, px, pz, alpha, rate):  # type: ignore[no-untyped-def]
-    """dm/dt for the field B and the torques; (px, 0, pz) is the spin-transfer torque's b p, ``rate`` gamma / (1 + alpha^2)."""
-    bx += my * pz - mz * sot  # m x p, with p = (px, sot, pz)
-    by += mz * px - mx * pz
-    bz += mx * sot - my * px
-    cx, cy, cz = my * bz - mz * by, mz * bx - mx * bz, mx * by - my * bx
-    return (
-        -rate * (cx + alpha * (my * cz - mz * cy)),
-        -rate * (cy + alpha * (mz * cx - mx * cz)),
-        -rate * (cz + alpha * (mx * cy - my * cx)),
-    )
-
-
-@njit(cache=True, nogil=True)
-def _advance(first, last, m, target, sot_sign, steps, drive, dt, p, seed, every, path, settled, ohm_s):  # type: ignore[no-untyped-def]
-    """Integrate trajectories first..last in place. ``drive`` [segments, 4]: sot begin, end, stt begin, end; ``p``: see :func:`simulate`."""
-    kx, ky, kz, ex, ey, ez, alpha, rate, spread, field_like, easy, g_mean, g_half, largest = p
-    state, normal = np.empty(4, np.uint64), np.zeros(4)
-    for i in range(first, last):
-        _seed_state(seed, i, state)
-        mx, my, mz = m[i, 0], m[i, 1], m[i, 2]
-        side, sign = target[i], sot_sign[i]
-        settled[i], ohm_s[i] = 0.0, 0.0
-        step = 0
-        for segment in range(steps.shape[0]):
-            count = steps[segment]
-            s0, s1, t0, t1 = drive[segment]
-            for k in range(count):
-                sot = (s0 + (s1 - s0) * ((k + 0.5) / count)) * sign
-                stt = t0 + (t1 - t0) * ((k + 0.5) / count)
-                along = mx if easy == 0 else mz
-                if largest > 0:
-                    ohm_s[i] += (stt / largest) ** 2 / (g_mean + g_half * along) * dt
-                stt *= side
-                px, pz = (stt, 0.0) if easy == 0 else (0.0, stt)
-                if spread > 0:
-                    _normals(state, normal)
-                hx, hy, hz = ex + spread * normal[0], ey + spread * normal[1] + field_like * sot, ez + spread * normal[2]
-                ax, ay, az = _slope(mx, my, mz, kx * mx + hx, ky * my + hy, kz * mz + hz, sot, px, pz, alpha, rate)
-                ux, uy, uz = mx + dt * ax, my + dt * ay, mz + dt * az
-                bx, by, bz = _slope(ux, uy, uz, kx * ux + hx, ky * uy + hy, kz * uz + hz, sot, px, pz, alpha, rate)
-                mx += 0.5 * dt * (ax + bx)
-                my += 0.5 * dt * (ay + by)
-                mz += 0.5 * dt * (az + bz)
-                norm = 1.0 / np.sqrt(mx * mx + my * my + mz * mz)
-                mx, my, mz = mx * norm, my * norm, mz * norm
-                step += 1
-                if side * (mx if easy == 0 else mz) < 0.5:
-                    settled[i] = step * dt
-                if i < path.shape[0] and step % every == 0:
-                    row = step // every - 1
-                    if row < path.shape[1]:
-                        path[i, row, 0], path[i, row, 1], path[i, row, 2] = mx, my, mz
-        m[i, 0], m[i, 1], m[i, 2] = mx, my, mz
-        if settled[i] == step * dt:
-            settled[i] = np.inf
+    final: Floats
+    settled: Floats
+    path: Floats = field(repr=False)
+    times: Floats = field(repr=False)
 
 
 def simulate(
@@ -165,40 +113,32 @@ def simulate(
     record: int = 0,
     samples: int = 500,
 ) -> Result:
-    """Integrate an ensemble through a drive with steps of at most about ``dt`` seconds.
+    """Integrate single layers under torques that are given in tesla, with steps of at most about ``dt`` seconds.
 
     ``record`` trajectories are kept with about ``samples`` points each.
     """
-    steps = np.array([max(1, round(s.time / dt)) if s.time > 0 else 0 for s in drive], np.int64)
-    total = int(steps.sum())
-    if total > MOST_STEPS:
-        raise SasError(
-            f"{total} steps of {dt * 1e12:.3g} ps are too many", hint=f"a pulse has at most {MOST_STEPS} steps; shorten its times"
-        )
-    m = np.array(ensemble.start, np.float64, ndmin=2, copy=True)
-    n = len(m)
-    target = np.broadcast_to(np.asarray(ensemble.target, np.float64), n).copy()
+    start = np.array(ensemble.start, np.float64, ndmin=2)[:, None, :]
+    n = len(start)
+    target = np.broadcast_to(np.asarray(ensemble.target, np.float64), n)[:, None].copy()
     sign = np.broadcast_to(np.asarray(ensemble.sot_sign, np.float64), n).copy()
-    table = np.array([(*s.sot, *s.stt) for s in drive], np.float64).reshape(-1, 4)
-    largest = float(np.abs(table[:, 2:]).max(initial=0.0))
-    every = max(1, total // samples)
-    kept = min(record, n)
-    path = np.zeros((kept, total // every if kept else 0, 3))
-    g_p, g_ap = model.conductances
-    p = (
-        *model.stiffness, *model.external, model.damping, GAMMA / (1 + model.damping**2), float(np.sqrt(model.noise / dt)), model.field_like,
-        model.easy, (g_p + g_ap) / 2, (g_p - g_ap) / 2, largest,
-    )  # fmt: skip
-    settled, ohm_s = np.zeros(n), np.zeros(n)
-
-    def part(bounds: tuple[int, int]) -> None:
-        _advance(*bounds, m, target, sign, steps, table, dt, p, ensemble.seed, every, path, settled, ohm_s)
-
-    if threads > 1 and n > 1:
-        edges = np.linspace(0, n, min(n, 4 * threads) + 1).astype(int).tolist()
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(part, pairwise(edges)))
-    else:
-        part((0, n))
-    times = every * dt * np.arange(1, path.shape[1] + 1, dtype=np.float64)
-    return Result(m, settled, ohm_s, path, times)
+    one = dict.fromkeys(FIELDS, 0.0) | {"sot": 1.0, "stt": 1.0, "g_p": 1.0, "spread": math.sqrt(model.noise / dt)}
+    one |= dict(zip(("kx", "ky", "kz"), model.stiffness, strict=True))
+    layers = np.tile(np.array([one[f] for f in FIELDS]), (n, 1, 1))
+    phases = [Phase(s.time, s.sot, s.stt, ground=0.0) for s in drive]
+    line = np.array([1.0, 1.0])
+    common = (*model.external, model.damping, GAMMA / (1 + model.damping**2), model.field_like, float(model.easy), 0.0, 0.0, 0.0)
+    got = integrate(
+        phases,
+        start,
+        target,
+        sign,
+        layers,
+        line,
+        common,
+        dt=dt,
+        seed=ensemble.seed,
+        threads=threads,
+        record=record,
+        samples=samples,
+    )
+    return Result(got.final[:, 0], got.settled[:, 0], got.path[:, :, 0], got.times)

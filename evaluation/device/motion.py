@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Ensemble", "Model", "Segment"]
+__all__ = ["Ensemble", "Model", "Phase", "Segment"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -15,8 +15,7 @@ Floats = npt.NDArray[np.float64]
 @dataclass(frozen=True)
 class Model:
     """A free layer. ``stiffness``: diagonal of C in B = C m, tesla; ``easy``: 0 (x) or 2 (z), the axis of the fixed layer; ``noise``:
-    2 alpha k T / (gamma Ms V), T^2 s; ``field_like``: ratio of field-like to damping-like spin-orbit torque; ``external``: field, tesla;
-    ``conductances``: parallel and antiparallel, S.
+    2 alpha k T / (gamma Ms V), T^2 s; ``field_like``: ratio of field-like to damping-like spin-orbit torque; ``external``: field, tesla.
     """
 
     damping: float
@@ -25,7 +24,6 @@ class Model:
     noise: float = 0.0
     field_like: float = 0.0
     external: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    conductances: tuple[float, float] = (1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -35,6 +33,18 @@ class Segment:
     time: float
     sot: tuple[float, float] = (0.0, 0.0)
     stt: tuple[float, float] = (0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of a macro's drive, ``time`` seconds: ``source``, current into the driven end of the line, A, and ``level`` of the bit lines, V or A, each
+    changing linearly from begin to end; ``ground``: conductance of the driven end to ground, S; ``on``: whether access transistors conduct."""
+
+    time: float
+    source: tuple[float, float] = (0.0, 0.0)
+    level: tuple[float, float] = (0.0, 0.0)
+    ground: float = 0.0
+    on: bool = True
 
 
 @dataclass(frozen=True)

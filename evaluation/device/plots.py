@@ -54,12 +54,12 @@ def plot_device(report: DeviceReport, sweeps: Sequence[Sweep], suffix: str) -> b
 def _trajectories(axes: Any, report: DeviceReport) -> None:
     axis = report.stack.type
     for ax, (method, o) in zip(axes, report.outcomes.items(), strict=False):
-        for path in o.result.path:
-            ax.plot(o.result.times * 1e9, path[:, report.stack.easy], lw=0.8)
+        for path in o.motion.path:
+            ax.plot(o.motion.times * 1e9, path[:, 0, report.stack.easy], lw=0.8)
         ax.axvspan(0, o.write.sot_time * 1e9, color="tab:orange", alpha=0.15, label="SOT")
         if o.write.stt_time:
             ax.axvspan(o.write.sot_time * 1e9, o.write.latency * 1e9, color="tab:blue", alpha=0.1, label="STT")
-        ax.set(title=f"{_TITLES[method]}: {len(o.result.path)} writes", xlabel="time, ns", ylabel=f"m_{axis}", ylim=(-1.05, 1.05))
+        ax.set(title=f"{_TITLES[method]}: {len(o.motion.path)} writes", xlabel="time, ns", ylabel=f"m_{axis}", ylim=(-1.05, 1.05))
         ax.legend(loc="lower right", fontsize=8)
 
 
@@ -85,7 +85,7 @@ def _settled(ax: Any, report: DeviceReport) -> None:
     for method, o in report.outcomes.items():
         decided = np.sort(o.decided)
         if len(decided):
-            ax.plot(decided * 1e9, np.arange(1, len(decided) + 1) / int(o.changed.sum()), label=_TITLES[method])
+            ax.plot(decided * 1e9, np.arange(1, len(decided) + 1) / int((o.old != o.side).sum()), label=_TITLES[method])
     ax.set(title="decided by then", xlabel="time, ns", ylabel="share of the bits that change")
     ax.legend(fontsize=8)
 

@@ -1,4 +1,4 @@
-"""Reading bits: resistance against angle and field, margin under variation, read errors, read disturb."""
+"""Reading bits: resistance loop, margin under variation, read errors."""
 
 from __future__ import annotations
 
@@ -8,21 +8,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from sasimc.evaluation.device.junction import junction_current, resistance, tmr_at
 from sasimc.evaluation.device.llg import simulate
 from sasimc.evaluation.device.motion import Ensemble, Segment
-from sasimc.evaluation.device.stack import ReadCircuit, Stack
-from sasimc.evaluation.device.theory import critical_stt_torque
+from sasimc.evaluation.device.stack import Stack
 
-__all__ = ["Loop", "ReadMargin", "read_disturb", "read_margin", "resistance", "resistance_loop"]
+__all__ = ["Loop", "ReadMargin", "read_current", "read_margin", "reference_current", "resistance_loop"]
 
 Floats = npt.NDArray[np.float64]
-
-
-def resistance(along: Floats, resistances: tuple[float, float]) -> Floats:
-    """Resistance, ohm, of a junction whose free layer has the component ``along`` on the fixed layer's axis: the conductance is linear in
-    the cosine (Slonczewski, Phys. Rev. B 39, 6995, 1989)."""
-    g_p, g_ap = 1 / resistances[0], 1 / resistances[1]
-    return 1 / ((g_p + g_ap) / 2 + (g_p - g_ap) / 2 * along)
 
 
 @dataclass(frozen=True)
@@ -51,7 +44,7 @@ def resistance_loop(stack: Stack, resistances: tuple[float, float], *, points: i
     field = np.linspace(-1.6, 1.6, points) * stack.easy_field
     angle = math.radians(misalignment)
     # rest does not depend on damping; strong damping reaches it soon
-    calm = replace(stack.model(resistances), noise=0.0, damping=0.5)
+    calm = replace(stack.model(), noise=0.0, damping=0.5)
     m = np.zeros((1, 3))
     m[0, stack.easy] = -1.0
     values: list[float] = []
@@ -83,30 +76,37 @@ class ReadMargin:
     high: Floats
 
 
-def _erfc(x: Floats) -> Floats:
-    from scipy.special import erfc
+def read_current(stack: Stack, low: npt.ArrayLike, tmr: npt.ArrayLike, access: npt.ArrayLike, along: float) -> Floats:
+    """Current, A, of cells in the state ``along`` (1 parallel, -1 antiparallel) at the read voltage; ``tmr``: at no voltage."""
+    low = np.asarray(low)
+    current, _ = junction_current(stack, (low, low * (1 + np.asarray(tmr))), access, stack.read.voltage.si, along)  # type: ignore[arg-type]
+    return current
 
-    return np.asarray(erfc(x))
+
+def reference_current(stack: Stack, resistances: tuple[float, float]) -> float:
+    """The mean of the two nominal currents, A."""
+    low, tmr, access = resistances[0], resistances[1] / resistances[0] - 1, stack.read.access_resistance.si
+    return float(read_current(stack, low, tmr, access, 1.0) + read_current(stack, low, tmr, access, -1.0)) / 2
 
 
-def read_margin(circuit: ReadCircuit, resistances: tuple[float, float], *, samples: int = 100_000, seed: int = 0) -> ReadMargin:
-    """Read ``samples`` bits, half of them in each state.
+def read_margin(stack: Stack, resistances: tuple[float, float], *, samples: int = 100_000, seed: int = 0) -> ReadMargin:
+    """Read ``samples`` bits of different cells, half of them in each state.
 
-    The parallel resistance is log-normal, the TMR normal, independent of it; the current at the read voltage through junction and access
-    transistor is compared with the mean of the two nominal currents, with a normal offset.
+    Resistance of the barrier (with area) and TMR vary by the stack's ``variation``, log-normal and normal; the current at the read voltage through
+    junction and access transistor is compared with the mean of the two nominal currents, with an offset: amplifier, reference and noise together.
     """
     r_p, r_ap = resistances
-    tmr = (r_ap - r_p) / r_p
-    v, access = circuit.voltage.si, circuit.access_resistance.si
-    s_r, s_tmr, s_off = circuit.resistance_spread.si, circuit.tmr_spread.si * tmr, circuit.sense_offset.si
-    i_p, i_ap = v / (r_p + access), v / (r_ap + access)
+    tmr, v, access, d = (r_ap - r_p) / r_p, stack.read.voltage.si, stack.read.access_resistance.si, stack.variation
+    s_r, s_tmr = math.hypot(d.resistance_area.si, 2 * d.diameter.si), d.tmr.si * tmr
+    i_p, i_ap = (float(read_current(stack, r_p, tmr, access, a)) for a in (1.0, -1.0))
     reference = (i_p + i_ap) / 2
+    s_off = math.sqrt(d.sense_offset.si**2 + (d.reference.si * reference) ** 2 + stack.read.sense_noise.si**2)
 
     rng = np.random.default_rng([seed, 11])
     half = max(1, samples // 2)
     r_low = r_p * np.exp(rng.normal(0, s_r, 2 * half))
-    tmrs = tmr + rng.normal(0, s_tmr, half) if s_tmr else np.full(half, tmr)
-    low, high = v / (r_low[:half] + access), v / (r_low[half:] * (1 + tmrs) + access)
+    low = read_current(stack, r_low[:half], tmr, access, 1.0)
+    high = read_current(stack, r_low[half:], tmr + s_tmr * rng.normal(0, 1, half), access, -1.0)
     offset = rng.normal(0, 1, 2 * half) * s_off
     errors = int((low < reference + offset[:half]).sum() + (high > reference + offset[half:]).sum())
 
@@ -116,15 +116,14 @@ def read_margin(circuit: ReadCircuit, resistances: tuple[float, float], *, sampl
     decision = np.maximum(v / np.maximum(reference + s_off * x, 1e-12) - access, 1e-9)  # the resistance taken for the border
     spread = math.sqrt(2) * max(s_r, 1e-9)
     wrong_p = 0.5 * _erfc(np.log(decision / r_p) / spread)
-    ap = r_p * (1 + np.maximum(tmr + s_tmr * x, -0.999))
-    wrong_ap = 0.5 * _erfc(np.log(ap[None, :] / decision[:, None]) / spread)
+    at_border = tmr_at(stack, resistances, v * decision / (decision + access)) / tmr  # what the voltage leaves of the TMR there
+    ap = r_p * (1 + at_border[:, None] * np.maximum(tmr + s_tmr * x, -0.999)[None, :])
+    wrong_ap = 0.5 * _erfc(np.log(ap / decision[:, None]) / spread)
     rate = 0.5 * float(w @ wrong_p) + 0.5 * float(w @ wrong_ap @ w)
     return ReadMargin(i_p, i_ap, reference, (i_p - i_ap) / 2, 2 * half, errors, rate, low, high)
 
 
-def read_disturb(stack: Stack, resistances: tuple[float, float]) -> float:
-    """Probability that one read reverses a bit: the read current lowers the barrier in proportion to the critical current,
-    1 - exp(-t / t0 exp(-Delta (1 - I / Ic)))."""
-    current = stack.read.voltage.si / (resistances[0] + stack.read.access_resistance.si)
-    left = max(0.0, 1 - current / stack.stt_current(critical_stt_torque(stack)))
-    return -math.expm1(-stack.read.time.si / stack.attempt_time.si * math.exp(-stack.thermal_stability * left))
+def _erfc(x: Floats) -> Floats:
+    from scipy.special import erfc
+
+    return np.asarray(erfc(x))

@@ -1,69 +1,60 @@
-"""Writing bits: pulses of the three methods, error rate, energy and latency, sweeps.
+"""Writing bits: pulses of the three methods, error rate by position, pattern and phase, energy and latency.
 
 - ``sas``: one SOT current through the heavy-metal line suspends the free layers of all its junctions across the easy axis; as it is
-  released, a small STT current in every bit line decides each bit (paper, section III-A).
-- ``stt``: an STT current alone.
-- ``sot``: an SOT current alone, of the sign that the bit asks for, in a constant field that breaks the symmetry.
+  released, a small STT voltage on every bit line decides each bit (paper, section III-A). All junctions of the line are written at once.
+- ``stt``: STT alone, a junction with its transistor and no heavy-metal line.
+- ``sot``: an SOT current alone, of the sign that the bit asks for, in a constant field that breaks the symmetry; one junction on a line.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from sasimc.evaluation.device.llg import Result, simulate
-from sasimc.evaluation.device.motion import Ensemble, Segment
+from sasimc.evaluation.device.llg import Motion
+from sasimc.evaluation.device.macro import Macro, Method, Write, thermal_start
 from sasimc.evaluation.device.stack import Stack
-from sasimc.evaluation.device.theory import equilibrium_spread
 from sasimc.isa.errors import SasError
 
-__all__ = ["METHODS", "Method", "Outcome", "Write", "error_bound", "error_rates", "run_write", "thermal_start", "write_of"]
+__all__ = ["METHODS", "Method", "Outcome", "Write", "error_bound", "patterns", "run_write", "write_of"]
 
-Method = Literal["sas", "stt", "sot"]
 METHODS: tuple[Method, ...] = get_args(Method)
 Floats = npt.NDArray[np.float64]
-
-RELAX_S = 2e-9
-"""How long the layers are left to themselves after the pulse, before they are read: seconds."""
-
-
-@dataclass(frozen=True)
-class Write:
-    """A write in SI units. ``junctions`` share one heavy-metal line. Fields as in `sasimc.evaluation.device.stack.Pulse`."""
-
-    method: Method
-    junctions: int
-    sot_current: float = 0.0
-    sot_time: float = 0.0
-    release_time: float = 0.0
-    stt_current: float = 0.0
-    stt_time: float = 0.0
-    assist_field: float = 0.0
-
-    @property
-    def latency(self) -> float:
-        """From the beginning of the first current to the end of the last, seconds."""
-        return self.sot_time + max(self.release_time, self.stt_time)
+PHASES = ("drive", "release", "release alone", "STT", "fall", "rest")
+"""Of a write, in the order of :meth:`~sasimc.evaluation.device.macro.Macro.phases`."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an ensemble of writes did. ``changed``: bits whose old value was the other one; ``settled``: seconds after which each bit stays
-    more than half on its side (inf: never); energies in joule per bit, mean."""
+    """What an ensemble of macro writes did. ``side``, ``old`` [N, J]: wanted and former states; ``motion``: what the layers did; ``parts``: joule a bit, mean,
+    by part of the circuit."""
 
+    stack: Stack
     write: Write
-    bits: int
-    errors: int
-    changed: npt.NDArray[np.bool_]
-    settled: Floats
-    sot_energy: float
-    stt_energy: float
-    result: Result
+    side: Floats
+    old: Floats
+    motion: Motion
+    parts: dict[str, float]
+    line_charge: float
+    junction_charge: float
+
+    @property
+    def wrong(self) -> npt.NDArray[np.bool_]:
+        """[N, J]: bits on the wrong side after the rest."""
+        return self.motion.marks[:, -1] * self.side <= 0
+
+    @property
+    def bits(self) -> int:
+        """Bits written."""
+        return self.side.size
+
+    @property
+    def errors(self) -> int:
+        """Bits that ended on the wrong side."""
+        return int(self.wrong.sum())
 
     @property
     def error_rate(self) -> float:
@@ -71,17 +62,37 @@ class Outcome:
         return self.errors / self.bits
 
     @property
+    def by_position(self) -> Floats:
+        """[J]: error rates, from the driven end on."""
+        return self.wrong.mean(axis=0)
+
+    @property
+    def by_pattern(self) -> Floats:
+        """[2^J, J]: error rates; row p writes bit j of p, 1 the parallel state, at position j (nan: not among the writes)."""
+        number = ((self.side > 0) << np.arange(self.side.shape[1])).sum(axis=1)
+        rows = [self.wrong[number == p] for p in range(1 << self.side.shape[1])]
+        return np.array([r.mean(axis=0) if len(r) else np.full(self.side.shape[1], np.nan) for r in rows])
+
+    @property
+    def by_phase(self) -> dict[str, float]:
+        """Share of the bits on the wrong side at the end of every phase."""
+        return {name: float((self.motion.marks[:, k] * self.side <= 0).mean()) for k, name in enumerate(PHASES)}
+
+    @property
     def decided(self) -> Floats:
         """The times at which the bits that had to change, and did, were decided, seconds."""
-        return self.settled[self.changed & np.isfinite(self.settled)]
+        settled = self.motion.settled[self.old != self.side]
+        return settled[np.isfinite(settled)]
 
     @property
     def energy(self) -> float:
-        """Joule per bit."""
-        return self.sot_energy + self.stt_energy
+        """Joule per bit, by the stack's ``energy_account``: heat, or charge x supply."""
+        if self.stack.write.energy_account == "joule":
+            return sum(self.parts.values())
+        return (self.line_charge + self.junction_charge) * self.stack.write.supply.si
 
 
-def write_of(stack: Stack, method: str) -> Write:
+def write_of(stack: Stack, method: Method) -> Write:
     """The stack's own pulse for a method.
 
     Raises:
@@ -102,63 +113,30 @@ def error_bound(errors: int, writes: int, confidence: float = 0.95) -> float:
     return 1.0 if errors >= writes else float(betaincinv(errors + 1, writes - errors, confidence))
 
 
-def thermal_start(stack: Stack, state: Floats, rng: np.random.Generator) -> Floats:
-    """Unit vectors [N, 3] on the sides ``state`` [N] (+1 or -1) of the easy axis, spread as thermal equilibrium has them."""
-    low, high = equilibrium_spread(stack)
-    c = stack.stiffness
-    others = sorted((i for i in range(3) if i != stack.easy), key=lambda i: -c[i])
-    m = np.empty((len(state), 3))
-    m[:, others[0]] = rng.normal(0, math.sqrt(low), len(state))
-    m[:, others[1]] = rng.normal(0, math.sqrt(high), len(state))
-    aside = np.minimum(0.9, (m[:, others] ** 2).sum(axis=1))
-    m[:, stack.easy] = state * np.sqrt(1 - aside)
-    return m / np.linalg.norm(m, axis=1, keepdims=True)
-
-
-def _segments(stack: Stack, write: Write) -> list[Segment]:
-    sot, stt = stack.sot_torque(write.sot_current), stack.stt_torque(write.stt_current)
-    ramp = min(write.release_time, write.stt_time) if write.stt_time else write.release_time
-    level = sot * (1 - ramp / write.release_time) if write.release_time else 0.0
-    return [
-        Segment(write.sot_time, (sot, sot)),
-        Segment(ramp, (sot, level), (stt, stt)),
-        Segment(max(0.0, write.release_time - ramp), (level, 0.0)),
-        Segment(max(0.0, write.stt_time - ramp), (0.0, 0.0), (stt, stt)),
-        Segment(RELAX_S),
-    ]
+def patterns(junctions: int, macros: int) -> Floats:
+    """[macros, J]: all patterns in turn, +1 for a set bit."""
+    number = np.arange(macros) % (1 << junctions)
+    return np.where((number[:, None] >> np.arange(junctions)) & 1, 1.0, -1.0)
 
 
 def run_write(
     stack: Stack, write: Write, resistances: tuple[float, float], writes: int, *, seed: int = 0, threads: int = 2, record: int = 0,
-    dt: float = 1e-12,
+    dt: float = 1e-12, heat: float = 1.0, side: Floats | None = None, layers: Floats | None = None,
 ) -> Outcome:  # fmt: skip
-    """Write ``writes`` random bits over random old bits, ``write.junctions`` on a line, and count.
+    """Write about ``writes`` bits over random old bits, all patterns in turn, and count.
 
-    ``resistances``: of the junction, parallel and antiparallel, ohm (parallel: m on the + side).
+    ``resistances``: of the junction, parallel and antiparallel, ohm (parallel: m on the + side). ``side`` [N, J]: what is written instead;
+    ``heat`` and ``layers``: see :class:`~sasimc.evaluation.device.macro.Macro`.
     """
     if writes < 1:
         raise SasError(f"{writes} writes", hint="at least 1")
     rng = np.random.default_rng([seed, METHODS.index(write.method)])
-    target, old = rng.choice([-1.0, 1.0], writes), rng.choice([-1.0, 1.0], writes)
-    external = [0.0, 0.0, 0.0]
-    sign: Floats | float = 1.0
-    if write.method == "sot":
-        # pulled to +y, m is turned by a field along x towards +z, by one along z towards -x
-        external[2 - stack.easy] = write.assist_field
-        sign = target if stack.easy == 2 else -target
-    model = stack.model(resistances, (external[0], external[1], external[2]))
-    start = Ensemble(thermal_start(stack, old, rng), target, sign, int(rng.integers(1 << 62)))
-    result = simulate(model, _segments(stack, write), start, dt=dt, threads=threads, record=record)
-    wrong = int((np.sign(result.final[:, stack.easy]) != target).sum())
-    pulse = write.sot_time + write.release_time / 3  # a linear release dissipates a third of what the full current would
-    line = write.sot_current**2 * stack.heavy_metal.resistance(write.junctions) * pulse
-    through = write.stt_current**2 * float(result.resistance_time.mean())
-    return Outcome(write, writes, wrong, target != old, result.settled, line / write.junctions, through, result)
-
-
-def error_rates(
-    stack: Stack, write: Write, resistances: tuple[float, float], field: str, values: Sequence[float], writes: int, *, seed: int = 0,
-    threads: int = 2,
-) -> list[Outcome]:  # fmt: skip
-    """Outcomes with one field of the write (a current or a time) set to each of ``values``."""
-    return [run_write(stack, replace(write, **{field: v}), resistances, writes, seed=seed, threads=threads) for v in values]
+    if side is None:
+        side = patterns(write.junctions, -(-writes // write.junctions))
+    macro = Macro(stack, write, resistances, heat, dt)
+    old = rng.choice([-1.0, 1.0], side.shape)
+    start = thermal_start(stack.scaled({"temperature": heat}) if heat != 1 else stack, old, rng)
+    got = macro.run(start, side, seed=int(rng.integers(1 << 62)), threads=threads, record=record, layers=layers)
+    spent = {name: float(v.mean()) / write.junctions for name, v in got.spent.items()}
+    line_charge, junction_charge = spent.pop("line_charge"), spent.pop("junction_charge")
+    return Outcome(stack, write, side, old, got, spent, line_charge, junction_charge)

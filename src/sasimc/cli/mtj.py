@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,9 @@ def mtj(
         for f in report.figures
     ]
     print_tables(Table("", ("figure", "ours", "paper", "ratio", "how"), rows, (0, 1, 2, 3, 4)))
+    _print_curves(report)
+    for d in report.infeasible:
+        say(f"warning: {d.what}: {format_si(d.value, d.unit)}, limit {format_si(d.limit, d.unit)}; change {d.change}")
     if sweeps:
         say("\nwrite error rate against the value over the pulse's own")
         for s in sweeps:
@@ -92,14 +96,30 @@ def mtj(
         say(f"wrote {plot}")
 
 
+def _print_curves(report: Any) -> None:
+    """Energy of every way of writing at equal error rates of its worst bit."""
+    from sasimc.evaluation.device.equal import TARGETS
+    from sasimc.evaluation.quantity import format_si
+    from sasimc.evaluation.table import Table
+
+    if report.curves:
+        rows = [
+            (f"{t:g}", *("-" if math.isnan(e := c.energy(t)) else format_si(e, "J/bit") for c in report.curves.values()))
+            for t in TARGETS
+        ]
+        print_tables(
+            Table("write energy at equal error rate of the worst bit", ("error rate", *report.curves), rows, (0, 1, 2, 3))
+        )
+
+
 def _as_json(report: Any, sweeps: list[Any], seed: int, writes: int) -> dict[str, Any]:
     def kept(q: Any) -> dict[str, Any]:
         return {"value": q.value, "unit": q.unit, "kind": q.kind, "source": q.source}
 
     def outcome(o: Any) -> dict[str, Any]:
         return {
-            "bits": o.bits, "errors": o.errors, "error_rate": o.error_rate, "energy_J_per_bit": o.energy, "line_energy_J_per_bit": o.sot_energy,
-            "junction_energy_J_per_bit": o.stt_energy, "latency_s": o.write.latency,
+            "bits": o.bits, "errors": o.errors, "error_rate": o.error_rate, "energy_J_per_bit": o.energy, "parts_J_per_bit": o.parts,
+            "latency_s": o.write.latency, "by_position": o.by_position.tolist(), "by_phase": o.by_phase,
         }  # fmt: skip
 
     return {
@@ -111,8 +131,14 @@ def _as_json(report: Any, sweeps: list[Any], seed: int, writes: int) -> dict[str
         "bit_error_rate": report.bit_error_rate,
         "writes_by_method": {method: outcome(o) for method, o in report.outcomes.items()},
         "trajectories": {
-            method: {"times": o.result.times.tolist(), "m": o.result.path[:4].tolist()} for method, o in report.outcomes.items()
+            method: {"times": o.motion.times.tolist(), "m": o.motion.path[:4, :, 0].tolist()}
+            for method, o in report.outcomes.items()
         },
+        "curves": {
+            method: [{"error_rate": p.error_rate, "energy_J_per_bit": p.energy, "latency_s": p.write.latency} for p in c.points]
+            for method, c in report.curves.items()
+        },
+        "limits": [{"what": d.what, "value": d.value, "limit": d.limit, "unit": d.unit, "met": d.met} for d in report.demands],
         "loop": {k: getattr(report.loop, k).tolist() for k in ("field", "up", "down")},
         "sweeps": [
             {
