@@ -5,7 +5,7 @@
 The backbones are pre-trained in PyTorch, for a few minutes, on the images of flowers-102 (64 px) whose kinds flowers-17 does not have; quantised
 (`from_torch`), and attached to twice: with modules, and with a classifier alone. Every run keeps the weights of its last epoch, so that nothing is
 chosen on images that are measured: flowers-17's validation and test images, together. ``--work`` keeps networks and finished runs; what is there is
-not done again.
+not done again. So a network with better weights, quantised elsewhere, takes part as ``NAME-SIZE.onnx`` in that folder.
 """
 
 from __future__ import annotations
@@ -53,22 +53,21 @@ def preprocess_for(size: int) -> Preprocess:
     )
 
 
-def pictures(dataset: Dataset, chosen: list[Any], size: int) -> torch.Tensor:
-    """Float images [n, 3, S, S] as the networks take them."""
-    p = preprocess_for(size)
+def pictures(dataset: Dataset, chosen: list[Any], p: Preprocess) -> torch.Tensor:
+    """Float images [n, 3, S, S] as a network takes them."""
     cut = np.stack([eval_crop(dataset.load(item), p) for item in chosen])
-    return torch.from_numpy(((cut / 255 - 0.5) / 0.25).transpose(0, 3, 1, 2).astype(np.float32))
+    return torch.from_numpy(((cut / 255 - p.mean) / p.std).transpose(0, 3, 1, 2).astype(np.float32))
 
 
 def backbone(name: str, o: argparse.Namespace) -> tuple[Path, float]:
     """The quantised backbone (made when it is not there), and its accuracy in pre-training."""
     path, note = o.work / f"{name}-{o.size}.onnx", o.work / f"{name}-{o.size}.json"
-    if not note.exists():
+    if not path.exists():
         source = open_dataset("flowers", o.data)
         kinds = [i for i, kind in enumerate(source.classes) if kind not in SAME_KINDS]
         number = {c: i for i, c in enumerate(kinds)}
         chosen = [i for s in ("train", "val", "test") for i in source.items(s) if i.class_id in number]
-        x, y = pictures(source, chosen, o.size), torch.tensor([number[i.class_id] for i in chosen])
+        x, y = pictures(source, chosen, preprocess_for(o.size)), torch.tensor([number[i.class_id] for i in chosen])
         torch.manual_seed(0)
         model = BACKBONES[name](len(kinds))
         start = time.perf_counter()
@@ -79,7 +78,7 @@ def backbone(name: str, o: argparse.Namespace) -> tuple[Path, float]:
         )
         from_torch(model, x[:: len(x) // 128], path, preprocess=preprocess_for(o.size))
         note.write_text(json.dumps({"pretrained": right, "kinds": len(kinds), "images": len(chosen)}))
-    return path, json.loads(note.read_text())["pretrained"]
+    return path, json.loads(note.read_text())["pretrained"] if note.exists() else math.nan
 
 
 def machine_for(name: str) -> Machine:
@@ -101,9 +100,11 @@ def one(name: str, variant: str, seed: int, path: Path, dataset: Dataset, o: arg
         update={"epochs": o.epochs, "seed": seed, "batch": o.batch, "head_exponent": head, "module_exponent": module}
     )
     items = dataset.items("train")
-    images = pictures(dataset, [items[i * len(items) // 32] for i in range(32)], o.size).numpy()
+    model = load_model(path)
+    own = Preprocess.from_json(json.loads(next(p.value for p in model.metadata_props if p.key == "sasimc.preprocess")))
+    images = pictures(dataset, [items[i * len(items) // 32] for i in range(32)], own).numpy()
     made = attach(
-        load_model(path),
+        model,
         AttachOptions(classes=len(dataset.classes), modules=variant == "modules", seed=seed, rep_gain=o.rep_gain),
         list(images[:, None]),
     )

@@ -370,7 +370,7 @@ class _State:
         if not (math.isfinite(low) and math.isfinite(high)):
             return None
         low, high = min(low, 0.0), max(high, 0.0)
-        scale = (high - low) / 255 or 1.0
+        scale = float(np.float32(high - low) / np.float32(255)) or 1.0  # as a file can hold it
         return TensorType("i8", (1, 1, 1), scale, max(-128, min(127, round(-128 - low / scale))))
 
     def _sum(self, op: Op, value: str) -> tuple[float, float] | None:

@@ -156,7 +156,7 @@ def test_the_command_says_what_was_given_a_scale(tmp_path: Path, capsys: pytest.
 
 
 def test_training_behind_a_float_trunk_and_the_way_home() -> None:
-    """Errors cross the sums; the exported model keeps the ranges and compiles to the same bits."""
+    """Errors cross the sums; the exported model holds the scales, so that onnxruntime computes what the device does, and compiles to the same bits."""
     net = Calibrated()
     model = net.model(residual(net))
     convs = [n.name for n in model.graph.node if n.op_type in ("Conv", "Gemm")]
@@ -167,5 +167,11 @@ def test_training_behind_a_float_trunk_and_the_way_home() -> None:
     before = device.state()
     device.train_step(net.samples, np.arange(6) % 7)
     assert any((device.state()[name] != w).any() for name, w in before.items())
-    again = Device(compile_model(export_onnx(device, model), options).program, "fused")
-    assert np.array_equal(again.infer(net.samples).logits, device.infer(net.samples).logits)
+    made, ours = export_onnx(device, model), device.infer(net.samples).logits
+    again = Device(compile_model(made, options).program, "fused")
+    assert np.array_equal(again.infer(net.samples).logits, ours)
+    assert {n.name for n in model.graph.node} < {n.name for n in made.graph.node}
+    assert not unscaled(made)
+    scale, zero = (float(compiled.program.meta[f"logit_{what}"]) for what in ("scale", "zero"))
+    (logits,) = run_ort(made, net.samples)
+    assert np.abs(logits / scale + zero - ours).max() <= 1.001

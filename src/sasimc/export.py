@@ -13,6 +13,7 @@ from onnx import ModelProto
 
 from sasimc.backend.mapping import rejoin
 from sasimc.frontend.load import load_model
+from sasimc.frontend.scales_out import with_scales
 from sasimc.frontend.weights_out import as_compiled, model_digest, trainable_shapes, with_metadata, with_weights
 from sasimc.isa.errors import SasError
 from sasimc.isa.files import write_atomically
@@ -74,7 +75,7 @@ def export_onnx(
     origin = _Origin.of(program)
     proto = as_compiled(_model(program, origin, model), program.meta)
     weights = origin.weights(program, trainable_shapes(proto, origin.trainable))
-    made = with_weights(proto, origin.trainable, weights)
+    made = with_scales(with_weights(proto, origin.trainable, weights))
     with_metadata(made, {note: program.meta[f"note.{note}"] for note in NOTES if program.meta.get(f"note.{note}")})
     if path is not None:
         write_atomically(Path(path), made.SerializeToString())
