@@ -173,9 +173,10 @@ def as_input(
             if count and count * size == x.size and rest in (_without_ones(sizes), _without_ones((size,))):
                 y = np.moveaxis(x.reshape(count, *sizes), 1, 3) if first else x.reshape(count, *sizes)
                 return np.ascontiguousarray(y if x.dtype.kind != "f" else quantise_values(y, scale, zero, dtype))
+    pictures = "; pictures of any size are given as bytes (uint8)" if x.dtype.kind == "f" and is_picture_shape(shape) else ""
     raise SasError(
         f"{where}: array {list(x.shape)}",
-        hint=f"the {takes} [{channels}, {height}, {width}] or [{height}, {width}, {channels}]",
+        hint=f"the {takes} [{channels}, {height}, {width}] or [{height}, {width}, {channels}]{pictures}",
     )
 
 

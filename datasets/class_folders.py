@@ -138,7 +138,10 @@ def read_class_folders(tree: Tree, wrappers: int = 3) -> Table | None:
     names = sorted({name for name, _, _ in groups})
     if len(names) < 2:
         found = [read_class_folders(SubTree(tree, f), wrappers - 1) for f in folders] if wrappers else []
-        return next((table for table in found if table is not None), None)
+        table = next((table for table in found if table is not None), None)
+        if table is None and names:
+            _require_images(tree, reader, "", set(names))
+        return table
     reader.left += reader.own("")
     ids = {n: i for i, n in enumerate(names)}
     entries = tuple(Entry(image, ids[name], split) for name, split, images in groups for image in images)

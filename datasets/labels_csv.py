@@ -10,7 +10,8 @@ import csv
 import io
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sasimc.datasets.store import Tree, clean_name
@@ -83,12 +84,30 @@ def _nfc(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
+@dataclass(frozen=True)
+class _Listing:
+    """Names in the tree by the last part of theirs. ``folded``: those that no other one equals in lower case."""
+
+    exact: Mapping[str, str]
+    folded: Mapping[str, str]
+
+    @staticmethod
+    def of(names: Sequence[str]) -> _Listing:
+        exact = {_nfc(n.rpartition("/")[2]): n for n in names}
+        times = Counter(map(str.casefold, exact))
+        return _Listing(exact, {k.casefold(): n for k, n in exact.items() if times[k.casefold()] == 1})
+
+    def find(self, part: str) -> str | None:
+        return self.exact.get(part) or self.folded.get(part.casefold())
+
+
 class _Images:
-    """Finds the files that the lines name: as written, or in ``images/`` or ``jpg/``, in whatever form of Unicode. Listings are read once a folder."""
+    """Finds the files that the lines name: as written, or in ``images/`` or ``jpg/``, in whatever form of Unicode; in other case where that means one file
+    only (other systems do not tell case apart). Listings are read once a folder."""
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
-        self._folders: dict[str, dict[str, str]] = {}
+        self._folders: dict[str, _Listing] = {}
 
     def _in(self, parent: str, names: Sequence[str]) -> str | None:
         """The name in the tree of a path below ``parent``, folder by folder."""
@@ -96,8 +115,8 @@ class _Images:
             last = i == len(names) - 1
             if (key := f"{last}{parent}") not in self._folders:
                 listed = self._tree.names(parent) if last else self._tree.folders(parent)
-                self._folders[key] = {_nfc(n.rpartition("/")[2]): n for n in listed}
-            found = self._folders[key].get(part)
+                self._folders[key] = _Listing.of(listed)
+            found = self._folders[key].find(part)
             if found is None:
                 return None
             parent = found

@@ -188,6 +188,10 @@ def test_a_class_that_vanishes_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "empty" / "cow").mkdir()
     with pytest.raises(SasError, match="class 'cow' has no images"):
         open_dataset(tmp_path / "empty")
+    write(tmp_path / "one", {f"cat/{i}.png": picture(i) for i in range(4)})
+    (tmp_path / "one" / "dog").mkdir()
+    with pytest.raises(SasError, match="class 'dog' has no images"):
+        open_dataset(tmp_path / "one")
     d = open_dataset(write(tmp_path / "bad", {**pets(), **{f"cow/{i}.jpg": b"" for i in range(4)}}))
     with pytest.raises(SasError, match=r"image of class 'cow' can be read .*the file is empty"):
         check_headers(d)
@@ -303,6 +307,18 @@ def test_tables_find_files_in_either_form(tmp_path: Path) -> None:
 # --- tables ---------------------------------------------------------------------------------------------------------
 
 ROWS = [("a.png", "cat"), ("b.png", "dog"), ("c.png", "cat"), ("d.png", "dog"), ("e.png", "cat"), ("f.png", "dog")]
+
+
+def test_names_in_other_case_where_they_mean_one_file(tmp_path: Path) -> None:
+    """A table from a system that does not tell case apart; two files that differ in case alone are told apart as written, or not at all."""
+    lines = ["File\tClass", "IMAGES\\Cat\\A.JPG\tcat", "images/cat/b.jpg\tcat", "images/DOG/c.jpg\tdog", "images/dog/d.jpg\tdog"]
+    files = {f"Images/{n}.jpg": picture(i, "JPEG") for i, n in enumerate(("cat/a", "cat/B", "dog/c", "dog/d"))}
+    d = open_dataset(write(tmp_path / "a", {"labels.csv": "\r\n".join(lines), **files}))
+    assert d.classes == ("cat", "dog")
+    assert sum(counts(d)) == 4
+    files |= {"Images/cat/A.jpg": picture(9, "JPEG")}
+    with pytest.raises(SasError, match=r"'IMAGES.*A.JPG' does not exist"):
+        open_dataset(write(tmp_path / "b", {"labels.csv": "\r\n".join(lines), **files}))
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
