@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 from sasimc.isa.described import Source, parse_toml, read_source, validate
 from sasimc.isa.errors import SasError
 
-__all__ = ["Description", "Point", "Range", "load_description"]
+__all__ = ["Description", "Point", "Range", "Value", "load_description"]
 
 Value = bool | int | float | str
 Point = Mapping[str, Value]
@@ -112,6 +112,13 @@ class Description(_Section):
                 out.pop(name, None)
         return out
 
+    def complete(self, point: Point) -> bool:
+        """Whether a point gives exactly the parameters that vary there, each a value of its own."""
+        there = {
+            name for name in self.vary if all(point.get(other) in allowed for other, allowed in self.only.get(name, {}).items())
+        }
+        return set(point) == there and all(value in self.values(name) for name, value in point.items())
+
     def grid(self) -> Iterator[dict[str, Value]]:
         """Every point, each once, in the order of the file."""
         seen: set[tuple[tuple[str, Value], ...]] = set()
@@ -155,38 +162,41 @@ def _constraint(name: str, text: str) -> tuple[Any, float]:
         raise SasError(f"constraints.{name}: {text!r} is no comparison with a number", hint='"<= 12e-6"') from None
 
 
-def load_description(path: Path, known: Mapping[str, str] | None = None) -> Description:
-    """Read and check a study; ``known``: metrics that exist.
+def load_description(given: Path | Mapping[str, Any], known: Mapping[str, str] | None = None) -> Description:
+    """Read and check a study, a file or what one holds; ``known``: metrics that exist.
 
     Raises:
-        SasError: what is wrong with the file, all of it that can be said.
+        SasError: what is wrong with it, all of it that can be said.
     """
-    source: Source = read_source(path, "study")
-    found = validate(Description, parse_toml(source), [source], "study", "docs: reference, Studies")
+    if isinstance(given, Path):
+        source: Source = read_source(given, "study")
+        path, found = str(given), validate(Description, parse_toml(source), [source], "study", "docs: How-to, Study many designs")
+    else:
+        path, found = "", validate(Description, given, [], "study", "docs: How-to, Study many designs")
     if known is not None:
         for name in (*found.metrics, *found.goals, *found.constraints):
             if name not in known:
                 from sasimc.isa.errors import near
 
-                raise SasError(f"there is no metric {name!r}", where=str(path), hint=near(name, tuple(known)) or ", ".join(known))
+                raise SasError(f"there is no metric {name!r}", where=path, hint=near(name, tuple(known)) or ", ".join(known))
     for name in found.vary:
         try:
             values = found.values(name)
         except SasError as exc:
-            raise SasError(f"vary.{name}: {exc.diagnostic.message}", where=str(path)) from None
+            raise SasError(f"vary.{name}: {exc.diagnostic.message}", where=path) from None
         if not values:
-            raise SasError(f"vary.{name}: there is no value", where=str(path))
+            raise SasError(f"vary.{name}: there is no value", where=path)
     for name, text in found.constraints.items():
         _constraint(name, text)
     for name, conditions in found.only.items():
         for other in (name, *conditions):
             if other not in found.vary:
-                raise SasError(f"only.{name}: {other!r} does not vary", where=str(path), hint=", ".join(found.vary))
+                raise SasError(f"only.{name}: {other!r} does not vary", where=path, hint=", ".join(found.vary))
     missing = [name for name in (*found.goals, *found.constraints) if name not in found.metrics]
     if missing:
-        raise SasError(f"{missing[0]!r} is a goal or constraint and is not measured", where=str(path), hint="add it to metrics")
+        raise SasError(f"{missing[0]!r} is a goal or constraint and is not measured", where=path, hint="add it to metrics")
     if found.search.method == "tpe" and len(found.goals) != 1:
-        raise SasError("tpe takes one goal", where=str(path), hint="minimise = [...] or maximise = [...]; nsga2 takes several")
+        raise SasError("tpe takes one goal", where=path, hint="minimise = [...] or maximise = [...]; nsga2 takes several")
     if found.search.method == "nsga2" and not found.goals:
-        raise SasError("nsga2 needs goals", where=str(path), hint='minimise = ["latency.infer", "energy.infer"]')
+        raise SasError("nsga2 needs goals", where=path, hint='minimise = ["latency.infer", "energy.infer"]')
     return found

@@ -13,7 +13,7 @@ import numpy as np
 
 from sasimc.study.description import Description
 
-__all__ = ["Row", "csv_text", "front", "importance", "rows_of"]
+__all__ = ["Row", "csv_text", "front", "importance", "rows_of", "table"]
 
 
 @dataclass(frozen=True)
@@ -81,21 +81,27 @@ def importance(rows: Sequence[Row], metric: str, names: Sequence[str]) -> dict[s
     return dict(sorted(out.items(), key=lambda item: -item[1]))
 
 
-def csv_text(d: Description, rows: Sequence[Row]) -> str:
-    """The table as CSV: parameters, metrics, standard errors, and why a point is infeasible."""
+def table(d: Description, rows: Sequence[Row]) -> dict[str, list[Any]]:
+    """Columns of equal length: parameters, metrics, their standard errors, seeds, why a point is infeasible, whether it is on the front. None: not there."""
+    best = set(front(d, rows))
+    errors = [m for m in d.metrics if any(m in r.errors for r in rows)]
+    return {
+        **{n: [r.point.get(n) for r in rows] for n in d.vary},
+        **{m: [r.metrics.get(m) for r in rows] for m in d.metrics},
+        **{f"{m} standard error": [r.errors.get(m) for r in rows] for m in errors},
+        "seeds": [r.seeds for r in rows],
+        "infeasible": [r.infeasible for r in rows],
+        "front": [i in best for i in range(len(rows))],
+    }
+
+
+def csv_text(columns: Mapping[str, Sequence[Any]]) -> str:
+    """A table as CSV; floats as they are, to the last bit."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    errors = [m for m in d.metrics if any(m in r.errors for r in rows)]
-    writer.writerow([*d.vary, *d.metrics, *(f"{m} standard error" for m in errors), "seeds", "infeasible"])
-    for r in rows:
-        numbers = [r.metrics.get(m) for m in d.metrics]
+    writer.writerow(columns)
+    for row in zip(*columns.values(), strict=True):
         writer.writerow(
-            [
-                *(r.point.get(n, "") for n in d.vary),
-                *("" if v is None else repr(v) for v in numbers),
-                *(repr(r.errors[m]) if m in r.errors else "" for m in errors),
-                r.seeds,
-                r.infeasible,
-            ]
+            ["" if v is None else repr(v) if isinstance(v, float) else int(v) if isinstance(v, bool) else v for v in row]
         )
     return out.getvalue()

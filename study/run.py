@@ -60,7 +60,7 @@ class Study:
         """The trials of a point: one a seed."""
         d = self.description
         spec = {
-            "base": dict(sorted(d.base.items())), "point": dict(sorted(point.items())), "model": d.model, "metrics": sorted(d.metrics),
+            "base": dict(sorted(d.base.items())), "point": dict(sorted(point.items())), "model": d.model,
             "training": d.training.model_dump() if d.training else None, "tools": tools_digest(),
         }  # fmt: skip
         if self._model_sha256:
@@ -117,6 +117,23 @@ class Study:
             tell([self._goals(by_point.get(json.dumps(dict(p), sort_keys=True))) for p in points])
         return progress
 
+    def recall(self, tools: str | None = None) -> None:
+        """Take as results every kept trial that belongs to the description (of the sources with that digest; None: of these)."""
+        d = self.description
+        training = d.training.model_dump() if d.training else None
+        for spec, outcome in self.store.all():
+            same = (
+                spec.get("tools") == (tools or tools_digest())
+                and spec.get("model") == d.model
+                and spec.get("base") == d.base
+                and spec.get("training") == training
+                and spec.get("seed") in d.seeds
+            )
+            if same and d.complete(spec["point"]):
+                self.results.append((spec["point"], outcome))
+        order = {name: {str(v): i for i, v in enumerate(d.values(name))} for name in d.vary}
+        self.results.sort(key=lambda r: [order[n].get(str(r[0].get(n)), -1) for n in d.vary])
+
     def _goals(self, row: Row | None) -> dict[str, float] | None:
         if row is None or row.infeasible or any(row.metrics.get(g) is None for g in self.description.goals):
             return None
@@ -139,18 +156,5 @@ def load_study(folder: Path) -> Study:
     except (OSError, ValueError, KeyError, TypeError):
         raise SasError(f"{folder} holds no study", hint="sasc study run study.toml -o FOLDER") from None
     study = Study(description, folder)
-    d = description
-    wanted = set(d.metrics)
-    for spec, outcome in study.store.all():
-        same = (
-            spec.get("tools") == tools
-            and spec.get("model") == d.model
-            and spec.get("base") == d.base
-            and set(spec.get("metrics", ())) == wanted
-            and spec.get("seed") in d.seeds
-        )
-        if same and set(spec["point"]) <= set(d.vary) and all(v in d.values(n) for n, v in spec["point"].items()):
-            study.results.append((spec["point"], outcome))
-    order = {name: {str(v): i for i, v in enumerate(d.values(name))} for name in d.vary}
-    study.results.sort(key=lambda r: [order[n].get(str(r[0].get(n)), -1) for n in d.vary])
+    study.recall(tools)
     return study

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any
 
 from sasimc.isa.errors import SasError
-from sasimc.study.description import Description
+from sasimc.study.description import Description, Value
 
 __all__ = ["batches"]
 
@@ -45,8 +45,7 @@ def _proposed(d: Description, size: int) -> Iterator[tuple[list[dict[str, Any]],
     done = 0
     while done < d.search.trials:
         asked = [study.ask() for _ in range(min(size, d.search.trials - done))]
-        chosen: list[Any] = [{name: t.suggest_categorical(name, d.values(name)) for name in d.vary} for t in asked]
-        points = [d.active(point) for point in chosen]
+        points = [d.active({name: _suggested(t, name, d.values(name)) for name in d.vary}) for t in asked]
         done += len(asked)
 
         def tell(results: list[dict[str, float] | None], asked: list[Any] = asked) -> None:
@@ -57,3 +56,10 @@ def _proposed(d: Description, size: int) -> Iterator[tuple[list[dict[str, Any]],
                     study.tell(trial, [(result or worst).get(name, 0.0) for name in goals])
 
         yield points, tell
+
+
+def _suggested(trial: Any, name: str, values: list[Value]) -> Value:
+    """A value: numbers by their place in order, so that a search knows which are near each other."""
+    if any(isinstance(v, str | bool) for v in values):
+        return trial.suggest_categorical(name, values)
+    return sorted(values)[trial.suggest_int(name, 0, len(values) - 1)]

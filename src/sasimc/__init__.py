@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sasimc.quantise.from_torch import from_torch
     from sasimc.runtime.activations import Activation
     from sasimc.runtime.device import Device, Inference, StepResult
+    from sasimc.studies import Study
     from sasimc.training.evaluation import evaluate, evaluate_values
     from sasimc.training.recipe import Recipe, load_recipe
     from sasimc.training.trainer import train
@@ -40,6 +41,7 @@ _LAZY = {
     "Recipe": "sasimc.training.recipe",
     "SasError": "sasimc.isa.errors",
     "StepResult": "sasimc.runtime.device",
+    "Study": "sasimc.studies",
     "Trap": "sasimc.isa.errors",
     "assemble": "sasimc.isa.text.assembler",
     "compile": "sasimc.api",

@@ -6,6 +6,7 @@ import gc
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -14,9 +15,11 @@ import onnx
 
 from sasimc.isa.errors import SasError
 from sasimc.isa.machine import Machine
+from sasimc.isa.options import check_options
+from sasimc.options import CompileOptions
 from sasimc.parameters import CONFIGURATION, errors_of, machine_of, part, recipe_of, zoo_of
 
-__all__ = ["METRICS", "measure"]
+__all__ = ["METRICS", "TRAINED", "measure", "model_of", "options_at"]
 
 METRICS: Final[Mapping[str, str]] = {
     "cycles.infer": "cycles of one inference",
@@ -41,7 +44,8 @@ METRICS: Final[Mapping[str, str]] = {
 }
 """Name -> what it is."""
 
-_TRAINED: Final = ("accuracy", "latency.training", "bits_written", "worst_row")
+TRAINED: Final = ("accuracy", "latency.training", "bits_written", "worst_row")
+"""Those of a training."""
 _SENSED: Final = 0.5
 """Share of bit products whose cell is sensed, an assumption where nothing ran."""
 
@@ -78,24 +82,38 @@ def _mapped(kind: str, digest: str, zoo: Any, content: bytes | None, options: An
     return map_graph(forward, arrays, train)
 
 
-def _compiled(spec: Mapping[str, Any], point: Mapping[str, Any], content: bytes | None, recipe: Any) -> Any:
+def options_at(spec: Mapping[str, Any]) -> CompileOptions:
+    """The options of a trial's compile, its machine included.
+
+    Raises:
+        SasError: a machine whose fields do not go together.
+    """
+    point, training = {**spec["base"], **spec["point"]}, spec.get("training")
+    recipe = recipe_of(point, spec["seed"], training) if training or part(point, "recipe") else None
+    options = CompileOptions(
+        **{**(recipe.compile_options() if recipe else {}), **part(point, "compile"), "machine": machine_of(point)}
+    )
+    check_options(options)
+    return options
+
+
+def _compiled(spec: Mapping[str, Any], content: bytes | None) -> Any:
     from sasimc.backend.compile import compile_graph
     from sasimc.backend.mapping import arrays_of
-    from sasimc.isa.options import check_options
-    from sasimc.options import CompileOptions
 
-    options = CompileOptions(**{**(recipe.compile_options() if recipe else {}), **part(point, "compile")})
-    check_options(options)
-    machine = machine_of(point)
-    mapped = _mapped(spec["model"], spec.get("model_sha256", ""), zoo_of(point), content, options, arrays_of(machine))
+    options = options_at(spec)
+    machine, others = options.machine, replace(options, machine=None)
+    assert isinstance(machine, Machine)
+    zoo = zoo_of({**spec["base"], **spec["point"]})
+    mapped = _mapped(spec["model"], spec.get("model_sha256", ""), zoo, content, others, arrays_of(machine))
     return compile_graph(mapped.graph, machine, mapped.train, batch=options.batch, mapped=mapped)
 
 
 def measure(spec: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[str, Any]:
-    """The outcome of a trial: ``metrics`` by name, or ``infeasible`` with its reason.
+    """The outcome of a trial: ``metrics`` by name, all that can be had, or ``infeasible`` with its reason.
 
     Args:
-        spec: ``model`` (``embedded``, a zoo model, or a name in ``files``), ``base`` and ``point`` (parameter -> value), ``seed``, ``metrics``, ``training`` or None.
+        spec: ``model`` (``embedded``, a zoo model, or a name in ``files``), ``base`` and ``point`` (parameter -> value), ``seed``, ``training`` or None.
         files: contents by name.
 
     Raises:
@@ -104,19 +122,23 @@ def measure(spec: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[str, An
     point = {**spec["base"], **spec["point"]}
     content = files.get(spec["model"])
     training = spec.get("training")
-    recipe = recipe_of(point, spec["seed"], training) if training or part(point, "recipe") else None
     if CONFIGURATION in point:
-        metrics: dict[str, Any] = _cell(point, spec, recipe)
-        return {"metrics": {name: metrics.get(name) for name in spec["metrics"]}}
+        return {"metrics": _cell(point, spec)}
     try:
         with _no_collection():
-            compiled = _compiled(spec, point, content, recipe)
+            compiled = _compiled(spec, content)
             metrics = _priced(compiled, point)
     except SasError as exc:
         return {"infeasible": exc.diagnostic.message}
-    if training and any(m in _TRAINED for m in spec["metrics"]):
-        metrics |= _trained(compiled, point, spec, recipe)
-    return {"metrics": {name: metrics.get(name) for name in spec["metrics"]}}
+    if training:
+        metrics |= _trained(compiled, point, spec)
+    return {"metrics": metrics}
+
+
+def model_of(spec: Mapping[str, Any], files: Mapping[str, bytes]) -> onnx.ModelProto:
+    """The network of a trial."""
+    point = {**spec["base"], **spec["point"]}
+    return _model(spec["model"], spec.get("model_sha256", ""), zoo_of(point), files.get(spec["model"]))
 
 
 @contextmanager
@@ -161,7 +183,7 @@ def _priced(compiled: Any, point: Mapping[str, Any]) -> dict[str, float | None]:
     return out
 
 
-def _trained(compiled: Any, point: Mapping[str, Any], spec: Mapping[str, Any], recipe: Any) -> dict[str, float]:
+def _trained(compiled: Any, point: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, float]:
     from sasimc.cluster.task import Lacking, threads
     from sasimc.datasets.dataset import open_dataset
     from sasimc.runtime.device import Device
@@ -178,16 +200,16 @@ def _trained(compiled: Any, point: Mapping[str, Any], spec: Mapping[str, Any], r
         device.inject(errors)
     written = 0
     if training["epochs"]:
-        written = sum(e.writes_bits for e in train(device, dataset, recipe).epochs)
+        written = sum(e.writes_bits for e in train(device, dataset, recipe_of(point, spec["seed"], training)).epochs)
     taken = device.simulated_s
     top1, _ = evaluate(device, dataset, training["split"], limit=training.get("limit"))
     worst = int(device.interpreter.state.wear.max())
     return {"accuracy": top1, "latency.training": taken, "bits_written": written, "worst_row": worst}
 
 
-def _cell(point: Mapping[str, Any], spec: Mapping[str, Any], recipe: Any) -> dict[str, Any]:
+def _cell(point: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, Any]:
     """A cell of table I: only its last configuration runs on the device."""
-    from sasimc.api import CompileOptions, compile_model
+    from sasimc.api import compile_model
     from sasimc.reference import require
     from sasimc.reference.cells import Cell, Runner, Settings, use_threads
     from sasimc.runtime.device import Device
@@ -196,6 +218,7 @@ def _cell(point: Mapping[str, Any], spec: Mapping[str, Any], recipe: Any) -> dic
     require()
     use_threads(1)
     zoo, training = zoo_of(point), spec["training"]
+    recipe = recipe_of(point, spec["seed"], training)
 
     def compiled(model: Path, chosen: Any) -> Device:
         options = CompileOptions(**{"machine": machine_of(point), **chosen.compile_options(), **part(point, "compile")})

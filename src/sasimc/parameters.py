@@ -12,11 +12,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from sasimc.isa.described import validate
 from sasimc.isa.errors import SasError, near
-from sasimc.isa.machine import Machine, load_machine
+from sasimc.isa.machine import PAPER, Machine, load_machine
 from sasimc.isa.options import options_of
 from sasimc.isa.text.printer import flat_fields
 
-__all__ = ["CONFIGURATION", "check_point", "errors_of", "machine_of", "nested", "part", "recipe_of", "zoo_of"]
+__all__ = ["CONFIGURATION", "check_point", "errors_of", "is_paper", "machine_of", "nested", "part", "recipe_of", "zoo_of"]
 
 CONFIGURATION = "configuration"
 """The parameter whose values are the rows of table I."""
@@ -120,6 +120,14 @@ def machine_of(point: Mapping[str, Any]) -> Machine:
         return machine
     data = nested(changes, machine.model_dump(mode="json"))
     return validate(Machine, {**data, "name": f"{machine.name}-varied"}, [], "machine description")
+
+
+def is_paper(point: Mapping[str, Any]) -> bool:
+    """Whether the machine of a point is the paper's."""
+    try:
+        return machine_of(point).model_copy(update={"name": PAPER}) == load_machine()
+    except SasError:
+        return False
 
 
 def recipe_of(point: Mapping[str, Any], seed: int, training: Mapping[str, Any] | None) -> Any:

@@ -21,12 +21,14 @@ from sasimc.isa.options import options_of
 from sasimc.options import CompileOptions
 
 if TYPE_CHECKING:
+    from onnx import ModelProto
+
     from sasimc.costs import PriceList
     from sasimc.evaluation.cost import Cost, CostModel
     from sasimc.explore.content import Subject
     from sasimc.isa.program import Program
 
-__all__ = ["explore"]
+__all__ = ["explore", "model_subject"]
 
 
 @command("explore")
@@ -85,28 +87,34 @@ def _subject(path: Path, given: dict[str, Any], measured: Cost | None, prices: P
     """What to look at: an ONNX file is compiled, with every step watched; anything else has to be a program."""
     from sasimc.explore.content import Subject
 
-    compiled, nodes, steps = None, (), list[Any]()
-    if _is_program(path):
-        _refuse(CompileOptions)
-        from sasimc.isa.files import load_program
-
-        program = load_program(path)
-        batch = int(program.meta.get("batch", "1"))
-    else:
-        from sasimc.api import compile_model
+    if not _is_program(path):
         from sasimc.frontend.load import load_model
-        from sasimc.frontend.outline import outline
 
-        proto = load_model(path)
-        compiled = compile_model(
-            proto,
-            CompileOptions(**given),
-            progress=lambda what: show(f"compiling: {what}"),
-            watch=lambda *step: steps.append(step),
-        )
-        program, batch, nodes = compiled.program, compiled.batch, outline(proto)
+        return model_subject(load_model(path), path.name, CompileOptions(**given), prices, show, measured)
+    _refuse(CompileOptions)
+    from sasimc.isa.files import load_program
+
+    program = load_program(path)
     model = prices.model(program.machine, _transposable(program))
-    return Subject(program, path.name, model, batch, compiled, nodes, steps, measured, _facts(program, model, measured))
+    return Subject(
+        program, path.name, model, int(program.meta.get("batch", "1")), None, (), [], measured, _facts(program, model, measured)
+    )
+
+
+def model_subject(
+    proto: ModelProto, name: str, given: CompileOptions, prices: PriceList, show: Callable[[str], None] = lambda _: None,
+    measured: Cost | None = None,
+) -> Subject:  # fmt: skip
+    """A model, compiled with every step watched."""
+    from sasimc.api import compile_model
+    from sasimc.explore.content import Subject
+    from sasimc.frontend.outline import outline
+
+    steps: list[Any] = []
+    made = compile_model(proto, given, progress=lambda what: show(f"compiling: {what}"), watch=lambda *step: steps.append(step))
+    model = prices.model(made.program.machine, _transposable(made.program))
+    facts = _facts(made.program, model, measured)
+    return Subject(made.program, name, model, made.batch, made, outline(proto), steps, measured, facts)
 
 
 def _facts(program: Program, model: CostModel, measured: Cost | None) -> dict[str, str]:

@@ -9,10 +9,11 @@ from typing import Any
 
 from sasimc.cli import options
 from sasimc.cli.common import EXIT_FAILED, Group, command, console, require_writable, write_json
-from sasimc.cli.options import File, Folder, argument, option
+from sasimc.cli.options import Choice, File, Folder, argument, option
+from sasimc.cli.progress import progress
 from sasimc.cli.tables import print_tables, say
 from sasimc.cli.workers import check_workers, pool_of, say_who
-from sasimc.isa.errors import SasError
+from sasimc.isa.errors import SasError, near
 
 __all__ = ["run", "show", "study"]
 
@@ -23,29 +24,6 @@ study = Group(
     "study", {"Commands": {"run": "sasimc.cli.study:run", "show": "sasimc.cli.study:show"}},
     help="Measure many designs, mappings, recipes and seeds: on all cores, or on a Dask cluster.",
 )  # fmt: skip
-
-
-def _open(path: Path, folder: Path | None) -> Any:
-    from sasimc.measures import METRICS
-    from sasimc.parameters import check_point
-    from sasimc.study.description import load_description
-    from sasimc.study.run import Study
-
-    d = load_description(path, METRICS)
-    try:
-        check_point(d.base)
-        for name in d.vary:
-            for value in d.values(name):
-                check_point({name: value})
-    except SasError as exc:
-        raise SasError(exc.diagnostic.message, where=str(path), hint=exc.diagnostic.hint) from None
-    files: dict[str, bytes] = {}
-    if d.model.endswith(".onnx"):
-        try:
-            files[d.model] = (path.parent / d.model).read_bytes()
-        except OSError as exc:
-            raise SasError(f"cannot read the model {d.model}: {exc.strerror}", where=str(path)) from None
-    return Study(d, folder or path.with_suffix(""), files)
 
 
 @command("run")
@@ -71,10 +49,11 @@ def run(
     """Measure every trial of a study that is not known yet. Ctrl-C ends it; what is finished is kept."""
     from sasimc.cluster.pool import Serial
     from sasimc.measures import measure
+    from sasimc.studies import open_trials, report_of
 
     check_workers(cluster, workers)
     require_writable(json_file)
-    found = _open(description, output)
+    found = open_trials(description, output)
     total, known = found.plan()
     say(
         f"{found.description.name}: {total} trials, {known} known, {sum(map(len, found.files.values())) / 1e6:.2f} MB to each worker; results in {found.folder}"
@@ -87,17 +66,17 @@ def run(
         else:
             say_who(pool)
         try:
-            progress = _watched(found, pool)
+            done = _watched(found, pool)
         except KeyboardInterrupt:
             print(file=sys.stderr)
             say("interrupted; what is finished is kept: run it again to go on", file=sys.stderr)
             return 130
-    say(f"{progress.known} known, {progress.done} measured, {progress.infeasible} of them infeasible, {progress.failed} failed")
+    say(f"{done.known} known, {done.done} measured, {done.infeasible} of them infeasible, {done.failed} failed")
     _table(found)
     for point, reason in found.failures[:_SHOWN]:
         say(f"failed: {_text(point)}: {reason}")
     if json_file:
-        write_json(json_file, _report(found))
+        write_json(json_file, report_of(found))
     return EXIT_FAILED if found.failures else 0
 
 
@@ -188,42 +167,85 @@ def _table(found: Any) -> None:
         say(f"{count} infeasible: {reason}")
 
 
-def _report(found: Any) -> dict[str, Any]:
-    from sasimc.study.results import front, importance
-
-    d, rows = found.description, found.rows()
-    best = set(front(d, rows))
-    return {
-        "study": d.model_dump(mode="json", by_alias=True),
-        "points": [
-            {"point": dict(r.point), "metrics": dict(r.metrics), "standard_errors": dict(r.errors), "seeds": r.seeds, "infeasible": r.infeasible, "front": i in best}
-            for i, r in enumerate(rows)
-        ],
-        "importance": {goal: importance(rows, goal, list(d.vary)) for goal in d.goals},
-    }  # fmt: skip
-
-
 @command("show")
 @argument("folder", "Folder of a study.", type=Folder())
+@option("--minimise", section="Goals", metavar="METRICS", show_default="the study's", help="Goals of the front, comma-separated.")
+@option("--maximise", section="Goals", metavar="METRICS", show_default="the study's", help="Likewise, where more is better.")
 @option("--csv", section="Output", type=File(), help="Table of all points (CSV).")
 @option("--html", section="Output", type=File(), help="Page with front, parallel coordinates and importance; one file.")
+@option(
+    "--explore", section="Output", type=Choice(("front", "all")),
+    help="With --html: the page of `sasc explore` of each of these points too, in a folder beside it, and links to them.",
+)  # fmt: skip
 @options.json_file("the table")
-def show(folder: Path, csv: Path | None, html: Path | None, json_file: Path | None) -> None:
+def show(
+    folder: Path, minimise: str | None, maximise: str | None, csv: Path | None, html: Path | None, explore: str | None, json_file: Path | None
+) -> None:  # fmt: skip
     """Show what a study found: the Pareto front, and which parameters matter."""
     from sasimc.isa.files import write_atomically
+    from sasimc.studies import report_of
     from sasimc.study.page import page
-    from sasimc.study.results import csv_text
+    from sasimc.study.results import csv_text, table
     from sasimc.study.run import load_study
 
+    if explore and not html:
+        raise SasError("--explore writes pages that --html links to", hint="--html study.html")
     for path in (csv, html, json_file):
         require_writable(path)
     found = load_study(folder)
+    if minimise is not None or maximise is not None:
+        found.description = _with_goals(found.description, minimise, maximise)
     _table(found)
     if csv:
-        write_atomically(csv, csv_text(found.description, found.rows()).encode())
+        write_atomically(csv, csv_text(table(found.description, found.rows())).encode())
         say(f"wrote {csv}")
     if html:
-        write_atomically(html, page(_report(found)).encode())
-        say(f"wrote {html}")
+        links = _explored(found, html, explore == "all") if explore else {}
+        write_atomically(html, page(report_of(found, links)).encode())
+        say(f"wrote {html}" + (f" and {len(links)} pages in {_beside(html)}" if links else ""))
     if json_file:
-        write_json(json_file, _report(found))
+        write_json(json_file, report_of(found))
+
+
+def _with_goals(d: Any, minimise: str | None, maximise: str | None) -> Any:
+    least, most = ([n for n in (text or "").split(",") if n] for text in (minimise, maximise))
+    for name in (*least, *most):
+        if name not in d.metrics:
+            raise SasError(f"{name!r} is not measured by this study", hint=near(name, d.metrics) or ", ".join(d.metrics))
+    return d.model_copy(update={"minimise": least, "maximise": most})
+
+
+def _beside(html: Path) -> Path:
+    return html.with_name(f"{html.stem}-points")
+
+
+def _explored(found: Any, html: Path, everything: bool) -> dict[int, str]:
+    """Write the page of each point of the front (or of all), and of the paper's machine; file names by row."""
+    from sasimc.cli.explore import model_subject
+    from sasimc.costs import price_list
+    from sasimc.explore.page import explore_page
+    from sasimc.isa.files import write_atomically
+    from sasimc.measures import model_of, options_at
+    from sasimc.studies import report_of
+
+    name = found.description.model
+    if name.endswith(".onnx"):
+        try:
+            found.files[name] = (found.folder.parent / name).read_bytes()
+        except OSError as exc:
+            raise SasError(f"cannot read the model {name} beside {found.folder}: {exc.strerror}") from None
+    points = report_of(found)["points"]
+    chosen = [i for i, p in enumerate(points) if not p["infeasible"] and (everything or p["front"] or p["paper"])]
+    links: dict[int, str] = {}
+    with progress("pages of the points") as said:
+        for count, i in enumerate(chosen, 1):
+            said(f"{count} of {len(chosen)}")
+            trial = found.trials(points[i]["point"])[0]
+            whole = {**trial.spec["base"], **trial.spec["point"]}
+            prices = price_list(whole.get("technology", "sas"), whole.get("interpretation"))
+            made = model_subject(model_of(trial.spec, found.files), _text(points[i]["point"]), options_at(trial.spec), prices)
+            path = _beside(html) / f"{trial.key}.html"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, explore_page(made).encode())
+            links[i] = f"{path.parent.name}/{path.name}"
+    return links
