@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,7 +19,7 @@ from sasimc.isa.errors import SasError
 
 __all__ = ["Description", "Point", "Range", "Value", "load_description"]
 
-Value = bool | int | float | str
+Value = bool | int | FiniteFloat | str
 Point = Mapping[str, Value]
 """A value of every parameter that varies there."""
 
@@ -162,6 +162,12 @@ def _constraint(name: str, text: str) -> tuple[Any, float]:
         raise SasError(f"constraints.{name}: {text!r} is no comparison with a number", hint='"<= 12e-6"') from None
 
 
+def _once(what: str, values: Sequence[Value], path: str) -> None:
+    twice = [v for i, v in enumerate(values) if v in values[:i]]
+    if twice:
+        raise SasError(f"{what}: {twice[0]!r} stands there twice", where=path)
+
+
 def load_description(given: Path | Mapping[str, Any], known: Mapping[str, str] | None = None) -> Description:
     """Read and check a study, a file or what one holds; ``known``: metrics that exist.
 
@@ -186,6 +192,8 @@ def load_description(given: Path | Mapping[str, Any], known: Mapping[str, str] |
             raise SasError(f"vary.{name}: {exc.diagnostic.message}", where=path) from None
         if not values:
             raise SasError(f"vary.{name}: there is no value", where=path)
+        _once(f"vary.{name}", values, path)
+    _once("seeds", found.seeds, path)
     for name, text in found.constraints.items():
         _constraint(name, text)
     for name, conditions in found.only.items():

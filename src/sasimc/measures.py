@@ -124,6 +124,7 @@ def measure(spec: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[str, An
     training = spec.get("training")
     if CONFIGURATION in point:
         return {"metrics": _cell(point, spec)}
+    model_of(spec, files)  # weights that are not there are no property of the point
     try:
         with _no_collection():
             compiled = _compiled(spec, content)

@@ -22,7 +22,7 @@ __all__ = ["Study", "open_trials", "report_of"]
 def _check(d: Description) -> None:
     """Raise SasError for what no trial could measure."""
     from sasimc.measures import TRAINED
-    from sasimc.parameters import CONFIGURATION, check_point
+    from sasimc.parameters import CONFIGURATION, check_point, recipe_of
     from sasimc.zoo.zoo import MODELS
 
     check_point(d.base)
@@ -33,6 +33,8 @@ def _check(d: Description) -> None:
             check_point({name: value})
     if not d.model.endswith(".onnx") and d.model not in ("embedded", *MODELS):
         raise SasError(f"there is no model {d.model!r}", hint=f"embedded, {', '.join(MODELS)}, or an ONNX file")
+    if d.training is not None:
+        recipe_of({}, 0, d.training.model_dump())
     trained = [m for m in d.metrics if m in TRAINED]
     if trained and d.training is None:
         raise SasError(f"{trained[0]!r} needs a training", hint='[training] with data = "drawn-flowers"')

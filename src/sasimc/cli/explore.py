@@ -21,8 +21,6 @@ from sasimc.isa.options import options_of
 from sasimc.options import CompileOptions
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
-
     from sasimc.costs import PriceList
     from sasimc.evaluation.cost import Cost, CostModel
     from sasimc.explore.content import Subject
@@ -102,7 +100,7 @@ def _subject(path: Path, given: dict[str, Any], measured: Cost | None, prices: P
 
 
 def model_subject(
-    proto: ModelProto, name: str, given: CompileOptions, prices: PriceList, show: Callable[[str], None] = lambda _: None,
+    proto: Any, name: str, given: CompileOptions, prices: PriceList, show: Callable[[str], None] = lambda _: None,
     measured: Cost | None = None,
 ) -> Subject:  # fmt: skip
     """A model, compiled with every step watched."""
