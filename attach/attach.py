@@ -84,7 +84,7 @@ def attach(model: ModelProto, options: AttachOptions, images: Sequence[npt.NDArr
     features = host.features_shape[0] + sum(m.cout for m, _ in modules if pooled)
     head = new_classifier(features, options.classes, options)
     known = _quantisation(model)
-    scales: dict[str, Scale] = {"classifier": Scale(2.0**options.logit_exponent)}
+    scales: dict[str, Scale] = {"classifier": Scale(options.logit_step(options.classes))}
     scales.update({_block(m): known[place.exit.tensor] for m, place in modules})
 
     def emitted(current: Mapping[str, QuantWeights]) -> tuple[ModelProto, dict[str, str]]:

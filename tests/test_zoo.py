@@ -20,6 +20,7 @@ from onnx import numpy_helper
 from sasimc.isa.errors import SasError
 from sasimc.zoo.arch import mobilenet_v2, resolve_modules, same_pads
 from sasimc.zoo.calibrate import Stats, affine_scale, generated_images, power_of_two
+from sasimc.zoo.options import LearnerOptions
 from sasimc.zoo.weights import fold_batch_norm, fold_state, quantise_weights
 from sasimc.zoo.zoo import (
     DEFAULT_MODULES,
@@ -199,6 +200,13 @@ def test_pooled_modules_are_features_and_leave_the_backbone_alone() -> None:
     by_channel = build_mobilenetv2_repnet(replace(options, module_scales="channel"))
     assert constants(by_channel)["rep.11.conv2.weight_scale"].shape == (widths[3],)
     assert not constants(build_mobilenetv2_repnet(replace(options, rep_gain=0)))["rep.4.conv2.weight_q"].any()
+
+
+def test_steps_of_logits_hold_the_margin_of_the_loss() -> None:
+    """Label smoothing 0.1 is best served by the right logit ln 9C above the others; a class more never makes the step finer."""
+    steps = [LearnerOptions().logit_step(classes) for classes in (2, 17, 37, 102, 196, 1000)]
+    assert steps == [1 / 16, 1 / 16, 1 / 16, 1 / 8, 1 / 8, 1 / 8]
+    assert LearnerOptions(logit_exponent=-6).logit_step(196) == 1 / 64
 
 
 def test_scales_of_modules_by_channel() -> None:

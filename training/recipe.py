@@ -91,7 +91,7 @@ class ZooSection(_Section):
     rep_gain: Annotated[float, Field(ge=0, le=16)] | None = None
     rep_weight_max: Annotated[int, Field(ge=1, le=127)] = 48
     module_scales: Literal["tensor", "channel"] = "tensor"
-    logit_exponent: Annotated[int, Field(ge=-12, le=8)] = -4
+    logit_exponent: Annotated[int, Field(ge=-12, le=8)] | None = None
     head_init: Literal["random", "zero"] = "random"
     calibration_images: Annotated[int, Field(ge=1, le=100_000)] = 32
 

@@ -1,5 +1,6 @@
 """The options of what is trained on a backbone, for every network that gets modules or a classifier (:mod:`sasimc.isa.options`)."""
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -32,7 +33,9 @@ class LearnerOptions:
     module_scales: Literal["tensor", "channel"] = option(
         "tensor", "A weight scale of the modules (a power of two) for each tensor, or for each output channel"
     )
-    logit_exponent: Annotated[int, Interval(ge=-12, le=8)] = option(-4, "A logit's step is 2 to this power")
+    logit_exponent: Annotated[int, Interval(ge=-12, le=8)] | None = option(
+        None, "A logit's step is 2 to this power; none: from the number of classes"
+    )
     head_weight_exponent: int | None = option(
         None, "A step of the classifier's weights is 2 to this power; none: from the number of features"
     )
@@ -41,6 +44,13 @@ class LearnerOptions:
     def check(self) -> None:
         """Raise :class:`SasError` for the first option that makes no sense."""
         check_options(self)
+
+    def logit_step(self, classes: int) -> float:
+        """A logit's step: 1/16, or as much more as the range of int8 needs to hold the margin that is best for label smoothing 0.1 (ln 9C, half of it to
+        either side) two and a half times over."""
+        if self.logit_exponent is not None:
+            return 2.0**self.logit_exponent
+        return 2.0 ** max(-4, math.ceil(math.log2(1.25 * math.log(9 * classes) / 127)))
 
     @property
     def first_gain(self) -> float:

@@ -20,7 +20,7 @@ Numbers of the trainable part (``docs/reference/numerics.md``; the paper leaves 
   An eighth leaves the untrained network as good as without modules (linear probe on flowers-17, validation: none 92.4 %, 1/16
   92.9, 1/8 93.2, 1/4 90.9, 1/2 75.3); ``headroom`` is what the modules' ranges leave for growth.
 - Classifier: weight scale such that 1 / sqrt(features), the usual initial bound, is about 16 steps; logits in steps of
-  2^``logit_exponent``.
+  2^``logit_exponent`` (None: 1/16, 1/8 from about 60 classes on).
 """
 
 from __future__ import annotations
@@ -221,7 +221,7 @@ def _calibrate(
     scales = dict(net.backbone.scales)
     if new_head:
         scales.pop("avgpool", None)
-        scales["classifier"] = Scale(2.0**options.logit_exponent)
+        scales["classifier"] = Scale(options.logit_step(net.head.weight.shape[0]))
     if "input" not in scales:
         pre = net.backbone.preprocess
         lo = min((0 - m) / s for m, s in zip(pre.mean, pre.std, strict=True))

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from onnx import ModelProto
+
 from sasimc.datasets.dataset import hold_back, open_dataset
 from sasimc.datasets.examples import training_examples
 from sasimc.isa.program import Program
 from sasimc.training.recipe import Recipe
 
-__all__ = ["program_for"]
+__all__ = ["model_for", "program_for"]
 
 
-def program_for(dataset: str, data: Path | None, weights: str | None, size: int, recipe: Recipe) -> Program:
-    """A program that learns the data set ``dataset`` (a name below ``data``, or a path), as the sections zoo and compile of the recipe ask for.
+def model_for(dataset: str, data: Path | None, weights: str | None, size: int, recipe: Recipe) -> ModelProto:
+    """The network for the data set ``dataset`` (a name below ``data``, or a path), as the recipe's section zoo asks for.
 
     ``weights``: of the backbone, as of ``sasc zoo`` (None: random); ``size``: side of the input, pixels.
 
     Raises:
         SasError: no such data set or weights, options that do not fit.
     """
-    from sasimc.api import CompileOptions, compile_model
     from sasimc.zoo.zoo import ZooOptions, build
 
     opened = hold_back(open_dataset(dataset, data, size=size), recipe.data.hold_back)
@@ -28,5 +29,11 @@ def program_for(dataset: str, data: Path | None, weights: str | None, size: int,
         weights=weights, resolution=size, classes=len(opened.classes), labels=opened.classes if opened.named else (), seed=recipe.seed,
         **recipe.zoo.model_dump(),
     )  # fmt: skip
-    model = build("mobilenetv2-repnet", made, training_examples(opened, made.calibration_images))
-    return compile_model(model, CompileOptions(**recipe.compile_options())).program
+    return build("mobilenetv2-repnet", made, training_examples(opened, made.calibration_images))
+
+
+def program_for(dataset: str, data: Path | None, weights: str | None, size: int, recipe: Recipe) -> Program:
+    """:func:`model_for`, compiled as the recipe's section compile asks for."""
+    from sasimc.api import CompileOptions, compile_model
+
+    return compile_model(model_for(dataset, data, weights, size, recipe), CompileOptions(**recipe.compile_options())).program

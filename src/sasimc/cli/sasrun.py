@@ -220,6 +220,7 @@ def _session(
             )
         if not isinstance(side := preprocess_changes.pop("size", 224), int):
             raise SasError(f"--size {fields['size']}: the network's input is square", hint="--size 224")
+        recipe = recipe or "pooled"
         made = make_recipe(recipe, changes)
         with progress(f"building and compiling a network for {train}"):
             runnable = program_for(train, data, None if weights == "random" else weights, side, made)
