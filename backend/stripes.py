@@ -8,12 +8,12 @@ hold what both need at once.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-import numpy as np
-
+from sasimc.backend.addresses import Addresses, first_fit
 from sasimc.backend.builder import CapacityError
 from sasimc.ir.graph import Graph, Op
 from sasimc.isa.machine import Machine
@@ -34,7 +34,6 @@ __all__ = [
 WHOLE = {"pad", "slice", "mosaic"}
 """Kinds that work on whole tensors at once."""
 STREAMABLE = {"conv", "add", "mul", "lut", "rescale", "avgpool", "maxpool"}
-ALIGN = 4
 
 
 def dilations(op: Op) -> tuple[int, ...]:
@@ -233,20 +232,20 @@ class _Planner:
                 if v in graph.values and graph.type(v).size > limit // 2:
                     hosted.add(v)
             home = {self.root(v): ("host" if self.root(v) in hosted else "buf") for v in graph.values if v not in inside}
-            live = self.intervals(chains, home, range(len(chains)))
-            address = self.allocate(live)
+            live = self.intervals(chains, home)
+            placed = Addresses(live, {v: graph.type(v).size for v in live}, limit)
             bad = None
-            if address is not None:
-                held = self.occupied(live, address, len(chains))
+            if placed.fits:
+                held = [placed.held(k) for k in range(len(chains))]
                 bad = next((k for k, c in enumerate(chains) if self.stripe(c, 1, home, held[k]) is None), None)
                 if bad is None:
-                    return self.join(self.finish(chains, home, held, address))
+                    return self.join(self.finish(chains, home, held, placed), placed)
             self.evict(chains, home, live, bad, streamed, hosted, inside)
 
-    def intervals(self, chains: list[Chain], home: Mapping[str, str], regions: Sequence[int]) -> dict[str, tuple[int, int]]:
-        """First and last region in which each buffered value is needed."""
+    def intervals(self, chains: list[Chain], home: Mapping[str, str]) -> dict[str, tuple[int, int]]:
+        """First and last segment in which each buffered value is needed."""
         out: dict[str, tuple[int, int]] = {}
-        for k, c in zip(regions, chains, strict=True):
+        for k, c in enumerate(chains):
             for op in c.ops:
                 for v in (*map(self.root, op.inputs), self.root(op.output)):
                     if home.get(v) == "buf":
@@ -254,30 +253,6 @@ class _Planner:
         for v in self.outputs:
             if v in out:
                 out[v] = (out[v][0], len(chains))
-        return out
-
-    def allocate(self, live: Mapping[str, tuple[int, int]]) -> dict[str, int] | None:
-        """Addresses by size, first fit; None when something does not fit."""
-        order = sorted(live, key=lambda v: (-self.graph.type(v).size, v))
-        first, last = np.array([live[v] for v in order], np.int64).reshape(-1, 2).T
-        spans = np.zeros((len(order), 2), np.int64)
-        for i, v in enumerate(order):
-            size = self.graph.type(v).size
-            rivals = spans[:i][(first[:i] <= last[i]) & (first[i] <= last[:i])]
-            spot = _first_fit(list(map(tuple, rivals.tolist())), size, self.machine.buffer.bytes)
-            if spot is None:
-                return None
-            spans[i] = spot, spot + size
-        return {v: int(spans[i, 0]) for i, v in enumerate(order)}
-
-    def occupied(
-        self, live: Mapping[str, tuple[int, int]], address: Mapping[str, int], regions: int
-    ) -> list[list[tuple[int, int]]]:
-        """Bytes that buffered values hold, by region."""
-        out: list[list[tuple[int, int]]] = [[] for _ in range(regions)]
-        for v, (a, b) in live.items():
-            for k in range(a, min(b + 1, regions)):
-                out[k].append((address[v], address[v] + self.graph.type(v).size))
         return out
 
     def stripe(
@@ -292,7 +267,7 @@ class _Planner:
         taken = list(held)
         out: dict[str, int] = {}
         for key, size in sorted(self.temporaries(chain, rows, home).items(), key=lambda kv: -kv[1]):
-            spot = _first_fit(taken, size, self.machine.buffer.bytes)
+            spot = first_fit(taken, size, self.machine.buffer.bytes)
             if spot is None:
                 return None
             out[key] = spot
@@ -346,10 +321,10 @@ class _Planner:
         hosted.add(victim)
 
     def finish(
-        self, chains: list[Chain], home: dict[str, str], held: Sequence[list[tuple[int, int]]], address: dict[str, int]
+        self, chains: list[Chain], home: dict[str, str], held: Sequence[list[tuple[int, int]]], placed: Addresses
     ) -> ForwardPlan:
         """Raise every stripe as far as accumulators and buffer allow, then even the stripes out."""
-        rows, temps, peak = [], [], max((address[v] + self.graph.type(v).size for v in address), default=0)
+        rows, temps = [], []
         for k, c in enumerate(chains):
             height = self.graph.type(c.last.output).shape[0]
             low, high = 1, height
@@ -366,56 +341,47 @@ class _Planner:
             assert got is not None
             rows.append(even)
             temps.append(got)
-            sizes = self.temporaries(c, even, home)
-            peak = max([peak, *(got[key] + sizes[key] for key in got)])
-        return ForwardPlan(chains, rows, home, address, temps, peak, self.roots, list(range(len(chains))), [0] * len(chains))
+        plan = ForwardPlan(
+            chains, rows, home, placed.by_name(), temps, 0, self.roots, list(range(len(chains))), [0] * len(chains)
+        )
+        return replace(plan, peak=max([placed.peak, *(end for k in range(len(chains)) for _, end in self.spans(plan, k))]))
 
-    def join(self, plan: ForwardPlan) -> ForwardPlan:
+    def spans(self, plan: ForwardPlan, k: int) -> list[tuple[int, int]]:
+        """Bytes that the temporaries of a segment hold."""
+        sizes = self.temporaries(plan.chains[k], plan.rows[k], plan.home)
+        return [(at, at + sizes[key]) for key, at in plan.temps[k].items()]
+
+    def join(self, plan: ForwardPlan, placed: Addresses) -> ForwardPlan:
         """Put segments without array work into the region of the segment before, one by one, where everything still fits."""
         for k, chain in enumerate(plan.chains):
-            if k and not any(op.kind == "conv" for op in chain.ops):
+            if k and not any(op.kind == "conv" for op in chain.ops) and (found := placed.joined(plan.regions[k])) is not None:
                 regions = [r - (i >= k) for i, r in enumerate(plan.regions)]
-                plan = self.arrange(plan, regions) or plan
-        return plan
+                touched = found[1] | {regions[k]}
+                if (made := self.arrange(replace(plan, regions=regions), found[0], touched)) is not None:
+                    plan, placed = made, found[0]
+        ends = (end for k in range(len(plan.chains)) for _, end in self.spans(plan, k))
+        return replace(plan, address=placed.by_name(), peak=max([placed.peak, *ends]))
 
-    def arrange(self, plan: ForwardPlan, regions: list[int]) -> ForwardPlan | None:
-        """The plan with these regions; None where they do not fit. Stripes of a segment that joins another may get lower, others not."""
-        live = self.intervals(plan.chains, plan.home, regions)
-        address = self.allocate(live)
-        if address is None:
-            return None
-        rows, temps, sums, region = list[int](), list[dict[str, int]](), list[int](), -1
-        held, spans, words = self.occupied(live, address, regions[-1] + 1), list[tuple[int, int]](), 0
-        peak = max((address[v] + self.graph.type(v).size for v in address), default=0)
-        for k, chain in enumerate(plan.chains):
-            if regions[k] != region:
-                region, spans, words = regions[k], held[regions[k]], 0
-            joins = k > 0 and regions[k - 1] == region
-            height = plan.rows[k]
-            got = self.stripe(chain, height, plan.home, spans, words)
-            while got is None and joins and height > 1:
-                height = -(-height // 2)
+    def arrange(self, plan: ForwardPlan, placed: Addresses, touched: set[int]) -> ForwardPlan | None:
+        """The plan with the temporaries of some regions placed again; None where they do not fit. Stripes of a segment that joins another may get
+        lower, others not."""
+        plan = replace(plan, rows=plan.rows.copy(), temps=plan.temps.copy(), sums=plan.sums.copy())
+        for region in sorted(touched & set(plan.regions)):
+            spans, words = placed.held(region), 0
+            start = bisect_left(plan.regions, region)
+            for k in range(start, bisect_right(plan.regions, region)):
+                chain, height = plan.chains[k], plan.rows[k]
                 got = self.stripe(chain, height, plan.home, spans, words)
-            if got is None:
-                return None
-            sizes = self.temporaries(chain, height, plan.home)
-            spans += [(at, at + sizes[key]) for key, at in got.items()]
-            rows.append(height)
-            temps.append(got)
-            sums.append(self.sums(plan.chains[k - 1], rows[k - 1])[0] + sums[k - 1] if joins else 0)
-            words += self.words(chain, height)
-            peak = max([peak, *(end for _, end in spans)])
-        return replace(plan, rows=rows, address=address, temps=temps, peak=peak, regions=regions, sums=sums)
-
-
-def _first_fit(taken: list[tuple[int, int]], size: int, limit: int) -> int | None:
-    """Lowest aligned address with ``size`` free bytes."""
-    spot = 0
-    for a, b in sorted(taken):
-        if spot + size <= a:
-            break
-        spot = max(spot, -(-b // ALIGN) * ALIGN)
-    return spot if spot + size <= limit else None
+                while got is None and k > start and height > 1:
+                    height = -(-height // 2)
+                    got = self.stripe(chain, height, plan.home, spans, words)
+                if got is None:
+                    return None
+                plan.rows[k], plan.temps[k] = height, got
+                plan.sums[k] = self.sums(plan.chains[k - 1], plan.rows[k - 1])[0] + plan.sums[k - 1] if k > start else 0
+                spans += self.spans(plan, k)
+                words += self.words(chain, height)
+        return plan
 
 
 def plan_forward(graph: Graph, machine: Machine, masks: frozenset[str] = frozenset()) -> ForwardPlan:
