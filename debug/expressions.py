@@ -20,7 +20,7 @@ import numpy as np
 
 from sasimc.isa.errors import SasError, Span
 
-__all__ = ["FUNCTIONS", "Expression", "Index", "Name", "parse"]
+__all__ = ["FUNCTIONS", "Expression", "Index", "Name", "parse", "whole_number"]
 
 _TOKEN: Final = re.compile(
     r"\s*(?:(?P<number>0[xX][0-9a-fA-F_]+|0[bB][01_]+|\d[\d_]*(?:\.\d+)?(?:[eE][+-]?\d+)?)|(?P<quoted>\"[^\"]*\")|(?P<name>[^\W\d][\w.$]*)"
@@ -39,7 +39,11 @@ FUNCTIONS: Final[dict[str, Callable[[Any], Any]]] = {
 }  # fmt: skip
 """Functions of an expression; each takes a number or a tensor."""
 _LONGEST: Final = 2000
+_TOKENS: Final = 200
+"""Operators may lean on each other, so as many levels."""
 _DEEPEST: Final = 40
+_BITS: Final = 1024
+"""Of a number that is raised to a power."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,20 @@ class Expression:
         return _truth(self.value(lookup), self.text)
 
 
+def whole_number(value: Any, text: str) -> int:
+    """What an expression is, where only a whole number will do.
+
+    Raises:
+        SasError: an array, a fraction, no number.
+    """
+    if np.size(value) != 1:
+        raise SasError(f"`{text}` has {np.size(value)} values, here it must be one number")
+    one = np.asarray(value).item()
+    if isinstance(one, float) and not one.is_integer():
+        raise SasError(f"`{text}` is {one}, no whole number")
+    return int(one)
+
+
 def _truth(value: Any, text: str) -> bool:
     if np.size(value) != 1:
         raise SasError(f"`{text}` has {np.size(value)} values, a condition has one", hint="any(...) or all(...)")
@@ -149,8 +167,8 @@ def _value(node: Node, lookup: Callable[[Name | Index], Any]) -> Any:
             return not _truth(value, inner.text) if sign == "not" else -value if sign == "-" else ~value if sign == "~" else value
         case _Binary("**", left, right):
             base, power = of(left), of(right)
-            if np.max(np.abs(power)) > 64:
-                raise ValueError(f"a power of {power} is too large")
+            if np.max(np.abs(power)) > 64 or (isinstance(base, int) and base.bit_length() > _BITS):
+                raise ValueError("this power is too large")
             return base**power
         case _Binary(sign, left, right):
             a, b = of(left), of(right)
@@ -195,6 +213,8 @@ class _Parser:
             kind = found.lastgroup or ""
             self.tokens.append((kind, found[kind], found.start(kind)))
             at = found.end()
+            if len(self.tokens) > _TOKENS:
+                raise SasError("an expression of so many parts", hint=f"at most {_TOKENS} names, numbers and operators")
         self.tokens.append(("end", "", len(text)))
 
     def _wrong(self, what: str, at: int | None = None) -> NoReturn:
@@ -291,10 +311,7 @@ class _Parser:
             return found
         self.at += 1
         if kind == "number":
-            plain = text.replace("_", "")
-            return self._made(
-                first, _Number(float(plain) if re.search(r"[.eE]", plain) and plain[:2] not in ("0x", "0X") else int(plain, 0))
-            )
+            return self._made(first, _Number(self._numeral(text)))
         if kind == "name" and text in FUNCTIONS and self._next("("):
             inner = self._or()
             self._need(")")
@@ -320,8 +337,15 @@ class _Parser:
         kind, text, _ = self.tokens[first]
         if kind == "number":
             self.at += 1
-            return self._made(first, _Number(int(float(text))))
+            return self._made(first, _Number(self._numeral(text)))
         return self._primary()
+
+    def _numeral(self, text: str) -> int | float:
+        plain = text.replace("_", "")
+        try:
+            return float(plain) if re.search(r"[.eE]", plain) and plain[:2] not in ("0x", "0X") else int(plain, 0)
+        except ValueError:
+            self._wrong(f"{text} is no number")
 
     def _part(self) -> Expression | slice:
         begin = None if self.tokens[self.at][1] in (":", "]", ",") else self._or()

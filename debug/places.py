@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from sasimc.debug.expressions import Expression, Index, Name, parse
+from sasimc.debug.expressions import Expression, Index, Name, parse, whole_number
 from sasimc.isa.analysis.footprint import footprint
 from sasimc.isa.errors import SasError, near
 from sasimc.isa.objects import Matrix, View
@@ -139,7 +139,7 @@ class Places:
         """The place that a name or elements of it stand for."""
         name = node.of if isinstance(node, Index) else node
         parts = node.parts if isinstance(node, Index) else ()
-        sample = int(name.sample.value(lookup)) if name.sample is not None else 0
+        sample = whole_number(name.sample.value(lookup), name.sample.text) if name.sample is not None else 0
         key = tuple(self._part(p, lookup) for p in parts)
         text = text or name.text
         register = self.register(name.text)
@@ -181,10 +181,7 @@ class Places:
     @staticmethod
     def _part(part: Expression | slice, lookup: Callable[[Name | Index], Any]) -> int | slice:
         def number(e: Expression) -> int:
-            value = e.value(lookup)
-            if np.size(value) != 1 or np.asarray(value).dtype.kind not in "iub":
-                raise SasError(f"`{e.text}` is no index")
-            return int(value)
+            return whole_number(e.value(lookup), e.text)
 
         if isinstance(part, slice):
             return slice(None if part.start is None else number(part.start), None if part.stop is None else number(part.stop))

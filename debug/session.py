@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sasimc.debug.breakpoints import locate
-from sasimc.debug.expressions import Index, Name, parse
+from sasimc.debug.expressions import Index, Name, parse, whole_number
 from sasimc.debug.history import ENDLESS, History, Run
 from sasimc.debug.places import Effects, Place, Places
 from sasimc.debug.stops import Breakpoint, Hit, Position, Stop, Watchpoint
@@ -157,6 +157,10 @@ class Session:
     def value(self, text: str) -> Any:
         """What an expression is now: a number or an array."""
         return parse(text).value(self.lookup)
+
+    def number(self, text: str) -> int:
+        """What an expression is now, a whole number. Raises SasError where it is none."""
+        return whole_number(self.value(text), text)
 
     def place(self, text: str) -> Place:
         """The place that a text stands for."""

@@ -36,7 +36,7 @@ from sasimc.runtime.interpreter import Interpreter
 from sasimc.runtime.kernel import every
 from sasimc.runtime.warmup import warm_up
 
-__all__ = ["KINDS"]
+__all__ = ["KINDS", "texts"]
 
 _ROOT = Path(__file__).resolve().parents[1]
 INSTRUCTIONS = 2000
@@ -44,7 +44,7 @@ CYCLES = 100_000_000
 """Of the machine, for an entry: a program may ask for hours of work, and that is no find."""
 
 
-def _texts() -> list[bytes]:
+def texts() -> list[bytes]:
     texts = [p.read_bytes() for p in sorted((_ROOT / "tests" / "asm").glob("*.s"))]
     return [*texts, (_ROOT / "examples" / "two_layer.s").read_bytes()]
 
@@ -61,7 +61,7 @@ def _compiled() -> tuple[Program, ...]:
 
 
 def _programs() -> list[bytes]:
-    return [encode_program(p) for p in (*(assemble(t.decode()) for t in _texts()), *_compiled())]
+    return [encode_program(p) for p in (*(assemble(t.decode()) for t in texts()), *_compiled())]
 
 
 def _run(program: Program) -> None:
@@ -217,7 +217,7 @@ def _ready() -> None:
 
 
 KINDS = {
-    "assembly": Kind(_texts, _assembled, mutated_text, _ready),
+    "assembly": Kind(texts, _assembled, mutated_text, _ready),
     "binary": Kind(_programs, _BINARY, _change_section, _ready),
     "operands": Kind(_programs, _BINARY, _change_program, _ready),
     "kept form": Kind(_kept_samples, _kept),

@@ -26,7 +26,7 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 FINDS = HERE / "finds"
-_MODULES = ("kinds_data", "kinds_descriptions", "kinds_programs", "kinds_models")
+_MODULES = ("kinds_data", "kinds_descriptions", "kinds_programs", "kinds_models", "kinds_tools")
 _COMPILED = ("runtime", "isa/instructions")
 """Folders with functions that numba compiles: not to be rewritten."""
 

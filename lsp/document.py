@@ -86,7 +86,7 @@ def _arguments(s: Statement) -> Iterator[Mention]:
         return
     kind = directive.declares or directive.refers
     for i, v in enumerate(s.args):
-        if i == 0 and kind and v.kind in ("NAME", "STRING"):
+        if i == 0 and kind and v.kind in ("NAME", "STRING") and (kind != "register" or is_register(v.text)):
             yield Mention(kind, _text_of(v), v.line, v.column, len(v.text), "declare" if directive.declares else "read")
         elif v.kind == "NAME" and is_register(v.text) and " rN" in directive.usage:
             yield Mention("register", v.text, v.line, v.column, len(v.text), "write")

@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from sasimc.debug import tell
 from sasimc.debug.difference import FirstDifference
 from sasimc.debug.session import Session
@@ -144,7 +142,7 @@ class Prompt:
         """A number that follows a command."""
         if not text:
             return default
-        value = self.session.value(text)
-        if np.size(value) != 1 or int(value) < 1:
+        value = self.session.number(text)
+        if value < 1:
             raise SasError(f"{text!r} is no number of times")
-        return int(value)
+        return value

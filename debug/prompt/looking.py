@@ -25,7 +25,7 @@ def _list(prompt: Prompt, text: str) -> Iterator[str]:
     s = prompt.session
     code = s.program.code
     here = len(code) - 1 if s.pc is None else s.pc
-    first = int(s.value(text)) - 5 if text else here - 5 if prompt._listed is None else prompt._listed
+    first = s.number(text) - 5 if text else here - 5 if prompt._listed is None else prompt._listed
     first = max(0, min(first, len(code) - 1))
     for pc in range(first, min(first + 11, len(code))):
         yield tell.code_line(s.program, pc, "=>" if pc == s.pc else "  ")

@@ -93,7 +93,7 @@ def _goto(prompt: Prompt, text: str) -> Iterable[str]:
     """Go to an instant, in either direction, without stopping on the way."""
     if not text:
         raise SasError("goto needs an instant", hint="goto 1200; every stop says its time")
-    return prompt.stopped(prompt.session.goto(int(prompt.session.value(text))))
+    return prompt.stopped(prompt.session.goto(prompt.session.number(text)))
 
 
 @command("Backwards", "reverse-continue rc", "[TIMES]")
