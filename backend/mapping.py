@@ -338,12 +338,24 @@ def _refine(
         if faster:
             better = max(faster, key=lambda c: (now.cost - c.cost) / max(1, c.cells - now.cells))
             gains.append(((now.cost - better.cost) / max(1, better.cells - now.cells), k, better))
+    no_room = set[tuple[object, ...]]()  # exchanges for which the floor as it is has no room
     for _, k, better in sorted(gains, key=lambda gain: (-gain[0], gain[1])):
+        exchange = *_outline(chosen[k]), None, *_outline(better)
+        if exchange in no_room:
+            continue
         trial = [*chosen[:k], better, *chosen[k + 1 :]]
         found = _pack(trial, machine, scratch)
         if isinstance(found, _Packed) and (not scratch or _size(found.scratch) >= _size(packed.scratch)):
             chosen, packed = trial, found
+            no_room.clear()
+        else:
+            no_room.add(exchange)
     return chosen, packed
+
+
+def _outline(choice: _Choice) -> list[object]:
+    """What of a choice counts for packing."""
+    return [(p.array, p.trainable, cut.rows, cut.cols, cut.levels, cut.bundle) for p, cut in choice.plan]
 
 
 def _size(scratch: Matrix | None) -> int:

@@ -12,6 +12,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import accumulate
 
 from sasimc.backend.addresses import Addresses, first_fit
 from sasimc.backend.builder import CapacityError
@@ -296,7 +297,13 @@ class _Planner:
             return [v for v, (a, b) in live.items() if a <= k <= b and v not in hosted]
 
         if bad is None:
-            bad = max(range(len(chains)), key=lambda k: sum(self.graph.type(v).size for v in alive(k)))
+            held = [0] * (len(chains) + 2)  # what comes to life less what dies, by segment
+            for v, (a, b) in live.items():
+                if v not in hosted:
+                    held[a] += self.graph.type(v).size
+                    held[b + 1] -= self.graph.type(v).size
+            loads = list(accumulate(held[: len(chains)]))
+            bad = loads.index(max(loads))
         candidates = [v for v in alive(bad) if v not in self.outputs]
         chain, words = chains[bad], self.words(chains[bad], 1)
         if not candidates or words > self.machine.accumulator.entries:

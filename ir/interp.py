@@ -118,7 +118,10 @@ def products(x: Ints, w: npt.NDArray[Any]) -> Ints:
     """x @ w of integers, exactly."""
     most = float(np.abs(x).max(initial=0)) * float(np.abs(w).astype(np.int64).sum(axis=-2).max(initial=0))
     dtype = np.float32 if most < 2**24 else np.float64
-    return np.asarray(x.astype(dtype) @ w.astype(dtype)).astype(np.int64)
+    rows = (
+        x.reshape(-1, x.shape[-1]).astype(dtype) if w.ndim == 2 else x.astype(dtype)
+    )  # one product of matrices, not one for each row of a plane
+    return np.asarray(rows @ w.astype(dtype)).astype(np.int64).reshape(*x.shape[:-1], w.shape[-1])
 
 
 def _conv(graph: Graph, op: Op, x: Ints, zero: int) -> Ints:

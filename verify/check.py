@@ -23,7 +23,7 @@ from sasimc.verify.graphs import against_import
 from sasimc.verify.onnx_side import Moved, against_onnx, whole_network
 from sasimc.verify.program import against_graph
 
-__all__ = ["Verified", "samples", "verify_compiled"]
+__all__ = ["Verified", "samples", "targets", "verify_compiled"]
 
 ELEMENTS = 12_000_000
 """Elements of all tensors of all samples: what the check may spend on reference arithmetic."""
@@ -65,7 +65,7 @@ def samples(graph: Graph, count: int, seed: int = 0, value: str = "") -> npt.NDA
     return noise.astype(np.int64)
 
 
-def _targets(compiled: Compiled, steps: int) -> npt.NDArray[np.int64]:
+def targets(compiled: Compiled, steps: int) -> npt.NDArray[np.int64]:
     """What a training step is to learn: the first and the last class, or values all over the output's range."""
     io, views = json.loads(compiled.program.meta["io"]), compiled.program.views
     output = views[io["logits"]]
@@ -96,8 +96,7 @@ def verify_compiled(
         findings = beside.submit(lint, compiled.program)
         runs = against_import(imported, final, x)
         tensors = against_onnx(model, found, imported, runs.fed, runs.imported)
-        targets = _targets(compiled, min(count, compiled.batch, 2 if count > 1 else 1))
-        against_graph(compiled, runs.final, targets, progress)
+        against_graph(compiled, runs.final, targets(compiled, min(count, compiled.batch, 2 if count > 1 else 1)), progress)
         if errors := [d for d in findings.result() if d.severity == "error"]:
             raise DiagnosticsError(errors)
     moved = whole_network(model, found, imported, runs.fed) if PLACED in imported.notes else None

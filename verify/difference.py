@@ -9,11 +9,13 @@ import numpy.typing as npt
 
 from sasimc.isa.errors import SasError
 
-__all__ = ["Difference", "first_difference"]
+__all__ = ["FAULT", "Difference", "first_difference"]
 
 Ints = npt.NDArray[np.int64]
 Hit = tuple[int, int, tuple[int, ...], int, int]
 """Elements that differ, all elements, the place of the largest difference (sample, row, column, channel), ours, theirs."""
+
+FAULT = "this is a fault of the compiler; please report it with the model. --no-verify writes the program all the same"
 
 
 class Difference(SasError):
@@ -27,7 +29,7 @@ class Difference(SasError):
             f"{ours} differs from {theirs} at {kind} {node!r}: {count} of {total} elements, the most at [{place}]: {a}, not {b} "
             f"(they must agree {allowed})",
             where=node,
-            hint="this is a fault of the compiler; please report it with the model. --no-verify writes the program all the same",
+            hint=FAULT,
         )
 
 

@@ -1,8 +1,8 @@
-"""The program against the graph: what the device computes, bit for bit, for inferences and for one training step."""
+"""The program against the graph: what the device computes, bit for bit, for inferences and for one training step; and against its estimate: cycles, events."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +12,14 @@ from sasimc.backend.compile import Compiled, compile_graph
 from sasimc.backend.mapping import cut_layers
 from sasimc.ir import interp_train
 from sasimc.ir.graph import OUTPUTS, Graph
+from sasimc.isa.analysis.estimate import Estimate
+from sasimc.isa.errors import SasError
 from sasimc.passes.eliminate_dead import EliminateDead
 from sasimc.runtime.device import Device
+from sasimc.runtime.interpreter import Interpreter
 from sasimc.runtime.ports import inputs_of, outputs_of
 from sasimc.runtime.warmup import Progress, warm_up
-from sasimc.verify.difference import Difference, first_difference
+from sasimc.verify.difference import FAULT, Difference, first_difference
 
 __all__ = ["against_graph"]
 
@@ -38,11 +41,25 @@ def against_graph(compiled: Compiled, env: Mapping[str, Ints], targets: Ints, pr
     device = Device(compiled.program, "fused", 1)
     warm_up(device.interpreter.datapath.codes(), progress)
     progress("verify")
-    for value, got in _infer(device, graph, env, compiled.batch).items():
+    for value, got in _infer(device, graph, env, compiled.batch, lambda it: _priced(it, compiled.infer, "inference")).items():
         if (hit := first_difference(got, env[value].reshape(got.shape))) is not None:
             raise _first_layer(compiled, env) or Difference("the program", "the graph", value, "output", *hit)
     if compiled.train is not None:
         _train(compiled, device, env, targets)
+
+
+def _priced(it: Interpreter, estimate: Estimate, what: str) -> None:
+    """Whether a run took the cycles and events that follow from the program alone (where zero bits are skipped: at most the cycles).
+
+    Raises:
+        SasError: it did not.
+    """
+    skips = it.program.machine.bit_serial.zero_skip == "cycles"
+    counted = {"cycles": it.cycles} | {event: n for event, n in it.events.items() if event != "sense_ones"}
+    for name, n in counted.items():
+        known = estimate.cycles if name == "cycles" else estimate.events.get(name, 0)
+        if n != known and not (skips and name == "cycles" and 0 < n < known):
+            raise SasError(f"the {what} counts {n:,} {name.replace('_', ' ')}, its program has {known:,}", where=what, hint=FAULT)
 
 
 def _set(device: Device, **params: int) -> None:
@@ -55,8 +72,10 @@ def _feed(device: Device, graph: Graph, env: Mapping[str, Ints], sample: int, sl
         device.interpreter.write_view(port.view, env[value][sample], slot)
 
 
-def _infer(device: Device, graph: Graph, env: Mapping[str, Ints], batch: int) -> dict[str, Ints]:
-    """Outputs [B, elements] of the graph's stored inputs, and what an arg max among them reads."""
+def _infer(
+    device: Device, graph: Graph, env: Mapping[str, Ints], batch: int, told: Callable[[Interpreter], object] = lambda it: None
+) -> dict[str, Ints]:
+    """Outputs [B, elements] of the graph's stored inputs, and what an arg max among them reads. ``told``: called when one sample has been run."""
     it, ports = device.interpreter, outputs_of(device.program)
     views = {value: port.view for value, port in zip(graph.outputs, ports, strict=True)}
     made = graph.producer(graph.outputs[0])
@@ -64,12 +83,14 @@ def _infer(device: Device, graph: Graph, env: Mapping[str, Ints], batch: int) ->
         views[made.inputs[0]] = device.io["logits"]
     out: dict[str, list[Ints]] = {value: [] for value in views}
     count = len(env[graph.inputs[0]])
-    for first in range(0, count, batch):
-        part = range(first, min(first + batch, count))
+    for first in (0, *range(1, count, batch)):  # one alone, then as many as there may be
+        part = range(first, min(first + batch, count) if first else 1)
         for slot, sample in enumerate(part):
             _feed(device, graph, env, sample, slot)
         _set(device, batch=len(part))
         it.run("infer")
+        if not first:
+            told(it)
         for value, view in views.items():
             out[value] += [np.asarray(it.read_view(view, slot)).reshape(-1).astype(np.int64) for slot in range(len(part))]
     return {value: np.stack(rows) for value, rows in out.items()}
