@@ -82,6 +82,8 @@ def test_every_command_says_something_of_use(rings: Path, capsys: pytest.Capture
         ("bit", "drives no word lines"), ("row", "not done row by row"), ("info last", "nothing was executed"), ("source no.txt", "cannot read no.txt"),
         ("c 0", "no number of times"), ("p __import__('os')", "no part of an expression"), ("against nobody", "nothing to compare with"),
         ("against onnxruntime", "needs the network"), ("p energy(", "an operator is missing"), ("goto -1", "time begins at 0"),
+        ("list x", "has 64 values"), ("goto 1.5", "no whole number"), ("p x@1e999", "no whole number"), ("p 0x_", "0x_ is no number"), ("p in@y", "has 96 values"),
+        ("p ((9 ** 64) ** 64) ** 64", "too large"), ("p " + "1+" * 900 + "1", "so many parts"), ("p " + "2**-" * 400 + "1", "so many parts"),
     ],
 )  # fmt: skip
 def test_what_is_refused(rings: Path, capsys: pytest.CaptureFixture[str], command: str, message: str) -> None:

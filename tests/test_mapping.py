@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from models import Builder, Value, mobilenet_like, random_graph, residual_net
 from whole_path import check, machine_with
 
 from sasimc.api import CompileOptions, compile_model, compile_report
+from sasimc.backend.addresses import Addresses, first_fit
 from sasimc.backend.bound import bound_cycles, layer_bounds, word_line_bounds
 from sasimc.backend.builder import CapacityError
 from sasimc.backend.mapping import LayerMatrix, Placement, place
@@ -379,3 +381,31 @@ def test_levels_stand_where_the_tightest_place_is(wanted: list[tuple[int, int, s
     for rows, cols, kind, owner in wanted:
         got = shelves.take(rows, cols, kind, owner)
         assert (got and (got.group, got.row, got.col)) == plain.take(rows, cols, kind, owner)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_addresses_after_joins_are_those_of_the_joined_regions(seed: int) -> None:
+    """What moves is settled alone; the result is that of placing everything anew. Nothing overlaps that lives at the same time."""
+    rng = np.random.default_rng(seed)
+    regions = 12
+    begin = rng.integers(0, regions, 40)
+    live = {f"v{i}": (int(a), int(min(regions - 1, a + rng.integers(0, 4)))) for i, a in enumerate(begin)}
+    sizes = {v: int(rng.integers(1, 60)) for v in live}
+    now = Addresses(live, sizes, 4000)
+    assert now.fits
+    for _ in range(8):
+        region = int(rng.integers(1, regions))
+        joined = now.joined(region)
+        live = {v: (a - (a >= region), b - (b >= region)) for v, (a, b) in live.items()}
+        regions -= 1
+        fresh = Addresses(live, sizes, 4000)
+        assert joined is not None
+        before, (now, moved) = now.by_name(), joined
+        assert now.by_name() == fresh.by_name()
+        changed = [v for v, at in now.by_name().items() if at != before[v]]
+        assert moved == {k for v in changed for k in range(live[v][0], live[v][1] + 1)}
+        for k in range(regions):
+            spans = sorted(now.held(k))
+            assert all(a[1] <= b[0] for a, b in itertools.pairwise(spans))
+    assert not Addresses({"a": (0, 1), "b": (1, 1)}, {"a": 6, "b": 6}, 12).fits  # aligned to four bytes
+    assert first_fit([(0, 6)], 4, 12) == 8

@@ -205,6 +205,18 @@ def test_a_run_report_with_half_a_place(tmp_path: Path) -> None:
         load_run(tmp_path / "run.json")
 
 
+def test_an_edited_text_whose_register_is_none() -> None:
+    pytest.importorskip("lsprotocol")
+    from lsprotocol.types import Position
+
+    from sasimc.lsp.complete import complete
+    from sasimc.lsp.document import Document
+
+    document = Document()
+    document.update(".tests\n.expect_reg addi 3\n.init_reg r7 1\n.init_reg r")
+    assert "r7" in {item.label for item in complete(document, Position(3, 11))}
+
+
 # --------------------------------------------------------------------------------------------------------------------- the fuzzer itself
 
 

@@ -27,9 +27,11 @@ from sasimc.frontend.onnx_import import import_graph
 from sasimc.frontend.qdq_form import qdq_form
 from sasimc.ir import interp, interp_train
 from sasimc.ir.graph import Graph, Op
+from sasimc.isa.errors import SasError
 from sasimc.isa.files import load_program
 from sasimc.passes.manager import run_passes
 from sasimc.passes.pipeline import forward_passes, import_passes
+from sasimc.runtime import interpreter
 from sasimc.verify.check import samples
 from sasimc.verify.difference import Difference
 from sasimc.verify.graphs import against_import
@@ -233,3 +235,20 @@ def test_the_training_step_of_the_check_changes_every_layer(update: Any) -> None
         was = graph.constant(graph.op(layer), "weight")
         assert np.mean(weights != was) > 0.2, layer
         assert np.mean(np.abs(weights) == 127) < 0.5, layer
+
+
+def test_an_engine_that_counts_otherwise_than_the_estimate_is_found(tmp_path: Path, monkeypatch: Monkey) -> None:
+    """Cycles and events of a run are those of the program, whatever the engine does."""
+    real = interpreter.Interpreter.events.fget
+    assert real is not None
+    monkeypatch.setattr(
+        interpreter.Interpreter, "events", property(lambda it: real(it) | {"shift_adds": real(it)["shift_adds"] - 1})
+    )
+    with pytest.raises(SasError, match=r"the inference counts .* shift adds, its program has"):
+        compiled(models.mlp(), tmp_path)
+    monkeypatch.setattr(interpreter.Interpreter, "events", property(real))
+    cycles = interpreter.Interpreter.cycles.fget
+    assert cycles is not None
+    monkeypatch.setattr(interpreter.Interpreter, "cycles", property(lambda it: cycles(it) + 1))
+    with pytest.raises(SasError, match=r"the inference counts .* cycles"):
+        compiled(models.mlp(), tmp_path)
