@@ -30,6 +30,7 @@ _WHERE = {
         "energy": "sasimc.cli.energy:energy",
         "diff": "sasimc.cli.energy:diff",
         "idle": "sasimc.cli.idle:idle",
+        "life": "sasimc.cli.life:life",
         "report": "sasimc.cli.report:report",
         "explore": "sasimc.cli.explore:explore",
     },
