@@ -7,8 +7,8 @@ Three mechanisms, each of independent cells:
 - *endurance*: a cell is worn out after n writes with F = 1 - exp(-(n / N)^b), a Weibull distribution with the technology's endurance as N.
 
 A word of n bits whose code corrects c is lost when more than c are wrong: P = sum over k > c of C(n, k) p^k (1 - p)^(n - k). Scrubbing reads all words
-every T seconds and writes the corrected ones back; without it errors add up from the beginning. With N words the expected number of
-lost ones is the sum of their P; the life is the time at which it reaches ln 2, so that half of all devices have lost one.
+every T seconds and writes the corrected ones back; without it errors add up from the beginning. The life is the time at which half of
+all devices have lost a word: the product of all 1 - P is 1/2.
 
 Multiplications read cells as they are: a code protects what is stored, at scrubbing and at updates, not the products in between.
 """
@@ -114,17 +114,21 @@ class Life:
 def life(rows: Sequence[Rows], flips: Flips, endurance: float, duty: Duty) -> Life:
     """Life of a device whose word lines are used as ``rows`` say."""
 
+    def hazard(p: Floats) -> float:
+        """-ln of the probability that no word is lost."""
+        return -float(np.dot(words, np.log1p(-np.minimum(lost(duty.code, p), 1 - 1e-16))))
+
     def soft(rate: Callable[[Rows], float]) -> Callable[[float], float]:
-        def words_lost(t: float) -> float:
+        def grown(t: float) -> float:
             step, times = (duty.scrub, t / duty.scrub) if 0 < duty.scrub < t else (t, 1.0)
             p = np.array([-math.expm1(-2 * rate(r) * step) / 2 for r in rows])
-            return float(times * np.dot(words, lost(duty.code, p)))
+            return times * hazard(p)
 
-        return words_lost
+        return grown
 
     def hard(t: float) -> float:
         worn = np.array([-math.expm1(-((r.writes * duty.runs * t / endurance) ** WEIBULL)) for r in rows])
-        return float(np.dot(words, lost(duty.code, worn)))
+        return hazard(worn)
 
     words = np.array([r.count * r.bits / duty.code.data for r in rows])
     rest, read = soft(lambda r: flips.rate), soft(lambda r: flips.disturb * r.reads * duty.runs)
@@ -132,14 +136,14 @@ def life(rows: Sequence[Rows], flips: Flips, endurance: float, duty: Duty) -> Li
     return Life(_half(rest), _half(read), _half(hard), _half(lambda t: both(t) + hard(t)))
 
 
-def _half(expected: Callable[[float], float]) -> float:
-    """When an expected number that grows with time reaches ln 2."""
+def _half(hazard: Callable[[float], float]) -> float:
+    """When a hazard that grows with time reaches ln 2."""
     low, high = math.log(1e-6), math.log(LONGEST)
-    if expected(LONGEST) < math.log(2):
+    if hazard(LONGEST) < math.log(2):
         return LONGEST
     for _ in range(80):
         middle = (low + high) / 2
-        low, high = (middle, high) if expected(math.exp(middle)) < math.log(2) else (low, middle)
+        low, high = (middle, high) if hazard(math.exp(middle)) < math.log(2) else (low, middle)
     return math.exp(high)
 
 
