@@ -4,6 +4,7 @@ Three mechanisms, each of independent cells:
 
 - *retention*: a cell turns round at the rate r (1/s); after t seconds it is wrong with p = (1 - exp(-2 r t)) / 2.
 - *disturb*: every read turns a cell round with the probability q; reads add to the rate: r + q x reads a second.
+  Both differ from cell to cell; p is the mean over cells.
 - *endurance*: a cell is worn out after n writes with F = 1 - exp(-(n / N)^b), a Weibull distribution with the technology's endurance as N.
 
 A word of n bits whose code corrects c is lost when more than c are wrong: P = sum over k > c of C(n, k) p^k (1 - p)^(n - k). Scrubbing reads all words
@@ -70,11 +71,18 @@ def lost(code: Code, p: npt.ArrayLike) -> Floats:
 
 @dataclass(frozen=True)
 class Flips:
-    """How cells of a technology turn round: ``rate`` 1/s at rest, ``disturb`` by a read, and what both rest on."""
+    """How cells of a technology turn round. Kinds of cells [N]: ``share`` of each (sum 1), ``rate`` 1/s at rest, ``disturb`` by a read. ``source``: what they
+    rest on."""
 
-    rate: float
-    disturb: float
+    share: tuple[float, ...]
+    rate: tuple[float, ...]
+    disturb: tuple[float, ...]
     source: str
+
+    @property
+    def mean(self) -> tuple[float, float]:
+        """Rate and disturb, mean over cells."""
+        return float(np.dot(self.share, self.rate)), float(np.dot(self.share, self.disturb))
 
 
 @dataclass(frozen=True)
@@ -118,11 +126,15 @@ def life(rows: Sequence[Rows], flips: Flips, endurance: float, duty: Duty) -> Li
         """-ln of the probability that no word is lost."""
         return -float(np.dot(words, np.log1p(-np.minimum(lost(duty.code, p), 1 - 1e-16))))
 
-    def soft(rate: Callable[[Rows], float]) -> Callable[[float], float]:
+    share, rate, disturb = (np.array(x) for x in (flips.share, flips.rate, flips.disturb))
+    reads = np.array([[r.reads * duty.runs] for r in rows])
+
+    def soft(rates: Floats) -> Callable[[float], float]:
+        """``rates`` [rows, kinds of cells]."""
+
         def grown(t: float) -> float:
             step, times = (duty.scrub, t / duty.scrub) if 0 < duty.scrub < t else (t, 1.0)
-            p = np.array([-math.expm1(-2 * rate(r) * step) / 2 for r in rows])
-            return times * hazard(p)
+            return times * hazard(-np.expm1(-2 * rates * step) @ share / 2)
 
         return grown
 
@@ -131,9 +143,9 @@ def life(rows: Sequence[Rows], flips: Flips, endurance: float, duty: Duty) -> Li
         return hazard(worn)
 
     words = np.array([r.count * r.bits / duty.code.data for r in rows])
-    rest, read = soft(lambda r: flips.rate), soft(lambda r: flips.disturb * r.reads * duty.runs)
-    both = soft(lambda r: flips.rate + flips.disturb * r.reads * duty.runs)
-    return Life(_half(rest), _half(read), _half(hard), _half(lambda t: both(t) + hard(t)))
+    still, read = np.broadcast_to(rate, (len(rows), len(rate))), reads * disturb
+    both = soft(still + read)
+    return Life(_half(soft(still)), _half(soft(read)), _half(hard), _half(lambda t: both(t) + hard(t)))
 
 
 def _half(hazard: Callable[[float], float]) -> float:

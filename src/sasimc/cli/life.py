@@ -9,6 +9,7 @@ import click
 from sasimc.cli import options
 from sasimc.cli.common import command, require_writable, write_json
 from sasimc.cli.options import Choice, File, argument, option
+from sasimc.cli.progress import progress
 from sasimc.cli.tables import print_tables, say
 
 __all__ = ["life"]
@@ -36,13 +37,14 @@ __all__ = ["life"]
     default=24.0,
     help="Time between scrubbings of words with a code; 0: none.",
 )
+@option("--nominal", section="Use", is_flag=True, help="All cells alike, without the variation of the stack.")
 @option("--level", section="Use", is_flag=True, help="Share the writes of scratch rows out among them.")
 @options.interpretation
 @options.circuit
 @options.json_file()
 @options.isa
 def life(
-    run: Path, technologies: tuple[str, ...], runs_per_day: float | None, codes: tuple[str, ...], scrub: float, level: bool,
+    run: Path, technologies: tuple[str, ...], runs_per_day: float | None, codes: tuple[str, ...], scrub: float, nominal: bool, level: bool,
     interpretation: str | None, circuit: Path | None, json_file: Path | None,
 ) -> None:  # fmt: skip
     """Show how long a device lives that does what a run did, again and again.
@@ -59,13 +61,15 @@ def life(
     for name in technologies:
         cost = cost_of_report(run, name, interpretation, circuit)
         memory, rows = cost.model.technology, rows_of(cost, level)
-        cells, each = flips(memory), runs_per_day / 86400 if runs_per_day is not None else 1 / max(cost.run.seconds, 1e-12)
+        with progress(f"cells of {memory.name}"):
+            cells = flips(memory, variation=not nominal)
+        each = runs_per_day / 86400 if runs_per_day is not None else 1 / max(cost.run.seconds, 1e-12)
         for code in codes:
             duty = Duty(each, CODES[code], 3600 * scrub if code != "none" else 0.0)
             found.append((memory.name, code, life_of(rows, cells, memory.endurance.si, duty)))
         bits = sum(r.count * r.bits for r in rows)
-        notes.append(f"{memory.name}: endurance {memory.endurance} ({memory.endurance.kind}); a cell at rest turns round {cells.rate:.3g} times a second, by a "
-                     f"read with {cells.disturb:.3g} ({cells.source}); scrubbing reads {format_si(bits * memory.read_energy.si, 'J')} a time")  # fmt: skip
+        notes.append(f"{memory.name}: endurance {memory.endurance} ({memory.endurance.kind}); in the mean a cell at rest turns round {cells.mean[0]:.3g} times a "
+                     f"second, by a read with {cells.mean[1]:.3g} ({cells.source}); scrubbing reads {format_si(bits * memory.read_energy.si, 'J')} a time")  # fmt: skip
     print_tables(life_table(found))
     say()
     for note in notes:

@@ -44,6 +44,7 @@ _WHERE = {
     },
     "The paper": {
         "mtj": "sasimc.cli.mtj:mtj",
+        "operate": "sasimc.cli.operate:operate",
         "paper": "sasimc.cli.paper:paper",
     },
 }
