@@ -8,11 +8,11 @@ from functools import lru_cache
 from typing import Final
 
 import numpy as np
-from sasimc.evaluation.device.macro import deviating
-from sasimc.evaluation.device.switching import disturb, escape_rate
 
 from sasimc.evaluation.cost import Cost
+from sasimc.evaluation.device.macro import deviating
 from sasimc.evaluation.device.stack import Stack
+from sasimc.evaluation.device.switching import disturb, escape_rate
 from sasimc.evaluation.life import Flips, Rows
 from sasimc.evaluation.technologies.technology import Technology
 
@@ -40,7 +40,7 @@ def flips(technology: Technology, *, variation: bool = True) -> Flips:
         low, high = technology.resistance_low, technology.resistance_high
         assert low is not None
         assert high is not None
-        cells = _cells(stack, (low.si, high.si), variation)
+        cells = _cells(stack, (low.si, high.si), variation)  # pyright: ignore[reportArgumentType]  (frozen: hashable)
         return Flips(
             *cells, f"stack {name}, Fokker-Planck equation, the worse of both states{'' if variation else ', nominal cells'}"
         )

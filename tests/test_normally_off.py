@@ -207,7 +207,19 @@ def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     retained = bursts[0]["ways"][1]
     cells = 64 * 512 * len(report["layout"]["subarrays"])
     assert retained["idle"] == pytest.approx(50e-12 * cells)
-    lives = ["life", str(tmp_path / "r.json"), "--technology", "sas", "--technology", "sram", "--nominal", "--code", "none"]
+    lives = [
+        "life",
+        str(tmp_path / "r.json"),
+        "--technology",
+        "sas",
+        "--technology",
+        "sram",
+        "--nominal",
+        "--code",
+        "none",
+        "--runs-per-day",
+        "1",
+    ]
     assert invoke(sasc.app, [*lives, "--json", str(tmp_path / "l.json")]) == 0
     assert "endurance alone" in capsys.readouterr().out
     sas, sram = json.loads((tmp_path / "l.json").read_text())["lives"]
