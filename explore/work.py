@@ -9,7 +9,8 @@ from functools import cached_property
 
 import numpy as np
 
-from sasimc.evaluation.cost import CostModel, Term, one_bit_operations
+from sasimc.evaluation.cost import CostModel, Term
+from sasimc.evaluation.figures import one_bit_operations
 from sasimc.evaluation.run import Row, Run
 from sasimc.explore.timeline import Timeline, timeline
 from sasimc.isa.analysis.timing import UNITS

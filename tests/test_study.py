@@ -221,6 +221,11 @@ minimise = ["cycles.infer", "area"]
 def test_the_command_measures_shows_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "small.toml"
     path.write_text(SMALL)
+    assert invoke(app, ["study", "run", str(path), "-o", str(tmp_path / "dry"), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "4 trials, 0 known" in said
+    assert "the 0 left take about" in said
+    assert "to each worker 0.00 MB once" in said
     assert invoke(app, ["study", "run", str(path), "--workers", "0"]) == 0
     said = capsys.readouterr().out
     assert "4 measured, 2 of them infeasible, 0 failed" in said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -19,6 +20,8 @@ __all__ = ["run", "show", "study"]
 
 _PLAIN_EVERY_S = 10.0
 _SHOWN = 20
+_TRIED = 4
+"""Trials of a dry run."""
 
 study = Group(
     "study", {"Commands": {"run": "sasimc.cli.study:run", "show": "sasimc.cli.study:show"}},
@@ -40,7 +43,10 @@ study = Group(
 @options.cluster
 @options.workers("one a core")
 @option(
-    "--dry-run", section="Execution", is_flag=True, help="Measure a few trials, say how many there are and how long all take."
+    "--dry-run",
+    section="Execution",
+    is_flag=True,
+    help="Measure a few trials; say how many there are, how long all take, and how much data moves.",
 )
 @options.isa
 def run(
@@ -55,9 +61,7 @@ def run(
     require_writable(json_file)
     found = open_trials(description, output)
     total, known = found.plan()
-    say(
-        f"{found.description.name}: {total} trials, {known} known, {sum(map(len, found.files.values())) / 1e6:.2f} MB to each worker; results in {found.folder}"
-    )
+    say(f"{found.description.name}: {total} trials, {known} known; results in {found.folder}")
     if dry_run:
         return _dry(found, total - known, workers)
     with Serial(measure) if workers == 0 else pool_of(measure, cluster, workers) as pool:
@@ -88,16 +92,25 @@ def _dry(found: Any, left: int, workers: int | None) -> int:
     from sasimc.study.search import batches
 
     points, _ = next(batches(found.description))
-    start, count = time.perf_counter(), 0
-    for trial in islice((t for p in points for t in found.trials(p) if found.store.load(t) is None), 3):
+    took: list[float] = []
+    moved = 0
+    for trial in islice((t for p in points for t in found.trials(p) if found.store.load(t) is None), _TRIED):
+        start = time.perf_counter()
         found.store.save(trial, measure(trial.spec, found.files))
-        count += 1
-    if not count:
+        took.append(time.perf_counter() - start)
+        moved += found.store.path(trial).stat().st_size
+    if not took:
         say("everything is known")
         return 0
-    each, cores = (time.perf_counter() - start) / count, workers or os.cpu_count() or 1
+    cores, rest = workers or os.cpu_count() or 1, left - len(took)
+    each = statistics.fmean(took[1:] or took)
+    once = max(0.0, took[0] - each)  # a worker's first trial builds the model and loads the compiler
     say(
-        f"{count} trials took {each:.2f} s each here; the other {left - count} take about {each * (left - count) / cores / 60:.1f} min on {cores} workers"
+        f"{len(took)} trials here: the first took {took[0]:.2f} s, the others {each:.2f} s each; the {rest} left take about {(once + each * rest / cores) / 60:.1f} min on {cores} workers"
+    )
+    sent = sum(map(len, found.files.values()))
+    say(
+        f"to each worker {sent / 1e6:.2f} MB once, to and from all of them about {moved / len(took) * rest / 1e6:.2f} MB for the trials"
     )
     return 0
 
