@@ -229,7 +229,8 @@ class Meter:
     def lap(self) -> dict[str, Any]:
         """``phase_cycles`` and ``phase_events`` since the last lap (or since the meter was made), zeros left out."""
         before, self.last = self.last, self._now()
-        spent = {p: {k: n - before[p][k] for k, n in now.items()} for p, now in self.last.items()}
+        # a run that an older version began knows nothing of newer counters
+        spent = {p: {k: n - before[p].get(k, 0) for k, n in now.items()} for p, now in self.last.items()}
         return {
             "phase_cycles": {p: counts["cycles"] for p, counts in spent.items()},
             "phase_events": {p: {e: counts[e] for e in EVENTS if counts[e]} for p, counts in spent.items()},

@@ -191,6 +191,32 @@ def test_foreign_backbones_keep_their_values_and_learn(make: object, tmp_path: P
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_padded_planes_are_no_places_and_wide_layers_get_narrow_modules(tmp_path: Path) -> None:
+    """Padding as TensorFlow does it, in a node of its own, in a network of 16 to 96 channels without bottlenecks."""
+    net = Float(32)
+    pads = numpy_helper.from_array(np.array([0, 0, 0, 0, 0, 0, 1, 1], np.int64), "pads")
+    net.constants.append(pads)
+    x, width = "images", 3
+    for out in (16, 48, 96):
+        y = net.node("Pad", x, "pads")
+        w, b = net.constant(net.rng.normal(size=(out, width, 3, 3)) / width), net.constant(np.zeros(out))
+        x, width = net.node("Relu", net.node("Conv", y, w, b, strides=[2, 2], pads=[0] * 4)), out
+    x = net.node("Flatten", net.node("GlobalAveragePool", x))
+    source = net.save(tmp_path / "f.onnx", net.node("Gemm", x, net.constant(net.rng.normal(size=(10, 96))), transB=1), 10)
+    host = examine(int8(source, tmp_path / "q.onnx"))
+    assert host.weights == 3 * 9 * 16 + 16 * 9 * 48 + 48 * 9 * 96
+    assert [(n.channels, n.size) for n in host.necks] == [(16, 16), (48, 8), (96, 4)]
+    places = find_places(host)
+    modules = modules_of(host, places)
+    assert [p.exit.channels for p in places] == [48, 96]
+    assert [m.hidden for m in modules] == [
+        8,
+        24,
+    ]  # 48 enter the second: with so many, the modules would have 0.33 of the backbone
+    assert sum(m.parameters for m in modules) <= host.weights / 4
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_grey_images_and_only_a_classifier(tmp_path: Path) -> None:
     model = int8(resnet(tmp_path / "f.onnx", channels=1), tmp_path / "q.onnx", channels=1)
     made = attach(model, AttachOptions(classes=3, modules=False), images(4, channels=1))

@@ -143,6 +143,9 @@ def test_meter_counts_between_laps() -> None:
     assert sum(lap["phase_cycles"].values()) == device.interpreter.cycles - before > 0
     assert lap["phase_events"]["forward"]["instructions"] > 0
     assert not lap["phase_events"]["update"]
+    kept = {phase: {k: n for k, n in counts.items() if k != "instructions"} for phase, counts in meter.last.items()}
+    begun = Meter(device.interpreter, kept)  # by a version that did not count instructions
+    assert begun.lap()["phase_events"]["forward"] == {"instructions": device.interpreter.phase_events["forward"]["instructions"]}
 
 
 def test_buffer_in_use_by_hand() -> None:
