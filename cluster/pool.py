@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
 from typing import Any, Final, TypeVar
 
 from sasimc.cluster.task import STARTED, Failure, Files, Lacking, Task, Work
@@ -92,6 +93,14 @@ class _Lacks:
         return {w: words for what in self.needs.get(task.key, ("version",)) for w, words in self.lacks.get(what, {}).items()}
 
 
+def _next(done: SimpleQueue[str]) -> Iterator[str]:
+    """What is in a queue, once there is something or a moment has passed."""
+    with suppress(Empty):
+        yield done.get(timeout=_POLL_S)
+        while True:
+            yield done.get_nowait()
+
+
 @dataclass
 class Pool(AbstractContextManager["Pool"]):
     """Workers: processes of this machine (``count`` of them), or those of the scheduler at ``given``. ``say`` is told of workers that lack something."""
@@ -105,7 +114,7 @@ class Pool(AbstractContextManager["Pool"]):
     _sent: set[str] = field(default_factory=set, init=False)
     _started: dict[str, tuple[float, str]] = field(default_factory=dict, init=False)
     _starved: list[str] = field(default_factory=list, init=False)
-    _looked: float = field(default=0.0, init=False)
+    _look_at: float = field(default=0.0, init=False)
     _there: list[str] = field(default_factory=list, init=False)
 
     def __enter__(self) -> Pool:
@@ -154,9 +163,10 @@ class Pool(AbstractContextManager["Pool"]):
 
     def _addresses(self) -> list[str]:
         """Of the workers that there are, as of a moment ago."""
-        if time.monotonic() - self._looked > _LOOK_S:
+        if (start := time.monotonic()) > self._look_at:
             self._there = list(self._client.scheduler_info(n_workers=-1)["workers"])
-            self._looked = time.monotonic()
+            took = time.monotonic() - start  # grows with the workers
+            self._look_at = start + max(_LOOK_S, 50 * took)
         return self._there
 
     @property
@@ -171,12 +181,12 @@ class Pool(AbstractContextManager["Pool"]):
 
     def run(self, tasks: Sequence[T], files: Mapping[str, bytes], limit_s: float | None) -> Iterator[tuple[T, Any]]:
         """Outcomes (or :class:`Failure`), as they come. A task that takes more than ``limit_s`` is ended with its worker."""
-        from distributed import CancelledError, wait
+        from distributed import CancelledError
         from distributed.scheduler import KilledWorker, NoValidWorkerError
 
         waiting: list[tuple[T, int]] = [(t, 1) for t in reversed(tasks)]
         running: dict[str, Any] = {}
-        known, strikes = _Lacks(), dict[str, int]()
+        known, strikes, done = _Lacks(), dict[str, int](), SimpleQueue[str]()
         name = self._send(files)
         moved = time.monotonic()
 
@@ -188,6 +198,7 @@ class Pool(AbstractContextManager["Pool"]):
                 key=key, pure=False, workers=workers, allow_other_workers=whole,
             )  # fmt: skip
             running[key] = _Running(task, future, attempt, whole)
+            future.add_done_callback(lambda _: done.put(key))
 
         while waiting or running:
             try:
@@ -213,12 +224,9 @@ class Pool(AbstractContextManager["Pool"]):
                         reasons = [f"{w} {words}" for w, words in list(known.of(task).items())[-3:]]
                         yield task, Failure(f"no worker can do it: {'; '.join(reasons)}")
                     continue
-                with suppress(TimeoutError), self._client.as_current():
-                    if running:
-                        wait([r.future for r in running.values()], timeout=_POLL_S, return_when="FIRST_COMPLETED")
-                    else:
-                        time.sleep(_POLL_S)
-                for key in [k for k, r in running.items() if r.future.done()]:
+                for key in _next(done):
+                    if key not in running:
+                        continue
                     r, moved = running.pop(key), time.monotonic()
                     try:
                         kind, what = r.future.result(timeout=30)

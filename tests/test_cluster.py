@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import shutil
-import socket
 import subprocess
-import sys
-import time
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +15,7 @@ import numpy as np
 import pytest
 import study_measures as measures
 from colour_nets import colour_program
+from dask_processes import free_port, processes, wait_for
 from models import mobilenet_like, plain_cnn
 from PIL import Image
 from tiny_task import dataset, machine
@@ -177,44 +172,6 @@ def certificates(folder: Path) -> dict[str, str]:
         for role in ("SCHEDULER", "WORKER", "CLIENT")
         for what, path in (("CERT", cert), ("KEY", key))
     }
-
-
-@contextmanager
-def processes() -> Iterator[Any]:
-    """Starts parts of a cluster, ends them all."""
-    started: list[subprocess.Popen[bytes]] = []
-
-    def start(*words: object, **env: str) -> subprocess.Popen[bytes]:
-        quiet = subprocess.DEVNULL
-        command = [sys.executable, "-m", "dask", *map(str, words)]
-        started.append(subprocess.Popen(command, env={**os.environ, **env}, stdout=quiet, stderr=quiet))
-        return started[-1]
-
-    try:
-        yield start
-    finally:
-        for process in started:
-            process.terminate()
-        for process in started:
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def wait_for(port: int) -> None:
-    for _ in range(600):
-        with socket.socket() as s:
-            if s.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.1)
-    pytest.fail("no scheduler")
 
 
 def test_a_cluster_behind_tls_outlives_its_scheduler_and_goes_round_odd_workers(tmp_path: Path) -> None:
