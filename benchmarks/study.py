@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import cloudpickle
 import study_measures
+from study_measures import empty
 from study_measures import files_of as files
 
 from sasimc.cluster.pool import Pool, Serial
@@ -29,10 +30,6 @@ from sasimc.study.description import Description
 from sasimc.study.run import Study
 
 cloudpickle.register_pickle_by_value(study_measures)
-
-
-def empty(n: int) -> Description:
-    return Description.model_validate({"vary": {"a": {"from": 20, "to": 19 + n, "step": 1}}, "metrics": ["cost", "gain"]})
 
 
 MACHINES = Description.model_validate(

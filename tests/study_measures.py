@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sasimc.isa.errors import SasError
+from sasimc.study.description import Description
 
 
 def by_formula(spec: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[str, Any]:
@@ -54,6 +55,11 @@ def odd(spec: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[str, Any]:
             taken.append(bytearray(os.urandom(1 << 20) * 20))
             time.sleep(0.1)
     return slow(spec, files)
+
+
+def empty(n: int) -> Description:
+    """So many points."""
+    return Description.model_validate({"vary": {"a": {"from": 20, "to": 19 + n, "step": 1}}, "metrics": ["cost", "gain"]})
 
 
 def files_of(folder: Path) -> dict[str, str]:
