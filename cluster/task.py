@@ -91,7 +91,9 @@ def storage() -> Path | None:
 
 
 def kept(key: str, make: Callable[[], Any]) -> Any:
-    """What this process made under this name, made the first time. The last of each kind (the part before the colon) is kept."""
+    """What this worker made under this name, made the first time; the last of each kind (the part before the colon) is kept. No worker keeps anything."""
+    if storage() is None:
+        return make()
     if key not in _kept:
         kind = key.partition(":")[0]
         for old in [k for k in _kept if k.partition(":")[0] == kind]:

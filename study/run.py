@@ -42,12 +42,14 @@ class Progress:
 
 
 class Study:
-    """A description, a folder, and what is known: ``results`` are (point, outcome) in the order of proposal, ``failures`` (point, reason)."""
+    """A description, a folder, and what is known: ``results`` are (point, outcome) in the order of proposal, ``failures`` (point, reason).
+    ``content`` gives the data set of trainings for workers that have not got it (None: it is not sent)."""
 
     def __init__(self, description: Description, folder: Path, files: Mapping[str, bytes] | None = None) -> None:
         self.description, self.folder, self.files = description, folder, dict(files or {})
         self._model_sha256 = hashlib.sha256(self.files[description.model]).hexdigest() if description.model in self.files else ""
         self.store = Store(folder)
+        self.content: Callable[[], Any] | None = None
         self.results: list[tuple[Mapping[str, Any], Mapping[str, Any]]] = []
         self.failures: list[tuple[Mapping[str, Any], str]] = []
 
@@ -65,7 +67,7 @@ class Study:
         }  # fmt: skip
         if self._model_sha256:
             spec["model_sha256"] = self._model_sha256
-        return [Trial({**spec, "seed": seed}) for seed in d.seeds]
+        return [Trial({**spec, "seed": seed}, self.content) for seed in d.seeds]
 
     def plan(self) -> tuple[int, int]:
         """How many trials there are, and how many of them are known (of a search that proposes: of those of the first batch)."""

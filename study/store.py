@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,11 @@ def _canonical(data: Any) -> str:
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial: ``spec`` is all that it depends on (JSON): point, seed, base, training, digests of files, version of the tools."""
+    """A trial: ``spec`` is all that it depends on (JSON): point, seed, base, training, digests of files, version of the tools.
+    ``content`` gives what a worker may lack, the data set."""
 
     spec: Mapping[str, Any]
+    content: Callable[[], Any] | None = field(default=None, compare=False)
 
     @property
     def key(self) -> str:
@@ -35,11 +37,6 @@ class Trial:
         """For messages."""
         point = ", ".join(f"{name} {value}" for name, value in self.spec.get("point", {}).items())
         return f"{point or 'the base'}, seed {self.spec.get('seed', 0)}"
-
-    @property
-    def content(self) -> None:
-        """A worker needs no more than the files of the study."""
-        return None
 
 
 class Store:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
+import re
 import shutil
 import subprocess
 import zipfile
@@ -24,12 +26,15 @@ from sasimc.api import CompileOptions, compile_model
 from sasimc.cli import sasc, sasrun
 from sasimc.cli.common import invoke
 from sasimc.cluster.pool import Pool, Serial
+from sasimc.cluster.task import Failure
 from sasimc.datasets.dataset import Dataset, open_dataset
+from sasimc.datasets.sent import heading, stored
 from sasimc.isa.errors import SasError
 from sasimc.isa.machine import Machine
 from sasimc.pieces import Shared, run_piece
 from sasimc.profiling.profile import profile
 from sasimc.runtime.device import Device
+from sasimc.sent_data import content_of, data_here, listing
 from sasimc.study.description import Description
 from sasimc.study.run import Study
 from sasimc.training.evaluation import Run, evaluate, evaluate_values, run_here
@@ -127,6 +132,55 @@ def test_a_worker_without_the_data_set_is_sent_its_images(tmp_path: Path) -> Non
     assert found[0] == found[1]
     assert found[0][0][1] == 35
     assert len(found[0][1]) == 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Whole:
+    """A task that needs a whole data set."""
+
+    content: Any
+    spec: Any
+    key = name = "whole"
+
+
+def test_a_worker_that_is_to_train_is_sent_the_whole_data_set(tmp_path: Path) -> None:
+    """First it has the data set, then another one under the same name, then none."""
+    folder, away = pictures(tmp_path / "d"), tmp_path / "away"
+    shutil.copytree(folder / "test", folder / "train")
+
+    def work(spec: Any, files: Any) -> Any:
+        data = data_here(spec, str(folder), 20, expected=spec["listing"])
+        pixels = [data.load(item).tobytes() for split in data.splits for item in data.items(split) if item.class_id < 2]
+        return data.classes, data.counts(), ["content" in spec, *pixels]
+
+    data = open_dataset(folder)
+    content = (heading(data), stored(data, heading(data)))
+    task = Whole(lambda: content, {"listing": listing(data)})
+    assert content_of(data) is not None
+    found = [next(Serial(work).run([task], {}, None))[1]]
+    (folder / "train" / "red" / "0.png").unlink()
+    found.append(next(Serial(work).run([task], {}, None))[1])
+    folder.rename(away)
+    found.append(next(Serial(work).run([task], {}, None))[1])
+    assert [f[2].pop(0) for f in found] == [False, True, True]
+    assert found[0] == found[1] == found[2]
+    assert isinstance(next(Serial(work).run([Whole(None, task.spec)], {}, None))[1], Failure)
+
+
+def test_only_the_work_itself_is_a_pickle() -> None:
+    """What Dask sends; files never are: no other module reads Python objects."""
+    root, reads = (
+        Path(sasc.__file__).parents[1],
+        re.compile(r"^\s*(import|from) (cloudpickle|pickle|marshal|shelve|dill|joblib)|allow_pickle=True", re.M),
+    )
+    folders = [f.resolve() for f in root.iterdir() if f.is_dir()]
+    found = {
+        f"{folder.name}/{path.name}"
+        for folder in (root, *folders)
+        for path in folder.rglob("*.py")
+        if reads.search(path.read_text())
+    }
+    assert found == {"cluster/pool.py", "cluster/task.py"}
 
 
 def test_what_depends_on_the_images_before_is_not_shared_out() -> None:

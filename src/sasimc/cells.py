@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from sasimc.cluster.task import Lacking, kept, storage
-from sasimc.datasets.dataset import Dataset, Item, open_dataset
-from sasimc.datasets.sent import digest, heading, received, stored
-from sasimc.isa.errors import SasError
+from sasimc.cluster.task import storage
 from sasimc.isa.files import write_atomically
 from sasimc.reference.cells import Cell, Runner, Settings, use_threads
 from sasimc.runtime.device import Device
+from sasimc.sent_data import content_of, data_here, listing
 from sasimc.training.recipe import Recipe
 
 __all__ = ["CellTask", "compiler", "run_cell", "weights_of"]
-
-SENT_BYTES: Final = 1 << 30
-"""A data set is sent to workers when it is not larger, by the first images of each split."""
-_LOOKED_AT: Final = 16
 
 
 def compiler(engine: str, threads: int | None) -> Any:
@@ -40,18 +34,6 @@ def weights_of(weights: str | None) -> dict[str, bytes]:
     if place is None or not place.exists():
         return {}
     return {p.name: p.read_bytes() for p in (sorted(place.iterdir()) if place.is_dir() else [place]) if p.is_file()}
-
-
-def _listing(dataset: Dataset) -> str:
-    """What tells a data set from others without its images being read."""
-    return digest([(repr((dataset.classes, heading(dataset)["items"])), b"")])
-
-
-def _readable(data: Dataset, item: Item) -> bytes:
-    try:
-        return data.stored(item)
-    except SasError:
-        return b""
 
 
 @dataclass(frozen=True)
@@ -79,19 +61,13 @@ class CellTask:
         recipe = self.runner.recipe(self.cell.dataset).model_dump(mode="json")
         return {
             "cell": asdict(self.cell), "settings": settings, "recipe": recipe, "engine": self.engine, "threads": self.threads,
-            "name": data.name, "source": data.source, "listing": _listing(data),
+            "name": data.name, "source": data.source, "listing": listing(data),
         }  # fmt: skip
 
     @property
-    def content(self) -> Any:
+    def content(self) -> Callable[[], Any] | None:
         """What gives the whole data set to a worker that has not got it; None: it is too large."""
-        data = self.runner.whole(self.cell.dataset)
-        some = [item for split, n in data.counts().items() for item in data.items(split)[: min(n, _LOOKED_AT)]]
-        if data.drawn[0] or not some:
-            return None
-        head = heading(data)
-        each = sum(len(file) for item in some if (file := _readable(data, item))) / len(some)
-        return (lambda: (head, stored(data, head))) if each * sum(data.counts().values()) <= SENT_BYTES else None
+        return content_of(self.runner.whole(self.cell.dataset))
 
     def take(self, outcome: Mapping[str, Any]) -> dict[str, Any]:
         """Keep what a worker has made."""
@@ -110,7 +86,8 @@ def run_cell(spec: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[str, A
         Lacking: the worker has not got the data set, and it was not sent.
     """
     cell = Cell(**spec["cell"])
-    data = kept(f"data:{spec['source']} {spec['listing']}", lambda: _data(spec, cell.dataset))
+    found = data_here(spec, spec["name"], spec["settings"]["size"], spec["source"], spec["listing"])
+    data = replace(found, name=spec["name"])  # a path opens under its own
     with tempfile.TemporaryDirectory(dir=storage()) as scratch:
         folder = Path(storage() or scratch)
         settings = Settings(
@@ -123,19 +100,6 @@ def run_cell(spec: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[str, A
         runner = Runner(settings, compiler(spec["engine"], spec["threads"]), {cell.dataset: data})
         made, model = runner.run(cell), runner.model(cell)
         return {"made": made, "model": (model.name, model.read_bytes())}
-
-
-def _data(spec: Mapping[str, Any], name: str) -> Dataset:
-    if "content" in spec:
-        return received(*spec["content"])
-    place = spec["source"] if Path(spec["source"]).exists() else name
-    try:
-        found = open_dataset(place, size=spec["settings"]["size"])
-    except SasError as exc:
-        raise Lacking(f"data set {name}", f"has no data set {name} ({exc.diagnostic.message})") from None
-    if _listing(found) != spec["listing"]:
-        raise Lacking(f"data set {name}", f"has another data set {name}")
-    return replace(found, name=spec["name"])  # a path opens under its own
 
 
 def _weights_at(spec: Mapping[str, Any], files: Mapping[str, bytes], folder: Path) -> Path | None:

@@ -185,18 +185,15 @@ def _priced(compiled: Any, point: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 def _trained(compiled: Any, point: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, float]:
-    from sasimc.cluster.task import Lacking, threads
-    from sasimc.datasets.dataset import open_dataset
+    from sasimc.cluster.task import threads
     from sasimc.runtime.device import Device
+    from sasimc.sent_data import data_here
     from sasimc.training.evaluation import evaluate
     from sasimc.training.trainer import train
 
     training = spec["training"]
     device = Device(compiled.program, "fused", threads() or 1)
-    try:
-        dataset = open_dataset(training["data"], size=device.input_shape[0])
-    except SasError as exc:
-        raise Lacking(f"data set {training['data']}", f"has no data set: {exc.diagnostic.message}") from None
+    dataset = data_here(spec, training["data"], device.input_shape[0])
     if (errors := errors_of(point, spec["seed"])).active:
         device.inject(errors)
     written = 0
@@ -214,6 +211,7 @@ def _cell(point: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, Any]:
     from sasimc.reference import require
     from sasimc.reference.cells import Cell, Runner, Settings, use_threads
     from sasimc.runtime.device import Device
+    from sasimc.sent_data import data_here
     from sasimc.zoo.weights import backbone_weights
 
     require()
@@ -229,5 +227,6 @@ def _cell(point: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, Any]:
         settings = Settings(
             out=Path(folder), size=zoo.resolution, width=zoo.width, weights=backbone_weights(zoo.weights), recipe=recipe, split=training["split"],
         )  # fmt: skip
-        made = Runner(settings, compiled).run(Cell(training["data"], int(point[CONFIGURATION]), spec["seed"]))
+        data = {training["data"]: data_here(spec, training["data"], zoo.resolution)}
+        made = Runner(settings, compiled, data).run(Cell(training["data"], int(point[CONFIGURATION]), spec["seed"]))
     return {"accuracy": made["top1"], "latency.training": made["simulated_s"], "bits_written": made["bits_written"]}

@@ -29,6 +29,17 @@ study = Group(
 )  # fmt: skip
 
 
+def _content(name: str) -> Any:
+    """What gives a data set to workers that have not got it; None: neither have we, or it is too large."""
+    from sasimc.datasets.dataset import open_dataset
+    from sasimc.sent_data import content_of
+
+    try:
+        return content_of(open_dataset(name))
+    except SasError:
+        return None
+
+
 @command("run")
 @argument("description", "Study (.toml).", type=File())
 @option(
@@ -60,6 +71,8 @@ def run(
     check_workers(cluster, workers)
     require_writable(json_file)
     found = open_trials(description, output)
+    if cluster is not None and found.description.training:
+        found.content = _content(found.description.training.data)
     total, known = found.plan()
     say(f"{found.description.name}: {total} trials, {known} known; results in {found.folder}")
     if dry_run:
