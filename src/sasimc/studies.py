@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from sasimc.study.run import Study as Trials
 if TYPE_CHECKING:
     from sasimc.study.description import Description
 
-__all__ = ["Study", "open_trials", "report_of"]
+__all__ = ["Study", "open_trials", "report_of", "share_data"]
 
 
 def _check(d: Description) -> None:
@@ -67,6 +68,16 @@ def open_trials(given: Path | Mapping[str, Any], folder: Path | None = None) -> 
         except OSError as exc:
             raise SasError(f"cannot read the model {d.model}: {exc.strerror}", where=where) from None
     return Trials(d, folder or (given.with_suffix("") if isinstance(given, Path) else Path(d.name)), files)
+
+
+def share_data(found: Trials) -> None:
+    """Let workers that have not got the data set of a study's trainings have ours, if we have it and it is not too large."""
+    from sasimc.datasets.dataset import open_dataset
+    from sasimc.sent_data import content_of
+
+    if found.description.training:
+        with suppress(SasError):
+            found.content = content_of(open_dataset(found.description.training.data))
 
 
 def report_of(found: Trials, links: Mapping[int, str] | None = None) -> dict[str, Any]:
@@ -143,6 +154,8 @@ class Study:
         from sasimc.cluster.pool import Pool, Serial
         from sasimc.measures import measure
 
+        if cluster is not None:
+            share_data(self._trials)
         with Serial(measure) if workers == 0 else Pool(measure, workers, cluster) as pool:
             self._trials.run(pool, progress)
         self.__dict__.pop("rows", None)

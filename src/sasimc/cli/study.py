@@ -29,17 +29,6 @@ study = Group(
 )  # fmt: skip
 
 
-def _content(name: str) -> Any:
-    """What gives a data set to workers that have not got it; None: neither have we, or it is too large."""
-    from sasimc.datasets.dataset import open_dataset
-    from sasimc.sent_data import content_of
-
-    try:
-        return content_of(open_dataset(name))
-    except SasError:
-        return None
-
-
 @command("run")
 @argument("description", "Study (.toml).", type=File())
 @option(
@@ -66,13 +55,13 @@ def run(
     """Measure every trial of a study that is not known yet. Ctrl-C ends it; what is finished is kept."""
     from sasimc.cluster.pool import Serial
     from sasimc.measures import measure
-    from sasimc.studies import open_trials, report_of
+    from sasimc.studies import open_trials, report_of, share_data
 
     check_workers(cluster, workers)
     require_writable(json_file)
     found = open_trials(description, output)
-    if cluster is not None and found.description.training:
-        found.content = _content(found.description.training.data)
+    if cluster is not None:
+        share_data(found)
     total, known = found.plan()
     say(f"{found.description.name}: {total} trials, {known} known; results in {found.folder}")
     if dry_run:
