@@ -134,8 +134,9 @@ class Pool(AbstractContextManager["Pool"]):
         for name in (*(f"distributed.{part}" for part in _SILENT), "tornado.application"):
             logging.getLogger(name).setLevel("CRITICAL")
         if self.given is None:
+            self._wanted = self.count or os.cpu_count() or 1
             self._cluster = distributed.LocalCluster(
-                n_workers=self.count or os.cpu_count() or 1, threads_per_worker=1, processes=True, host="127.0.0.1",
+                n_workers=self._wanted, threads_per_worker=1, processes=True, host="127.0.0.1",
                 dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL,
             )  # fmt: skip
         self._connect()
@@ -167,6 +168,8 @@ class Pool(AbstractContextManager["Pool"]):
             self._there = list(self._client.scheduler_info(n_workers=-1)["workers"])
             took = time.monotonic() - start  # grows with the workers
             self._look_at = start + max(_LOOK_S, 50 * took)
+            if self._cluster is not None:  # Dask gives a process up that died while it began, or did not come back for a while
+                self._cluster.scale(self._wanted)
         return self._there
 
     @property
