@@ -11,8 +11,9 @@ from models import mobilenet_like
 from sasimc.api import CompileOptions, compile_model
 from sasimc.backend.bound import bound_cycles
 from sasimc.frontend.onnx_import import import_model
-from sasimc.isa.analysis.estimate import estimate
-from sasimc.isa.analysis.timing import UNITS
+from sasimc.isa.analysis.estimate import cost_of_key, estimate, executed
+from sasimc.isa.analysis.pipeline import handover, handover_of
+from sasimc.isa.analysis.timing import UNITS, busy
 from sasimc.isa.machine import Machine, load_machine
 from sasimc.runtime.device import Device
 
@@ -56,3 +57,49 @@ def test_no_mapping_beats_the_bound(compiled) -> None:
     graph = import_model(mobilenet_like())
     got = compile_model(mobilenet_like(), CompileOptions(inference_only=True))
     assert got.infer.cycles >= bound_cycles(graph, got.program.machine) > 0
+
+
+def test_filling_bounds_a_simulated_pipeline(compiled) -> None:
+    """Every region once more as a flow shop: rows are the jobs, units the machines, an instruction is an operation of a row, in the order of the code. It is
+    never longer than what is counted and the filling."""
+    program = compiled.program
+    machine, longer = program.machine, 0
+    resolved, parts = executed(program, "infer", {"batch": 1})
+    for phase, overlapped, counts in parts:
+        if not overlapped:
+            continue
+        costs = {key: cost_of_key(program, resolved, key) for key in counts}
+        rows = max(1, *(n * max(1, r1 - r0) for (_, r0, r1), n in counts.items()))
+        stages: dict[int, float] = {}
+        for key, n in counts.items():
+            if program.code[key[0]].spec.group != "control":
+                own = UNITS.index(program.code[key[0]].spec.unit)
+                stages[key[0]] = stages.get(key[0], 0.0) + busy(machine, program.code[key[0]].spec, costs[key])[own] * n / rows
+        free, end = [0.0] * len(UNITS), 0.0
+        for _ in range(rows):
+            at = 0.0
+            for pc in sorted(stages):
+                own = UNITS.index(program.code[pc].spec.unit)
+                at = free[own] = max(at, free[own]) + stages[pc]
+            end = max(end, at)
+        region = handover_of(program, resolved, [(phase, True, counts)])
+        assert end <= region.cycles + region.filling + 1e-9
+        longer += region.filling
+    whole = handover(program, "infer", {"batch": 1})
+    assert whole.filling == longer > 0
+    assert whole.cycles == estimate(program, "infer", {"batch": 1}).cycles
+    assert whole.filling < 0.05 * whole.cycles
+
+
+def test_rows_are_handed_on_in_the_room_there_is(compiled) -> None:
+    """The compiler's stripes hold what their readers and writers touch; in a machine with a smaller buffer than they were planned for it shows."""
+    program = compiled.program
+    assert handover(program, "infer", {"batch": 1}, compiled.buffer_peak_bytes).short == 0
+    described = program.machine.model_dump()
+    described["buffer"]["bytes"] = compiled.buffer_peak_bytes - 1
+    small = dataclasses.replace(program, machine=Machine.model_validate(described))
+    found = handover(small, "infer", {"batch": 1}, compiled.buffer_peak_bytes)
+    assert found.short == found.regions > 0
+    assert found.stalls > 0
+    serial = dataclasses.replace(program, machine=_machine(False))
+    assert handover(serial, "infer", {"batch": 1}).regions == 0

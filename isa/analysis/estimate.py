@@ -14,7 +14,7 @@ from sasimc.isa.program import Program
 from sasimc.isa.spec import Cost
 from sasimc.isa.walk import EMPTY, Key, Walker
 
-__all__ = ["Estimate", "estimate"]
+__all__ = ["Estimate", "cost_of_key", "estimate", "executed"]
 
 
 @dataclass
@@ -55,6 +55,17 @@ def estimate(program: Program, entry: str, params: Mapping[str, int] | None = No
     Raises:
         SasError: more than ``limit`` instructions are executed (0: no limit).
     """
+    return _priced(program, *executed(program, entry, params, limit))
+
+
+def executed(
+    program: Program, entry: str, params: Mapping[str, int] | None = None, limit: int = 0
+) -> tuple[list[Any], list[tuple[str, bool, dict[Key, int]]]]:
+    """The operands of every instruction, and what ``entry`` executes: parts of one phase that overlap or not, each with its executions.
+
+    Raises:
+        SasError: as :func:`estimate`.
+    """
     code = program.code
     resolved = [program.resolve(i) for i in code]
     walk = _Pricing(program, resolved)
@@ -75,7 +86,7 @@ def estimate(program: Program, entry: str, params: Mapping[str, int] | None = No
         else:
             walk.pc += 1
     walk.region(False)
-    return _priced(program, resolved, walk.parts)
+    return resolved, walk.parts
 
 
 def _priced(program: Program, resolved: Sequence[Any], parts: Sequence[tuple[str, bool, dict[Key, int]]]) -> Estimate:
@@ -85,7 +96,7 @@ def _priced(program: Program, resolved: Sequence[Any], parts: Sequence[tuple[str
     counted = [(number.setdefault(key, len(number)), n) for _, _, counts in parts for key, n in counts.items()]
     if not counted:
         return out
-    costs = [_cost(program, resolved, key) for key in number]
+    costs = [cost_of_key(program, resolved, key) for key in number]
     at, times = np.array(counted, np.int64).T
     starts = np.cumsum([0, *(len(counts) for _, _, counts in parts[:-1])])
     units = np.array([busy(machine, code[i].spec, cost) for (i, _, _), cost in zip(number, costs, strict=True)], np.int64)
@@ -118,7 +129,7 @@ def _priced(program: Program, resolved: Sequence[Any], parts: Sequence[tuple[str
     return out
 
 
-def _cost(program: Program, resolved: Sequence[Any], key: Key) -> Cost:
+def cost_of_key(program: Program, resolved: Sequence[Any], key: Key) -> Cost:
     """Cost of an execution."""
     i, r0, r1 = key
     if (r0, r1) == EMPTY:

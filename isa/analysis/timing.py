@@ -51,7 +51,8 @@ def limited_cycles(machine: Machine, limits: Limits, skipped: int = 0) -> int:
     """Cycles of an overlapped region: the busiest unit, never more than one instruction after the other.
 
     ``skipped``: array cycles that zero input bits saved (``bit_serial.zero_skip = "cycles"``). The field ``controller.overlap`` = false makes a
-    region as long as its instructions one after the other. Filling and emptying the pipeline at the region's ends is not counted.
+    region as long as its instructions one after the other. Filling and emptying the pipeline at the region's ends is not counted;
+    :mod:`~sasimc.isa.analysis.pipeline` bounds it.
     """
     serial, array, rest = limits
     if not machine.controller.overlap:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -196,6 +196,8 @@ def compile_command(
         show("writing")
         compiled = replace(compiled, program=save_program(compiled.program, output))
     made = compile_report(compiled, time.perf_counter() - start)
+    if explain:
+        made["handover"] = _handover(compiled)
     if json_file:
         write_json(json_file, made)
     if explain:
@@ -205,6 +207,15 @@ def compile_command(
     if ranged := compiled.program.meta.get("note.calibrated"):
         say(ranged)
     say(f"verified: {compiled.program.meta['verified']}")
+
+
+def _handover(compiled: Compiled) -> dict[str, Any]:
+    """What overlap takes for granted, by entry."""
+    from sasimc.isa.analysis.pipeline import handover
+
+    entries = {"infer": 1} | ({"train_step": compiled.batch} if compiled.train_step is not None else {})
+    found = {e: handover(compiled.program, e, {"batch": n}, compiled.buffer_peak_bytes) for e, n in entries.items()}
+    return {entry: asdict(h) for entry, h in found.items()}
 
 
 def _summary(output: Path, made: dict[str, Any]) -> None:
@@ -235,6 +246,20 @@ def _explained(made: dict[str, Any]) -> list[Table]:
     ]  # fmt: skip
     names = ("layer", "kind", "tiles", "copies", "side by side", "sub-arrays", "cycles", "bound", "ratio", "binds")
     tables = [Table("", names, layers, (0, 1, 9))]
+    rows = [
+        (
+            entry,
+            str(h["cycles"]),
+            f"{h['filling']} ({100 * h['filling'] / h['cycles']:.2g} %)",
+            str(h["regions"]),
+            str(h["short"]),
+            f"{h['stalls']} ({100 * h['stalls'] / h['cycles']:.2g} %)",
+            str(h["stripe_short"]),
+        )
+        for entry, h in made["handover"].items()
+    ]
+    title = "overlap: at most so many cycles more for filling and emptying; regions without room for what units hand on row by row (and what that costs if they stall), or for every stripe twice"
+    tables.append(Table(title, ("entry", "cycles", "filling", "regions", "no room", "if these stall", "no second stripe"), rows))
     if phases := made.get("training"):
         units = [u for u in phases[0]["units"] if any(row["units"].get(u) for row in phases)]
         rows = [
