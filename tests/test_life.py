@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from sasimc.evaluation.life import CODES, LONGEST, Code, Duty, Flips, Rows, life, life_table, lost
+from sasimc.evaluation.questions.life import CODES, LONGEST, Code, Duty, Flips, Rows, life, life_table, lost
 
 NONE, SECDED, DEC = CODES.values()
 

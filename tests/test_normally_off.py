@@ -17,8 +17,8 @@ from tiny_task import dataset, short_program
 from sasimc.cli import sasc, sasrun
 from sasimc.cli.common import invoke
 from sasimc.costs import joules_of, price_list
-from sasimc.evaluation.idle import Idling, Way, idle_table
 from sasimc.evaluation.quantity import Quantity
+from sasimc.evaluation.questions.idle import Idling, Way, idle_table
 from sasimc.evaluation.supply.supply import Supply, load_supply
 from sasimc.evaluation.supply.trace import Trace, trace_of
 from sasimc.intermittent import Intermittent

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from sasimc.evaluation.life import CODES
-from sasimc.evaluation.operating import (
+from sasimc.evaluation.questions.life import CODES
+from sasimc.evaluation.questions.operating import (
     Pulse,
     Read,
     approximate,

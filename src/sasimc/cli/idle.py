@@ -35,7 +35,7 @@ def idle(
 
     Compares being off with a memory that leaks while it waits, and with one that is loaded again, for an image and for a training step."""
     from sasimc.costs import cost_of_report
-    from sasimc.evaluation.idle import Idling, idle_table, ways
+    from sasimc.evaluation.questions.idle import Idling, idle_table, ways
     from sasimc.evaluation.supply.supply import load_supply
 
     require_writable(json_file)

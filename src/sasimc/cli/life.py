@@ -51,10 +51,10 @@ def life(
 
     The time until half of all devices have lost a word that their code cannot correct, by endurance, retention and read disturb."""
     from sasimc.costs import cost_of_report
-    from sasimc.evaluation.life import CODES, Duty, as_dict, life_table
-    from sasimc.evaluation.life import life as life_of
     from sasimc.evaluation.quantity import format_si
-    from sasimc.evaluation.use import flips, rows_of
+    from sasimc.evaluation.questions.life import CODES, Duty, as_dict, life_table
+    from sasimc.evaluation.questions.life import life as life_of
+    from sasimc.evaluation.questions.use import flips, rows_of
 
     require_writable(json_file)
     found, notes = [], []

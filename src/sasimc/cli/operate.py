@@ -39,7 +39,7 @@ def operate(
     Energy, error and latency of pulses, with write-verify, error-correcting codes and approximate low-order bits."""
     from sasimc.evaluation.device.equal import equal_error_curve
     from sasimc.evaluation.device.read import read_margin
-    from sasimc.evaluation.operating import Pulse, Read, as_dict, front, operating_points, operating_table
+    from sasimc.evaluation.questions.operating import Pulse, Read, as_dict, front, operating_points, operating_table
     from sasimc.evaluation.technologies.load import load_technology
 
     require_writable(json_file)

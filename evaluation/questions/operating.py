@@ -17,8 +17,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sasimc.evaluation.life import CODES, Code
 from sasimc.evaluation.quantity import format_si
+from sasimc.evaluation.questions.life import CODES, Code
 from sasimc.evaluation.table import Table
 
 __all__ = ["Operating", "Pulse", "approximate", "coded", "front", "left_by", "operating_points", "operating_table", "verified"]

@@ -1,4 +1,4 @@
-"""What a run says about the use of word lines, and what a technology says about its cells: the inputs of :mod:`~sasimc.evaluation.life`."""
+"""What a run says about the use of word lines, and what a technology says about its cells: the inputs of :mod:`~sasimc.evaluation.questions.life`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sasimc.evaluation.cost import Cost
 from sasimc.evaluation.device.macro import deviating
 from sasimc.evaluation.device.stack import Stack
 from sasimc.evaluation.device.switching import disturb, escape_rate
-from sasimc.evaluation.life import Flips, Rows
+from sasimc.evaluation.questions.life import Flips, Rows
 from sasimc.evaluation.technologies.technology import Technology
 
 __all__ = ["flips", "rows_of"]
