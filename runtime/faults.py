@@ -8,6 +8,9 @@ What is drawn, and when (page "Run with bit errors"):
   step), and drawn anew for the next. What an update reads wrong it writes back.
 - *Stuck cells*: drawn once; a stuck cell holds 0 or 1, with equal chance, for good.
 
+- *Cells that differ* (``FaultPlan.cells``, `sasrun --variation`): every cell has probabilities of its own for a failed write, for a wrong read and a
+  reversal by one read, fixed for the device; what is drawn anew in each run is only whether they happen. Reversals stay until the cell is written again.
+
 All are changes of the cells between runs, so that every engine executes them in the same way, and nothing is done when there are none.
 Copies of a weight (replicated tiles) get the same errors. Not modelled: errors in the scratch rows of gradient products, whose contents
 live for one instruction.
@@ -19,7 +22,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +34,7 @@ from sasimc.isa.spec import MatField
 from sasimc.runtime.interpreter import Interpreter
 from sasimc.runtime.kernels.cells import gather_block, tile_array
 
-__all__ = ["KINDS", "FaultPlan", "Faults", "Rates", "draw_mask", "parse_bit_errors"]
+__all__ = ["KINDS", "Cells", "FaultPlan", "Faults", "Rates", "SubarrayCells", "draw_mask", "parse_bit_errors"]
 
 Bytes = npt.NDArray[np.uint8]
 Bools = npt.NDArray[np.bool_]
@@ -52,12 +55,31 @@ class Rates:
     stuck: float = 0.0
 
 
+class SubarrayCells(Protocol):
+    """Probabilities of one sub-array's cells: ``write`` [rows, bits]; ``read`` and ``disturb`` [2, rows, bits], by the bit stored."""
+
+    write: npt.NDArray[np.float32]
+    read: npt.NDArray[np.float32]
+    disturb: npt.NDArray[np.float32]
+
+
+class Cells(Protocol):
+    """The cells of one device; bit b of the weight in column c is bit column 8 c + b."""
+
+    def subarray(self, number: int) -> SubarrayCells:
+        """Those of one sub-array."""
+        ...
+
+
 @dataclass(frozen=True)
 class FaultPlan:
-    """Rates by sub-array kind, and the seed of everything drawn."""
+    """Rates by sub-array kind, and the seed of everything drawn; ``cells``: a device whose cells differ; ``scrub``: runs after which what reads have
+    turned round is written back (0: never)."""
 
     rates: Mapping[str, Rates] = field(default_factory=dict)
     seed: int = 0
+    cells: Cells | None = None
+    scrub: int = 0
 
     def of(self, kind: str) -> Rates:
         """The rates of a sub-array kind."""
@@ -66,7 +88,7 @@ class FaultPlan:
     @property
     def active(self) -> bool:
         """Whether there is anything to draw."""
-        return any(r != Rates() for r in self.rates.values())
+        return self.cells is not None or any(r != Rates() for r in self.rates.values())
 
     def __str__(self) -> str:
         parts = []
@@ -74,6 +96,8 @@ class FaultPlan:
             named = [f"{what} {rate:g}" for what, rate in vars(r).items() if rate]
             if named:
                 parts.append(f"{kind}: {', '.join(named)}")
+        if self.cells is not None:
+            parts.append("cells that differ")
         return "; ".join(parts) or "none"
 
 
@@ -165,6 +189,42 @@ def _written_by(program: Program) -> frozenset[str]:
     )
 
 
+_RARE = 1e-7
+"""Cells below it are not looked at one by one: their mean rate is drawn."""
+
+
+class _Weak:
+    """The cells of one matrix whose probability of something is not negligible: flat bit positions ``at`` (8 (k N + n) + b), ``rates`` [.., cells], and the
+    mean ``rest`` [..] of all others."""
+
+    def __init__(self, rates: npt.NDArray[np.float32]) -> None:
+        flat = rates.reshape(-1, math.prod(rates.shape[-3:]))
+        self.at = np.flatnonzero(flat.max(axis=0) > _RARE)
+        self.rates = flat[:, self.at]
+        others = np.delete(flat, self.at, axis=1)
+        self.rest = others.mean(axis=1, dtype=np.float64) if others.size else np.zeros(len(flat))
+
+    def draw(self, rng: np.random.Generator, shape: tuple[int, int], stored: Bytes | None = None, times: float = 1.0) -> Bytes:
+        """Which bits [K, N] it happens to, in ``times`` tries; ``stored``: the bytes of the matrix, where it depends on the bit."""
+        mask = np.zeros(math.prod(shape), np.uint8)
+        if stored is None:
+            rates = self.rates[0]
+            mask |= draw_mask(rng, shape, self._often(self.rest[0], times)).ravel()
+        else:
+            ones = draw_mask(rng, shape, self._often(self.rest[1], times))
+            zeros = draw_mask(rng, shape, self._often(self.rest[0], times))
+            mask |= ((ones & stored) | (zeros & ~stored)).ravel()
+            bit = (stored.ravel()[self.at >> 3] >> (self.at & 7)) & 1
+            rates = np.where(bit, self.rates[1], self.rates[0])
+        happens = self.at[rng.random(len(self.at)) < self._often(rates, times)]
+        np.bitwise_xor.at(mask, happens >> 3, (1 << (happens & 7)).astype(np.uint8))
+        return mask.reshape(shape)
+
+    @staticmethod
+    def _often(rate: Any, times: float) -> Any:
+        return rate if times == 1 else -np.expm1(times * np.log1p(-np.minimum(rate, 1 - 1e-12)))
+
+
 class Faults:
     """The bit errors of one simulated machine.
 
@@ -176,13 +236,16 @@ class Faults:
     def __init__(self, plan: FaultPlan, interpreter: Interpreter, *, fresh: bool = True) -> None:
         self.plan, self._it = plan, interpreter
         self._state, program = interpreter.state, interpreter.program
-        self.counts = {"write": 0, "read": 0, "stuck": 0, "runs": 0}
+        self.counts = {"write": 0, "read": 0, "stuck": 0, "disturb": 0, "runs": 0}
         self._drawn = 0
         self._matrices = {name: m for name, m in program.matrices.items() if m.kind != "scratch"}
         self._tiles = {name: tile_array(m.tiles) for name, m in self._matrices.items()}
         self._changing = _written_by(program) & frozenset(self._matrices)
         self._wear = self._state.wear.copy()
         self._stuck = self._draw_stuck()
+        self._weak: dict[str, tuple[_Weak, _Weak, _Weak]] = self._weak_cells() if plan.cells is not None else {}
+        self._turned: dict[str, Bytes] = {}
+        self._bits = sum(8 * t.rows * t.cols for m in self._matrices.values() for t in m.tiles)
         if fresh:
             self._program_all()
         else:
@@ -214,6 +277,46 @@ class Faults:
                     out[name] = mask, value
                     self.counts["stuck"] += _bits(mask)
         return out
+
+    def _weak_cells(self) -> dict[str, tuple[_Weak, _Weak, _Weak]]:
+        """What may go wrong in the first copy of every matrix: writes, reads, disturbs."""
+        assert self.plan.cells is not None
+        maps: dict[int, SubarrayCells] = {}
+        out: dict[str, tuple[_Weak, _Weak, _Weak]] = {}
+        for name, m in self._matrices.items():
+            write, read = np.zeros((1, m.k, m.n, 8), np.float32), np.zeros((2, m.k, m.n, 8), np.float32)
+            disturb = np.zeros_like(read)
+            for t in (t for t in m.tiles if t.copy == 0):
+                if t.subarray not in maps:
+                    maps[t.subarray] = self.plan.cells.subarray(t.subarray)
+                cells = maps[t.subarray]
+                for to, of in ((write, cells.write[None]), (read, cells.read), (disturb, cells.disturb)):
+                    part = of.reshape(len(of), of.shape[1], -1, 8)[:, t.row : t.row + t.rows, t.col : t.col + t.cols]
+                    to[:, t.k : t.k + t.rows, t.n : t.n + t.cols] = part
+            out[name] = _Weak(write), _Weak(read), _Weak(disturb)
+        return out
+
+    def _stored(self, name: str) -> Bytes:
+        m = self._matrices[name]
+        now = np.zeros((m.k, m.n), np.uint8)
+        gather_block(self._state.cells, self._tiles[name], 0, 0, m.k, now)
+        return now
+
+    def _disturb(self, reads: float) -> None:
+        """Bits that ``reads`` of every cell turn round; every ``scrub`` runs they are put back."""
+        if self.plan.scrub and self.counts["runs"] % self.plan.scrub == 0:
+            for name, mask in self._turned.items():
+                self._flip(name, mask)
+            self._turned.clear()
+        rng = self._rng(4)
+        for name, (_, _, weak) in self._weak.items():
+            m = self._matrices[name]
+            mask = weak.draw(rng, (m.k, m.n), self._stored(name), reads)
+            if mask.any():
+                self.counts["disturb"] += _bits(mask)
+                self._flip(name, mask)
+                self._turned[name] = self._turned.get(name, np.zeros_like(mask)) ^ mask
+        self._pin(frozenset(self._weak))
 
     def _of_kind(self, kind: str) -> Iterator[tuple[str, Matrix]]:
         wanted = kind == "transposable"
@@ -263,6 +366,12 @@ class Faults:
                 wrong = draw_mask(rng, (m.k, m.n), rate) * written
                 self.counts["write"] += _bits(wrong)
                 self._flip(name, wrong)
+            if name in self._weak:
+                wrong = self._weak[name][0].draw(rng, (m.k, m.n)) * written
+                self.counts["write"] += _bits(wrong)
+                self._flip(name, wrong)
+                if name in self._turned:
+                    self._turned[name] *= ~written
         self._pin(frozenset(out))
         return out
 
@@ -290,13 +399,18 @@ class Faults:
             self._fail_writes(self._changing | frozenset(n for n, m in self._matrices.items() if m.trainable), rows)
         rng, misread = self._rng(2), dict[str, Bytes]()
         for name, m in self._matrices.items():
-            if rate := self._rates(name).read:
+            rate, mask = self._rates(name).read, None
+            if rate:
                 mask = draw_mask(rng, (m.k, m.n), rate)
-                if mask.any():
-                    misread[name] = mask
-                    self.counts["read"] += _bits(mask)
-                    self._flip(name, mask)
+            if name in self._weak:
+                own = self._weak[name][1].draw(rng, (m.k, m.n), self._stored(name))
+                mask = own if mask is None else mask ^ own
+            if mask is not None and mask.any():
+                misread[name] = mask
+                self.counts["read"] += _bits(mask)
+                self._flip(name, mask)
         self.counts["runs"] += 1
+        sensed = self._it.events["sense_ones"]
         try:
             yield
         finally:
@@ -307,6 +421,8 @@ class Faults:
                 self._flip(name, mask if kept is None else mask * ~kept)
             if rows is not None:
                 self._fail_writes(self._changing, rows)
+            if self._weak and self._bits:
+                self._disturb((self._it.events["sense_ones"] - sensed) / self._bits)
 
     def summary(self) -> dict[str, Any]:
         """For a report: rates by sub-array kind, seed, and how many bits were wrong."""
@@ -314,4 +430,4 @@ class Faults:
 
     def __str__(self) -> str:
         c = self.counts
-        return f"bit errors: {c['write']} written wrong, {c['read']} read wrong in {c['runs']} runs, {c['stuck']} cells stuck"
+        return f"bit errors: {c['write']} written wrong, {c['read']} read wrong in {c['runs']} runs, {c['stuck']} cells stuck, {c['disturb']} turned round by reads"

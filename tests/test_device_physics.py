@@ -379,14 +379,32 @@ def test_report_stands_beside_the_paper() -> None:
 
 
 def test_command(tmp_path, capsys) -> None:  # type: ignore[no-untyped-def]
-    made = tmp_path / "device.json"
+    made, cell = tmp_path / "device.json", tmp_path / "out.cell"
     assert (
-        invoke(sasc.app, ["mtj", "--technology", "stt", "--stack", "z", "--writes", "40", "--threads", "1", "--json", str(made)])
+        invoke(
+            sasc.app,
+            [
+                "mtj",
+                "--technology",
+                "stt",
+                "--stack",
+                "z",
+                "--writes",
+                "40",
+                "--threads",
+                "1",
+                "--json",
+                str(made),
+                "--cell",
+                str(cell),
+            ],
+        )
         == 0
     )
     out = capsys.readouterr().out
     assert "48.0 fJ/bit" in out
     assert "assumptions" in out
+    assert load_technology(cell).write_latency.to("ns") == pytest.approx(9.6)
     data = json.loads(made.read_text())
     assert data["writes_by_method"]["sas"]["bits"] == 40
     assert np.shape(data["trajectories"]["sas"]["m"])[2] == 3
@@ -404,6 +422,7 @@ def test_command(tmp_path, capsys) -> None:  # type: ignore[no-untyped-def]
         (["--stack", "zz"], "no stack"),
         (["--writes", "0"], "at least 1"),
         (["--plot", "a.gif"], "format"),
+        (["--cell", "a.txt"], "format"),
         (["--seed", "-1"], "at least 0"),
         (["--writes", "20000000"], "at most"),
         (["--technology", "nothing.toml"], "cannot read"),

@@ -43,17 +43,15 @@ class Curve:
     points: list[Point]
 
     def energy(self, error_rate: float) -> float:
-        """J/bit at an error rate: straight lines of ln energy over the probit, the last one carried on beyond the points by at most one unit (nan: farther
-        away than that, or no points)."""
+        """J/bit at an error rate: a straight line of ln energy over the probit through the points, carried on beyond them by at most one unit (nan: farther
+        away than that, or fewer than two points)."""
         from scipy.special import ndtri
 
         z = -float(ndtri(error_rate))
-        known = [(p.probit, math.log(p.energy)) for p in self.points]
-        if len(known) < 2 or not known[0][0] - 1 <= z <= known[-1][0] + 1:
+        x, y = np.array([p.probit for p in self.points]), np.log([p.energy for p in self.points])
+        if len(x) < 2 or not x[0] - 1 <= z <= x[-1] + 1 or x[-1] - x[0] < 0.5:
             return math.nan
-        k = min(max(1, int(np.searchsorted([x for x, _ in known], z))), len(known) - 1)
-        (x0, y0), (x1, y1) = known[k - 1], known[k]
-        return math.exp(y0 + (y1 - y0) * (z - x0) / (x1 - x0))
+        return float(np.exp(np.polyval(np.polyfit(x, y, 1), z)))
 
 
 def _front(points: Sequence[Point]) -> list[Point]:

@@ -24,7 +24,6 @@ from sasimc.evaluation.device.theory import (
 from sasimc.evaluation.device.write import METHODS, Method, Outcome, Write, error_bound, run_write, write_of
 from sasimc.evaluation.quantity import Measured, Quantity, format_si
 from sasimc.evaluation.technologies.technology import Technology
-from sasimc.isa.errors import SasError
 
 __all__ = ["PAPER", "DeviceReport", "Figure", "Sweep", "Watch", "device_report", "write_sweeps"]
 
@@ -117,13 +116,6 @@ def _assumed(prefix: str, section: Measured) -> Iterator[tuple[str, Quantity]]:
             yield from _assumed(f"{prefix}{name}.", inner)
 
 
-def _resistances(technology: Technology) -> tuple[float, float]:
-    low, high = technology.resistance_low, technology.resistance_high
-    if low is None or high is None:
-        raise SasError(f"technology {technology.name} has no resistances", hint="resistance_low and resistance_high")
-    return low.si, high.si
-
-
 _NAMES = {"sas": "SAS", "stt": "STT alone", "sot": "SOT alone"}
 
 
@@ -182,7 +174,7 @@ def device_report(
         SasError: the technology has no such stack.
     """
     name, stack = technology.stack(stack_name)
-    resistances = _resistances(technology)
+    resistances = technology.resistances
     outcomes: dict[Method, Outcome] = {}
     tails: dict[Method, tuple[Tail, Tail, tuple[int, int]]] = {}
     curves: dict[Method, Curve] = {}
@@ -210,7 +202,7 @@ def device_report(
                 )
             elif len(methods) > 1:
                 curves[method] = equal_error_curve(
-                    stack, method, resistances, macros=max(64, writes // 8), seed=seed, threads=threads
+                    stack, method, resistances, macros=max(64, writes // 4), seed=seed, threads=threads
                 )
     if watch:
         watch("loop and read margin", jobs - 1, jobs)
@@ -297,7 +289,7 @@ def write_sweeps(
 ) -> list[Sweep]:
     """Error rates against each current and time of each method's own write, from a quarter of it to one and a half."""
     _, stack = technology.stack(stack_name)
-    resistances = _resistances(technology)
+    resistances = technology.resistances
     wanted: list[tuple[Write, str, str]] = []
     for method in METHODS:
         write = write_of(stack, method)

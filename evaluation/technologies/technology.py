@@ -72,6 +72,17 @@ class Technology(Measured):
             raise ValueError(f"default_stack is {self.default_stack!r}, the stacks are {', '.join(self.stacks)}")
         return self
 
+    @property
+    def resistances(self) -> tuple[float, float]:
+        """Of the two states, ohm, the low one first.
+
+        Raises:
+            SasError: the technology has none.
+        """
+        if self.resistance_low is None or self.resistance_high is None:
+            raise SasError(f"technology {self.name} has no resistances", hint="resistance_low and resistance_high")
+        return self.resistance_low.si, self.resistance_high.si
+
     def stack(self, name: str | None = None) -> tuple[str, Stack]:
         """(name, stack) of a free layer; ``None``: the default one.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sasimc.evaluation.circuit.circuit import Circuit, load_circuit
 from sasimc.evaluation.cost import Cost, CostModel
@@ -21,7 +21,10 @@ from sasimc.runtime.device import Device
 from sasimc.runtime.interpreter import Interpreter
 from sasimc.training.writes import writes
 
-__all__ = ["PriceList", "cost", "cost_of", "cost_of_report", "joules_of", "price_list", "report"]
+if TYPE_CHECKING:
+    from sasimc.evaluation.device.variation import DeviceMap
+
+__all__ = ["PriceList", "cost", "cost_of", "cost_of_report", "device_map", "joules_of", "price_list", "report"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,20 @@ def price_list(technology: str | Path, interpretation: str | None = None, circui
     name = figures.default_interpretation if interpretation is None else interpretation
     figures.interpretation(name)
     return PriceList(load_technology(technology), figures, name)
+
+
+def device_map(technology: str | Path, machine: Machine, device: int, stack: str | None = None) -> DeviceMap:
+    """The cells of one device of a technology, a number for each: what goes wrong in each of them, for `runtime.faults.FaultPlan`.
+
+    Raises:
+        SasError: the technology describes no free layer.
+    """
+    from sasimc.evaluation.device.variation import DeviceMap
+
+    found = load_technology(technology)
+    _, layer = found.stack(stack)
+    array = machine.array
+    return DeviceMap(layer, found.resistances, array.rows, array.bit_columns, seed=device)
 
 
 def _priced(run: Run, prices: PriceList) -> Cost:

@@ -9,7 +9,7 @@ from typing import Any
 
 from sasimc.cli import options
 from sasimc.cli.common import command, require_package, require_suffix, require_writable, write_json
-from sasimc.cli.options import AtLeast, File, option
+from sasimc.cli.options import AtLeast, Choice, File, option
 from sasimc.cli.progress import counted, progress
 from sasimc.cli.tables import print_tables, say
 from sasimc.isa.errors import SasError
@@ -30,6 +30,11 @@ MOST_WRITES = 10_000_000
 @options.seed("Seed of data, thermal field and variation.", "Simulation")
 @options.threads
 @options.json_file()
+@option(
+    "--calibrate", section="Simulation", type=File(), help="Fit declared free fields of the stack to the measured figures of this file (.toml), and report with them.",
+)  # fmt: skip
+@option("--cell", section="Output", type=File(), help="Write the cell in NVSim's format.")
+@option("--method", section="Output", type=Choice(("sas", "sot", "stt")), default="sas", help="Way of writing of --cell.")
 @option("--plot", section="Output", type=File(), help="Draw trajectories, loop, margins and the sweep to .png, .svg or .pdf.")
 def mtj(
     technology: str,
@@ -39,6 +44,9 @@ def mtj(
     seed: int,
     threads: int,
     json_file: Path | None,
+    calibrate: Path | None,
+    cell: Path | None,
+    method: Any,
     plot: Path | None,
 ) -> None:
     """Simulate writing, retaining and reading of a junction.
@@ -53,7 +61,9 @@ def mtj(
     if plot is not None:
         require_suffix(plot, ".png", ".svg", ".pdf")
         require_package("matplotlib", "--plot", "plots")
-    require_writable(json_file, plot)
+    if cell is not None:
+        require_suffix(cell, ".cell")
+    require_writable(json_file, plot, cell)
     from sasimc.evaluation.device.figures import device_report, write_sweeps
     from sasimc.evaluation.quantity import format_si
     from sasimc.evaluation.table import Table
@@ -61,6 +71,15 @@ def mtj(
     from sasimc.isa.files import write_atomically
 
     found, workers = load_technology(technology), threads or os.cpu_count() or 1
+    fit = None
+    if calibrate is not None:
+        from sasimc.evaluation.device.calibrate import calibrate as calibrated
+        from sasimc.evaluation.device.calibrate import load_calibration
+
+        wanted, (stack, layer) = load_calibration(calibrate), found.stack(stack)
+        with progress("fitting"):
+            fit = calibrated(layer, found.resistances, wanted, seed=seed, threads=workers)
+        found = found.model_copy(update={"stacks_of": "", "stacks": {stack: fit.stack}, "default_stack": stack})
     with progress("loading the simulator") as show:
         watch = counted(lambda text, done=None: show(f"simulating {text}", done))
         report = device_report(found, stack, writes=writes, seed=seed, threads=workers, watch=watch)
@@ -77,6 +96,8 @@ def mtj(
         for f in report.figures
     ]
     print_tables(Table("", ("figure", "ours", "paper", "ratio", "how"), rows, (0, 1, 2, 3, 4)))
+    if fit is not None:
+        _print_fit(fit)
     _print_curves(report)
     for d in report.infeasible:
         say(f"warning: {d.what}: {format_si(d.value, d.unit)}, limit {format_si(d.limit, d.unit)}; change {d.change}")
@@ -91,9 +112,33 @@ def mtj(
     if json_file:
         write_json(json_file, _as_json(report, sweeps, seed, writes))
         say(f"wrote {json_file}")
+    if cell is not None:
+        from sasimc.evaluation.device.cellfile import cell_text
+
+        write_atomically(cell, cell_text(found, report.stack, method, seed=seed).encode())
+        say(f"wrote {cell}")
     if plot is not None and picture is not None:
         write_atomically(plot, picture)
         say(f"wrote {plot}")
+
+
+def _print_fit(fit: Any) -> None:
+    """What was fitted, to what, and how figures depend on it; figures that were not measured are checks."""
+    from sasimc.evaluation.table import Table
+
+    rows = [
+        (n, f"{fit.before[n]:.4g}", f"{fit.after[n]:.4g}", f"{fit.measured[n]:.4g}" if n in fit.measured else "not fitted",
+         ", ".join(f"{field} {v:+.2f}" for field, v in fit.sensitivities[n].items()))
+        for n in fit.after
+    ]  # fmt: skip
+    print_tables(
+        Table(
+            "fit: " + ", ".join(f"{n} x {f:.4g}" for n, f in fit.factors.items()),
+            ("figure", "before", "after", "measured", "sensitivity"),
+            rows,
+            (0, 1, 2, 3, 4),
+        )
+    )
 
 
 def _print_curves(report: Any) -> None:

@@ -122,6 +122,17 @@ __all__ = ["app", "embedded", "main"]
     "--bit-error-rate", section="Device", metavar="RATES", multiple=True,
     help="Bit errors of the arrays: a rate (of write and read), or write=P,read=P,stuck=P,kind=compute|transposable (may be repeated).",
 )  # fmt: skip
+@option(
+    "--variation", section="Device", type=AtLeast(0), metavar="DEVICE",
+    help="Run on this one of the devices whose cells differ as the technology's stack says: a number, each another device.",
+)  # fmt: skip
+@option(
+    "--scrub",
+    section="Device",
+    type=AtLeast(0),
+    default=0,
+    help="With --variation: put back every so many runs what reads turned round.",
+)
 @option("--fault-seed", section="Device", type=AtLeast(0), default=0, help="Seed of the bit errors.")
 @option(
     "--power", section="Device", type=Choice("sasimc.isa.choices:SUPPLIES", "FILE.toml"), show_default="always on",
@@ -153,7 +164,7 @@ __all__ = ["app", "embedded", "main"]
 @click.pass_context
 def app(
     ctx: click.Context, program: Path | None, entries: tuple[str, ...], settings: tuple[str, ...], dumps: tuple[str, ...],
-    bit_error_rate: tuple[str, ...], fault_seed: int, engine: str, threads: int | None, cross_check: int, technology: str,
+    bit_error_rate: tuple[str, ...], variation: int | None, scrub: int, fault_seed: int, engine: str, threads: int | None, cross_check: int, technology: str,
     interpretation: str | None, json_file: Path | None, trace: Path | None, trace_limit: int, trace_lanes: str, **session: Any,
 ) -> None:  # fmt: skip
     """Run a compiled program: classify (--input), train (--train), evaluate (--eval). Without a task it trains on `flowers`.
@@ -164,6 +175,8 @@ def app(
     from sasimc.runtime.faults import parse_bit_errors
 
     bit_errors = parse_bit_errors(bit_error_rate, fault_seed)
+    if variation is not None:
+        bit_errors = _varied(bit_errors, variation, scrub, technology, program)
     prices = price_list(technology, interpretation)
     outcome = Outcome(engine, threads, technology, prices, json_file, trace, trace_limit, trace_lanes)
     if not (entries or settings or dumps):
@@ -284,6 +297,18 @@ def _runner(cluster: str | None, workers: int | None, threads: int | None, cross
     with pool_of(run_piece, cluster, workers) as pool:
         say_who(pool)
         yield Shared(pool, threads, cross_check).run
+
+
+def _varied(plan: Any, device: int, scrub: int, technology: str, program: Path | None) -> Any:
+    """The plan with the cells of one device."""
+    from sasimc.costs import device_map
+    from sasimc.isa.files import load_program
+    from sasimc.isa.machine import load_machine
+
+    machine = load_program(program).machine if program is not None else load_machine(None)
+    with progress("simulating how cells differ"):
+        cells = device_map(technology, machine, device)
+    return replace(plan, cells=cells, scrub=scrub)
 
 
 def embedded(recipe: str | None) -> Any:
