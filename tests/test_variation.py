@@ -116,7 +116,7 @@ def test_scrubbing_puts_back_what_reads_turned_round(program: Program) -> None:
     kept = dict[int, int]()
     clean = weights(Device(program, "fused", 1))
     for scrub in (0, 1):
-        device = ran(program, FaultPlan({}, 0, Drawn(program, read=0.0, disturb=0.2), scrub))
+        device = ran(program, FaultPlan({}, 0, Drawn(program, read=0.0, disturb=0.02), scrub))
         for _ in range(4):
             device._run("infer", 1)
         kept[scrub] = sum(int(np.bitwise_count((clean[n] ^ w).view(np.uint8)).sum()) for n, w in weights(device).items())
