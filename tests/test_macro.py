@@ -258,7 +258,7 @@ def test_extrapolation_and_splitting_agree_with_the_equation() -> None:
 
 
 def test_splitting_agrees_with_counts_of_a_macro() -> None:
-    write = replace(write_of(Z, "sas"), stt_voltage=0.1, stt_time=2e-9, fall_time=1e-9)
+    write = replace(write_of(Z, "sas"), stt_voltage=0.08, stt_time=2e-9, fall_time=1e-9)
     side = patterns(4, 16)[15]
     counted = run_write(Z, write, R, 1, side=np.tile(side, (2000, 1)), dt=2e-12).by_position[1]
     found, error = split(Z, write, R, side, 1, macros=2000, tilt=0.3)
