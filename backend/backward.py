@@ -79,8 +79,9 @@ _SHIFTS = {"nearest": "shr8", "stochastic": "psr", "carried": "shr8c"}
 class BackwardEmitter:
     """``batch``: register with the number of samples, ``sample``: register that numbers them; ``saves``, ``masks``: host views made by the
     forward pass; ``batch_size``: largest batch; ``mu``: registers of the update magnitude by kind. ``kept``: host views that hold something
-    from one step to the next (low bytes, velocities, ranges of errors); ``ranges``: the one with a word for each range of errors, if there are any: its
-    bits plus 1, 0 where nothing was measured yet."""
+    from one step to the next (low bytes, velocities, ranges of errors); ``ranges``: the one with a word for each product, if exponents
+    come from the steps before: its gain plus an offset, 0 where nothing was measured yet; ``levels``: of every error the word with its level, and what is to be
+    added to it (docs/reference/numerics.md)."""
 
     b: Builder
     train: TrainGraph
@@ -98,6 +99,7 @@ class BackwardEmitter:
     kept: list[str] = field(default_factory=list)
     peak: int = 0
     scratch_addr: int = 0
+    levels: dict[str, tuple[str, int]] = field(default_factory=dict)
     _known: bool = False
     _tensors: dict[str, str] = field(default_factory=dict)
     _words: dict[str, int] = field(default_factory=dict)
@@ -113,7 +115,7 @@ class BackwardEmitter:
 
     def emit(self, known: bool) -> None:
         """All operations of the training graph. ``known``: ranges of the step before are there; else this step measures them."""
-        b, ops, self._known = self.b, self.train.ops, known
+        b, ops, self._known, self.levels = self.b, self.train.ops, known, {}
         last_use = {v: i for i, op in enumerate(ops) for v in op.inputs}
         staged = {op.inputs[0]: op for op in ops if op.kind == "stage"}
         phase = ""
@@ -166,6 +168,11 @@ class BackwardEmitter:
         h, w, c = shape
         return self.b.view("e32", "host", "i32", shape, self.scratch_addr, batch=h * w * c * 4)
 
+    def _level_as(self, value: str, other: str, more: int = 0) -> None:
+        if other in self.levels:
+            word, before = self.levels[other]
+            self.levels[value] = word, before + more
+
     def _contiguous(self, view: str) -> bool:
         v = self.b.views[view]
         return v.chan == 1 and v.pix == v.channels and v.row == v.width * v.channels
@@ -174,6 +181,7 @@ class BackwardEmitter:
         """The output is another view of the input's mantissas; the exponent is shared."""
         self.errors[op.output] = host
         self.exponents[op.output] = self.exponents[op.inputs[0]]
+        self._level_as(op.output, op.inputs[0])
 
     # --- loss and views --------------------------------------------------------------------------------------------------
 
@@ -203,8 +211,7 @@ class BackwardEmitter:
 
             with b.overlapped(), b.batch_loop(self.batch, self.sample):
                 stripe_loop(b, [Stage(rows, 0, h, run)])
-        self.errors[op.output] = host
-        self.exponents[op.output] = self.exponents[op.inputs[0]]
+        self._alias(op, host)
 
     def _reshape_t(self, op: Op) -> None:
         v, shape = self.b.views[self.errors[op.inputs[0]]], self._type(op.output)
@@ -225,6 +232,7 @@ class BackwardEmitter:
         """A stage on an error of 8 bits: neither mask nor channel scale makes a mantissa larger, so that its exponent is known."""
         value, exponent = op.inputs[0], self.b.register()
         source, shape = self.errors[value], self._type(op.output)
+        self._level_as(op.output, value, op.int_attr("exp_add"))
         self.b.emit("addi", exponent, self.exponents[value], op.int_attr("exp_add"))
         self.exponents[op.output] = exponent
         if not self._masked(op) and "kscale" not in op.consts and self._contiguous(source):
@@ -234,54 +242,77 @@ class BackwardEmitter:
         self._pass1_pointwise(op, shape, [(source, "i8")], None, Leave(host, narrow="shr8"))
 
     def _product(self, op: Op, product: Op) -> None:
-        """Sums of a product, masked and scaled, to 8 bits: by the range of the steps before, or by their own, which takes a second pass."""
+        """Sums of a product, masked and scaled, to 8 bits: by the gain that the steps before had here, or by their own range, which takes a second pass."""
         b, shape = self.b, self._type(op.output)
-        word = ""
-        if op.output in self._words:
-            at = b.views[self.ranges].addr + 4 * self._words[op.output]
-            word = b.view(f"{op.output}.range", "host", "i32", (1, 1, 1), at, batch=4)
-        bits, shift, exponent = b.register(), b.register(), b.register()
+        bits, shift, exponent, near = (b.register() for _ in range(4))
+        narrow = _SHIFTS[str(op.attrs.get("rounding", "nearest"))]
+        host = self._tensor(op.output, "i8", shape, self.batch_size)
+        gain = self._word(self.ranges, self._words[op.output]) if op.output in self._words else ""
+        predicted = bool(gain) and self._known
+        before = b.register() if predicted else 0
 
         def sums(leave: Leave) -> None:
             self._sums(op, product, shape, leave)
 
-        narrow = _SHIFTS[str(op.attrs.get("rounding", "nearest"))]
-        host = self._tensor(op.output, "i8", shape, self.batch_size)
-        predicted = bool(word) and self._known
-        before = b.register() if predicted else 0
+        def spill() -> None:
+            sums(Leave(self._host32(shape), bits))
+            self._shift_of(shift, bits)
+            self._pass2(op, shape, shift, narrow, host)
+
+        def again() -> None:
+            sums(Leave("", bits))
+            self._shift_of(shift, bits)
+            sums(Leave(host, 0, narrow, shift))
+
+        self._exponent(op, product, exponent)
+        if gain:
+            self._near(product, near)
         b.emit("li", bits, 0)
         if predicted:
-            b.emit("ldw", before, word, 0)
-            b.emit("addi", before, before, -1)
-            self._shift_of(shift, before)
+            b.emit("ldw", before, gain, 0)
+            b.emit("add", shift, near, before)
+            b.emit("sub", shift, shift, exponent)
+            b.emit("addi", shift, shift, -RANGE_OFFSET)
+            self._shift_of(shift, shift)
             sums(Leave(host, bits, narrow, shift))
-            b.emit("addi", before, before, -1)
-            b.emit("max", bits, bits, before)
-            b.release(before)
         else:
-
-            def spill() -> None:
-                sums(Leave(self._host32(shape), bits))
-                self._shift_of(shift, bits)
-                self._pass2(op, shape, shift, narrow, host)
-
-            def again() -> None:
-                sums(Leave("", bits))
-                self._shift_of(shift, bits)
-                sums(Leave(host, 0, narrow, shift))
-
             policy = self.train.options.get("spill", "cheaper")
             b.cheapest(
                 self.batch, self.batch_size, *([again] if policy != "always" else []), *([spill] if policy != "never" else [])
             )
-        if word:
-            b.emit("addi", bits, bits, 1)
-            b.emit("stw", word, bits, 0)
-        self._exponent(op, product, exponent)
+        if self.ranges:
+            b.emit("add", bits, bits, exponent)
+            self.levels[op.output] = (
+                self._word(self._tensor("error.levels", "i32", (len(self.train.ops), 1, 1), 1), len(self.levels)),
+                0,
+            )
+            b.emit("stw", self.levels[op.output][0], bits, 0)
+        if gain:
+            b.emit("sub", bits, bits, near)
+            b.emit("addi", bits, bits, RANGE_OFFSET)
+            if predicted:
+                b.emit("addi", before, before, -1)
+                b.emit("max", bits, bits, before)
+                b.release(before)
+            b.emit("stw", gain, bits, 0)
         b.emit("add", exponent, exponent, shift)
         self.errors[op.output], self.exponents[op.output] = host, exponent
-        b.release(bits)
-        b.release(shift)
+        for register in (bits, shift, near):
+            b.release(register)
+
+    def _word(self, view: str, index: int) -> str:
+        """A word of a view."""
+        return self.b.view(f"{view}.{index}", "host", "i32", (1, 1, 1), self.b.views[view].addr + 4 * index, batch=4)
+
+    def _near(self, product: Op, near: int) -> None:
+        """Register ``near`` takes the level of what a product is made from: of a merge, the higher one."""
+        b, other = self.b, self.b.register()
+        for i, value in enumerate(v for v in product.inputs if v in self.levels):
+            word, more = self.levels[value]
+            b.emit("ldw", other, word, 0)
+            b.emit("addi", other, other, more)
+            b.emit("max", near, near if i else other, other)
+        b.release(other)
 
     def _shift_of(self, shift: int, bits: int) -> None:
         self.b.emit("addi", shift, bits, -7)

@@ -29,10 +29,12 @@ STEP_LIMIT = 127 << 8
 
 @dataclass(frozen=True, eq=False)
 class Error:
-    """Mantissas (int32 or int8 range) of a whole batch and their common exponent: value = v 2^e."""
+    """Mantissas (int32 or int8 range) of a whole batch and their common exponent: value = v 2^e. ``level``: exponent of the largest magnitude before it
+    was quantised; of a product, that of what it was made from."""
 
     v: Ints
     e: int
+    level: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +57,7 @@ def train_step(
     """One backward pass; ``env``: all forward values [B, H, W, C] (:func:`sasimc.ir.interp.run`);
     ``targets``: class numbers [B], or for the squared error stored values of the output [B, H, W, C].
 
-    ``memory``: what is kept between steps (``<layer>.low``, ``<layer>.velocity``, ``<error>.bits``); changed in place.
+    ``memory``: what is kept between steps (``<layer>.low``, ``<layer>.velocity``, ``<error>.gain``); changed in place.
     """
     memory = {} if memory is None else memory
     errors: dict[str, Error] = {}
@@ -83,48 +85,48 @@ def train_step(
 
 def _error(train: TrainGraph, op: Op, errors: Mapping[str, Error], env: Mapping[str, Ints], memory: dict[str, Ints]) -> Error:
     first = errors[op.inputs[0]]
-    v, e = first.v, first.e
+    v, e, level = first.v, first.e, first.level
     if op.kind == "stage":
         return _stage(train, op, first, env, memory)
     if op.kind == "merge":
         other = errors[op.inputs[1]]
         top = max(e, other.e)
         left, right = (rne(p.v << 8, top - p.e) if top - p.e <= 30 else np.zeros_like(p.v) for p in (first, other))
-        return Error(left + right, top - 8)
+        return Error(left + right, top - 8, max(level, other.level))
     forward = train.forward.op(op.str_attr("forward"))
     h, w, c = train.type(op.output).shape
     shape = (v.shape[0], h, w, c)
     match op.kind:
         case "conv_t":
-            return Error(_conv_t(train, forward, v, shape), e)
+            return Error(_conv_t(train, forward, v, shape), e, level)
         case "avgpool_t":
             total, at = _scatter(forward, shape)
             for rows, cols in at:
                 total[:, rows, cols] += v
-            return Error(_crop(forward, total, shape), e)
+            return Error(_crop(forward, total, shape), e, level)
         case "maxpool_t":
-            return Error(_maxpool_t(forward, env[op.inputs[1]], v, shape), e)
+            return Error(_maxpool_t(forward, env[op.inputs[1]], v, shape), e, level)
         case "lut_t":
             x = op.inputs[1]
             at = env[x] - type_range(train.forward.type(x).dtype)[0]
-            return Error(v * look_up(train.constant(op, "slope"), at), e + op.int_attr("exp_add"))
+            return Error(v * look_up(train.constant(op, "slope"), at), e + op.int_attr("exp_add"), level)
         case "mul_t":
             other = op.inputs[1]
             product = v * (env[other] - train.forward.type(other).zero)
             summed = tuple(i for i in (1, 2, 3) if shape[i] == 1)
-            return Error(product.sum(axis=summed, keepdims=True), e)
+            return Error(product.sum(axis=summed, keepdims=True), e, level)
         case "resize_t":
-            return Error(_resize_t(forward, v, shape), e + op.int_attr("exp_add"))
+            return Error(_resize_t(forward, v, shape), e + op.int_attr("exp_add"), level)
         case "slice_t":
-            return Error(v[:, *places(op.ints("start"), op.ints("step"), shape[1:])], e)
+            return Error(v[:, *places(op.ints("start"), op.ints("step"), shape[1:])], e, level)
         case "scatter_t":
             full = np.zeros(shape, np.int64)
             full[:, *places(forward.ints("start"), forward.ints("step"), v.shape[1:])] = v
-            return Error(full, e)
+            return Error(full, e, level)
         case "crop_t":
-            return Error(_crop(forward, v, shape), e)
+            return Error(_crop(forward, v, shape), e, level)
         case "reshape_t":
-            return Error(v.reshape(shape), e)
+            return Error(v.reshape(shape), e, level)
         case _:
             raise IrError(f"{op.kind} {op.name!r} is not an operation on errors", where=op.name)
 
@@ -143,11 +145,12 @@ def _stage(train: TrainGraph, op: Op, error: Error, env: Mapping[str, Ints], mem
         v = np.where(keep, v, 0)
     if "kscale" in op.consts:
         v = rne(v * train.constant(op, "kscale").astype(np.int64), 15)
-    bits = int(np.abs(v).max(initial=0)).bit_length()
+    bits, e = int(np.abs(v).max(initial=0)).bit_length(), error.e + op.int_attr("exp_add")
+    level = bits + e if train.type(op.inputs[0]).dtype == "i32" else error.level + op.int_attr("exp_add")
     if op.attrs.get("range") == "previous":
-        name = f"{op.output}.bits"
-        before = int(memory.get(name, bits))
-        memory[name], bits = np.array(max(bits, before - 1)), before
+        name, gain = f"{op.output}.gain", level - error.level
+        before = int(memory.get(name, gain))
+        memory[name], bits = np.array(max(gain, before - 1)), error.level + before - e
     shift = max(0, bits - 7)
     match op.attrs.get("rounding"):
         case "stochastic":
@@ -156,7 +159,7 @@ def _stage(train: TrainGraph, op: Op, error: Error, env: Mapping[str, Ints], mem
             m = _carried(v, shift)
         case _:
             m = np.clip(rne(v, shift), -127, 127)
-    return Error(m, error.e + op.int_attr("exp_add") + shift)
+    return Error(m, e + shift, level)
 
 
 def _carried(v: Ints, sh: int) -> Ints:

@@ -58,7 +58,6 @@ from golden_numbers import (
     gradient_scale,
     mask,
     merge,
-    of_batch,
     peak,
     quantise,
     quantise_carried,
@@ -69,6 +68,9 @@ from golden_numbers import (
 from golden_ops import backward, forward, gradient, join
 
 __all__ = ["Golden", "StepResult"]
+
+STAYS_NARROW = ("add", "concat", "pad", "rescale", "shape", "slice")
+"""Operations whose inputs' errors have the mantissas of their output's."""
 
 
 @dataclass
@@ -192,8 +194,7 @@ class Golden:
             loss = cross_entropy(logits, labels, self.graph.quants[self.graph.output].scale, self.eps)
             correct = sum(p == label for p, label in zip(loss.predicted, np.asarray(labels).tolist(), strict=True))
         result = StepResult(loss.words, correct, logits)
-        values = self._values
-        width = self.error_ranges.of if self.error_ranges else of_batch
+        values, ranges = self._values, self.error_ranges
         # Contributions to each tensor, with the consumer's position and the input index: the order of merging.
         waiting: dict[str, list[tuple[int, int, Error]]] = {
             self.graph.output: [(len(self.graph.ops), 0, Error(loss.errors.reshape(values[self.graph.output].shape), 0))]
@@ -202,7 +203,7 @@ class Golden:
             if op.output not in waiting or not self.needs_error[op.output]:
                 continue
             parts = sorted(waiting.pop(op.output), key=lambda part: part[:2])
-            error = result.errors[op.output] = merge([part for _, _, part in parts], self.stochastic, op.output, width)
+            error = result.errors[op.output] = merge([part for _, _, part in parts], self.stochastic, ranges, op.output)
             xs, y = [values[n] for n in op.inputs], values[op.output]
             trains = op.name in self.trainable
             goes_on = any(self.needs_error[n] for n in op.inputs) and (not op.multiplies or op.name in self.passes_errors)
@@ -216,7 +217,7 @@ class Golden:
             if op.output == self.graph.output:  # the errors of the loss keep their own range
                 error = quantise_carried(error) if self.carried else quantise(error, self.stochastic)
             else:
-                error = quantise(error, self.stochastic, width(op.name, error.v))
+                error = quantise(error, self.stochastic, ranges, op.name)
             result.stages[op.name] = error
             if trains:
                 zero = self.graph.quants[op.inputs[0]].zero
@@ -229,6 +230,7 @@ class Golden:
                 zip(op.inputs, backward(op, error, xs, self.weights.get(op.name), self.graph.quants), strict=True)
             ):
                 if self.needs_error[name]:
+                    part = part._replace(level=error.level, wide=op.kind not in STAYS_NARROW)
                     waiting.setdefault(name, []).append((op.position, index, part))
         for name, g in result.gradients.items():
             mu = head_exponent if name in self.heads else module_exponent

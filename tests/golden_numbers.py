@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +23,6 @@ __all__ = [
     "mask",
     "merge",
     "multiplier",
-    "of_batch",
     "peak",
     "pool_factor",
     "pseudo_stochastic",
@@ -40,10 +38,13 @@ I64 = npt.NDArray[np.int64]
 
 
 class Error(NamedTuple):
-    """An error tensor: value = v 2^e; v is int8 (after ``quantise``) or int32."""
+    """An error tensor: value = v 2^e; v is int8 (after ``quantise``) or int32. ``level``: of the tensor, or of what it was computed from, where it is
+    ``wide``: the sums of a product, not quantised yet."""
 
     v: I64
     e: int
+    level: int = 0
+    wide: bool = True
 
 
 def round_half_even(x: float) -> int:
@@ -117,42 +118,36 @@ def residual_factors(f_a: float, f_b: float) -> tuple[int, int, int]:
 
 
 class Ranges:
-    """``--error-range previous``: bits that each place quantises by, as the steps before left them. ``beyond``: errors that saturated so far."""
+    """``--error-range previous``: the gain of each place, as the steps before left it. ``beyond``: errors that saturated so far."""
 
     def __init__(self) -> None:
-        self.bits: dict[object, int] = {}
+        self.gains: dict[object, int] = {}
         self.beyond = 0
 
-    def of(self, place: object, v: I64) -> int:
-        """What the steps before say of this place (in its first step, what it has); they learn what it has."""
-        now = peak(v)
-        known = self.bits.get(place, now)
-        self.beyond += int((np.abs(v) >> (max(0, known - 7) + 7) > 0).sum())
-        self.bits[place] = max(now, known - 1)
-        return known
+    def width(self, place: object, error: Error) -> int:
+        """Bits that the steps before let one expect at this place (in its first step: what it has); they learn what it has."""
+        gain = peak(error.v) + error.e - error.level
+        known = self.gains.get(place, gain)
+        self.gains[place] = max(gain, known - 1)
+        width = error.level + known - error.e
+        self.beyond += int((np.abs(error.v) >> (max(0, width - 7) + 7) > 0).sum())
+        return width
 
 
-Places = Callable[[object, I64], int]
-"""Bits that errors are quantised by, given where and which."""
-
-
-def of_batch(place: object, v: I64) -> int:
-    """Their own."""
-    return peak(v)
-
-
-def quantise(error: Error, stochastic: bool = False, width: int | None = None) -> Error:
-    """The shift to int8 by their own bits or by ``width``, rounding to nearest or pseudo-stochastically; the identity on what is int8 already."""
-    v, e = error
-    shift = max(0, (peak(v) if width is None else width) - 7)
-    if stochastic:
-        return Error(pseudo_stochastic(v, shift, 127), e + shift)
-    return Error(np.clip(rne(v, shift), -127, 127), e + shift)
+def quantise(error: Error, stochastic: bool = False, ranges: Ranges | None = None, place: object = None) -> Error:
+    """The shift to int8, rounding to nearest or pseudo-stochastically; what is int8 already stays. Its bits are its own or, with ``ranges``, expected."""
+    v, e, wide = error.v, error.e, error.wide
+    if not wide:
+        return error
+    width = peak(v) if ranges is None else ranges.width(place, error)
+    shift = max(0, width - 7)
+    m = pseudo_stochastic(v, shift, 127) if stochastic else np.clip(rne(v, shift), -127, 127)
+    return Error(m, e + shift, peak(v) + e, False)
 
 
 def quantise_carried(error: Error) -> Error:
     """The dynamic shift to int8 of the errors of a loss: class by class, each with what rounding left of the one before."""
-    v, e = error
+    v, e = error.v, error.e
     shift = max(0, bits(int(np.abs(v).max(initial=0))) - 7)
     out = np.zeros_like(v)
     for row, target in zip(v.reshape(-1, v.shape[-1]), out.reshape(-1, v.shape[-1]), strict=True):
@@ -160,20 +155,20 @@ def quantise_carried(error: Error) -> Error:
         for c, value in enumerate(row.tolist()):
             m = int(np.clip(rne(np.array([value + rest], np.int64), shift), -127, 127)[0])
             target[c], rest = m, value + rest - (m << shift)
-    return Error(out, e + shift)
+    return Error(out, e + shift, peak(v) + e, False)
 
 
-def merge(contributions: list[Error], stochastic: bool = False, place: object = None, width: Places = of_batch) -> Error:
+def merge(contributions: list[Error], stochastic: bool = False, ranges: Ranges | None = None, place: object = None) -> Error:
     """Fan-out: one contribution passes as it is, several are quantised and joined two at a time, in the order given; ``place``: of the tensor."""
     if len(contributions) == 1:
         return contributions[0]
-    parts = [quantise(c, stochastic, width((place, i), c.v)) for i, c in enumerate(contributions)]
+    parts = [quantise(c, stochastic, ranges, (place, i)) for i, c in enumerate(contributions)]
     total = parts[0]
     for i, part in enumerate(parts[1:]):
-        a = total if i == 0 else quantise(total, stochastic, width((place, "sum", i), total.v))
+        a = total if i == 0 else quantise(total, stochastic, ranges, (place, "sum", i))
         top = max(a.e, part.e)
         aligned = [rne(p.v << 8, top - p.e) if top - p.e <= 30 else np.zeros_like(p.v) for p in (a, part)]
-        total = Error(aligned[0] + aligned[1], top - 8)
+        total = Error(aligned[0] + aligned[1], top - 8, max(a.level, part.level))
     return total
 
 
@@ -184,7 +179,7 @@ def mask(error: Error, q: I64, lo: int | None, hi: int | None) -> Error:
         keep &= q > lo
     if hi is not None:
         keep &= q < hi
-    return Error(np.where(keep, error.v, 0), error.e)
+    return error._replace(v=np.where(keep, error.v, 0))
 
 
 def channel_factors(scales: npt.ArrayLike) -> tuple[I64, int]:
@@ -200,7 +195,7 @@ def channel_scale(error: Error, scales: npt.ArrayLike) -> Error:
     """v = rne(v K_n, 15), e += g, the channel being the last axis; v stays when all scales equal 2^g."""
     factors, g = channel_factors(scales)
     exact = bool((np.atleast_1d(np.asarray(scales, np.float64)) == math.ldexp(1.0, g)).all())
-    return Error(error.v if exact else rne(error.v * factors, 15), error.e + g)
+    return error._replace(v=error.v if exact else rne(error.v * factors, 15), e=error.e + g, level=error.level + g)
 
 
 def pool_factor(n: int) -> tuple[int, int]:

@@ -212,7 +212,7 @@ def backward(
     """The error of each input from the output's int8 error after mask, channel scale and quantise; ``quants``: those of the graph, for kinds whose
     errors depend on values."""
     x = xs[0]
-    v, e = error
+    v, e = error.v, error.e
     if op.kind == "product":
         assert quants is not None
         return [_of_factor(v, e, xs[i], xs[1 - i], quants[op.inputs[1 - i]]) for i in (0, 1)]
