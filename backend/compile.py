@@ -146,6 +146,7 @@ def compile_graph(
         if back.ranges:
             meta["error_ranges"] = back.ranges
         learning = [pair for parts in placement.layers.values() for pair in parts if pair[0].trainable]
+        meta["classifier"] = json.dumps([matrix.tensor for part, matrix in learning if _reaches(graph, part.layer, logits)])
         meta["layers"] = json.dumps({matrix.tensor: [part.layer, part.kind, part.n0] for part, matrix in learning})
     program = Program(
         machine, tuple(b.code), b.views, b.geometries, b.matrices, b.tables, b.entries, params, meta,
@@ -155,6 +156,13 @@ def compile_graph(
     infer = estimate(program, "infer", {"batch": 1})
     step = estimate(program, "train_step", {"batch": batch}) if train else None
     return Compiled(program, placement, plan, peak, infer, step, batch, graph, train)
+
+
+def _reaches(graph: Graph, layer: str, value: str) -> bool:
+    """Whether a layer makes a value, which may have another shape."""
+    while (made := graph.producer(value)) is not None and made.kind == "reshape":
+        value = made.inputs[0]
+    return made is not None and made.name == layer
 
 
 def _root(graph: Graph, value: str) -> tuple[str, bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,7 +10,7 @@ from dataclasses import replace
 from sasimc.datasets.dataset import Dataset, Item
 from sasimc.isa.errors import SasError
 
-__all__ = ["align"]
+__all__ = ["align", "extend"]
 
 _SHOWN = 16
 
@@ -60,6 +61,18 @@ def align(dataset: Dataset, labels: Sequence[str], *, learns: bool, by_position:
     if len(numbers) < len(labels):
         words += f", {len(numbers)} of the program's {len(labels)}"
     return replace(dataset, classes=tuple(labels), splits=splits), words
+
+
+def extend(dataset: Dataset, labels: Sequence[str]) -> tuple[Dataset, str]:
+    """The data set with the classes of a task first, under their numbers, then its own new ones in its order; and what was done, in words."""
+    known = _numbers(labels)
+    found = [known.get(unicodedata.normalize("NFC", n), known.get(_plain(n))) for n in dataset.classes]
+    new = [n for n, i in zip(dataset.classes, found, strict=True) if i is None]
+    later = itertools.count(len(labels))
+    numbers = [next(later) if i is None else i for i in found]
+    splits = {s: tuple(Item(i.key, numbers[i.class_id]) for i in items) for s, items in dataset.splits.items()}
+    words = f"{len(new)} new classes beside the {len(labels)} that are known, {len(found) - len(new)} of which have images"
+    return replace(dataset, classes=(*labels, *new), splits=splits), words
 
 
 def _table(labels: Sequence[str], classes: Sequence[str], found: Sequence[int | None]) -> str:

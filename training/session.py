@@ -86,9 +86,9 @@ class Session:
         self.recipe = begun.recipe if begun else make_recipe(o.recipe, o.changes)
         self.outputs = {**(_outputs_of(begun) if begun else {}), **o.outputs}
         folder = o.data or (Path(begun.data) if begun and begun.data else None)
-        self.data = data = SessionData(dataclasses.replace(o, match=begun.match) if begun else o, self.about, folder, self._line)
+        self.data = data = SessionData(self._as_begun(o, begun), self.about, folder, self._line)
         data.open(
-            o.train or (begun.train if begun else None),
+            o.train or o.add or (begun.train if begun else None),
             o.evaluate or (begun.evaluate if begun else None),
             self.recipe.data.hold_back,
         )
@@ -109,7 +109,7 @@ class Session:
         data.match(
             self.about.labels,
             not untrained(self.program)[0],
-            self.image.classes(data.evaluation) if self.image and uses else None,
+            self.image.classes(data.evaluation) if self.image and (uses or data.adds) else None,
         )
         with self.progress("checking the files") as show:
             data.check(o.split, lambda done, total: show(f"checking the files: {done} of {total}", done / total))
@@ -119,6 +119,11 @@ class Session:
         data.watch()
         self._load_kernels()
         self.device.cross_check(o.cross_check)
+
+    @staticmethod
+    def _as_begun(o: SessionOptions, begun: Begun | None) -> SessionOptions:
+        """The options with those of a training that goes on."""
+        return dataclasses.replace(o, match=begun.match, add=begun.train if begun.fixed else None) if begun else o
 
     def _make_device(self) -> Device:
         if self._training:

@@ -10,7 +10,7 @@ from typing import Any
 
 from sasimc.datasets.catalog import CATALOGUE
 from sasimc.datasets.check import BackgroundCheck, check_files, check_headers
-from sasimc.datasets.classes import align
+from sasimc.datasets.classes import align, extend
 from sasimc.datasets.dataset import Dataset, data_folder, hold_back, open_dataset
 from sasimc.isa.choices import SPLITS
 from sasimc.isa.errors import SasError
@@ -35,6 +35,11 @@ class SessionData:
         self._said = 0
         self._background: BackgroundCheck | None = None
 
+    @property
+    def adds(self) -> bool:
+        """Whether the training adds classes to a task."""
+        return self._options.add is not None
+
     def open(self, train: str | None, evaluate: str | None, share: float) -> None:
         """Open what is asked for; without a task, what a run trains on by itself. ``share`` of the training images is held back for validation.
 
@@ -53,7 +58,12 @@ class SessionData:
         if self._about.values:
             return
         by_position = self._options.match == "position"
-        if self.training is not None:
+        if self.training is not None and self.adds:
+            assert learned is not None
+            self.training, words = extend(self.training, learned)
+            self.notes.append(words)
+            learned = self.training.classes
+        elif self.training is not None:
             trained = self.training
             if not (by_position and trained.named):  # else its own names in its own order
                 try:

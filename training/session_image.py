@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,8 @@ def fingerprint(dataset: Dataset) -> str:
 
 @dataclass(frozen=True)
 class Begun:
-    """What an unfinished training was begun with; ``outputs``: files that are to be written at the end (``save``, ``json``, ``trace``)."""
+    """What an unfinished training was begun with; ``outputs``: files that are to be written at the end (``save``, ``json``, ``trace``);
+    ``fixed``: classes that keep their logits, where further ones join a task."""
 
     task: str
     train: str
@@ -60,6 +61,7 @@ class Begun:
     freeze: str
     match: str = "name"
     outputs: Mapping[str, str] = field(default_factory=dict)
+    fixed: int = 0
 
     @staticmethod
     def of(image: DeviceImage) -> Begun:
@@ -179,8 +181,8 @@ class SessionImage:
     def _which(self, dataset: Dataset | None) -> str:
         """The task that --eval or --input is for."""
         names = [t.name for t in self.bank.tasks.values() if t.learned]
-        if self.options.task:
-            return self.bank.task(self.options.task).name
+        if self.options.task or self.begun:
+            return self.bank.task(self.options.task or (self.begun.task if self.begun else "")).name
         if dataset is not None and dataset.name in names:
             return dataset.name
         if len(names) == 1:
@@ -198,16 +200,24 @@ class SessionImage:
                     f"{dataset.name} holds other images than when the training was begun", where=str(self.path),
                     hint="--data names the folder of data sets; use the same images",
                 )  # fmt: skip
-            device, self.run = self.bank.resume(frozen_layers(self.bank.program, self.begun.freeze))
+            device, self.run = self.bank.resume(frozen_layers(self.bank.program, self.begun.freeze), self.begun.fixed)
             if self.image.rolled_back:
                 self._say("a step was cut off; it was rolled back to the end of the step before")
             return device
-        frozen = frozen_layers(self.bank.program, o.freeze)
-        task = self.bank.create(
-            o.task or _task_name(dataset), learned_classes(Interface.of(self.bank.program), dataset), dataset.name
-        )
-        device = self.bank.select(task.name, frozen)
-        self.begun = _begun(task.name, o, dataset, recipe, device.batch_size)
+        if o.add:
+            assert o.task is not None
+            name, fixed = o.task, len(self.bank.task(o.task).classes)
+            device = self.bank.extend(name, dataset.classes)
+            self._say(
+                f"task {name} learns {', '.join(dataset.classes[fixed:])}; the logits of its {fixed} classes stay as they are"
+            )
+        else:
+            frozen, fixed = frozen_layers(self.bank.program, o.freeze), 0
+            name = self.bank.create(
+                o.task or _task_name(dataset), learned_classes(Interface.of(self.bank.program), dataset), dataset.name
+            ).name
+            device = self.bank.select(name, frozen)
+        self.begun = replace(_begun(name, o, dataset, recipe, device.batch_size), fixed=fixed)
         self.bank.begin(self.begun.json())
         return device
 
@@ -287,7 +297,8 @@ class Keeper:
 def _begun(task: str, o: SessionOptions, dataset: Dataset, recipe: Recipe, compiled: int) -> Begun:
     """What a training is begun with; paths absolute, the batch written out."""
     recipe = Recipe.model_validate({**recipe.model_dump(exclude_unset=True), "batch": batch_of(recipe, compiled)})
-    train = str(Path(o.train).absolute()) if o.train and Path(o.train).exists() else o.train or dataset.name
+    given = o.train or o.add
+    train = str(Path(given).absolute()) if given and Path(given).exists() else given or dataset.name
     data = str(o.data.absolute()) if o.data else None
     outputs = {name: str(path.absolute()) for name, path in o.outputs.items()}
     return Begun(task, train, data, o.evaluate, fingerprint(dataset), recipe, o.freeze, o.match, outputs)

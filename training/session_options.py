@@ -26,7 +26,7 @@ __all__ = ["SessionOptions", "check_made_with", "check_options", "make_recipe"]
 class SessionOptions:
     """The options of ``sasrun``; ``program`` is a path or a compiled program, ``what`` names it in the first line.
 
-    ``recipe``: name or file; ``changes``: fields of it that were given one by one. ``image``: the device image, in which ``task`` is learned
+    ``add``: data set with further classes for a learned ``task``. ``recipe``: name or file; ``changes``: fields of it that were given one by one. ``image``: the device image, in which ``task`` is learned
     or used, and an unfinished training goes on (``resume``). ``freeze``: patterns of trainable layers that stay as they are. ``preprocess`` (a
     preset or JSON) and ``preprocess_changes`` (fields): what is done to images. ``match``: how classes of data and program belong together, by
     ``name`` or ``position``. ``made_by``: words of the command line that make a compiled ``program`` again. ``strict``: a damaged file ends the run before it begins. ``outputs``: files to write (``save``, ``json``, ``trace``).
@@ -37,6 +37,7 @@ class SessionOptions:
     made_by: tuple[str, ...] = ()
     inputs: tuple[Path, ...] = ()
     train: str | None = None
+    add: str | None = None
     evaluate: str | None = None
     data: Path | None = None
     engine: str = "bitserial"
@@ -70,6 +71,11 @@ def check_options(o: SessionOptions) -> None:
         raise SasError(f"no split {o.split!r}", hint=near(o.split, ("train", "val", "test")) or "train, val or test")
     if o.match not in MATCHES:
         raise SasError(f"--match {o.match}", hint=near(o.match, MATCHES) or " or ".join(MATCHES))
+    if o.add and (o.task is None or o.train or o.freeze or o.match != "name"):
+        raise SasError(
+            "--add FOLDER goes with --image and --task NAME, whose classes it extends",
+            hint="leave out --train, --freeze and --match",
+        )
     if o.image is None and (o.resume or o.task):
         option = "--resume" if o.resume else "--task"
         raise SasError(f"{option} needs a device image", hint="--image d.sas")

@@ -23,7 +23,7 @@ from sasimc.isa.spec import TABLE, MatField
 from sasimc.training.program_notes import HOST_NOTES, more_classes
 
 __all__ = [
-    "Identity", "Slot", "at_slot", "frozen_layers", "identity", "place_slots", "remembered_views", "trainable_matrices", "with_classes",
+    "Identity", "Slot", "at_slot", "frozen_layers", "identity", "place_slots", "remembered_views", "trainable_matrices", "with_classes", "without_classes",
     "without_writes", "written_rows",
 ]  # fmt: skip
 
@@ -197,17 +197,53 @@ def frozen_layers(program: Program, patterns: str) -> frozenset[str]:
     return frozenset(chosen)
 
 
+def _writes(instr: Instr, matrices: frozenset[str]) -> bool:
+    pairs = zip(instr.spec.fields, instr.operands, strict=True)
+    return any(isinstance(f, MatField) and f.write and value in matrices for f, value in pairs)
+
+
+def _nothing(instr: Instr) -> Instr:
+    return replace(instr, spec=TABLE["addi"], operands=(0, 0, 0))
+
+
 def without_writes(program: Program, matrices: frozenset[str]) -> Program:
     """The program without the instructions that write these matrices (each becomes an addition to r0, which stays 0). Their gradients are
     still computed."""
-
-    def writes(instr: Instr) -> bool:
-        pairs = zip(instr.spec.fields, instr.operands, strict=True)
-        return any(isinstance(f, MatField) and f.write and value in matrices for f, value in pairs)
-
-    nothing = TABLE["addi"]
-    code = tuple(replace(i, spec=nothing, operands=(0, 0, 0)) if writes(i) else i for i in program.code)
+    code = tuple(_nothing(i) if _writes(i, matrices) else i for i in program.code)
     return replace(program, code=code) if matrices else program
+
+
+def without_classes(program: Program, classes: int) -> Program:
+    """The program whose training changes nothing but the classifier's weights of outputs from ``classes`` on: the logits before stay as they are.
+
+    Raises:
+        SasError: no classifier that is trained.
+    """
+    classifier, layers = (json.loads(program.meta.get(key, "{}")) for key in ("classifier", "layers"))
+    if not classifier:
+        raise SasError(
+            "the program trains no classifier", where=program.source, hint="compile a model whose classifier is trainable"
+        )
+    first = {name: layers[m.tensor][2] for name, m in trainable_matrices(program).items() if m.tensor in classifier}
+    others = without_writes(program, frozenset(trainable_matrices(program)) - set(first))
+    views, code = dict(program.views), list(others.code)
+    for i, instr in enumerate(code):
+        if not _writes(instr, frozenset(first)):
+            continue
+        matrix, delta, column, rows = instr.operands
+        view, skipped = views[delta], classes - first[matrix] - column
+        if skipped >= view.channels:
+            code[i] = _nothing(instr)
+        elif skipped > 0:
+            part = replace(
+                view,
+                name=f"{delta}.from{skipped}",
+                addr=view.addr + skipped * view.chan,
+                shape=(*view.shape[:2], view.channels - skipped),
+            )
+            views[part.name] = part
+            code[i] = replace(instr, operands=(matrix, part.name, column + skipped, rows))
+    return replace(others, views=views, code=tuple(code))
 
 
 # ------------------------------------------------------------------------------------------------------------------------ host memory

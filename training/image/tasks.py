@@ -27,6 +27,7 @@ from sasimc.training.image.rebind import (
     remembered_views,
     trainable_matrices,
     with_classes,
+    without_classes,
     without_writes,
     written_rows,
 )
@@ -153,6 +154,21 @@ class TaskStore:
         self.image.cells[kept] = state.cells.reshape(-1, self.image.shape.width)[kept]
         self.image.wear[...] = state.wear.reshape(-1)
 
+    def extend(self, name: str, classes: Sequence[str]) -> Device:
+        """A device on which a learned task learns further classes: ``classes`` begins with those it has, whose logits do not change.
+
+        Raises:
+            SasError: a task that is not learned, no new class, more classes than outputs.
+        """
+        task = self.task(name)
+        if not task.learned or not task.classes:
+            raise SasError(f"task {name!r} has learned no classes that others could join", hint="--train DATASET")
+        if tuple(classes[: len(task.classes)]) != task.classes or len(classes) == len(task.classes):
+            raise SasError(f"no class of the data is new to task {name!r}", hint=f"it knows {', '.join(task.classes[:8])}")
+        with_classes(self.program, len(classes))
+        self.image.touch(task.model_copy(update={"classes": tuple(classes)}))
+        return self._open(name, frozenset(), len(task.classes))
+
     def select(self, name: str, freeze: frozenset[str] = frozenset()) -> Device:
         """A device that runs a task: predictions among its classes, weights from the image; swapped in first if it is not resident.
 
@@ -163,7 +179,8 @@ class TaskStore:
             self.image.touch(task)
         return self._open(name, freeze)
 
-    def _open(self, name: str, freeze: frozenset[str]) -> Device:
+    def _open(self, name: str, freeze: frozenset[str], fixed: int = 0) -> Device:
+        """``fixed``: so many classes keep their logits."""
         task = self.task(name)
         if task.slot is None:
             task = self._place(task, self.weights(name))
@@ -171,6 +188,7 @@ class TaskStore:
         assert task.slot is not None
         noted = with_notes(with_labels(self.program, task.classes), {**task.notes, **chosen_preprocess(self.program)})
         program = without_writes(with_classes(at_slot(noted, self.slots[task.slot]), len(task.classes)), freeze)
+        program = without_classes(program, fixed) if fixed else program
         self._task, self._device = task, Device(program, self.engine, self.threads)
         self._load(self._device)
         return self._device
@@ -221,7 +239,7 @@ class TaskStore:
         self.image.step(cells, it.state.wear.reshape(-1), state, left, self._counted.update(it.counters))
         self._kept = TrainState(lap=run.lap, epochs=list(run.epochs), best=run.best)
 
-    def resume(self, freeze: frozenset[str] = frozenset()) -> tuple[Device, TrainState]:
+    def resume(self, freeze: frozenset[str] = frozenset(), fixed: int = 0) -> tuple[Device, TrainState]:
         """The device as the last complete step of the unfinished training left it, and where the training stands.
 
         Raises:
@@ -230,7 +248,7 @@ class TaskStore:
         pending, left = self.image.pending, self.image.left
         if pending is None:
             raise SasError("the device has no unfinished training", where=str(self.image.medium.path), hint="leave out --resume")
-        device = self._open(pending.task, freeze)
+        device = self._open(pending.task, freeze, fixed)
         it, state = device.interpreter, dict(pending.state)
         run, self._counted = TrainState(), CounterTable()
         if state:

@@ -27,6 +27,12 @@ __all__ = ["app", "embedded", "main"]
 @options.program
 @options.inputs("What to do")
 @option("--train", section="What to do", metavar="DATASET", help="Data set to train on: a name (`sasc data list`) or a path.")
+@option(
+    "--add",
+    section="What to do",
+    metavar="DATASET",
+    help="Data set with further classes for --task, which is learned; logits of its classes stay.",
+)
 @option("--eval", "evaluate", section="What to do", metavar="DATASET", help="Data set to evaluate on.")
 @option(
     "--weights", section="What to do", metavar="[torchvision|random|FOLDER|FILE.npz]",
@@ -193,7 +199,7 @@ def app(
 
 
 def _session(
-    program: Path | None, bit_errors: Any, cross_check: int, outcome: Outcome, inputs: tuple[Path, ...], train: str | None,
+    program: Path | None, bit_errors: Any, cross_check: int, outcome: Outcome, inputs: tuple[Path, ...], train: str | None, add: str | None,
     weights: str | None, evaluate: str | None, save: Path | None, data: Path | None, split: str, limit: int | None, top: int, recipe: str | None,
     epochs: int | None, batch: int | None, seed: int | None, patience: int | None, head_exponent: str | None, module_exponent: str | None,
     augment: bool | None, freeze: str, image: Path | None, task: str | None, resume: bool, match: str, strict: bool, preprocess: str | None,
@@ -243,7 +249,7 @@ def _session(
     elif program is None:
         runnable, what = embedded(recipe), "the embedded MobileNet-V2 + Rep-Net"
     what_to_do = SessionOptions(
-        program=runnable, what=what, made_by=made_by, inputs=inputs, train=train, evaluate=evaluate, data=data, engine=outcome.engine,
+        program=runnable, what=what, made_by=made_by, inputs=inputs, train=train, add=add, evaluate=evaluate, data=data, engine=outcome.engine,
         threads=outcome.threads, recipe=recipe, changes=changes, freeze=freeze, image=image, task=task, resume=resume, split=split,
         cross_check=cross_check, top=top, preprocess=preprocess, preprocess_changes=preprocess_changes, match=match, strict=strict,
         outputs={k: v for k, v in (("save", save), ("json", outcome.json_file), ("trace", outcome.trace)) if v},
