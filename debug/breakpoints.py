@@ -48,7 +48,7 @@ def locate(program: Program, text: str) -> tuple[frozenset[int], int | None]:
     if found := re.fullmatch(r"step\s+(\d+)", text):
         if "train_step" not in program.entries or int(found[1]) < 1:
             raise SasError(f"there is no training step {found[1]}", hint="steps count from 1, in a session with --train")
-        return frozenset({program.entries["train_step"]}), int(found[1])
+        return frozenset(at for name, at in program.entries.items() if name in ("train_step", "train_first")), int(found[1])
     name = re.sub(r"^(entry|node)\s+", "", text)
     if name in program.entries and not text.startswith("node "):
         return frozenset({program.entries[name]}), None

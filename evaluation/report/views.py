@@ -46,7 +46,13 @@ def views(cost: Cost) -> list[View]:
 
 def entry_name(entry: str) -> str:
     """An entry point in words."""
-    return {"infer": "Inference", "train_step": "Training steps", "": "Code before any entry"}.get(entry, entry)
+    words = {
+        "infer": "Inference",
+        "train_step": "Training steps",
+        "train_first": "First training step",
+        "": "Code before any entry",
+    }
+    return words.get(entry, entry)
 
 
 def switches(made: Sequence[View]) -> str:
