@@ -71,11 +71,12 @@ def files_of(folder: Path) -> dict[str, str]:
 def killing(pool: Any, most: int, every_s: tuple[float, float]) -> Iterator[list[int]]:
     """Within, a worker of a pool of this machine is killed now and then, at most so often; the list holds the killed processes."""
     killed: list[int] = []
-    stop, rng, nannies = threading.Event(), random.Random(1), list(pool._cluster.workers.values())
+    stop, rng = threading.Event(), random.Random(1)
 
     def kill() -> None:
         while len(killed) < most and not stop.wait(rng.uniform(*every_s)):
-            pid = getattr(rng.choice(nannies), "pid", None)
+            nannies = list(pool._cluster.workers.values())  # those that were given up are replaced
+            pid = getattr(rng.choice(nannies), "pid", None) if nannies else None
             if pid:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
