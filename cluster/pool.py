@@ -131,7 +131,7 @@ class Pool(AbstractContextManager["Pool"]):
         cloudpickle.register_pickle_by_value(entry)
         self._entry, self._work = entry.entry, cloudpickle.dumps(self.work)
         config.set({"distributed.scheduler.allowed-failures": ATTEMPTS, "distributed.admin.log-format": "%(message)s"})
-        for name in (*(f"distributed.{part}" for part in _SILENT), "tornado.application"):
+        for name in (*(f"distributed.{part}" for part in _SILENT), "tornado.application", "asyncio"):
             logging.getLogger(name).setLevel("CRITICAL")
         if self.given is None:
             self._wanted = self.count or os.cpu_count() or 1

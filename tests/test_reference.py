@@ -245,6 +245,28 @@ def test_the_whole_table_on_drawn_images(
     assert "delete the file" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("config", [1, 4])
+def test_a_cell_of_a_worker_is_that_of_this_process(tmp_path: Path, config: int) -> None:
+    """Its file, times aside, and its model, byte for byte."""
+    from sasimc.cells import CellTask, compiler, run_cell
+    from sasimc.cluster.pool import Serial
+
+    cell, recipe, found = cells.Cell("drawn-shapes", config, 0), Recipe(epochs=1, limit=12), []
+    for name in ("here", "there"):
+        runner = cells.Runner(cells.Settings(tmp_path / name, 32, 0.25, recipe=recipe, split="val"), compiler("fused", 1))
+        if name == "here":
+            runner.run(cell)
+        else:
+            task = CellTask(runner, cell, "fused", 1)
+            task.take(next(Serial(run_cell).run([task], {}, None))[1])
+        made = runner.finished(cell)
+        assert made is not None
+        for part in (made, *made["epochs"]):
+            del part["wall_s"]
+        found.append((runner.path(cell).name, made, {p.name: p.read_bytes() for p in (tmp_path / name / "models").iterdir()}))
+    assert found[0] == found[1]
+
+
 def test_a_cell_is_known_by_what_its_numbers_depend_on(tmp_path: Path) -> None:
     cell = cells.Cell("drawn-shapes", 2, 0)
 
