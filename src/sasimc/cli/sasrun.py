@@ -217,9 +217,9 @@ def _session(
     from sasimc.training.session_options import make_recipe
 
     start = time.perf_counter()
-    for given, name in ((outcome.trace, "--trace"), (bit_errors.active, "--bit-error-rate")):
+    for given, name in ((outcome.trace, "--trace"), (bit_errors.active, "--bit-error-rate or --variation")):
         if check_workers(cluster, workers) and given:
-            raise SasError(f"{name} follows one device from image to image", hint="leave out --cluster and --workers")
+            raise SasError(f"{name}: it follows one device from image to image", hint="leave out --cluster and --workers")
     what = ""
     made_by: tuple[str, ...] = ()
     runnable: Any = program
