@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -59,7 +60,8 @@ class Figure:
         """For machine-readable files: full precision."""
         paper = None if self.paper is None else self.paper.to(self.unit)
         source = "" if self.paper is None else self.paper.source
-        return {"name": self.name, "ours": self.value, "unit": self.unit, "paper": paper, "paper_source": source, "ratio": self.ratio, "how": self.how}  # fmt: skip
+        ours = self.value if math.isfinite(self.value) else None  # JSON has no other word for it
+        return {"name": self.name, "ours": ours, "unit": self.unit, "paper": paper, "paper_source": source, "ratio": self.ratio, "how": self.how}  # fmt: skip
 
     def __str__(self) -> str:
         return format_si(self.value, self.unit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 from sasimc.evaluation.cost import CostModel
@@ -42,7 +43,17 @@ def device_lines(
     report = device_report(model.technology, writes=writes, threads=threads, watch=watch)
     assumed = tuple(f"stack {report.stack_name}: {name}: {q.source}" for name, q in report.assumptions.items())
     return [
-        Line(group, f.name, f.paper.to(f.unit), f.value, f.unit, f.how, f.paper.source, assumed)
+        Line(
+            group,
+            f.name,
+            f.paper.to(f.unit),
+            f.value if math.isfinite(f.value) else None,
+            f.unit,
+            f.how,
+            f.paper.source,
+            assumed,
+            "" if math.isfinite(f.value) else "too few writes for rare errors",
+        )
         for f in report.figures
         if f.paper is not None
     ]
