@@ -61,7 +61,8 @@ const choice = (id, first) => {
   select.onchange = draw;
   return select;
 };
-const first = [...goals.keys(), ...metrics];
+const leads = goals.size === 1 ? Object.keys(Object.values(report.importance)[0] ?? {}).slice(0, 1) : []; // of one goal: the parameter that matters most
+const first = [...new Set([...leads, ...goals.keys(), ...metrics])];
 const x = choice("x", first[0]), y = choice("y", first[1] ?? first[0]), tint = choice("colour", first[2] ?? parameters[0]);
 for (const m of metrics) {
   const label = html("label", `${m} `), select = document.createElement("select");
@@ -185,7 +186,7 @@ function drag(name, begin, where) {
 }
 $("free").onclick = () => { ranges.clear(); draw(); };
 
-let order = [first[0], 1];
+let order = [[...goals.keys(), ...metrics][0], 1];
 function table() {
   const t = $("points");
   t.replaceChildren();
