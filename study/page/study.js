@@ -131,7 +131,7 @@ $("scatter").onkeydown = (e) => {
 };
 
 function parallel() {
-  const box = $("parallel"), focused = document.activeElement?.dataset?.axis, w = Math.max(640, 118 * names.length), h = 340, top = 50, low = 24;
+  const box = $("parallel"), focused = document.activeElement?.dataset?.axis, w = Math.max(900, 118 * names.length), h = 340, top = 50, low = 24;
   box.setAttribute("viewBox", `0 0 ${w} ${h}`);
   box.style.minWidth = `${Math.min(w, 90 * names.length)}px`;
   const at = (i) => 62 + (i * (w - 124)) / Math.max(1, names.length - 1), up = (t) => h - low - t * (h - top - low);
@@ -146,7 +146,7 @@ function parallel() {
   if (picked) parts.push(make("polyline", { points: line(picked), class: "picked" }));
   names.forEach((n, i) => {
     const X = at(i), s = scales.get(n), [a, b] = ranges.get(n) ?? [0, 1];
-    parts.push(make("line", { x1: X, x2: X, y1: up(1), y2: up(0), stroke: "var(--ink)" }), make("text", { x: X, y: i % 2 ? 34 : 16, "text-anchor": "middle" }, brief(n)));
+    parts.push(make("line", { x1: X, x2: X, y1: up(1), y2: up(0), stroke: "var(--ink)" }), make("text", { x: i ? (i < names.length - 1 ? X : w - 4) : 4, y: i % 2 ? 34 : 16, "text-anchor": i ? (i < names.length - 1 ? "middle" : "end") : "start" }, brief(n)));
     for (const [t, text] of s.ticks.length > 8 || !parameters.includes(n) ? [s.ticks[0], s.ticks[s.ticks.length - 1]] : s.ticks) parts.push(make("text", { x: X + 5, y: up(t) + (t === 1 ? 12 : t ? 4 : -3), class: "tick" }, text));
     if (ranges.has(n)) parts.push(make("rect", { x: X - 7, width: 14, y: up(b), height: Math.max(2, up(a) - up(b)), fill: "var(--mark)", opacity: 0.35 }));
     const grip = make("rect", { x: X - 14, width: 28, y: up(1) - 4, height: up(0) - up(1) + 8, fill: "transparent", style: "cursor:ns-resize", tabindex: 0, role: "slider", "data-axis": n,
