@@ -34,7 +34,7 @@ def fixes(document: Document, uri: str, found: list[tuple[types.Diagnostic, Diag
     """Quick fixes for diagnostics: each word that the message proposes, in the place of the wrong one."""
     for shown, d in found:
         for number, word in enumerate(suggestions(d.hint)):
-            if d.span is None:
+            if d.span is None or d.span.line > len(document.lines):  # the text has got shorter since
                 continue
             line, column, width = d.span.line, d.span.column, d.span.width
             text = document.lines[line - 1][column - 1 : column - 1 + width]

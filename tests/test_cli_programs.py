@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -206,3 +209,26 @@ def test_a_program_may_be_called_data(run: Run, tmp_path: Path) -> None:
         code, out, err = run("sasrun", name, "--entry", "main")
         assert code == 0, err
         assert "r1 = 5" in out
+
+
+@pytest.mark.parametrize("words", [("--input", "missing.png"), ("--top", "0"), ("--save", "out.txt"), ("--resume",)])
+def test_what_cannot_be_is_said_before_anything_is_compiled(
+    run: Run, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compiled(recipe: str | None) -> None:
+        raise AssertionError("the embedded network is compiled")
+
+    monkeypatch.setattr(sasrun, "embedded", compiled)
+    code, _, error = run("sasrun", *words)
+    assert code == 2
+    assert words[-1].removeprefix("--") in error
+
+
+def test_an_interrupt_during_the_imports_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "click.py").write_text("raise KeyboardInterrupt\n", encoding="utf-8")
+    path = os.pathsep.join((str(tmp_path), *sys.path))
+    done = subprocess.run(
+        [sys.executable, "-m", "sasimc.cli.sasc", "check", "m.onnx"], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}, check=False,
+    )  # fmt: skip
+    assert done.stderr == "interrupted\n"
+    assert done.returncode in (130, -2)

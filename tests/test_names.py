@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from qdq_net import Net
 
 from sasimc.api import CompileOptions, compile_model
-from sasimc.isa.binary.container import encode_program
+from sasimc.isa.binary.container import decode_program, encode_program
 from sasimc.isa.files import load_program, save_program
 from sasimc.isa.text.assembler import assemble
 from sasimc.isa.text.printer import format_program
@@ -30,6 +32,36 @@ NAMES = (
     "#;",
     "__metadata__",
     "a\nb",
+)
+
+
+# As exporters write them: scopes of torch and of TensorFlow, outputs by number, mangled duplicates, words of the assembly.
+_WORDS = st.sampled_from(
+    (
+        "features",
+        "0",
+        "conv",
+        "Conv",
+        "attn.qkv",
+        "dense_1",
+        "BiasAdd",
+        "ReadVariableOp",
+        "r1",
+        "all",
+        "vmm",
+        "halt",
+        ".code",
+        "@w",
+        "rows",
+    )
+)
+EXPORTED = st.one_of(
+    st.lists(_WORDS, min_size=1, max_size=5).map("/".join),
+    st.lists(_WORDS, min_size=1, max_size=5).map(lambda words: "/" + "/".join(words) + "_output_0"),
+    st.lists(_WORDS, min_size=1, max_size=4).map(".".join),
+    st.tuples(st.lists(_WORDS, min_size=1, max_size=3).map("/".join), st.integers(0, 9)).map(lambda pair: f"{pair[0]}:{pair[1]}"),
+    st.lists(_WORDS, min_size=2, max_size=3).map(";".join),
+    st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=30),
 )
 
 
@@ -55,6 +87,20 @@ def test_any_name_works_everywhere(name: str, tmp_path: Path) -> None:
     assert encode_program(load_program(tmp_path / "p.s")) == encode_program(load_program(tmp_path / "p.bin"))
 
 
+@settings(max_examples=6, deadline=None)
+@given(names=st.lists(EXPORTED, min_size=2, max_size=2))
+def test_exported_names_come_back_from_both_forms(names: list[str]) -> None:
+    """Duplicates too: both layers stay, under names that text and binary agree about."""
+    made = compile_model(network(*names), CompileOptions(verify=False))
+    assert len(made.placement.layers) == 2
+    text = format_program(replace(made.program, inline=frozenset(made.program.tensors), weights_file="", digest=""))
+    back = assemble(text)
+    assert back.matrices.keys() == made.program.matrices.keys()
+    assert format_program(back) == text
+    again = decode_program(encode_program(back))
+    assert [i.origin.node for i in again.code] == [i.origin.node for i in made.program.code]
+
+
 @pytest.mark.parametrize("names", [("", ""), ("same", "same"), ("same", "same:2")])
 def test_unnamed_and_equally_named_nodes(names: tuple[str, str], tmp_path: Path) -> None:
     model = network("one", "two")
@@ -67,7 +113,13 @@ def test_unnamed_and_equally_named_nodes(names: tuple[str, str], tmp_path: Path)
     assert load_program(tmp_path / "p.s").matrices.keys() == made.program.matrices.keys()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=80, deadline=None)
+@given(name=EXPORTED)
+@example(name="r5")
+@example(name="12")
+@example(name="#;")
+@example(name="a\nb")
+@example(name='quo"te\\')
 def test_descriptors_of_any_name_print_and_assemble(name: str) -> None:
     program = assemble(".desc\n.view a buf i8 1x1x4 addr=0\n.view b buf i8 1x1x4 addr=8\n.code\ncpy b, a, 0, 0:1\nhalt\n")
     view = replace(program.views["a"], name=name)

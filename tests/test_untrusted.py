@@ -217,6 +217,21 @@ def test_an_edited_text_whose_register_is_none() -> None:
     assert "r7" in {item.label for item in complete(document, Position(3, 11))}
 
 
+def test_quick_fixes_for_a_text_that_got_shorter() -> None:
+    types = pytest.importorskip("lsprotocol.types")
+    from sasimc.lsp.document import Document
+    from sasimc.lsp.edits import fixes
+    from sasimc.lsp.facts import gather
+
+    text = ".sas 1\n.code\n.entry main\n    hallt\n"
+    document, shown = Document(), types.Diagnostic(types.Range(types.Position(3, 0), types.Position(3, 5)), "")
+    found = [(shown, d) for d in gather(text, Path("p.s")).diagnostics]
+    document.update(text)
+    assert [a.title for a in fixes(document, "file:///p.s", found)] == ["Change to halt"]
+    document.update(".sas 1")
+    assert not list(fixes(document, "file:///p.s", found))
+
+
 # --------------------------------------------------------------------------------------------------------------------- the fuzzer itself
 
 

@@ -214,15 +214,12 @@ def _session(
     from sasimc.intermittent import Intermittent
     from sasimc.training.recipe import Schedule
     from sasimc.training.session import Session, SessionOptions
-    from sasimc.training.session_options import make_recipe
+    from sasimc.training.session_options import check_options, make_recipe
 
     start = time.perf_counter()
     for given, name in ((outcome.trace, "--trace"), (bit_errors.active, "--bit-error-rate or --variation")):
         if check_workers(cluster, workers) and given:
             raise SasError(f"{name}: it follows one device from image to image", hint="leave out --cluster and --workers")
-    what = ""
-    made_by: tuple[str, ...] = ()
-    runnable: Any = program
     given = {"epochs": epochs, "batch": batch, "seed": seed, "patience": patience, "limit": limit}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     for name, text in (("head_exponent", head_exponent), ("module_exponent", module_exponent)):
@@ -231,29 +228,24 @@ def _session(
     if augment is not None:
         changes["augment"] = Augment(crop="random" if augment else "middle", flip=augment)
     preprocess_changes = preprocess_fields(**fields)
+    runnable: Any = program
+    side = preprocess_changes.pop("size", 224) if weights is not None else 0
     if weights is not None:
         if program is not None or train is None:
             raise SasError(
                 "--weights builds a network for the data set of --train, in place of a program",
                 hint="sasrun --train FOLDER --weights FOLDER",
             )
-        if not isinstance(side := preprocess_changes.pop("size", 224), int):
+        if not isinstance(side, int):
             raise SasError(f"--size {fields['size']}: the network's input is square", hint="--size 224")
         recipe = recipe or "pooled"
-        made = make_recipe(recipe, changes)
-        with progress(f"building and compiling a network for {train}"):
-            runnable = program_for(train, data, None if weights == "random" else weights, side, made)
-        what = f"MobileNet-V2 of {weights} + Rep-Net, {side} x {side} pixels"
-        words = {"train": train, "weights": weights, "size": side, "recipe": recipe, "batch": batch, "seed": seed}
-        made_by = tuple(word for name, value in words.items() if value is not None for word in (f"--{name}", str(value)))
-    elif program is None:
-        runnable, what = embedded(recipe), "the embedded MobileNet-V2 + Rep-Net"
     what_to_do = SessionOptions(
-        program=runnable, what=what, made_by=made_by, inputs=inputs, train=train, add=add, evaluate=evaluate, data=data, engine=outcome.engine,
+        program=runnable, inputs=inputs, train=train, add=add, evaluate=evaluate, data=data, engine=outcome.engine,
         threads=outcome.threads, recipe=recipe, changes=changes, freeze=freeze, image=image, task=task, resume=resume, split=split,
         cross_check=cross_check, top=top, preprocess=preprocess, preprocess_changes=preprocess_changes, match=match, strict=strict,
         outputs={k: v for k, v in (("save", save), ("json", outcome.json_file), ("trace", outcome.trace)) if v},
     )  # fmt: skip
+    check_options(what_to_do)
     supply = load_supply(power) if power else None
     if supply and (outcome.trace or cross_check or cluster or workers):
         raise SasError(
@@ -262,6 +254,16 @@ def _session(
         )
     require_suffix(save, ".s", ".bin")
     require_writable(save, image, *outcome.files)
+    if weights is not None:
+        assert train is not None
+        with progress(f"building and compiling a network for {train}"):
+            runnable = program_for(train, data, None if weights == "random" else weights, side, make_recipe(recipe, changes))
+        what = f"MobileNet-V2 of {weights} + Rep-Net, {side} x {side} pixels"
+        words = {"train": train, "weights": weights, "size": side, "recipe": recipe, "batch": batch, "seed": seed}
+        made_by = tuple(word for name, value in words.items() if value is not None for word in (f"--{name}", str(value)))
+        what_to_do = replace(what_to_do, program=runnable, what=what, made_by=made_by)
+    elif program is None:
+        what_to_do = replace(what_to_do, program=embedded(recipe), what="the embedded MobileNet-V2 + Rep-Net")
     with (
         _runner(cluster, workers, outcome.threads, cross_check) as run_images,
         closing(Session(what_to_do, console(), progress, run_images)) as session,
