@@ -194,31 +194,42 @@ _RARE = 1e-7
 
 
 class _Weak:
-    """The cells of one matrix whose probability of something is not negligible: flat bit positions ``at`` (8 (k N + n) + b), ``rates`` [.., cells], and the
-    mean ``rest`` [..] of all others."""
+    """The cells of all matrices whose probability of something is not negligible, and the mean of all others.
 
-    def __init__(self, rates: npt.NDArray[np.float32]) -> None:
-        flat = rates.reshape(-1, math.prod(rates.shape[-3:]))
-        self.at = np.flatnonzero(flat.max(axis=0) > _RARE)
-        self.rates = flat[:, self.at]
-        others = np.delete(flat, self.at, axis=1)
-        self.rest = others.mean(axis=1, dtype=np.float64) if others.size else np.zeros(len(flat))
+    ``at``: bit positions, 8 x byte + bit, of bytes numbered through the matrices one after the other; ``rates`` [1 or 2, cells], by the bit stored where
+    it depends on it; ``byte``: where that byte of the first copy stands in the arrays; ``rest`` [1 or 2], mean rate of the cells not listed.
+    """
 
-    def draw(self, rng: np.random.Generator, shape: tuple[int, int], stored: Bytes | None = None, times: float = 1.0) -> Bytes:
-        """Which bits [K, N] it happens to, in ``times`` tries; ``stored``: the bytes of the matrix, where it depends on the bit."""
-        mask = np.zeros(math.prod(shape), np.uint8)
-        if stored is None:
-            rates = self.rates[0]
-            mask |= draw_mask(rng, shape, self._often(self.rest[0], times)).ravel()
-        else:
-            ones = draw_mask(rng, shape, self._often(self.rest[1], times))
-            zeros = draw_mask(rng, shape, self._often(self.rest[0], times))
-            mask |= ((ones & stored) | (zeros & ~stored)).ravel()
-            bit = (stored.ravel()[self.at >> 3] >> (self.at & 7)) & 1
-            rates = np.where(bit, self.rates[1], self.rates[0])
-        happens = self.at[rng.random(len(self.at)) < self._often(rates, times)]
-        np.bitwise_xor.at(mask, happens >> 3, (1 << (happens & 7)).astype(np.uint8))
-        return mask.reshape(shape)
+    def __init__(self, parts: Sequence[npt.NDArray[np.float32]], place: npt.NDArray[np.int64]) -> None:
+        found, rates, first = list[npt.NDArray[np.int64]](), list[npt.NDArray[np.float32]](), 0
+        others, count = np.zeros(len(parts[0])), 0
+        for part in parts:
+            flat = part.reshape(len(part), -1)
+            weak = flat.max(axis=0) > _RARE
+            here = np.flatnonzero(weak)
+            found.append(here + first)
+            rates.append(flat[:, here])
+            others += np.where(weak, 0, flat).sum(axis=1, dtype=np.float64)
+            count += flat.shape[1] - len(here)
+            first += flat.shape[1]
+        self.at, self.rates = np.concatenate(found), np.concatenate(rates, axis=1)
+        self.rest, self._total, self._place = others / max(1, count), first, place
+
+    def draw(self, rng: np.random.Generator, cells: Bytes, times: float = 1.0) -> npt.NDArray[np.int64]:
+        """Bit positions that it happens to in ``times`` tries; ``cells``: the arrays, for the bits stored."""
+        listed = self._chosen(rng, self.at, self.rates, cells, times)
+        largest = float(self._often(self.rest.max(), times))
+        some = rng.integers(0, self._total, rng.binomial(self._total, largest)) if largest else self.at[:0]
+        share = np.repeat((self._often(self.rest, times) / max(largest, 1e-300))[:, None], len(some), axis=1)
+        return np.setxor1d(listed, np.unique(self._chosen(rng, some, share, cells, 1.0)))
+
+    def _chosen(
+        self, rng: np.random.Generator, at: npt.NDArray[np.int64], rates: npt.NDArray[Any], cells: Bytes, times: float
+    ) -> npt.NDArray[np.int64]:
+        rate = rates[0]
+        if len(rates) > 1:
+            rate = np.where((cells.reshape(-1)[self._place[at >> 3]] >> (at & 7)) & 1, rates[1], rates[0])
+        return at[rng.random(len(at)) < self._often(rate, times)]
 
     @staticmethod
     def _often(rate: Any, times: float) -> Any:
@@ -243,7 +254,7 @@ class Faults:
         self._changing = _written_by(program) & frozenset(self._matrices)
         self._wear = self._state.wear.copy()
         self._stuck = self._draw_stuck()
-        self._weak: dict[str, tuple[_Weak, _Weak, _Weak]] = self._weak_cells() if plan.cells is not None else {}
+        self._weak = self._weak_cells() if plan.cells is not None else None
         self._turned: dict[str, Bytes] = {}
         self._bits = sum(8 * t.rows * t.cols for m in self._matrices.values() for t in m.tiles)
         if fresh:
@@ -278,29 +289,42 @@ class Faults:
                     self.counts["stuck"] += _bits(mask)
         return out
 
-    def _weak_cells(self) -> dict[str, tuple[_Weak, _Weak, _Weak]]:
+    def _weak_cells(self) -> tuple[_Weak, _Weak, _Weak]:
         """What may go wrong in the first copy of every matrix: writes, reads, disturbs."""
         assert self.plan.cells is not None
         maps: dict[int, SubarrayCells] = {}
-        out: dict[str, tuple[_Weak, _Weak, _Weak]] = {}
-        for name, m in self._matrices.items():
-            write, read = np.zeros((1, m.k, m.n, 8), np.float32), np.zeros((2, m.k, m.n, 8), np.float32)
-            disturb = np.zeros_like(read)
+        parts: tuple[list[Any], list[Any], list[Any]] = [], [], []
+        places: list[npt.NDArray[np.int64]] = []
+        _, rows, columns = self._state.cells.shape
+        for m in self._matrices.values():
+            new = [np.zeros((states, m.k, m.n, 8), np.float32) for states in (1, 2, 2)]
+            place = np.zeros((m.k, m.n), np.int64)
             for t in (t for t in m.tiles if t.copy == 0):
                 if t.subarray not in maps:
                     maps[t.subarray] = self.plan.cells.subarray(t.subarray)
                 cells = maps[t.subarray]
-                for to, of in ((write, cells.write[None]), (read, cells.read), (disturb, cells.disturb)):
-                    part = of.reshape(len(of), of.shape[1], -1, 8)[:, t.row : t.row + t.rows, t.col : t.col + t.cols]
-                    to[:, t.k : t.k + t.rows, t.n : t.n + t.cols] = part
-            out[name] = _Weak(write), _Weak(read), _Weak(disturb)
-        return out
+                block = slice(t.k, t.k + t.rows), slice(t.n, t.n + t.cols)
+                for to, of in zip(new, (cells.write[None], cells.read, cells.disturb), strict=True):
+                    to[:, *block] = of.reshape(len(of), rows, columns, 8)[:, t.row : t.row + t.rows, t.col : t.col + t.cols]
+                lines = (t.subarray * rows + t.row + np.arange(t.rows)) * columns + t.col
+                place[block] = lines[:, None] + np.arange(t.cols)
+            for kept, one in zip(parts, new, strict=True):
+                kept.append(one)
+            places.append(place.ravel())
+        where = np.concatenate(places)
+        return _Weak(parts[0], where), _Weak(parts[1], where), _Weak(parts[2], where)
 
-    def _stored(self, name: str) -> Bytes:
-        m = self._matrices[name]
-        now = np.zeros((m.k, m.n), np.uint8)
-        gather_block(self._state.cells, self._tiles[name], 0, 0, m.k, now)
-        return now
+    def _masks(self, at: npt.NDArray[np.int64]) -> dict[str, Bytes]:
+        """Bit positions of :class:`_Weak` as masks [K, N] of the matrices that have any."""
+        out, first = dict[str, Bytes](), 0
+        for name, m in self._matrices.items():
+            low, high = np.searchsorted(at, (first, first + 8 * m.k * m.n))
+            if high > low:
+                mask, here = np.zeros(m.k * m.n, np.uint8), at[low:high] - first
+                np.bitwise_or.at(mask, here >> 3, (1 << (here & 7)).astype(np.uint8))
+                out[name] = mask.reshape(m.k, m.n)
+            first += 8 * m.k * m.n
+        return out
 
     def _disturb(self, reads: float) -> None:
         """Bits that ``reads`` of every cell turn round; every ``scrub`` runs they are put back."""
@@ -308,15 +332,13 @@ class Faults:
             for name, mask in self._turned.items():
                 self._flip(name, mask)
             self._turned.clear()
-        rng = self._rng(4)
-        for name, (_, _, weak) in self._weak.items():
-            m = self._matrices[name]
-            mask = weak.draw(rng, (m.k, m.n), self._stored(name), reads)
-            if mask.any():
-                self.counts["disturb"] += _bits(mask)
-                self._flip(name, mask)
-                self._turned[name] = self._turned.get(name, np.zeros_like(mask)) ^ mask
-        self._pin(frozenset(self._weak))
+        assert self._weak is not None
+        found = self._masks(self._weak[2].draw(self._rng(4), self._state.cells, reads))
+        for name, mask in found.items():
+            self.counts["disturb"] += _bits(mask)
+            self._flip(name, mask)
+            self._turned[name] = self._turned.get(name, np.zeros_like(mask)) ^ mask
+        self._pin(frozenset(found))
 
     def _of_kind(self, kind: str) -> Iterator[tuple[str, Matrix]]:
         wanted = kind == "transposable"
@@ -355,6 +377,7 @@ class Faults:
     def _fail_writes(self, names: frozenset[str], rows: Bools | None) -> dict[str, Bools]:
         """Write errors in matrices that were written (``rows``: these word lines of them; None: all); returns what was written of each."""
         rng, out = self._rng(1), dict[str, Bools]()
+        failing = self._masks(self._weak[0].draw(rng, self._state.cells)) if self._weak else {}
         for name, m in self._matrices.items():
             if name not in names:
                 continue
@@ -366,12 +389,12 @@ class Faults:
                 wrong = draw_mask(rng, (m.k, m.n), rate) * written
                 self.counts["write"] += _bits(wrong)
                 self._flip(name, wrong)
-            if name in self._weak:
-                wrong = self._weak[name][0].draw(rng, (m.k, m.n)) * written
+            if name in failing:
+                wrong = failing[name] * written
                 self.counts["write"] += _bits(wrong)
                 self._flip(name, wrong)
-                if name in self._turned:
-                    self._turned[name] *= ~written
+            if name in self._turned:
+                self._turned[name] *= ~written
         self._pin(frozenset(out))
         return out
 
@@ -398,13 +421,13 @@ class Faults:
         if (rows := self._pulsed()) is not None:  # by the host, since the last run
             self._fail_writes(self._changing | frozenset(n for n, m in self._matrices.items() if m.trainable), rows)
         rng, misread = self._rng(2), dict[str, Bytes]()
+        weak = self._masks(self._weak[1].draw(rng, self._state.cells)) if self._weak else {}
         for name, m in self._matrices.items():
             rate, mask = self._rates(name).read, None
             if rate:
                 mask = draw_mask(rng, (m.k, m.n), rate)
-            if name in self._weak:
-                own = self._weak[name][1].draw(rng, (m.k, m.n), self._stored(name))
-                mask = own if mask is None else mask ^ own
+            if name in weak:
+                mask = weak[name] if mask is None else mask ^ weak[name]
             if mask is not None and mask.any():
                 misread[name] = mask
                 self.counts["read"] += _bits(mask)
