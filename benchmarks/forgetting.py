@@ -4,7 +4,8 @@
     python benchmarks/forgetting.py --data FOLDER [--tasks flowers17,pets,...]  (MobileNet-V2 + Rep-Net, one output for every class of the largest)
 
 After each task the test images of every task learned so far are run again. The matrix shows their accuracies; the logits are
-compared bit by bit with those right after the task was learned, and any difference ends the benchmark with an error. ``SET:A-B``
+compared bit by bit with those right after the task was learned, and any difference ends the benchmark with an error. Each task is also
+tested right before it is learned, and all before any is: backward transfer, forgetting and forward transfer are printed. ``SET:A-B``
 takes classes A to B of a set. ``--slots N`` allows only N places in the arrays, so that tasks are swapped in and out.
 Results: the matrix on the screen, ``--csv`` and ``--plot`` (PNG, with matplotlib), ``--json``.
 """
@@ -32,6 +33,7 @@ from sasimc.training.image.image import DeviceImage
 from sasimc.training.image.tasks import TaskStore
 from sasimc.training.recipe import Recipe
 from sasimc.training.trainer import TrainState, train
+from sasimc.training.transfer import Transfer, transfer
 from sasimc.zoo.zoo import ZooOptions, build, default_model_path, write
 
 DRAWN = "drawn-flowers:0-4,drawn-shapes:0-5,drawn-flowers:5-9,drawn-shapes:6-11"
@@ -85,6 +87,31 @@ def test(bank: TaskStore, name: str, dataset: Dataset, limit: int | None) -> tup
     return 100 * right / seen, digest.hexdigest()
 
 
+def untrained(p: Program, dataset: Dataset, o: argparse.Namespace) -> float:
+    """Accuracy on the test images (percent) on a device of its own, on which nothing was learned."""
+    with tempfile.TemporaryDirectory() as temporary:
+        image = DeviceImage.open(Path(temporary) / "device.sas", p)
+        bank = TaskStore(image, p, "fused", o.threads)
+        bank.create(dataset.name, dataset.classes)
+        top1, _ = test(bank, dataset.name, dataset, o.limit)
+        image.close()
+    return top1
+
+
+def transfer_lines(t: Transfer) -> str:
+    """The figures at the end of the sequence, and those over all of it."""
+    rows = [
+        ["GEM: mean accuracy / %", t.accuracy],
+        ["GEM: backward transfer / points", t.backward],
+        ["forgetting / points", t.forgetting],
+        ["GEM: forward transfer / points", t.forward],
+        ["whole sequence: accuracy / %", t.all_accuracy],
+        ["whole sequence: backward transfer / points", t.all_backward],
+        ["whole sequence: remembering / %", t.remembering],
+    ]
+    return table(["figure", "value"], [[name, "needs two tasks" if v is None else f"{v:.2f}"] for name, v in rows])
+
+
 def plot(path: Path, names: list[str], matrix: list[list[float]]) -> None:
     """Accuracy of each task after every further one."""
     import matplotlib as mpl
@@ -119,6 +146,7 @@ def main() -> None:
     p = program(o, max(len(s.classes) for s in sets))
     print(f"{p.machine.name}, {Interface.of(p).classes} outputs, {len(sets)} tasks")
     names, digests, matrix = [s.name for s in sets], dict[str, str](), list[list[float]]()
+    initial, before = [untrained(p, s, o) for s in sets], list[float]()
     recipe, wall = Recipe(epochs=o.epochs, limit=o.limit), time.perf_counter()
     with tempfile.TemporaryDirectory() as temporary:
         image = DeviceImage.open(Path(temporary) / "device.sas", p)
@@ -128,6 +156,7 @@ def main() -> None:
         print(f"places in the arrays: {len(bank.slots)}")
         for dataset in sets:
             bank.create(dataset.name, dataset.classes, dataset.name)
+            before.append(test(bank, dataset.name, dataset, o.limit)[0])
             device, run = bank.select(dataset.name), TrainState()
             bank.begin({})
             train(
@@ -152,6 +181,12 @@ def main() -> None:
         wear = image.wear_summary()
         image.close()
     print(table(["after", *names], [[n, *row, *[""] * (len(names) - len(row))] for n, row in zip(names, matrix, strict=True)]))
+    square = [[*row, *before[len(row) : len(row) + 1], *[None] * (len(sets) - len(row) - 1)] for row in matrix]
+    moved = transfer(square, initial)
+    print(transfer_lines(moved))
+    print(
+        f"before learning: {', '.join(f'{n} {a:.1f} % ({b:.1f} % on a new device)' for n, a, b in zip(names, before, initial, strict=True))}"
+    )
     print(f"logits of all {len(sets)} tasks bit-identical after every further task ({sum(range(len(sets)))} comparisons)\n")
     rows = [
         [t.name, len(t.classes), "arrays" if t.slot is not None else "host", t.swaps, t.steps, t.learning.bits_flipped, t.scratch.bits_flipped,
@@ -183,7 +218,14 @@ def main() -> None:
     if o.plot:
         plot(o.plot, names, matrix)
         print(f"wrote {o.plot}")
-    figures = {"tasks": [t.model_dump(mode="json") for t in tasks], "matrix": matrix, "logits_sha256": digests, "wear": wear}
+    figures = {
+        "tasks": [t.model_dump(mode="json") for t in tasks],
+        "matrix": square,
+        "initial": initial,
+        "transfer": dataclasses.asdict(moved),
+        "logits_sha256": digests,
+        "wear": wear,
+    }
     finish(o, {**figures, "slots": len(bank.slots), "epochs": o.epochs, "limit": o.limit})
 
 

@@ -67,7 +67,6 @@ class Session:
         self.show = Shower(console, lambda: self.data.watch() if self.data else None)
         self._line = self.show.line
         self.report: dict[str, Any] = {}
-        self._measured: dict[str, float] = {}
         with progress("loading the program"):
             program = options.program if isinstance(options.program, Program) else load_program(options.program)
             self.program = with_preprocess(program, options.preprocess, options.preprocess_changes)
@@ -191,8 +190,6 @@ class Session:
             evaluated = self._evaluation or (self._training if self._training and self._training.items("test") else None)
             if evaluated:
                 self._evaluate(evaluated)
-            if self.image and self._training:
-                self.image.measured(self._measured)
             if not self._training:
                 self._save()
         except (KeyboardInterrupt, SasError) as exc:
@@ -264,7 +261,8 @@ class Session:
     def _evaluate(self, dataset: Dataset) -> None:
         found = measure(self.device, dataset, self.options.split, self.recipe.limit, self.show, self._run)
         self.report.update(found)
-        self._measured = {found["split"]: found["error" if self.device.values else "top1"]}
+        if self.image:
+            self.image.measured(dataset, found["split"], found["error" if self.device.values else "top1"], found["evaluated"])
 
     def _fill_report(self) -> None:
         it, simulated_s = self.device.interpreter, self.device.simulated_s

@@ -24,7 +24,7 @@ from sasimc.training.image.container import MAX_BYTES, SNAPSHOT, STEP, Frame, fr
 from sasimc.training.image.journal import Medium, read_image
 from sasimc.training.image.rebind import Identity, identity, written_rows
 
-__all__ = ["MAX_TASKS", "NAME", "DeviceImage", "Pending", "Shape", "Task"]
+__all__ = ["MAX_TASKS", "NAME", "DeviceImage", "Measured", "Pending", "Shape", "Task"]
 
 MAX_TASKS: Final = 4096
 NAME: Final = r"^[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}$"
@@ -39,10 +39,20 @@ class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
 
+class Measured(_Model):
+    """Top-1 (percent) of a task on ``images`` images of a split, which ``digest`` names; ``after``: the task learned last by then."""
+
+    after: str
+    split: str
+    digest: str
+    images: Count
+    top1: float
+
+
 class Task(_Model):
     """A task. ``subarrays``: where its weights stand in the arrays (empty: kept on the host, ``slot`` is None); ``accuracy``: percent by split when it
     was learned (mean squared error where it has no classes); ``notes``: of its program, where an option set them; ``learning``, ``scratch``, ``placing``: writes of its weights and of scratch rows in training, and by the host (initial weights, best epoch, swapping
-    in)."""
+    in). ``measured``: its accuracies as other tasks were learned."""
 
     name: Annotated[str, Field(pattern=NAME)]
     classes: tuple[str, ...]
@@ -54,6 +64,7 @@ class Task(_Model):
     epochs: Count = 0
     steps: Count = 0
     accuracy: dict[str, float] = {}
+    measured: tuple[Measured, ...] = ()
     learning: RowWrites = RowWrites()
     scratch: RowWrites = RowWrites()
     placing: RowWrites = RowWrites()
@@ -296,6 +307,9 @@ class DeviceImage:
         """Forget a task, and its training if it is being learned. Nothing is written to the arrays."""
         self.tasks.pop(name, None)
         self.stored.pop(name, None)
+        for task in self.tasks.values():  # the name may come back as another task
+            kept = tuple(m for m in task.measured if m.after != name)
+            self.tasks[task.name] = task.model_copy(update={"measured": kept})
         if self.pending is not None and self.pending.task == name:
             self.end()
 

@@ -20,7 +20,7 @@ from sasimc.isa.program import Program
 from sasimc.runtime.device import Device
 from sasimc.runtime.state import RowWrites
 from sasimc.training.image.counters import CounterTable
-from sasimc.training.image.image import MAX_TASKS, NAME, DeviceImage, Pending, Task
+from sasimc.training.image.image import MAX_TASKS, NAME, DeviceImage, Measured, Pending, Task
 from sasimc.training.image.rebind import (
     at_slot,
     place_slots,
@@ -166,7 +166,7 @@ class TaskStore:
         if tuple(classes[: len(task.classes)]) != task.classes or len(classes) == len(task.classes):
             raise SasError(f"no class of the data is new to task {name!r}", hint=f"it knows {', '.join(task.classes[:8])}")
         with_classes(self.program, len(classes))
-        self.image.touch(task.model_copy(update={"classes": tuple(classes)}))
+        self.image.touch(task.model_copy(update={"classes": tuple(classes), "measured": ()}))
         return self._open(name, frozenset(), len(task.classes))
 
     def select(self, name: str, freeze: frozenset[str] = frozenset()) -> Device:
@@ -280,9 +280,17 @@ class TaskStore:
         self.image.save()
         return self._task
 
-    def measured(self, accuracy: Mapping[str, float]) -> None:
-        """Further accuracies of the selected task, which is learned; the image is saved."""
+    def measured(self, split: str, found: float, digest: str, images: int, now: bool) -> None:
+        """The selected task is evaluated on ``images`` images that ``digest`` names: percent right (for values the mean squared error). ``now``: it
+        has just been learned. A task that is not learned keeps nothing; the image is saved."""
         assert self._task is not None
         task = self.task(self._task.name)
-        self._task = self.image.touch(task.model_copy(update={"accuracy": {**task.accuracy, **accuracy}}))
+        if not task.learned:
+            return
+        changes: dict[str, Any] = {"accuracy": {**task.accuracy, split: found}} if now else {}
+        if task.classes:
+            last = [t.name for t in self.tasks.values() if t.learned][-1]
+            new = Measured(after=last, split=split, digest=digest, images=images, top1=found)
+            changes["measured"] = (*(m for m in task.measured if {**dict(m), "top1": found} != dict(new)), new)
+        self._task = self.image.touch(task.model_copy(update=changes))
         self.image.save()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -28,7 +29,10 @@ _image = argument("image", "Device image (.sas), made by `sasrun PROGRAM --image
 @_image
 @options.json_file("the list")
 def show(image: Path, json_file: Path | None) -> None:
-    """List the tasks of a device image and the wear of the device."""
+    """List the tasks of a device image, what learning one did to the others, and the wear of the device.
+
+    Backward transfer and forgetting come from accuracies that the image keeps of `sasrun --train` and `sasrun --eval`; where one is missing, it is
+    named."""
     require_writable(json_file)
     made = _listed(image)
     for row in made["tasks"]:
@@ -38,6 +42,8 @@ def show(image: Path, json_file: Path | None) -> None:
         say("no tasks")
     if u := made["unfinished"]:
         say(f"task {u['task']} is being learned: epoch {u['epoch'] + 1}, {u['steps']} steps done; --resume continues")
+    for line in _transfer_lines(made["transfer"], image):
+        say(line)
     w = made["wear"]
     say(
         f"device {made['machine']}: {w['writes']} row writes in all; most written row {w['worst']} times (sub-array {w['worst_row'][0]}, "
@@ -64,8 +70,10 @@ def forget(image: Path, task: str) -> None:
 
 
 def _listed(path: Path) -> dict[str, Any]:
-    """The report: tasks, the unfinished training or None, wear of the device."""
+    """The report: tasks, transfer between them, the unfinished training or None, wear of the device."""
     from sasimc.training.image.image import DeviceImage
+    from sasimc.training.image.sequence import sequence
+    from sasimc.training.transfer import transfer
 
     image = DeviceImage.read(path)
     rows = []
@@ -86,6 +94,7 @@ def _listed(path: Path) -> dict[str, Any]:
                 "swapped_out": task.swaps,
             }
         )
+    kept = sequence(image.tasks.values())
     pending = image.pending
     unfinished = pending and {"task": pending.task, "epoch": pending.state.get("epoch", 0), "steps": pending.state.get("step", 0)}
     return {
@@ -94,6 +103,7 @@ def _listed(path: Path) -> dict[str, Any]:
         "program": image.identity.program,
         "backbone": image.identity.backbone,
         "tasks": rows,
+        "transfer": {**asdict(transfer(kept.matrix)), **asdict(kept)},
         "unfinished": unfinished,
         "wear": image.wear_summary(),
     }
@@ -112,6 +122,25 @@ def _lines(row: dict[str, Any]) -> list[str]:
         f"    {where}; writes: {total['rows']} rows, {total['bits_written']} bits, {total['bits_flipped']} flipped "
         f"(weights {w['weights']['bits_flipped']}, scratch {w['scratch']['bits_flipped']}, by the host {w['host']['bits_flipped']})",
     ]
+
+
+def _transfer_lines(found: dict[str, Any], image: Path) -> Iterator[str]:
+    """The figures that are known, and which evaluations the others need."""
+    names, matrix = found["names"], found["matrix"]
+    if len(names) < 2:
+        return
+    forms = {"accuracy": "mean accuracy {:.2f} %", "backward": "backward transfer {:+.2f} points", "forgetting": "forgetting {:+.2f} points",
+             "remembering": "remembering {:.2f} %"}  # fmt: skip
+    known = [form.format(found[key]) for key, form in forms.items() if found[key] is not None]
+    yield f"{len(names)} tasks on test images: {', '.join(known) or 'nothing is known of transfer between them'}"
+    lower = [(i, j) for i in range(len(names)) for j in range(i + 1) if matrix[i][j] is None]
+    now = [names[j] for i, j in lower if i == len(names) - 1]
+    before = [f"{names[j]} after {names[i]}" for i, j in lower if i < len(names) - 1]
+    if now:
+        yield f"    not evaluated now, which all of these figures need: {', '.join(now)} (sasrun PROGRAM --image {image} --task {now[0]} --eval DATASET)"
+    if before:
+        yield f"    was not evaluated at its time, which forgetting and remembering need: {', '.join(before)}"
+    yield "    forward transfer needs accuracies on tasks before they are learned; sasrun measures none, benchmarks/forgetting.py does"
 
 
 def _ranges(numbers: list[int]) -> str:
