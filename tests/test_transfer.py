@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from models import mobilenet_like
-from tiny_task import machine
+from power_faults import FaultyMedium, Fuse, PowerCut
+from tiny_task import Outcome, dataset, learn, machine, short_program
 
 from sasimc.api import CompileOptions, compile_model
 from sasimc.cli import sasc, sasrun
@@ -17,6 +20,8 @@ from sasimc.isa.errors import SasError
 from sasimc.isa.files import save_program
 from sasimc.training.image.image import DeviceImage, Measured, Task
 from sasimc.training.image.sequence import sequence
+from sasimc.training.image.tasks import TaskStore
+from sasimc.training.recipe import Recipe
 from sasimc.training.transfer import transfer
 
 R = [[80.0, 30.0, 20.0], [90.0, 70.0, 40.0], [60.0, 76.0, 50.0]]
@@ -98,3 +103,29 @@ def test_the_image_keeps_what_evaluations_find(tmp_path: Path, capsys: pytest.Ca
     assert DeviceImage.read(Path(image)).tasks["a"].accuracy["test"] == own
     assert invoke(sasc.app, ["image", "forget", image, "b"]) == 0
     assert [m.after for m in DeviceImage.read(Path(image)).tasks["a"].measured] == ["a"]
+
+
+def test_an_evaluation_amid_a_training_changes_neither(tmp_path: Path) -> None:
+    """Task a is evaluated while the training of b is broken off: b ends as without it, and a was evaluated when it was learned last."""
+    recipe, ends = Recipe(epochs=2, seed=5), list[tuple[Outcome, DeviceImage]]()
+    for disturbed in (False, True):
+        path = tmp_path / f"{disturbed}.sas"
+        learn(path, short_program(), "a", dataset(), recipe)
+        with pytest.raises(PowerCut):
+            learn(path, short_program(), "b", dataset(draw=1), recipe, medium=FaultyMedium(path, Fuse(40)))
+        left = DeviceImage.read(path).pending
+        assert left is not None
+        assert left.state["step"] > 0
+        if disturbed:
+            with closing(DeviceImage.open(path, short_program())) as image:
+                bank = TaskStore(image, short_program(), threads=1)
+                for task in "ab":  # b is not learned: nothing is kept of it
+                    bank.select(task)
+                    bank.measured("test", 25.0, "d", 4, now=False)
+        ends.append((learn(path, short_program(), "b", dataset(draw=1), recipe, resume=True), DeviceImage.read(path)))
+    (one, plain), (two, other) = ends
+    assert (one.epochs, one.counts) == (two.epochs, two.counts)
+    assert np.array_equal(plain.cells, other.cells)
+    assert np.array_equal(plain.wear, other.wear)
+    assert [(m.after, m.top1) for m in other.tasks["a"].measured] == [("a", 25.0)]
+    assert other.tasks["b"].measured == ()
