@@ -161,13 +161,25 @@ class Builder:
         return addr
 
     def cheapest(self, batch: int, size: int, *ways: Callable[[], None]) -> None:
-        """Emit the way that takes the fewest cycles (the first among equals) with ``size`` in register ``batch``; all leave registers as they were."""
+        """Emit the way that takes the fewest cycles (the first among equals) with ``size`` in register ``batch``; all leave registers as they were.
+
+        Raises:
+            CapacityError: the machine has no room for any of them.
+        """
         first, free = len(self.code), list(self._free)
         tried: list[tuple[int, list[Instr]]] = []
+        no_room: CapacityError | None = None
         for way in ways:
-            way()
+            try:
+                way()
+            except CapacityError as exc:
+                no_room = exc
+                self.code[first:], self._free = [], list(free)
+                continue
             code, self.code[first:], self._free = self.code[first:], [], list(free)
             tried.append((self._cycles(code, batch, size) if len(ways) > 1 else 0, code))
+        if not tried and no_room:
+            raise no_room
         self.code += min(tried, key=lambda t: t[0])[1]
 
     def _cycles(self, code: Sequence[Instr], batch: int, size: int) -> int:
