@@ -73,7 +73,8 @@ class Scene:
         return self.folder / name
 
     def _state(self) -> dict[str, bytes]:
-        return {str(p.relative_to(self.folder)): p.read_bytes() for p in self.folder.rglob("*") if p.is_file()}
+        found = (p for p in self.folder.rglob("*") if p.is_file() and p.suffix != ".cache")  # the kept form of a text
+        return {str(p.relative_to(self.folder)): p.read_bytes() for p in found}
 
     def run(self, *args: str | Path) -> Outcome:
         """``sasc`` or ``sasrun`` with arguments, in this process."""

@@ -14,7 +14,7 @@ from whole_path import check, compile_onnx, machine_with
 from sasimc.backend.builder import CapacityError
 from sasimc.backend.compile import Compiled
 from sasimc.backend.mapping import LayerMatrix, place, spread
-from sasimc.backend.stripes import ForwardPlan, _Planner
+from sasimc.backend.stripes import Addresses, ForwardPlan, _Planner
 from sasimc.isa.analysis.lint import lint
 from sasimc.isa.instructions.array import _scratch_cost
 from sasimc.isa.objects import Matrix, Tile
@@ -58,7 +58,7 @@ def test_regions_save_cycles(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same numbers in fewer cycles than with a region for every segment."""
     joined = check(mobilenet_like(), train=False, engines=("fused", "step"))
 
-    def alone(_: _Planner, plan: ForwardPlan) -> ForwardPlan:
+    def alone(_: _Planner, plan: ForwardPlan, placed: Addresses) -> ForwardPlan:
         return plan
 
     monkeypatch.setattr(_Planner, "join", alone)

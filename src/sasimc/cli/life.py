@@ -18,7 +18,7 @@ __all__ = ["life"]
 @command("life")
 @argument("run", "Report of a run (sasrun --json FILE).", type=File())
 @option(
-    "--technology", "technologies", section="Prices", metavar="NAME|FILE", multiple=True, default=("sas", "sot", "stt"),
+    "--technology", "technologies", section="Prices", type=Choice("sasimc.isa.choices:TECHNOLOGIES", "FILE"), multiple=True, default=("sas", "sot", "stt"),
     show_default="sas, sot, stt", help="Memory technology (may be repeated): a shipped one, a TOML file or an NVSim .cell file.",
 )  # fmt: skip
 @option(
