@@ -30,7 +30,8 @@ __all__ = ["life"]
     show_default="all three", help="Error-correcting code of 64-bit words (may be repeated).",
 )  # fmt: skip
 @option(
-    "--scrub",
+    "--scrub-hours",
+    "scrub",
     section="Use",
     metavar="HOURS",
     type=click.FloatRange(0),
