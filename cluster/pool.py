@@ -113,6 +113,8 @@ class Pool(AbstractContextManager["Pool"]):
     _client: Any = field(default=None, init=False)
     _sent: set[str] = field(default_factory=set, init=False)
     _started: dict[str, tuple[float, str]] = field(default_factory=dict, init=False)
+    _tried: dict[str, list[str]] = field(default_factory=dict, init=False)
+    _names: dict[str, str] = field(default_factory=dict, init=False)
     _starved: list[str] = field(default_factory=list, init=False)
     _look_at: float = field(default=0.0, init=False)
     _there: list[str] = field(default_factory=list, init=False)
@@ -161,6 +163,7 @@ class Pool(AbstractContextManager["Pool"]):
     def _note(self, event: Any) -> None:
         _, message = event
         self._started[message["key"]] = (time.monotonic(), message["worker"])
+        self._tried.setdefault(message["key"], []).append(message["worker"])
 
     def _addresses(self) -> list[str]:
         """Of the workers that there are, as of a moment ago."""
@@ -200,7 +203,7 @@ class Pool(AbstractContextManager["Pool"]):
                 self._entry, self._work, key, dict(task.spec), content, name, tools_digest(),
                 key=key, pure=False, workers=workers, allow_other_workers=whole,
             )  # fmt: skip
-            running[key] = _Running(task, future, attempt, whole)
+            running[key], self._names[key] = _Running(task, future, attempt, whole), task.name
             future.add_done_callback(lambda _: done.put(key))
 
         while waiting or running:
@@ -289,10 +292,15 @@ class Pool(AbstractContextManager["Pool"]):
         """Tasks whose worker was ended for want of memory; the scheduler gives them to another."""
         while self._starved:
             worker = self._starved.pop()
-            for key in [k for k in running if self._started.get(k, (0, ""))[1] == worker]:
+            for key in [
+                k for k, workers in self._tried.items() if worker in workers
+            ]:  # it may be at work elsewhere by now, or done
+                self._tried[key].remove(worker)
+                self.say(f"{worker} is out of memory: {self._names[key]} goes to another")
+                if key not in running:
+                    continue
                 task = running[key].task
                 strikes[task.key] = strikes.get(task.key, 0) + 1
-                self.say(f"{worker} is out of memory: {task.name} goes to another")
                 if strikes[task.key] >= STARVED:
                     self._client.cancel([running.pop(key).future], force=True)
                     yield task, Failure(f"{worker} is out of memory, as were {STARVED - 1} others before")

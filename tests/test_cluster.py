@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import io
 import json
 import re
@@ -228,6 +229,7 @@ def certificates(folder: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")  # Dask's own sockets
 def test_a_cluster_behind_tls_outlives_its_scheduler_and_goes_round_odd_workers(tmp_path: Path) -> None:
     """Encrypted; one worker has other sources, one runs out of memory once, the scheduler is killed half-way."""
     import distributed  # noqa: F401  its defaults first, the settings are put back after it
@@ -238,8 +240,12 @@ def test_a_cluster_behind_tls_outlives_its_scheduler_and_goes_round_odd_workers(
     for part in ("cluster", "isa"):
         shutil.copytree(Path(sasc.__file__).parents[1] / part, old / "sasimc" / part)
     (old / "sasimc" / "__init__.py").touch()
-    trials = {"vary": {"a": [11, *range(20, 60)]}, "base": {"once": str(tmp_path / "once")}, "metrics": ["cost"]}
-    study = Study(Description.model_validate(trials), tmp_path / "study")
+
+    def trials(*a: int) -> Study:
+        made = {"vary": {"a": list(a)}, "base": {"once": str(tmp_path / "once")}, "metrics": ["cost"]}
+        return Study(Description.model_validate(made), tmp_path / f"study{a[0]}")
+
+    odd, whole = trials(11, *range(20, 26)), trials(*range(26, 60))
     with processes() as start, config.set({k.removeprefix("DASK_").lower().replace("__", "."): v for k, v in env.items()}):
 
         def scheduler() -> Any:
@@ -256,7 +262,7 @@ def test_a_cluster_behind_tls_outlives_its_scheduler_and_goes_round_odd_workers(
         worker(PYTHONPATH=str(old))
 
         def show(p: Any) -> None:
-            if p.done == 20 and first.poll() is None:
+            if p.done == 10 and first.poll() is None:
                 first.kill()
                 first.wait()
                 scheduler()
@@ -265,12 +271,16 @@ def test_a_cluster_behind_tls_outlives_its_scheduler_and_goes_round_odd_workers(
         with pytest.raises(SasError, match="is no address of a Dask scheduler"):
             Pool(measures.odd, given=address.replace("tls", "tcp")).__enter__()
         with Pool(measures.odd, given=address, say=said.append) as pool:
-            progress = study.run(pool, show)
-    assert not study.failures
-    assert progress.done == 41
-    alone = Study(study.description, tmp_path / "alone")
-    alone.run(Serial(measures.by_formula))
-    assert measures.files_of(tmp_path / "study") == measures.files_of(tmp_path / "alone")
+            odd.run(pool)
+            progress = whole.run(pool, show)
+    del pool
+    gc.collect()  # sockets that Dask left open with the scheduler that was killed, here and not in another test
+    assert progress.done == 34
+    for study in (odd, whole):
+        assert not study.failures
+        alone = Study(study.description, tmp_path / "alone" / study.folder.name)
+        alone.run(Serial(measures.by_formula))
+        assert measures.files_of(study.folder) == measures.files_of(alone.folder)
     text = "\n".join(said)
     assert "tls://127.0.0.1" in text
     assert "has another version of sas-imc" in text
