@@ -145,4 +145,4 @@ class DeviceMap:
         parallel = read_current(s, low, tmr, access, 1.0)
         antiparallel = read_current(s, low, tmr, access, -1.0)
         read = [ndtr((antiparallel - reference - offset) / noise), ndtr((reference + offset - parallel) / noise)]
-        return CellMap(np.float32(write), np.float32(read), np.float32(turned))
+        return CellMap(*(np.asarray(p, np.float32) for p in (write, read, turned)))
