@@ -25,6 +25,7 @@ from sasimc.cli.network import names_of
 from sasimc.datasets.arrays import parse_npy
 from sasimc.datasets.fetch import unpack_tar
 from sasimc.datasets.preprocess import Preprocess
+from sasimc.evaluation.nvsim.importer import import_files
 from sasimc.evaluation.run import load_run
 from sasimc.frontend.load import load_model
 from sasimc.isa import cache
@@ -35,7 +36,7 @@ from sasimc.isa.errors import SasError
 from sasimc.isa.files import load_program
 from sasimc.isa.machine import load_machine
 from sasimc.isa.objects import Matrix, Tile
-from sasimc.isa.text.assembler import assemble
+from sasimc.isa.text.assembler import assemble, assemble_source
 from sasimc.quantise.preprocessing import find_preprocess
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "fuzz"))
@@ -157,6 +158,18 @@ def test_a_matrix_far_larger_than_its_tiles_takes_no_memory() -> None:
 def test_a_window_that_no_sum_can_hold() -> None:
     with pytest.raises(SasError, match="1073741824 elements"):
         assemble(".geom g kernel=32768x32768\n")
+
+
+def test_a_content_of_a_test_that_no_integer_of_the_machine_holds() -> None:
+    text = '.desc\n.view z buf i8 1x1x4\n.code\n.entry e\nhalt\n.tests\n.test "t"\n.init z 18446744073709551616\n.run e\n'
+    with pytest.raises(SasError, match="18446744073709551616 is not a value of z"):
+        assemble_source(text)
+
+
+def test_a_circuit_of_a_negative_area(tmp_path: Path) -> None:
+    (tmp_path / "a.pim").write_text("-Subaddon component Area (um^2): 17.3, -1\n", encoding="utf-8")
+    with pytest.raises(SasError, match="not negative"):
+        import_files([tmp_path / "a.pim"])
 
 
 def test_a_tensor_of_the_binary_form_without_elements() -> None:

@@ -7,6 +7,7 @@ NVSim calls a MAT is a bank of the machine description, and its sub-arrays the M
 from __future__ import annotations
 
 import json
+import math
 from importlib import resources
 from typing import Final
 
@@ -40,6 +41,9 @@ def add_ons(pim: Document) -> tuple[dict[str, AddOn], dict[str, Setting]]:
         if len(counts) > 1:
             s = next(iter(found.values()))
             raise SasError(f"the lists of {level}addon components have different lengths: {sorted(counts)}", span=s.span)
+        for s in found.values():
+            if not all(0 <= n < math.inf for n in s.numbers):
+                raise SasError(f"{s.key.name}: figures of a circuit are not negative", span=s.span)
         used |= {s.key.name: s for s in found.values()}
         for i in range(max(counts, default=0)):
             if not any(s.numbers[i] for s in found.values()):

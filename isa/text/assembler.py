@@ -365,7 +365,10 @@ def _test_directive(program: Program, test: AsmTest, s: Statement) -> None:
 def _contents(v: Value, shape: tuple[int, ...], limits: tuple[int, int], name: str) -> npt.NDArray[np.int64]:
     size = int(np.prod(shape))
     if v.kind == "NUMBER":
-        values = np.full(size, integer(v, "the value"), np.int64)
+        number = integer(v, "the value")
+        if not limits[0] <= number <= limits[1]:
+            raise Problem(f"{number} is not a value of {name} ({limits[0]}..{limits[1]})", v)
+        values = np.full(size, number, np.int64)
     else:
         values = integers(v, "the values")
     if values.size != size:
