@@ -143,6 +143,7 @@ def test_hwcomponents_is_asked_where_it_is_installed(monkeypatch: pytest.MonkeyP
 
 
 def test_settings_and_baselines_on_the_command_line(result: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
     run, out = tmp_path / "run.json", tmp_path / "o.json"
     row = {
         "phase": "forward",
