@@ -17,10 +17,10 @@ from sasimc.evaluation.charges import HOST_STANDBY, PRINTED, Charge, charges, le
 from sasimc.evaluation.circuit.circuit import Circuit, Interpretation, load_circuit
 from sasimc.evaluation.fields import at_end
 from sasimc.evaluation.figure import Figure
-from sasimc.evaluation.figures import figures
 from sasimc.evaluation.quantity import format_si
 from sasimc.evaluation.remarks import remarks
 from sasimc.evaluation.run import Row, Run
+from sasimc.evaluation.run_figures import figures
 from sasimc.evaluation.technologies.load import load_technology
 from sasimc.evaluation.technologies.technology import Technology
 from sasimc.isa.machine import Machine

@@ -10,8 +10,8 @@ from functools import cached_property
 import numpy as np
 
 from sasimc.evaluation.cost import CostModel, Term
-from sasimc.evaluation.figures import one_bit_operations
 from sasimc.evaluation.run import Row, Run
+from sasimc.evaluation.run_figures import one_bit_operations
 from sasimc.explore.timeline import Timeline, timeline
 from sasimc.isa.analysis.timing import UNITS
 from sasimc.isa.program import Program

@@ -26,12 +26,12 @@ from sasimc.evaluation.circuit.circuit import Circuit, load_circuit
 from sasimc.evaluation.cost import PHASE_NAMES, Cost, CostModel
 from sasimc.evaluation.diff import compare
 from sasimc.evaluation.fields import at_end, numbers, with_number
-from sasimc.evaluation.figures import figures, one_bit_operations
 from sasimc.evaluation.plausibility import beside
 from sasimc.evaluation.quantity import Quantity, format_si
 from sasimc.evaluation.ranges import assigned, curve, tornado
 from sasimc.evaluation.remarks import remarks
 from sasimc.evaluation.run import Row, Run, load_run, read_run
+from sasimc.evaluation.run_figures import figures, one_bit_operations
 from sasimc.evaluation.technologies.load import load_technology
 from sasimc.evaluation.text import cost_lines, cost_tables
 from sasimc.isa.errors import SasError

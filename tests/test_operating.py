@@ -10,8 +10,7 @@ from scipy.stats import binom
 
 from sasimc.evaluation.questions.life import CODES
 from sasimc.evaluation.questions.operating import (
-    Pulse,
-    Read,
+    Access,
     approximate,
     coded,
     front,
@@ -22,12 +21,12 @@ from sasimc.evaluation.questions.operating import (
     weight_error,
 )
 
-PULSES = [Pulse(1e-2, 20e-15, 3e-9), Pulse(1e-4, 40e-15, 5e-9), Pulse(1e-6, 50e-15, 6e-9)]
-READ = Read(1e-9, 2e-15, 5e-9)
+PULSES = [Access(1e-2, 20e-15, 3e-9), Access(1e-4, 40e-15, 5e-9), Access(1e-6, 50e-15, 6e-9)]
+READ = Access(1e-9, 2e-15, 5e-9)
 
 
 def test_write_verify_as_drawn_rows_do_it() -> None:
-    rng, row, rows, pulse = np.random.default_rng(0), 64, 40_000, Pulse(2e-2, 1.0, 1.0)
+    rng, row, rows, pulse = np.random.default_rng(0), 64, 40_000, Access(2e-2, 1.0, 1.0)
     wrong = np.ones((rows, row), bool)
     pulses, rounds = 0, np.zeros(rows)
     for _ in range(3):
@@ -35,7 +34,7 @@ def test_write_verify_as_drawn_rows_do_it() -> None:
         rounds += left
         pulses += int(wrong.sum())
         wrong &= rng.random(wrong.shape) < pulse.error
-    made = verified(pulse, Read(0.0, 0.25, 0.5), 2, row)
+    made = verified(pulse, Access(0.0, 0.25, 0.5), 2, row)
     assert made.latency == pytest.approx(1.5 * rounds.mean(), rel=0.01)
     assert made.energy == pytest.approx(pulses / wrong.size + 0.25 * rounds.mean(), rel=0.01)
     assert made.error == pytest.approx(8e-6)
@@ -43,8 +42,8 @@ def test_write_verify_as_drawn_rows_do_it() -> None:
 
 
 def test_a_read_that_errs_limits_what_verifying_reaches() -> None:
-    assert verified(PULSES[0], Read(1e-5, 0.0, 0.0), 3, 512).error == 1e-5
-    assert verified(PULSES[2], Read(1e-5, 0.0, 0.0), 0, 512).error == 1e-6  # no worse than without
+    assert verified(PULSES[0], Access(1e-5, 0.0, 0.0), 3, 512).error == 1e-5
+    assert verified(PULSES[2], Access(1e-5, 0.0, 0.0), 0, 512).error == 1e-6  # no worse than without
 
 
 @pytest.mark.parametrize("name", ["secded", "dec"])

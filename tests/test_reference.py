@@ -248,8 +248,8 @@ def test_the_whole_table_on_drawn_images(
 @pytest.mark.parametrize("config", [1, 4])
 def test_a_cell_of_a_worker_is_that_of_this_process(tmp_path: Path, config: int) -> None:
     """Its file, times aside, and its model, byte for byte."""
-    from sasimc.cells import CellTask, compiler, run_cell
     from sasimc.cluster.pool import Serial
+    from sasimc.table1_cells import CellTask, compiler, run_cell
 
     cell, recipe, found = cells.Cell("drawn-shapes", config, 0), Recipe(epochs=1, limit=12), []
     for name in ("here", "there"):

@@ -21,23 +21,14 @@ from sasimc.evaluation.quantity import format_si
 from sasimc.evaluation.questions.life import CODES, Code
 from sasimc.evaluation.table import Table
 
-__all__ = ["Operating", "Pulse", "approximate", "coded", "front", "left_by", "operating_points", "operating_table", "verified"]
+__all__ = ["Access", "Operating", "approximate", "coded", "front", "left_by", "operating_points", "operating_table", "verified"]
 
 WEIGHT_BITS: Final = 8
 
 
 @dataclass(frozen=True)
-class Pulse:
-    """A pulse: error rate of a bit, joules of a bit, seconds of a row."""
-
-    error: float
-    energy: float
-    latency: float
-
-
-@dataclass(frozen=True)
-class Read:
-    """A read: error rate of a bit, joules of a bit, seconds of a row."""
+class Access:
+    """A pulse that writes, or a read: error rate of a bit, joules of a bit, seconds of a row."""
 
     error: float
     energy: float
@@ -50,7 +41,7 @@ class Operating:
     root mean square; ``read_through``: error rate of a bit that is read through the code."""
 
     how: str
-    pulse: Pulse
+    pulse: Access
     error: float
     energy: float
     latency: float
@@ -75,7 +66,7 @@ def left_by(code: Code, error: float) -> float:
     return math.fsum(k / n * math.comb(n, k) * error**k * (1 - error) ** (n - k) for k in range(code.corrects + 1, n + 1))
 
 
-def _plain(how: str, pulse: Pulse, **changes: float) -> Operating:
+def _plain(how: str, pulse: Access, **changes: float) -> Operating:
     error = changes.get("error", pulse.error)
     all_bits = weight_error([error] * WEIGHT_BITS)
     values = {
@@ -89,7 +80,7 @@ def _plain(how: str, pulse: Pulse, **changes: float) -> Operating:
     return Operating(how, pulse, **{**values, **changes})
 
 
-def verified(pulse: Pulse, read: Read, times: int, row_bits: int) -> Operating:
+def verified(pulse: Access, read: Access, times: int, row_bits: int) -> Operating:
     """Written, read, and written again at most ``times`` times where it is wrong."""
     rounds = [-math.expm1(row_bits * math.log1p(-min(pulse.error**j, 1 - 1e-16))) if j else 1.0 for j in range(times + 1)]
     energy = pulse.energy * math.fsum(pulse.error**j for j in range(times + 1)) + read.energy * math.fsum(rounds)
@@ -98,7 +89,7 @@ def verified(pulse: Pulse, read: Read, times: int, row_bits: int) -> Operating:
     return _plain(f"verified, again {times} x", pulse, error=error, read_through=error, energy=energy, latency=latency)
 
 
-def coded(pulse: Pulse, name: str) -> Operating:
+def coded(pulse: Access, name: str) -> Operating:
     """Words with check bits."""
     code = CODES[name]
     return _plain(
@@ -106,7 +97,7 @@ def coded(pulse: Pulse, name: str) -> Operating:
     )
 
 
-def approximate(good: Pulse, cheap: Pulse, low_bits: int) -> Operating:
+def approximate(good: Access, cheap: Access, low_bits: int) -> Operating:
     """The lowest bits of each weight written with a cheaper pulse; a row waits for the slower one."""
     share = low_bits / WEIGHT_BITS
     errors = [cheap.error] * low_bits + [good.error] * (WEIGHT_BITS - low_bits)
@@ -117,7 +108,7 @@ def approximate(good: Pulse, cheap: Pulse, low_bits: int) -> Operating:
     )  # fmt: skip
 
 
-def operating_points(pulses: Sequence[Pulse], read: Read, row_bits: int) -> Iterator[Operating]:
+def operating_points(pulses: Sequence[Access], read: Access, row_bits: int) -> Iterator[Operating]:
     """Everything that can be made of some pulses."""
     for pulse in pulses:
         yield _plain("plain", pulse)

@@ -37,10 +37,7 @@ def flips(technology: Technology, *, variation: bool = True) -> Flips:
         return Flips((1.0,), (0.0,), (0.0,), "powered: neither lost nor disturbed")
     if technology.stacks or technology.stacks_of:
         name, stack = technology.stack()
-        low, high = technology.resistance_low, technology.resistance_high
-        assert low is not None
-        assert high is not None
-        cells = _cells(stack, (low.si, high.si), variation)  # pyright: ignore[reportArgumentType]  (frozen: hashable)
+        cells = _cells(stack, technology.resistances, variation)  # pyright: ignore[reportArgumentType]  (frozen: hashable)
         return Flips(
             *cells, f"stack {name}, Fokker-Planck equation, the worse of both states{'' if variation else ', nominal cells'}"
         )

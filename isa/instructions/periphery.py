@@ -447,7 +447,7 @@ class Range(_Periphery):
         return _cost(machine, n, range_ops=n, buffer_bits_read=32 * n)
 
 
-class RangeBeyond(_Periphery):
+class RangeBeyond(Range):
     """``range`` for a shift that is fixed already: rd = max(rd, bits(|src|)), and elements of more than rs + 7 bits, which the shift to 8 bits
     saturates, are counted (event ``saturated``). A register shift of zero or less shifts nothing."""
 
@@ -458,11 +458,6 @@ class RangeBeyond(_Periphery):
     src = ViewField("operand", "buf", "i32", "r")
     rs = Reg("shift")
     rows = RowsField("src")
-
-    @staticmethod
-    def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
-        n = _elements(o.src, r0, r1)
-        return _cost(machine, n, range_ops=n, buffer_bits_read=32 * n)
 
 
 class ShiftTo8(_Periphery):

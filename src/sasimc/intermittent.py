@@ -164,34 +164,36 @@ class Intermittent:
         """One try; False if it was cut off, and everything stands as before it."""
         it, sure = self._it, self.stored > 2 * self._needs.get(entry, float("inf"))
         kept = None if sure else (it.state.snapshot(), it.mark())
-        counts = it.cycles, dict(it.events)
+        counts = it.cycles, it.events
         it.run(entry)
-        seconds, joules, instructions = self._since(counts)
+        seconds, joules, events = self._since(counts)
         self._needs[entry] = joules
         if kept is not None and joules + self.supply.storage_leakage.si * seconds > self.stored:
             self._return_to(kept)
-            if not self._in_parts(entry, kept, max(1, instructions // _PARTS)):
+            if not self._in_parts(entry, kept, max(1, events["instructions"] // _PARTS)):
                 return False
         else:
             self._use(seconds, joules)
-        bits = it.events["host_bits_out"] - counts[1]["host_bits_out"]
-        self.spent.journal += bits * self.supply.journal.si
-        self.spent.useful += joules - bits * self.supply.journal.si
+        journal = self._journal(events)
+        self.spent.journal += journal
+        self.spent.useful += joules - journal
         return True
 
-    def _since(self, counts: tuple[int, Mapping[str, int]]) -> tuple[float, float, int]:
-        """Seconds, joules with the journal, instructions since the counters were ``counts``."""
+    def _journal(self, events: Mapping[str, int]) -> float:
+        return events["host_bits_out"] * self.supply.journal.si
+
+    def _since(self, counts: tuple[int, Mapping[str, int]]) -> tuple[float, float, Mapping[str, int]]:
+        """Seconds, joules with the journal, and events since the counters were ``counts``."""
         it = self._it
         events, cycles = {name: n - counts[1][name] for name, n in it.events.items()}, it.cycles - counts[0]
-        joules = self.joules(events, cycles) + events["host_bits_out"] * self.supply.journal.si
-        return cycles / it.machine.clock_hz, joules, events["instructions"]
+        return cycles / it.machine.clock_hz, self.joules(events, cycles) + self._journal(events), events
 
     def _in_parts(self, entry: str, kept: tuple[Snapshot, Mark], part: int) -> bool:
         """Execute ``part`` instructions at a time; False if the storage ran empty after one of them."""
         it, lost = self._it, 0.0
         it.begin(entry)
         while it.at.running:
-            counts = it.cycles, dict(it.events)
+            counts = it.cycles, it.events
             it.advance(part)
             seconds, joules, _ = self._since(counts)
             lost += joules

@@ -57,8 +57,8 @@ def energy(
     By phase, component, ONNX node and instruction, with the source of each figure and the range that the assumptions leave."""
     from sasimc.costs import cost_of_report
     from sasimc.evaluation.baseline.item import baseline_table, filled
-    from sasimc.evaluation.figures import figures
     from sasimc.evaluation.ranges import assigned, curve, parse_setting
+    from sasimc.evaluation.run_figures import figures
     from sasimc.evaluation.text import cost_tables, curve_table
 
     require_writable(json_file, plot)

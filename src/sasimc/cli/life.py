@@ -26,8 +26,7 @@ __all__ = ["life"]
     help="How often the device does what this run did.",
 )  # fmt: skip
 @option(
-    "--code", "codes", section="Use", type=Choice(("none", "secded", "dec")), multiple=True, default=("none", "secded", "dec"),
-    show_default="all three", help="Error-correcting code of 64-bit words (may be repeated).",
+    "--code", "codes", section="Use", type=Choice("sasimc.evaluation.questions.life:CODES"), multiple=True, show_default="all three", help="Error-correcting code of 64-bit words (may be repeated).",
 )  # fmt: skip
 @option(
     "--scrub-hours",
@@ -65,7 +64,7 @@ def life(
         with progress(f"cells of {memory.name}"):
             cells = flips(memory, variation=not nominal)
         each = runs_per_day / 86400 if runs_per_day is not None else 1 / max(cost.run.seconds, 1e-12)
-        for code in codes:
+        for code in codes or CODES:
             duty = Duty(each, CODES[code], 3600 * scrub if code != "none" else 0.0)
             found.append((memory.name, code, life_of(rows, cells, memory.endurance.si, duty)))
         bits = sum(r.count * r.bits for r in rows)

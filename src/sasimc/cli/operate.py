@@ -10,7 +10,6 @@ from sasimc.cli.common import command, require_writable, write_json
 from sasimc.cli.options import AtLeast, Choice, option
 from sasimc.cli.progress import progress
 from sasimc.cli.tables import print_tables, say
-from sasimc.isa.errors import SasError
 
 __all__ = ["operate"]
 
@@ -18,7 +17,9 @@ __all__ = ["operate"]
 @command("operate")
 @options.technology("sas", section="Junction", what="Technology with free layers.")
 @option("--stack", section="Junction", metavar="NAME", show_default="the technology's", help="Free layer: z, x, prototype, ...")
-@option("--method", section="Junction", type=Choice(("sas", "sot", "stt")), default="sas", help="Way of writing.")
+@option(
+    "--method", section="Junction", type=Choice("sasimc.evaluation.device.write:METHODS"), default="sas", help="Way of writing."
+)
 @option("--row-bits", section="Junction", type=AtLeast(1), default=512, help="Bits that are written together.")
 @option("--all", "every", section="Output", is_flag=True, help="Also points that another beats.")
 @options.seed("Seed of the simulated writes.", "Simulation")
@@ -39,18 +40,13 @@ def operate(
     Energy, error and latency of pulses, with write-verify, error-correcting codes and approximate low-order bits."""
     from sasimc.evaluation.device.equal import equal_error_curve
     from sasimc.evaluation.device.read import read_margin
-    from sasimc.evaluation.questions.operating import Pulse, Read, as_dict, front, operating_points, operating_table
+    from sasimc.evaluation.questions.operating import Access, as_dict, front, operating_points, operating_table
     from sasimc.evaluation.technologies.load import load_technology
 
     require_writable(json_file)
     found = load_technology(technology)
     name, layer = found.stack(stack)
-    low, high = found.resistance_low, found.resistance_high
-    if low is None or high is None:
-        raise SasError(
-            f"technology {found.name} has no resistances", hint="sas, sot, stt, or a file with resistance_low and resistance_high"
-        )
-    resistances, workers = (low.si, high.si), threads or os.cpu_count() or 1
+    resistances, workers = found.resistances, threads or os.cpu_count() or 1
     with progress("loading the simulator") as show:
 
         def watch(done: int, total: int) -> None:
@@ -58,8 +54,8 @@ def operate(
 
         curve = equal_error_curve(layer, method, resistances, seed=seed, threads=workers, watch=watch)  # type: ignore[arg-type]
         margin = read_margin(layer, resistances, seed=seed)
-    pulses = [Pulse(p.error_rate, p.energy, p.write.latency) for p in curve.points]
-    points = list(operating_points(pulses, Read(margin.error_rate, found.read_energy.si, found.read_latency.si), row_bits))
+    pulses = [Access(p.error_rate, p.energy, p.write.latency) for p in curve.points]
+    points = list(operating_points(pulses, Access(margin.error_rate, found.read_energy.si, found.read_latency.si), row_bits))
     shown = points if every else front(points)
     say(f"technology {found.name}, stack {name}: {layer.description}")
     print_tables(operating_table(method, shown))

@@ -206,12 +206,8 @@ def _session(
     cluster: str | None, workers: int | None, power: str | None, **fields: Any,
 ) -> None:  # fmt: skip
     """Classify, train, evaluate."""
-    from sasimc.building import program_for
-    from sasimc.costs import joules_of
     from sasimc.datasets.images import Augment
     from sasimc.datasets.preprocess import preprocess_fields
-    from sasimc.evaluation.supply.supply import load_supply
-    from sasimc.intermittent import Intermittent
     from sasimc.training.recipe import Schedule
     from sasimc.training.session import Session, SessionOptions
     from sasimc.training.session_options import check_options, make_recipe
@@ -246,7 +242,7 @@ def _session(
         outputs={k: v for k, v in (("save", save), ("json", outcome.json_file), ("trace", outcome.trace)) if v},
     )  # fmt: skip
     check_options(what_to_do)
-    supply = load_supply(power) if power else None
+    supply = _supply(power)
     if supply and (outcome.trace or cross_check or cluster or workers):
         raise SasError(
             "--power runs one device, in pieces: --trace and --cross-check need whole runs, --cluster and --workers more devices",
@@ -256,6 +252,8 @@ def _session(
     require_writable(save, image, *outcome.files)
     if weights is not None:
         assert train is not None
+        from sasimc.building import program_for
+
         with progress(f"building and compiling a network for {train}"):
             runnable = program_for(train, data, None if weights == "random" else weights, side, make_recipe(recipe, changes))
         what = f"MobileNet-V2 of {weights} + Rep-Net, {side} x {side} pixels"
@@ -274,11 +272,14 @@ def _session(
         device.inject(bit_errors, fresh=session.image is None)
         if bit_errors.active:
             say(f"bit errors, rates: {bit_errors}; seed {bit_errors.seed}")
-        powered: Intermittent | None = None
+        powered: Any = None
         try:
             with traced(device.interpreter, outcome) as run:
                 device.run_with(run)
                 if supply:
+                    from sasimc.costs import joules_of
+                    from sasimc.intermittent import Intermittent
+
                     powered = Intermittent(device, supply, joules_of(device.program, outcome.prices))
                     device.run_with(powered.run)
                 session.run()
@@ -317,6 +318,15 @@ def _varied(plan: Any, device: int, scrub: int, technology: str, program: Path |
     with progress("simulating how cells differ"):
         cells = device_map(technology, machine, device)
     return replace(plan, cells=cells, scrub=scrub)
+
+
+def _supply(power: str | None) -> Any:
+    """The supply of ``--power``; None: always on."""
+    if power is None:
+        return None
+    from sasimc.evaluation.supply.supply import load_supply
+
+    return load_supply(power)
 
 
 def embedded(recipe: str | None) -> Any:

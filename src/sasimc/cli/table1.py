@@ -17,7 +17,7 @@ from sasimc.cli.workers import check_workers, pool_of, say_who
 from sasimc.isa.errors import SasError
 
 if TYPE_CHECKING:
-    from sasimc.cells import CellTask
+    from sasimc.table1_cells import CellTask
 
 __all__ = ["table1"]
 
@@ -136,11 +136,11 @@ def table1(
     require()
     require_writable(json_file)
     shared = check_workers(cluster, workers)
-    from sasimc.cells import CellTask, compiler
     from sasimc.isa.files import write_atomically
     from sasimc.reference.cells import CONFIGURATIONS, Cell, Runner, Settings, use_threads
     from sasimc.reference.curves import write_csv, write_plots
     from sasimc.reference.table1 import summary, text
+    from sasimc.table1_cells import CellTask, compiler
     from sasimc.zoo.weights import backbone_weights
 
     try:
@@ -184,8 +184,8 @@ def table1(
 
 def _shared_out(tasks: list[CellTask], cluster: str | None, workers: int | None) -> bool:
     """Have workers run cells; False: some failed, which is said, and they are tried again next time."""
-    from sasimc.cells import run_cell, weights_of
     from sasimc.cluster.task import Failure
+    from sasimc.table1_cells import run_cell, weights_of
 
     if not tasks:
         return True
