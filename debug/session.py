@@ -10,7 +10,6 @@ session.resume(backwards=True)
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -19,7 +18,8 @@ import numpy.typing as npt
 from sasimc.debug.breakpoints import locate
 from sasimc.debug.expressions import Index, Name, parse, whole_number
 from sasimc.debug.history import ENDLESS, History, Run
-from sasimc.debug.places import Effects, Place, Places
+from sasimc.debug.places import Place, Places
+from sasimc.debug.scan import Extra, Scan, Wanted
 from sasimc.debug.stops import Breakpoint, Hit, Position, Stop, Watchpoint
 from sasimc.isa.errors import SasError, near
 from sasimc.isa.program import Program
@@ -34,34 +34,6 @@ HISTORY_BYTES: Final = 256 << 20
 _WHENS: Final = ("change", "write", "read", "access")
 
 Price = Callable[[Mapping[str, int], float], float]
-Extra = Mapping[int, Callable[[], bool]]
-"""Further instructions to stop before, and whether to, once there."""
-
-
-@dataclass(frozen=True)
-class _Event:
-    """What is met at an instant: breakpoints there, and what the instruction before it (or the host) did to watched places."""
-
-    time: int
-    points: tuple[Breakpoint, ...] = ()
-    hits: tuple[Hit, ...] = ()
-    extra: bool = False
-
-    def backwards(self) -> Iterator[_Event]:
-        """The same where one stands for it going back: before the instruction that did it, and at the breakpoint."""
-        if self.hits:
-            yield _Event(self.hits[0].time, hits=self.hits)
-        if self.points or self.extra:
-            yield _Event(self.time, self.points, extra=self.extra)
-
-
-@dataclass
-class _Scan:
-    """What is looked for on the way."""
-
-    breakpoints: list[Breakpoint] = field(default_factory=list)
-    watchpoints: list[Watchpoint] = field(default_factory=list)
-    extra: Extra = field(default_factory=dict)
 
 
 class Session:
@@ -91,6 +63,7 @@ class Session:
         self._fresh = True
         self.it.reset_counters()
         self.history = History(self.it, runs, history)
+        self.scan = Scan(self.it, self.history, self.places, self.lookup)
 
     # ------------------------------------------------------------------------------------------------------------- where
 
@@ -224,96 +197,22 @@ class Session:
 
     # ------------------------------------------------------------------------------------------------------------ scanning
 
-    def _wanted(self, extra: Extra | None = None, backwards: bool = False) -> _Scan:
+    def _wanted(self, extra: Extra | None = None, backwards: bool = False) -> Wanted:
         """What stops; going back, nothing does that is still to be passed."""
         points = [p for p in self.points.values() if p.enabled and not (backwards and p.ignore)]
-        return _Scan(
+        return Wanted(
             [p for p in points if isinstance(p, Breakpoint)], [p for p in points if isinstance(p, Watchpoint)], extra or {}
         )
 
-    def _events(self, scan: _Scan, end: int) -> Iterator[_Event]:
-        """Run on, up to the instant ``end``, and say what is met on the way. The machine stands where the event is when it is said."""
-        h, at = self.history, self.it.at
-        halting = {pc for b in scan.breakpoints for pc in b.pcs} | scan.extra.keys()
-        watched: dict[int, list[Watchpoint]] = {}
-        for w in scan.watchpoints:
-            for pc in w.pcs:
-                watched.setdefault(pc, []).append(w)
-        stops = halting | watched.keys()
-        opened = h.loops_around(stops)
-        hosts = [w for w in scan.watchpoints if w.place.memory in ("host", "reg", "cells")]
-        h.look = lambda: [w.place.read(self.it) for w in hosts]
-        try:
-            while h.time < end and not h.ended and not h.interrupted:
-                first, pc = h.time, at.pc
-                looking = watched.get(pc, ())
-                hits: list[Hit] = []
-                if looking:
-                    hits = self._watch(looking, pc)
-                else:
-                    h.advance(end - first, stops, opened)
-                if h.trap is not None:
-                    return
-                if h.hosted is not None:
-                    hits += self._by_host(hosts, *h.hosted)
-                met, extra = ((), False) if h.ended else self._here(scan)
-                if hits or met or extra:
-                    yield _Event(h.time, met, tuple(hits), extra)
-        finally:
-            h.look = lambda: None
-
-    def _here(self, scan: _Scan) -> tuple[tuple[Breakpoint, ...], bool]:
-        """What holds before the next instruction."""
-        pc = self.it.at.pc
-        met = tuple(b for b in scan.breakpoints if pc in b.pcs and self._met(b))
-        return met, pc in scan.extra and scan.extra[pc]()
-
-    def _met(self, b: Breakpoint) -> bool:
-        h = self.history
-        if b.step is not None and (h.current.step != b.step or h.time != h.starts[h.run]):
-            return False
-        return b.condition is None or b.condition.true(self.lookup)
-
-    def _watch(self, looking: list[Watchpoint], pc: int) -> list[Hit]:
-        """Execute one instruction and say what it did to what is watched."""
-        h, it = self.history, self.it
-        rows, regs, first = it.at.rows(pc), list(it.regs), h.time
-        touched: list[tuple[Watchpoint, Effects, npt.NDArray[Any], Any]] = []
-        for w in looking:
-            found = self.places.effects(pc, *rows, regs, w.place)
-            if found:
-                touched.append((w, found, w.place.read(it), self.places.wear(it, w.place)))
-        h.advance(1)
-        if h.trap is not None or h.time == first:
-            return []
-        out: list[Hit] = []
-        for w, found, before, wear in touched:
-            # `hosted`: the host may have written behind the last instruction; then what it wrote is compared apart
-            after = w.place.read(it) if h.hosted is None or not found.write else before
-            changed = not np.array_equal(before, after)
-            wrote = changed or (found.write and wear != self.places.wear(it, w.place))
-            wanted = {"change": changed, "write": wrote, "read": found.read, "access": found.read or wrote}[w.when]
-            if wanted and (w.condition is None or w.condition.true(self.lookup)):
-                out.append(Hit(w.place, pc, first, found.read, wrote, before, after, w))
-        return out
-
-    def _by_host(self, hosts: list[Watchpoint], seen: Any, now: Any) -> list[Hit]:
-        out: list[Hit] = []
-        for w, before, after in zip(hosts, seen or (), now or (), strict=False):
-            changed = not np.array_equal(before, after)
-            if changed and w.when != "read" and (w.condition is None or w.condition.true(self.lookup)):
-                out.append(Hit(w.place, -1, self.history.time, False, True, before, after, w))
-        return out
-
     def _forward(self, end: int, extra: Extra | None = None, then: str = "step") -> Stop:
         """Run up to an instant; ``then``: the reason when nothing stopped it there."""
-        scan, h = self._wanted(extra), self.history
+        wanted, h = self._wanted(extra), self.history
         h.interrupted = False
-        if self._fresh and not h.time and then == "end" and (told := self._count(*self._here(scan)[:1], ())):
+        if self._fresh and not h.time and then == "end" and (told := self._count(*self.scan.here(wanted)[:1], ())):
             self._fresh = False
             return self._stopped(*told)
         self._fresh = False
-        for event in self._events(scan, end):
+        for event in self.scan.events(wanted, end):
             told = self._count(event.points, event.hits)
             if told or event.extra:
                 return self._stopped(*(told or ((), ())))
@@ -345,30 +244,12 @@ class Session:
         reason = "watchpoint" if hits else "breakpoint" if points else "step"
         return Stop(reason, self.position, points, hits, backwards=backwards)
 
-    def _last(self, scan: _Scan, before: int, floor: int = 0) -> _Event | None:
-        """The last event before an instant and not before ``floor``, as seen going back; the machine then stands anywhere."""
-        h, end = self.history, before
-        while end > floor and not h.interrupted:
-            start = h.checkpoints.before(end - 1).time
-            h.seek(start)
-            found = [_Event(0, *self._here(scan)[:1], extra=self._here(scan)[1])] if start == 0 else []
-            for event in self._events(scan, end):
-                found = [*found, *event.backwards()]
-                latest = max((e.time for e in found if e.time < before), default=-1)
-                found = [e for e in found if e.time == latest]
-            found = [e for e in found if e.points or e.hits or e.extra]
-            if found:
-                points, hits = tuple(p for e in found for p in e.points), tuple(x for e in found for x in e.hits)
-                return _Event(found[0].time, points, hits, any(e.extra for e in found)) if found[0].time >= floor else None
-            end = start
-        return None
-
     def _backward(self, extra: Extra | None = None, floor: int = 0) -> Stop:
         """Run back to the last event, or to an instant if there is none after it."""
-        h, scan, self._fresh = self.history, self._wanted(extra, backwards=True), False
+        h, wanted, self._fresh = self.history, self._wanted(extra, backwards=True), False
         h.interrupted = False
         now = h.time
-        event = self._last(scan, now, floor)
+        event = self.scan.last(wanted, now, floor)
         if h.interrupted:
             h.seek(now)
             return Stop("interrupted", self.position, backwards=True)
@@ -454,7 +335,7 @@ class Session:
         """Who wrote a place last: the write with the values around it; None: nobody since the beginning. The machine stands where it stood."""
         place, now = self.place(text), self.history.time
         watch = Watchpoint(0, text, self.places.candidates(place), place=place, when="write")
-        event = self._last(_Scan(watchpoints=[watch]), now)
+        event = self.scan.last(Wanted(watchpoints=[watch]), now)
         self.history.seek(now)
         return event.hits[0] if event is not None else None
 
@@ -463,7 +344,7 @@ class Session:
         place, now = self.place(text), self.history.time
         watch = Watchpoint(0, text, self.places.candidates(place), place=place, when="write")
         self.history.seek(since)
-        found = [hit for event in self._events(_Scan(watchpoints=[watch]), now) for hit in event.hits]
+        found = [hit for event in self.scan.events(Wanted(watchpoints=[watch]), now) for hit in event.hits]
         self.history.seek(now)
         return found
 

@@ -16,12 +16,15 @@ from pydantic.dataclasses import dataclass
 
 from sasimc.isa.errors import SasError
 
-__all__ = ["End", "Kind", "Measured", "Quantity", "format_si", "parse_unit"]
+__all__ = ["YEAR", "End", "Kind", "Measured", "Quantity", "format_duration", "format_si", "parse_unit"]
 
 End = Literal["low", "nominal", "high"]
 
 Kind = Literal["paper", "derived", "fit", "assumption"]
 """Where a number comes from: printed in the paper, arithmetic on such numbers, fitted to data, or assumed where the paper is silent."""
+
+YEAR = 365.25 * 86400.0
+"""Seconds of a Julian year."""
 
 PREFIXES = {
     "q": 1e-30, "r": 1e-27, "y": 1e-24, "z": 1e-21, "a": 1e-18, "f": 1e-15, "p": 1e-12, "n": 1e-9, "u": 1e-6, "m": 1e-3, "": 1.0, "k": 1e3,
@@ -35,7 +38,7 @@ ATOMS: dict[str, tuple[float, str, bool]] = {
     "B": (1, "B", True), "OPS": (1, "OPS", True), "MAC": (1, "MAC", True), "bit": (1, "bit", False), "rad": (1, "rad", False),
     "cycle": (1, "cycle", False), "transistor": (1, "transistor", False), "access": (1, "access", False), "row": (1, "row", False),
     "write": (1, "write", False), "image": (1, "image", False), "F2": (1, "F2", False), "1": (1, "", False), "%": (0.01, "", False),
-    "deg": (math.pi / 180, "rad", False), "min": (60, "s", False), "h": (3600, "s", False), "year": (365.25 * 86400, "s", False),
+    "deg": (math.pi / 180, "rad", False), "min": (60, "s", False), "h": (3600, "s", False), "year": (YEAR, "s", False),
 }  # fmt: skip
 PLAIN = {name for name, (_, _, prefixed) in ATOMS.items() if not prefixed}
 
@@ -105,6 +108,15 @@ def format_si(value: float, unit: str, digits: int = 3) -> str:
     prefix = fitting[-1]
     suffix = f"^{power}" if power != 1 else ""
     return f"{_digits(base / PREFIXES[prefix] ** power, digits)} {prefix}{name}{suffix}{rest}"
+
+
+def format_duration(seconds: float) -> str:
+    """Seconds as people say them: ``36.8 s``, ``3.4 days``, ``1,230 years``; below a minute with SI prefixes."""
+    for unit, size in (("years", YEAR), ("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
+        if size <= seconds < math.inf:
+            rounded = float(f"{seconds / size:.3g}")
+            return f"{f'{rounded:,.0f}' if rounded >= 1000 else _digits(rounded, 3)} {unit}"
+    return format_si(seconds, "s")
 
 
 def _digits(value: float, digits: int) -> str:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sasimc.evaluation.quantity import Quantity, format_si, parse_unit
+from sasimc.evaluation.quantity import YEAR, Quantity, format_duration, format_si, parse_unit
 from sasimc.evaluation.technologies.load import load_technology
 from sasimc.isa.choices import TECHNOLOGIES
 from sasimc.isa.errors import SasError
@@ -165,3 +165,18 @@ def test_unknown_names(tmp_path: Path) -> None:
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(SasError, match="not a text file"):
         load_technology(tmp_path / "bytes.toml")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (36.8, "36.8 s"),
+        (90, "1.50 minutes"),
+        (7200, "2.00 hours"),
+        (86400 * 3.44, "3.44 days"),
+        (1234e3 * YEAR, "1,230,000 years"),
+        (2e-9, "2.00 ns"),
+    ],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text

@@ -23,7 +23,7 @@ from sasimc.evaluation.device.theory import (
     sweep_coercivity,
 )
 from sasimc.evaluation.device.write import METHODS, Method, Outcome, Write, error_bound, run_write, write_of
-from sasimc.evaluation.quantity import Measured, Quantity, format_si
+from sasimc.evaluation.quantity import YEAR, Measured, Quantity, format_si
 from sasimc.evaluation.technologies.technology import Technology
 
 __all__ = ["PAPER", "DeviceReport", "Figure", "Sweep", "Watch", "device_report", "write_sweeps"]
@@ -263,7 +263,7 @@ def _disturb_figures(stack: Stack, resistances: tuple[float, float]) -> Iterator
     )
     for celsius in (27, 85, 125):
         hot = stack.at(celsius + 273.15)
-        years = 1 / escape_rate(hot, resistances, 1) / (365.25 * 86400)
+        years = 1 / escape_rate(hot, resistances, 1) / YEAR
         yield Figure(
             f"retention of one bit at {celsius} C",
             years,

@@ -24,14 +24,13 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from sasimc.evaluation.quantity import format_si
+from sasimc.evaluation.quantity import YEAR, format_duration
 from sasimc.evaluation.table import Table
 
 __all__ = ["CODES", "Code", "Duty", "Flips", "Life", "Rows", "life", "life_table", "lost"]
 
 Floats = npt.NDArray[np.float64]
 
-YEAR: Final = 365.25 * 86400
 WEIBULL: Final = 2.0
 """Slope of the distribution of endurance (assumption; published slopes of tunnel barriers lie between 1 and 3)."""
 LONGEST: Final = 1e6 * YEAR
@@ -160,12 +159,7 @@ def _half(hazard: Callable[[float], float]) -> float:
 
 
 def _time(seconds: float) -> str:
-    if seconds >= LONGEST:
-        return "> 1e6 years"
-    for unit, size in (("years", YEAR), ("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}"
-    return format_si(seconds, "s")
+    return "> 1e6 years" if seconds >= LONGEST else format_duration(seconds)
 
 
 def life_table(found: Sequence[tuple[str, str, Life]]) -> Table:

@@ -8,6 +8,7 @@ from html import escape
 from typing import Any
 
 from sasimc.evaluation.cost import Cost
+from sasimc.evaluation.quantity import YEAR, format_duration
 from sasimc.evaluation.remarks import remarks
 from sasimc.evaluation.report.assumptions import assumptions_section
 from sasimc.evaluation.report.charts import Series, curves, legend
@@ -15,7 +16,7 @@ from sasimc.evaluation.report.content import short_name
 from sasimc.evaluation.report.floorplan import floor_plan, where_layers_stand
 from sasimc.evaluation.report.house import COMPONENTS, component_colour, frame, phase_colour
 from sasimc.evaluation.report.parts import bars, breakable, plain
-from sasimc.evaluation.report.tables import Table, count, percent, shown, si, typeset
+from sasimc.evaluation.report.tables import Table, percent, shown, si, typeset
 from sasimc.evaluation.report.training import accuracy_section, training_section
 from sasimc.evaluation.report.views import energy_section, entry_name, layers_section, switches, view_style, views
 
@@ -131,7 +132,7 @@ def _cards(cost: Cost) -> str:
                 if figure.range_text
                 else ""
             )
-            cards.append((label, _years(figure.value) if figure.unit == "year" else value, figure.how + spread))
+            cards.append((label, format_duration(figure.value * YEAR) if figure.unit == "year" else value, figure.how + spread))
     out: list[str] = []
     for label, value, how in cards:
         number, _, unit = value.partition(" ")
@@ -155,10 +156,6 @@ def _in_short(cost: Cost, made: Mapping[str, Table]) -> str:
         f"({shown(phase[4], 'share')} of the time), the slowest layer <b>{escape(short_name(str(slowest[1])))}</b> ({shown(slowest[6], 'share')})."
         f"{''.join(f' {escape(text[:1].upper() + text[1:])}.' for text in remarks(cost))}</p>"
     )
-
-
-def _years(years: float) -> str:
-    return f"{count(float(f'{years:.3g}'))} years" if years >= 1 else f"{years * 365.25:.3g} days"
 
 
 def _buffer(cost: Cost) -> str:
