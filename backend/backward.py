@@ -78,7 +78,7 @@ _SHIFTS = {"nearest": "shr8", "stochastic": "psr", "carried": "shr8c"}
 @dataclass
 class BackwardEmitter:
     """``batch``: register with the number of samples, ``sample``: register that numbers them; ``saves``, ``masks``: host views made by the
-    forward pass; ``batch_size``: largest batch; ``mu``: registers of the update magnitude by kind. ``kept``: host views that hold something
+    forward pass; ``batch_size``: largest batch; ``mu``: registers of the update magnitude by kind. ``learned``: host views of learned biases by layer. ``kept``: host views that hold something
     from one step to the next (low bytes, velocities, ranges of errors); ``ranges``: the one with a word for each product, if exponents
     come from the steps before: its gain plus an offset, 0 where nothing was measured yet; ``levels``: of every error the word with its level, and what is to be
     added to it (docs/reference/numerics.md)."""
@@ -93,6 +93,7 @@ class BackwardEmitter:
     masks: Mapping[str, str]
     mu: Mapping[str, int]
     loss_error: str
+    learned: Mapping[str, str] = field(default_factory=dict)
     ranges: str = ""
     errors: dict[str, str] = field(default_factory=dict)
     exponents: dict[str, int] = field(default_factory=dict)
@@ -692,15 +693,19 @@ class BackwardEmitter:
         scratch = self.placement.scratch
         assert scratch is not None
         bits, shift = b.register(), b.register()
+        learned = fwd.name in self.learned
+        top = b.register() if learned else 0  # likewise of the bias
         b.emit("phase", "gradient")
         b.emit("li", bits, 0)
+        if learned:
+            b.emit("li", top, 0)
         blocks: list[tuple[list[Matrix], str, int, int]] = []
         for part, matrix in parts:
-            width = max(1, min(matrix.n, b.machine.accumulator.entries // matrix.k))
-            if matrix.k > b.machine.accumulator.entries:
+            width = max(1, min(matrix.n, b.machine.accumulator.entries // (matrix.k + learned)))
+            if matrix.k + learned > b.machine.accumulator.entries:
                 raise CapacityError(f"a gradient of {matrix.k} rows does not fit the accumulators", where=fwd.origin or fwd.name)
             if part.kind == "depthwise":
-                if matrix.k * matrix.n > b.machine.accumulator.entries:
+                if matrix.k * (matrix.n + learned) > b.machine.accumulator.entries:
                     raise CapacityError(
                         "the gradient of a depth-wise layer does not fit the accumulators", where=fwd.origin or fwd.name
                     )
@@ -709,7 +714,7 @@ class BackwardEmitter:
             for first in range(0, matrix.n, width):
                 count = min(width, matrix.n - first)
                 host = self._tensor(f"{matrix.name}.g{first}", "i32", (matrix.k, 1, count), 1)
-                self._gradient_block(op, fwd, part, matrix, x_name, e_name, scratch, first, count, host, bits)
+                self._gradient_block(op, fwd, part, matrix, x_name, e_name, scratch, first, count, host, bits, top)
                 twin = self.placement.twins.get(part.name)
                 blocks.append(([matrix, twin] if twin else [matrix], host, first, count))
         b.emit("phase", "update")
@@ -720,8 +725,36 @@ class BackwardEmitter:
             b.emit("addi", shift, shift, (MOMENTUM if scheme == "momentum" else 0) - 8)
         for matrices, host, first, count in blocks:
             self._update_block(op.origin or op.name, scheme, matrices, host, first, count, shift)
+        if learned:
+            b.emit("max", top, top, bits)
+            b.emit("sub", shift, top, self.mu[op.str_attr("mu")])
+            b.emit("addi", shift, shift, (MOMENTUM if scheme == "momentum" else 0) - 8)
+            self._update_bias(fwd, scheme, shift)
+            b.release(top)
         b.release(bits)
         b.release(shift)
+
+    def _update_bias(self, fwd: Op, scheme: str, shift: int) -> None:
+        """The learned bias takes the step that a weight with input 2^p would take; in 256ths of a weight's step whatever the scheme, since it has 32 bits."""
+        b, learned = self.b, self.learned[fwd.name]
+        shape, rows = b.views[learned].shape, RowRange(0, 0, 1)
+        arena = Arena(b.machine.buffer.bytes, fwd.origin or fwd.name)
+        step, bias = (b.view(base, "buf", "i32", shape, arena.take(4 * shape[2])) for base in ("b.step", "b.learned"))
+        b.emit("hld", step, self._tensor(f"{learned}.gradient", "i32", shape, 1), 0, rows)
+        b.emit("psr", step, step, shift, rows)
+        if scheme == "momentum":
+            velocity, host = (
+                b.view("b.velocity", "buf", "i32", shape, arena.take(4 * shape[2])),
+                self._keep(f"{learned}.velocity", "i32", shape),
+            )
+            b.emit("hld", velocity, host, 0, rows)
+            b.emit("mom", velocity, step, MOMENTUM, rows)
+            b.emit("hst", host, velocity, 0, rows)
+            step = velocity
+        b.emit("hld", bias, learned, 0, rows)
+        b.emit("bupd", bias, step, rows)
+        b.emit("hst", learned, bias, 0, rows)
+        self.peak = max(self.peak, arena.top)
 
     def _remembered_range(self, layer: str, bits: int, exponent: int) -> None:
         """bits = largest range of the batches so far, in units of this one: two words in host memory, the range (plus an offset) and a count
@@ -817,6 +850,7 @@ class BackwardEmitter:
         count: int,
         host: str,
         bits: int,
+        top: int,
     ) -> None:
         b = self.b
         x_type = self.train.forward.type(x_name)
@@ -849,6 +883,11 @@ class BackwardEmitter:
         e_host = b.channel_slice(self.errors[e_name], part.n0 + (0 if depthwise else first), ce)
         geom = geometry_of(b, fwd, x_type.shape)
         acc = b.view("g.acc", "acc", "i32", (matrix.k, 1, count), 0)
+        sums = one = ""
+        if fwd.name in self.learned:  # a weight whose input is 2^p wherever the others' is x
+            sums = b.view("b.acc", "acc", "i32", (1, 1, ce), matrix.k * count)
+            one = b.view("b.input", "buf", "u8", (1, 1, 1), arena.take(1))
+            b.emit("fill", one, 1 << (8 - fwd.int_attr("learned")), RowRange(0, 0, 1))
         # the operand that needs fewer writes is kept in the scratch rows
         pixels, plain = rows * we, x_type.dtype == "i8" and x_type.zero == 0
         stationary = "a" if matrix.k < count and plain else "e"
@@ -868,6 +907,8 @@ class BackwardEmitter:
                 b.emit("gradd", acc, x_view, e_view, held.name, geom, rr)
             else:
                 b.emit("gradp", acc, x_view, e_view, held.name, geom, stationary, rr)
+            if sums:
+                b.emit("prod", sums, e_view, one, rr)
 
         self.peak = max(self.peak, arena.top)
         with b.overlapped(), b.batch_loop(self.batch, self.sample):
@@ -882,5 +923,15 @@ class BackwardEmitter:
             b.emit("range", bits, out, rr)
             b.emit("hst", host, out, 0, rr)
 
+        if sums:
+            total = b.view("b.sum", "buf", "i32", (1, 1, ce), Arena(b.machine.buffer.bytes, fwd.origin or fwd.name).take(4 * ce))
+            start, rows_of_one = part.n0 + (0 if depthwise else first), RowRange(0, 0, 1)
+            whole = self._tensor(f"{self.learned[fwd.name]}.gradient", "i32", b.views[self.learned[fwd.name]].shape, 1)
+            b.emit("drain", total, sums, rows_of_one)
+            if "gscale" in op.consts:
+                k = self.train.constants[op.consts["gscale"]][start : start + ce]
+                b.emit("escale", total, total, b.table(f"{op.name}.k{start}", "scale", {}, {"k": k}), rows_of_one)
+            b.emit("range", top, total, rows_of_one)
+            b.emit("hst", b.channel_slice(whole, start, ce), total, 0, rows_of_one)
         self.peak = max(self.peak, out_arena.top)
         stripe_loop(b, [Stage(drain_rows, 0, matrix.k, finish)])

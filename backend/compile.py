@@ -104,6 +104,12 @@ def compile_graph(
         "prediction": b.host("prediction", "i32", (1, 1, 1), batch),
     }
     given = _given(b, graph, io, logits, batch)
+    learned = {
+        op.name: b.host(f"{op.name}.learned", "i32", (1, 1, graph.type(op.output).shape[2]), 1)
+        for op in graph.ops
+        if "learned" in op.attrs
+    }
+    b.tensors |= {view: np.zeros(b.views[view].shape, np.int32) for view in learned.values()}
     progress("plan")
     plan = plan_forward(graph, machine)
     peak = plan.peak
@@ -115,7 +121,7 @@ def compile_graph(
     }
     host = {**fed, **{v: _unbatched(b, s) for v, s in spilled.items()}}
     with b.batch_loop(BATCH, SAMPLE):
-        emitter = ForwardEmitter(b, graph, plan, placement, SAMPLE, host)
+        emitter = ForwardEmitter(b, graph, plan, placement, SAMPLE, host, learned=learned)
         emitter.emit()
         _results(b, emitter, io, logits)
         _more_results(b, emitter, graph, given, set(io.values()))
@@ -129,7 +135,7 @@ def compile_graph(
         else:
             io["targets"] = b.host("targets", t_out.dtype, t_out.shape, batch)
         io["loss"] = b.host("loss", "i32", (1, 1, 1), batch)
-        back = _train_step(b, graph, train, machine, placement, fed, io, logits, batch)
+        back = _train_step(b, graph, train, machine, placement, fed, io, logits, batch, learned)
         peak = max(peak, back.peak)
     b.check_encoding()
     params = {"batch": BATCH, **({"head_exponent": HEAD_EXPONENT, "module_exponent": MODULE_EXPONENT} if train else {})}
@@ -145,6 +151,10 @@ def compile_graph(
         meta["training_state"] = json.dumps(back.kept)
         if back.ranges:
             meta["error_ranges"] = back.ranges
+        if learned:
+            meta["learned_biases"] = json.dumps(
+                {layer: [view, graph.op(layer).int_attr("learned")] for layer, view in learned.items()}
+            )
         learning = [pair for parts in placement.layers.values() for pair in parts if pair[0].trainable]
         meta["classifier"] = json.dumps([matrix.tensor for part, matrix in learning if _reaches(graph, part.layer, logits)])
         meta["layers"] = json.dumps({matrix.tensor: [part.layer, part.kind, part.n0] for part, matrix in learning})
@@ -258,6 +268,7 @@ def _train_step(
     io: dict[str, str],
     logits: str,
     batch: int,
+    learned: dict[str, str],
 ) -> BackwardEmitter:
     """Emit the ``train_step`` entry, and where that needs ranges of the step before, ``train_first``, which measures them; returns the emitter, whose
     ``peak`` is what they need of the buffer."""
@@ -300,13 +311,23 @@ def _train_step(
     loss = next(op for op in train.ops if op.kind in ("xent", "sqerr"))
     loss_error = b.host("loss.error", "i32", graph.type(logits).shape, batch)
     back = BackwardEmitter(
-        b, train, placement, BATCH, SAMPLE, batch, saves, masks, {"head": HEAD_EXPONENT, "rep": MODULE_EXPONENT}, loss_error
+        b,
+        train,
+        placement,
+        BATCH,
+        SAMPLE,
+        batch,
+        saves,
+        masks,
+        {"head": HEAD_EXPONENT, "rep": MODULE_EXPONENT},
+        loss_error,
+        learned,
     )
     for entry in (TRAIN_STEP, TRAIN_FIRST) if back.ranges else (TRAIN_STEP,):
         b.entry(entry)
         b.emit("phase", "forward")
         with b.batch_loop(BATCH, SAMPLE):
-            emitter = ForwardEmitter(b, graph, plan, placement, SAMPLE, host, saves, mask_tables)
+            emitter = ForwardEmitter(b, graph, plan, placement, SAMPLE, host, saves, mask_tables, learned)
             emitter.emit()
             view = _results(b, emitter, io, logits)
             with b.origin(loss.origin or loss.name):
@@ -362,8 +383,10 @@ def _prove_accumulators(graph: Graph) -> None:
         columns = zip(
             *(np.asarray(graph.constant(op, role)).tolist() for role in ("bias", "mult", "shift")), sizes.tolist(), strict=True
         )
+        # a learned bias is added in 32 bits, too
+        learned = (1 << 30) >> op.int_attr("learned") if "learned" in op.attrs else 0
         for channel, (bias, mult, shift, size) in enumerate(columns):
-            products = size * max(-low, high)
+            products = size * max(-low, high) + learned
             if products >= 1 << 31:
                 raise CapacityError(
                     f"output channel {channel}: a 32-bit sum of products may reach {products}",

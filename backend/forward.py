@@ -62,7 +62,8 @@ def geometry_of(b: Builder, op: Op, x_shape: tuple[int, int, int]) -> str:
 @dataclass
 class ForwardEmitter:
     """Emits all segments of a plan. ``sample`` is the register that numbers the sample; ``host`` gives the host view of values that live
-    there; ``saves``: values to store (value -> host view); ``masks``: clip masks to store (value -> (table, host view))."""
+    there; ``saves``: values to store (value -> host view); ``masks``: clip masks to store (value -> (table, host view)); ``learned``: host view of a layer's learned
+    bias."""
 
     b: Builder
     graph: Graph
@@ -72,6 +73,7 @@ class ForwardEmitter:
     host: Mapping[str, str]
     saves: Mapping[str, str] = field(default_factory=dict)
     masks: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    learned: Mapping[str, str] = field(default_factory=dict)
     results: dict[str, str] = field(default_factory=dict)
     """Value -> the view that its operation writes it through (filled by :meth:`emit`)."""
 
@@ -138,7 +140,8 @@ class ForwardEmitter:
             else:
                 out_view = self.full_view(op.output)
             self.results[op.output] = out_view
-            stages += self._compute(op, x_view, others, out_view, (r_in, d_in), (r_out, d_out), acc_base, plan.sums[k])
+            bias = self._learned(k, op) if "learned" in op.attrs else ""
+            stages += self._compute(op, x_view, others, out_view, (r_in, d_in), (r_out, d_out), acc_base, plan.sums[k], bias)
             stages += self._after(k, op, out_view, r_out, d_out, chain)
             x_view = out_view
         stripe_loop(b, stages)
@@ -162,6 +165,20 @@ class ForwardEmitter:
             b.emit("fill", one, 1, RowRange(0, 0, 1))
         stripe_loop(b, [Stage(rows, 0, t.shape[0], run)])
         return ""
+
+    def _learned(self, k: int, op: Op) -> str:
+        """Load the learned bias of a layer."""
+        b, n = self.b, self.graph.type(op.output).shape[2]
+        view = b.view(f"{op.name}.learned.buf", "buf", "i32", (1, 1, n), self.plan.temps[k][f"learned:{op.name}"])
+        with b.origin(op.origin or op.name):
+            b.emit("hld", view, self.learned[op.name], 0, RowRange(0, 0, 1))
+        return view
+
+    def _finish(self, op: Op, out: str, acc: str, n0: int, n: int, bias: str) -> list[tuple[object, ...]]:
+        """From the sums of output channels n0..n0+n-1 to 8 bits, with the learned bias if there is one."""
+        b = self.b
+        more = [("badd", acc, b.channel_slice(bias, n0, n), op.int_attr("learned"), ROWS)] if bias else []
+        return [*more, ("req", b.channel_slice(out, n0, n), acc, requant_table(b, self.graph, op, n0, n), ROWS)]
 
     def _sums(self, op: Op, first: int, rows: int) -> str:
         """Accumulators of an operation, of so many rows, from word ``first`` on."""
@@ -204,8 +221,9 @@ class ForwardEmitter:
         rows_out: tuple[int, int],
         rings: Mapping[str, tuple[int, int]],
         sums: int,
+        bias: str,
     ) -> list[Stage]:
-        """Stages that compute one operation; ``sums``: first accumulator word that it may use."""
+        """Stages that compute one operation; ``sums``: first accumulator word that it may use; ``bias``: view of its learned bias, if any."""
         b, graph = self.b, self.graph
         shape = graph.type(op.output).shape
         h, _, c = shape
@@ -232,9 +250,9 @@ class ForwardEmitter:
                     b.emit("dwm", acc, x, name, geom, rr)
 
             h_in = graph.type(op.inputs[0]).shape[0]
-            return [Stage(*rows_in, h_in, stream), stage(("req", out, acc, requant_table(b, graph, op, 0, c), ROWS))]
+            return [Stage(*rows_in, h_in, stream), stage(*self._finish(op, out, acc, 0, c, bias))]
         if op.kind == "conv":
-            return [stage(*self._dense(op, x, out, geom, min(r, h)))]
+            return [stage(*self._dense(op, x, out, geom, min(r, h), bias))]
         if op.kind in ("avgpool", "rescale", "resize"):
             acc = self._sums(op, sums, r)
             if not x:  # added up already, without zero points
@@ -300,7 +318,7 @@ class ForwardEmitter:
 
         return Stage(shape[0], 0, shape[0], whole)
 
-    def _dense(self, op: Op, x: str, out: str, geom: str, rows: int) -> list[tuple[object, ...]]:
+    def _dense(self, op: Op, x: str, out: str, geom: str, rows: int, bias: str) -> list[tuple[object, ...]]:
         """Products of all parts, then requantisation: at once when the sums of a whole row fit and stand pixel by pixel, else block by block of
         output channels."""
         b, graph = self.b, self.graph
@@ -319,7 +337,7 @@ class ForwardEmitter:
                         work.append(("vmm", *self._side_by_side(op, part, part.run, acc, source, matrix), ROWS))
                     else:
                         work.append(("vmm", b.channel_slice(acc, part.n0 - n0, part.n), source, b.matrix(matrix), geom, ROWS))
-            work.append(("req", b.channel_slice(out, n0, n), acc, requant_table(b, graph, op, n0, n), ROWS))
+            work += self._finish(op, out, acc, n0, n, bias)
         return work
 
     def _side_by_side(

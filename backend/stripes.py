@@ -212,6 +212,8 @@ class _Planner:
             if op is chain.last and home.get(self.root(op.output)) == "host":
                 full = op.kind in WHOLE
                 out["out"] = (h_out if full else min(r_out, h_out)) * row_bytes(graph, op.output)
+            if "learned" in op.attrs:
+                out[f"learned:{op.name}"] = 4 * graph.type(op.output).shape[2]
             if op.output in self.masks:
                 out[f"mask:{op.output}"] = min(r_out, h_out) * ((row_bytes(graph, op.output) + 7) // 8)
         return out

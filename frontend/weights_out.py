@@ -15,17 +15,19 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from onnx import ModelProto, TensorProto, numpy_helper
+from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
 
 from sasimc.frontend.onnx_import import RANGES, import_model
 from sasimc.frontend.state import tensor_array
 from sasimc.ir.graph import Graph, Op
 from sasimc.isa.errors import SasError
 
-__all__ = ["as_compiled", "model_digest", "trainable_shapes", "with_metadata", "with_weights"]
+__all__ = ["as_compiled", "model_digest", "trainable_shapes", "with_biases", "with_metadata", "with_weights"]
 
 Int8 = npt.NDArray[np.int8]
 
+_BIAS_AT = {"Conv": 2, "Gemm": 2, "QLinearConv": 8}
+"""Which input of a node is its bias."""
 _DIGIT = 64
 """Positions are told in digits of this base, small enough to be weights of every 8-bit type and zero point."""
 
@@ -105,6 +107,68 @@ def with_weights(model: ModelProto, trainable: str | None, weights: Mapping[str,
         if not np.array_equal(again.constant(op, "weight"), weights[name]):
             raise SasError(f"{name}: its weights cannot be put back into the model", where=op.origin)
     return out
+
+
+def with_biases(model: ModelProto, trainable: str | None, learned: Mapping[str, npt.NDArray[np.int64]]) -> ModelProto:
+    """A copy of the model whose layers have learned biases [N] (in steps of their sums of products) added to their own: the model, if there are none.
+
+    Raises:
+        SasError: a layer that can take no int32 bias of its own.
+    """
+    if not learned:
+        return model
+    graph, out = import_model(model, trainable), ModelProto()
+    out.CopyFrom(model)
+    wanted: dict[str, npt.NDArray[Any]] = {}
+    for layer, more in learned.items():
+        op = graph.op(layer)
+        wanted[layer] = graph.constant(op, "bias").astype(np.int64) + more
+        scale = np.asarray(graph.type(op.inputs[0]).scale * graph.constant(op, "wscale"), np.float32)
+        _set_bias(out.graph, op, wanted[layer].astype(np.int32), scale)
+    again = import_model(out, trainable)
+    for layer, bias in wanted.items():
+        if not np.array_equal(again.constant(again.op(layer), "bias"), bias):
+            hint = "export takes biases of layers whose input has zero point 0"
+            raise SasError(f"{layer}: its learned bias cannot be put into the model", where=graph.op(layer).origin, hint=hint)
+    return out
+
+
+def _set_bias(graph: GraphProto, op: Op, bias: npt.NDArray[np.int32], scale: npt.NDArray[np.float32]) -> None:
+    """Give the node of a layer this bias, with a DequantizeLinear in front of it where the weight has one."""
+    name, weights = op.str_attr("param"), {op.str_attr("param")}
+    weights |= {n.output[0] for n in graph.node if n.op_type == "DequantizeLinear" and n.input[0] == name}
+    node = next((n for n in graph.node if n.op_type in _BIAS_AT and weights & set(n.input)), None)
+    if node is None:
+        raise SasError(
+            f"{op.name}: its node takes no bias", where=op.origin, hint="export takes biases of Conv, Gemm and QLinearConv"
+        )
+    at, made = _BIAS_AT[node.op_type], f"{name}.bias"
+    before = node.input[at] if len(node.input) > at else ""
+    graph.initializer.append(numpy_helper.from_array(bias, f"{made}_q"))
+    given = f"{made}_q"
+    if node.op_type != "QLinearConv":
+        graph.initializer.append(numpy_helper.from_array(scale, f"{made}_scale"))
+        graph.node.insert(
+            list(graph.node).index(node),
+            helper.make_node("DequantizeLinear", [given, f"{made}_scale"], [made], f"{made}_dq", axis=0),
+        )
+        given = made
+    node = next(n for n in graph.node if n.output == node.output)
+    del node.input[at:]
+    node.input.append(given)
+    _drop(graph, before)
+
+
+def _drop(graph: GraphProto, value: str) -> None:
+    """Remove what makes a value, and what only that read, unless somebody reads it."""
+    if not value or any(value in n.input for n in graph.node):
+        return
+    for tensor in [t for t in graph.initializer if t.name == value]:
+        graph.initializer.remove(tensor)
+    for node in [n for n in graph.node if value in n.output]:
+        graph.node.remove(node)
+        for name in node.input:
+            _drop(graph, name)
 
 
 def with_metadata(model: ModelProto, entries: Mapping[str, str]) -> None:

@@ -39,21 +39,23 @@ def quantize_input(graph: Graph, image: npt.NDArray[Any], value: str | None = No
     return np.clip(q, lo, hi).astype(np.int64)
 
 
-def run(graph: Graph, feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, Ints]:
-    """All values of the graph for a batch of stored inputs [B, H, W, C]."""
+def run(graph: Graph, feeds: Mapping[str, npt.NDArray[Any]], memory: Mapping[str, Ints] | None = None) -> dict[str, Ints]:
+    """All values of the graph for a batch of stored inputs [B, H, W, C]; ``memory``: what training steps left (learned biases)."""
     env: dict[str, Ints] = {name: np.asarray(feeds[name], np.int64) for name in graph.inputs}
     for op in graph.ops:
-        env[op.output] = run_op(graph, op, [env[v] for v in op.inputs])
+        env[op.output] = run_op(graph, op, [env[v] for v in op.inputs], (memory or {}).get(f"{op.name}.learned"))
     return env
 
 
-def run_op(graph: Graph, op: Op, inputs: list[Ints]) -> Ints:
-    """One operation on stored integers."""
+def run_op(graph: Graph, op: Op, inputs: list[Ints], learned: Ints | None = None) -> Ints:
+    """One operation on stored integers; ``learned``: its learned bias, if it has one."""
     x, tx = inputs[0], graph.type(op.inputs[0])
     out = graph.type(op.output)
     match op.kind:
         case "conv":
             acc = _conv(graph, op, x, tx.zero) + graph.constant(op, "bias").astype(np.int64)
+            if learned is not None:
+                acc += rne(learned, op.int_attr("learned"))
             return _finish(op, out.zero, rne(acc * graph.constant(op, "mult").astype(np.int64), graph.constant(op, "shift")))
         case "add":
             za, zb = tx.zero, graph.type(op.inputs[1]).zero

@@ -23,6 +23,8 @@ MOMENTUM = 3
 """The velocity keeps 1 - 2^-3 of itself a step."""
 RANGE_OFFSET, RANGE_PERIOD = 256, 16
 """A remembered range is stored plus the offset, so that 0 is less than any; it loses one bit every period of steps."""
+BIAS_LIMIT = 1 << 30
+"""Largest magnitude of a learned bias (in 256ths of a step of a weight)."""
 STEP_LIMIT = 127 << 8
 """Largest 16-bit step of an accumulated weight (in 256ths)."""
 
@@ -57,7 +59,7 @@ def train_step(
     """One backward pass; ``env``: all forward values [B, H, W, C] (:func:`sasimc.ir.interp.run`);
     ``targets``: class numbers [B], or for the squared error stored values of the output [B, H, W, C].
 
-    ``memory``: what is kept between steps (``<layer>.low``, ``<layer>.velocity``, ``<error>.gain``); changed in place.
+    ``memory``: what is kept between steps (``<layer>.low``, ``<layer>.velocity``, ``<layer>.learned``, ``<error>.gain``); changed in place.
     """
     memory = {} if memory is None else memory
     errors: dict[str, Error] = {}
@@ -73,7 +75,10 @@ def train_step(
             w = train.forward.constant(conv, "weight").astype(np.int64)
             gradients[conv.name] = g
             mu = head_exponent if op.attrs["mu"] == "head" else module_exponent
-            weights[conv.name] = np.clip(w - _change(op, conv.name, g, errors[op.inputs[1]].e, mu, memory), -127, 127)
+            bits = _bits(op, conv.name, g, errors[op.inputs[1]].e, memory)
+            weights[conv.name] = np.clip(w - _change(op, conv.name, g, bits - mu, memory), -127, 127)
+            if "learned" in conv.attrs:
+                _learn_bias(train, op, conv, errors[op.inputs[1]].v, bits, mu, memory)
         elif op.kind == "xent":
             errors[op.output] = Error(_xent(op, env[op.inputs[0]], targets), 0)
         elif op.kind == "sqerr":
@@ -243,23 +248,44 @@ def _gradient(train: TrainGraph, op: Op, x: Ints, m: Ints) -> Ints:
     return np.stack(g).reshape(kh, kw, per_group, n)
 
 
-def _change(op: Op, layer: str, g: Ints, e: int, mu: int, memory: dict[str, Ints]) -> Ints:
-    """What is subtracted from the weights of ``layer``; ``e``: exponent of its error."""
-    scheme = op.attrs.get("scheme", "direct")
+def _bits(op: Op, layer: str, g: Ints, e: int, memory: dict[str, Ints]) -> int:
+    """What the gradient of ``layer`` is compared with; ``e``: exponent of its error."""
     bits = int(np.abs(g).max(initial=0)).bit_length()
     if op.attrs.get("range") == "peak":
         top, step = memory.get(f"{layer}.range", np.zeros(2, np.int64))
         top = max(bits + e + RANGE_OFFSET, top - (step % RANGE_PERIOD == 0))
         memory[f"{layer}.range"] = np.array([top, step + 1])
         bits = int(top) - RANGE_OFFSET - e
-    shift = bits - mu
+    return bits
+
+
+def _learn_bias(train: TrainGraph, op: Op, conv: Op, m: Ints, bits: int, mu: int, memory: dict[str, Ints]) -> None:
+    """The update of a learned bias: that of a weight whose input is 2^p, in 32 bits."""
+    g = m.sum(axis=(0, 1, 2)) << (8 - conv.int_attr("learned"))
+    if "gscale" in op.consts:
+        g = rne(g * train.constant(op, "gscale").astype(np.int64), 15)
+    bits = max(bits, int(np.abs(g).max()).bit_length())
+    step = _step(op, f"{conv.name}.learned", g, bits - mu, memory)
+    before = memory.get(f"{conv.name}.learned", np.zeros_like(g))
+    memory[f"{conv.name}.learned"] = np.clip(before - step, -BIAS_LIMIT, BIAS_LIMIT)
+
+
+def _step(op: Op, name: str, g: Ints, shift: int, memory: dict[str, Ints]) -> Ints:
+    """The step of a gradient in 256ths of a weight, with momentum where the scheme has it."""
+    momentum = op.attrs.get("scheme") == "momentum"
+    step = _pseudo_stochastic(g, shift - 8 + (MOMENTUM if momentum else 0), STEP_LIMIT)
+    if momentum:
+        v = memory.get(f"{name}.velocity", np.zeros_like(g))
+        step = memory[f"{name}.velocity"] = np.clip(v - rne(v, MOMENTUM) + step, -STEP_LIMIT, STEP_LIMIT)
+    return step
+
+
+def _change(op: Op, layer: str, g: Ints, shift: int, memory: dict[str, Ints]) -> Ints:
+    """What is subtracted from the weights of ``layer``."""
+    scheme = op.attrs.get("scheme", "direct")
     if scheme == "direct":
         return _pseudo_stochastic(g, shift, 127)
-    step = _pseudo_stochastic(g, shift - 8 + (MOMENTUM if scheme == "momentum" else 0), STEP_LIMIT)
-    if scheme == "momentum":
-        v = memory.get(f"{layer}.velocity", np.zeros_like(g))
-        step = memory[f"{layer}.velocity"] = np.clip(v - rne(v, MOMENTUM) + step, -STEP_LIMIT, STEP_LIMIT)
-    total = memory.get(f"{layer}.low", np.zeros_like(g)) - step
+    total = memory.get(f"{layer}.low", np.zeros_like(g)) - _step(op, layer, g, shift, memory)
     carry = (total + 128) >> 8
     memory[f"{layer}.low"] = total - (carry << 8)
     return -carry

@@ -142,6 +142,8 @@ def _conv(g: Graph | TrainGraph, op: Op) -> str | None:
     for role, dtypes in (("bias", ("int32", "int64")), ("mult", ("int32",)), ("shift", ("int32",))):
         if (a := g.constant(op, role)).dtype.name not in dtypes or a.shape != (n,):
             return f"{role} must be {dtypes[0]} [{n}], not {a.dtype} {a.shape}"
+    if "learned" in op.attrs and not (op.flag("trainable") and 1 <= op.int_attr("learned") <= 8):
+        return "a learned bias belongs to a trainable layer and has 1 to 8 fraction bits"
     channels = g.type(op.inputs[0]).shape[2]
     if op.flag("depthwise") != (op.int_attr("groups") == channels > 1):
         return "depthwise must say whether groups == Cin > 1"
@@ -460,7 +462,7 @@ _FORWARD = {"forward": "s"}
 _TABLE = (
     # integer forward
     Kind("conv", "int", "Convolution, Gemm, MatMul: clamp(rne((acc + bias) * mult, shift) + zero, lo, hi).", (1, 1), _conv,
-         {**_GEOMETRY, "depthwise": "b", **_CLAMP}, {"trainable": "b", "head": "b", "param": "s", "asymmetric": "b"},
+         {**_GEOMETRY, "depthwise": "b", **_CLAMP}, {"trainable": "b", "head": "b", "param": "s", "asymmetric": "b", "learned": "i"},
          {"weight": "i8[kh,kw,Cin/groups,N]", **_CHANNEL, "wscale": "f64[N]"}),
     Kind("add", "int", "Residual addition of two tensors with their own scales.", (2, 2), _add,
          {"ma": "i", "mb": "i", "shift": "i", **_CLAMP}),

@@ -115,6 +115,6 @@ def check_options(options: Any) -> None:
 
 
 def texts_of(options: Any, cls: type) -> dict[str, str]:
-    """The options that ``cls`` declares, by name, as text; what may be given more than once with commas between."""
-    values = {o.name: getattr(options, o.name) for o in options_of(cls)}
+    """The options that ``cls`` declares, by name, as text; what may be given more than once with commas between, flags only where they are set."""
+    values = {o.name: value for o in options_of(cls) if (value := getattr(options, o.name)) is not False}
     return {name: ",".join(map(str, value)) if isinstance(value, tuple) else str(value) for name, value in values.items()}

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from sasimc.isa.errors import SasError
 from sasimc.isa.machine import Machine
 from sasimc.isa.objects import Geometry, Matrix, Table, View
 from sasimc.isa.spec import GeomField, Instruction, MatField, TableField, ViewField
 
-__all__ = ["Instr", "Origin", "Program"]
+__all__ = ["Instr", "LearnedBias", "Origin", "Program", "Tensor"]
 
 Tensor = npt.NDArray[np.int8] | npt.NDArray[np.int32]
 
@@ -37,6 +39,14 @@ class Instr:
     operands: tuple[Any, ...]
     origin: Origin = Origin()
     line: int = 0
+
+
+@dataclass(frozen=True)
+class LearnedBias:
+    """A bias that is learned: the host view of its 32-bit words, in units of 2^-``bits`` sums of products."""
+
+    view: str
+    bits: int
 
 
 @dataclass(frozen=True)
@@ -100,11 +110,35 @@ class Program:
             return np.zeros((matrix.k, matrix.n), np.int8)
         return np.asarray(self.tensors[matrix.tensor], dtype=np.int8).reshape(matrix.k, matrix.n)
 
-    def with_trained(self, state: Mapping[str, npt.NDArray[np.int8]], labels: Sequence[str] | None = None) -> Program:
-        """The program with other weights in trainable matrices (int8 [K, N] by name), and with the names of the classes it has learned."""
+    @cached_property
+    def learned_biases(self) -> Mapping[str, LearnedBias]:
+        """What the host puts into its memory before the program runs, and what a training step changes there, by layer. Its first values are the tensor
+        of the view's name.
+
+        Raises:
+            SasError: meta data that name no such view or tensor.
+        """
+        try:
+            found = {
+                layer: LearnedBias(str(view), int(bits))
+                for layer, (view, bits) in json.loads(self.meta.get("learned_biases", "{}")).items()
+            }
+            views = [self.views[bias.view] for bias in found.values()]
+            if all(
+                v.space == "host" and v.dtype == "i32" and self.tensors[v.name].size == v.channels == np.prod(v.shape)
+                for v in views
+            ):
+                return found
+        except (ValueError, KeyError, TypeError, AttributeError):
+            pass
+        raise SasError("the program's meta data are damaged: learned_biases", where=self.source)
+
+    def with_trained(self, state: Mapping[str, Tensor], labels: Sequence[str] | None = None) -> Program:
+        """The program with other weights in trainable matrices (int8 [K, N] by name) and other learned biases (int32 by view), and with the names of
+        the classes it has learned."""
         tensors, meta = dict(self.tensors), dict(self.meta)
         for name, values in state.items():
-            tensor = self.matrices[name].tensor
+            tensor = self.matrices[name].tensor if name in self.matrices else name
             tensors[tensor] = values.reshape(tensors[tensor].shape)
         if labels is not None:
             if labels:

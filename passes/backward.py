@@ -145,6 +145,8 @@ class Backward(BackwardOptions):
             raise SasError(
                 "no layer is trainable", hint="mark layers with --trainable PATTERN, or in the file's metadata (sasimc.trainable)"
             )
+        if self.train_biases:
+            graph = graph.map_ops([_with_bias(graph, op) if op.flag("trainable") else op for op in graph.ops])
         state = _Derivation(graph, self, error_path(graph, self.backprop, self.backprop_through))
         state.loss(logits_of(graph))
         for op in reversed(graph.ops):
@@ -156,6 +158,12 @@ class Backward(BackwardOptions):
             )
         options = texts_of(self, BackwardOptions)
         return TrainGraph(graph, tuple(state.ops), state.values, state.constants, frozenset(state.saved), options)
+
+
+def _with_bias(graph: Graph, op: Op) -> Op:
+    """The layer with a learned bias, whose input is 2^p, the power nearest to a real one as the layer's input stores it (p from 0 to 7): the number of
+    its fraction bits is 8 - p."""
+    return op.with_attrs(learned=8 - min(7, max(0, round(-math.log2(graph.type(op.inputs[0]).scale)))))
 
 
 def gradient_factors(scales: npt.NDArray[np.float64], power: int) -> Factors | None:

@@ -33,6 +33,7 @@ class BackwardOptions:
         "momentum",
         "direct: 8-bit weights; accumulate: 16-bit weights, the low byte outside the arrays; momentum: accumulate, with momentum 0.875",
     )
+    train_biases: bool = option(False, "Train the biases of trainable layers too: 32 bits each, with the steps of their weights")
     round_errors: Rounding = option(
         "carried",
         "Rounding of errors to 8 bits. nearest; stochastic: by their low bits; carried: nearest, and the rounding remainder of the loss error "

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from sasimc.datasets.preprocess import Preprocess, quantise_values
 from sasimc.isa.errors import SasError
 from sasimc.isa.files import load_program
-from sasimc.isa.program import Program
+from sasimc.isa.program import Program, Tensor
 from sasimc.runtime.activations import Activation, Recorder, join
 from sasimc.runtime.crosscheck import cross_check
 from sasimc.runtime.faults import FaultPlan, Faults
@@ -320,31 +320,44 @@ class Device:
     def _set(self, param: str, value: int) -> None:
         self.interpreter.regs[self.program.params[param]] = int(value)
 
-    def state(self) -> dict[str, npt.NDArray[np.int8]]:
-        """Weights of all trainable matrices, [K, N] int8 each, by name (a tensor that stands in two matrices once)."""
+    def state(self) -> dict[str, Tensor]:
+        """Weights of all trainable matrices, [K, N] int8 each, by name (a tensor that stands in two matrices once); learned biases, int32 [1, 1, N], by
+        view."""
         first: dict[str, str] = {}
         for name, m in self.program.matrices.items():
             if m.trainable and m.kind != "scratch":
                 first.setdefault(m.tensor, name)
-        return {name: self.interpreter.read_matrix(name) for name in first.values()}
+        return {name: self.interpreter.read_matrix(name) for name in first.values()} | self.biases()
 
-    def program_state(self, state: Mapping[str, npt.NDArray[np.int8]]) -> RowWrites:
-        """Write trainable weights as the host does on a running device: word lines that change, counted in their wear and in ``programmed``."""
-        for name, values in state.items():
-            self._check_weights(name, values)
-        written = sum((self.interpreter.program_matrix(name, values) for name, values in state.items()), RowWrites())
+    def biases(self) -> dict[str, npt.NDArray[np.int32]]:
+        """Learned biases, int32 [1, 1, N], by view."""
+        return {bias.view: self.interpreter.read_view(bias.view) for bias in self.program.learned_biases.values()}
+
+    def program_state(self, state: Mapping[str, Tensor]) -> RowWrites:
+        """Write trainable weights as the host does on a running device: word lines that change, counted in their wear and in ``programmed``; learned
+        biases into its own memory."""
+        weights = self._weights(state)
+        written = sum((self.interpreter.program_matrix(name, values) for name, values in weights.items()), RowWrites())
         self.programmed += written
         return written
 
-    def load_state(self, state: Mapping[str, npt.NDArray[np.int8]]) -> None:
-        """Put trainable weights back (not counted as device writes)."""
-        for name, values in state.items():
-            self._check_weights(name, values)
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Put trainable weights and learned biases back (not counted as device writes)."""
+        for name, values in self._weights(state).items():
             self.interpreter.write_matrix(name, values)
 
-    def _check_weights(self, name: str, values: npt.NDArray[np.int8]) -> None:
+    def _weights(self, state: Mapping[str, Tensor]) -> dict[str, npt.NDArray[np.int8]]:
+        """What of a state stands in matrices, once all of it was checked; its biases are put where they belong."""
+        biases = {bias.view for bias in self.program.learned_biases.values()} & state.keys()
+        weights = {name: self._checked(name, values) for name, values in state.items() if name not in biases}
+        for name in biases:
+            self.interpreter.write_view(name, state[name])
+        return weights
+
+    def _checked(self, name: str, values: npt.NDArray[Any]) -> npt.NDArray[np.int8]:
         matrix = self.program.matrices.get(name)
         if matrix is None or not matrix.trainable:
             raise SasError(f"the program has no trainable matrix {name!r}")
         if values.shape != (matrix.k, matrix.n) or values.dtype != np.int8:
             raise SasError(f"{name}: weights are {values.dtype} {values.shape}, the matrix is int8 ({matrix.k}, {matrix.n})")
+        return values

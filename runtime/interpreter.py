@@ -135,6 +135,7 @@ class Interpreter:
         self._began: list[int] = []
         self._since: list[str] = []
         self._standing: Standing | None = None
+        self._load_biases()
 
     def _load_matrices(self) -> None:
         """Put every matrix that has a tensor into its cells (not counted: the arrays are loaded before the program
@@ -153,6 +154,11 @@ class Interpreter:
                     f"tensor {matrix.tensor!r} does not fit a {matrix.k} x {matrix.n} matrix: {exc}", where=name
                 ) from None
         self._binder.link()
+
+    def _load_biases(self) -> None:
+        """Likewise learned biases into host memory."""
+        for bias in self.program.learned_biases.values():
+            self.write_view(bias.view, self.program.tensors[bias.view])
 
     def plan(self, start: int, passes: int, regs: Sequence[int] | None = None) -> LoopPlan | None:
         """The plan of the loop at instruction ``start`` for these registers (None: as they are); None if it is interpreted."""

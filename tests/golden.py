@@ -50,6 +50,7 @@ from golden_graph import Graph, Op, read
 from golden_numbers import (
     I64,
     Error,
+    LearnedBias,
     Memory,
     Ranges,
     accumulate,
@@ -108,6 +109,7 @@ class Golden:
         gradient_power: int = 0,
         gradient_range: str = "batch",
         error_range: str = "batch",
+        train_biases: bool = False,
         loss: str = "cross-entropy",
     ) -> None:
         """``trainable``: names of trainable Conv/Gemm/MatMul nodes, by default those of the metadata key ``sasimc.trainable``;
@@ -141,6 +143,11 @@ class Golden:
         self.error_ranges = Ranges() if error_range == "previous" else None
         self.steps = 0
         self.memory = {n: Memory(np.zeros_like(w, np.int64), np.zeros_like(w, np.int64)) for n, w in self.weights.items()}
+        self.biases: dict[str, LearnedBias] = {}
+        for op in self.graph.ops if train_biases else ():
+            if op.name in self.trainable:
+                scale, outputs = self.graph.quants[op.inputs[0]].scale, self.weights[op.name].shape[-1]
+                self.biases[op.name] = LearnedBias.zero(scale, outputs)
         self.heads = frozenset(
             op.name for op in self.graph.ops if op.name in self.trainable and not self._trained_behind(op.output)
         )
@@ -176,7 +183,8 @@ class Golden:
 
     def run(self, op: Op, xs: Sequence[I64]) -> I64:
         """One operation on given stored inputs."""
-        return forward(op, xs, self.graph, self.weights.get(op.name))
+        bias = self.biases[op.name].value if op.name in self.biases else 0
+        return forward(op, xs, self.graph, self.weights.get(op.name), bias)
 
     def activations(self) -> dict[str, I64]:
         """Stored tensors of the last forward, by the names of the QuantizeLinear outputs (float names where there is no Q)."""
@@ -239,6 +247,11 @@ class Golden:
                 e = result.stages[name].e
                 self.ranges[name] = remembered_range(width + e, self.ranges.get(name, -1000), self.steps)
                 width = self.ranges[name] - e
+            if name in self.biases:
+                scales = next(op.weights.scales for op in self.graph.ops if op.name == name and op.weights is not None)
+                total = result.stages[name].v.reshape(-1, g.shape[-1]).sum(axis=0) << self.biases[name].power
+                total = gradient_scale(total, scales, self.gradient_power)
+                self.biases[name] = self.biases[name].updated(total, max(width, peak(total)) - mu, self.update == "momentum")
             if self.update == "direct":
                 delta = update(g, mu, width)
             else:

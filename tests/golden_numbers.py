@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 __all__ = [
     "Error",
+    "LearnedBias",
     "Loss",
     "Memory",
     "Ranges",
@@ -257,6 +258,33 @@ class Memory(NamedTuple):
 
     low: I64
     velocity: I64
+
+
+class LearnedBias(NamedTuple):
+    """``words``: in 256ths of the step of a weight whose input is 2^``power``; ``velocity``: of its momentum (numerics.md, "Learned biases")."""
+
+    power: int
+    words: I64
+    velocity: I64
+
+    @staticmethod
+    def zero(scale: float, outputs: int) -> LearnedBias:
+        """Of a layer whose input has this scale, before the first step."""
+        power = int(np.clip(round_half_even(-math.log2(scale)), 0, 7))
+        return LearnedBias(power, np.zeros(outputs, np.int64), np.zeros(outputs, np.int64))
+
+    @property
+    def value(self) -> I64:
+        """In steps of the layer's sums of products."""
+        return rne(self.words, 8 - self.power)
+
+    def updated(self, g: I64, shift: int, momentum: bool) -> LearnedBias:
+        """One step; ``g``: sums of errors times 2^power."""
+        step = pseudo_stochastic(g, shift - 8 + 3 * momentum, 32512)
+        velocity = self.velocity
+        if momentum:
+            step = velocity = np.clip(velocity - rne(velocity, 3) + step, -32512, 32512)
+        return LearnedBias(self.power, np.clip(self.words - step, -(2**30), 2**30), velocity)
 
 
 def peak(g: I64) -> int:

@@ -100,8 +100,8 @@ def _multiply(op: Op, x: I64, w: npt.NDArray[np.int8], zero: int) -> F64:
     return acc
 
 
-def forward(op: Op, xs: Sequence[I64], graph: Graph, w: npt.NDArray[np.int8] | None = None) -> I64:
-    """The stored output of ``op`` for its stored inputs ``xs``; ``w``: the current weights of a multiply layer."""
+def forward(op: Op, xs: Sequence[I64], graph: Graph, w: npt.NDArray[np.int8] | None = None, bias: npt.ArrayLike = 0) -> I64:
+    """The stored output of ``op`` for its stored inputs ``xs``; ``w``: the current weights of a multiply layer, ``bias``: what was learned besides."""
     x, qx, qy = xs[0], graph.quants[op.inputs[0]], graph.quants[op.output]
     if op.kind in ("conv", "gemm"):
         assert w is not None
@@ -109,7 +109,12 @@ def forward(op: Op, xs: Sequence[I64], graph: Graph, w: npt.NDArray[np.int8] | N
         acc = _multiply(op, _planes(x), w, qx.zero)
         sums = w.astype(np.int64).reshape(-1, w.shape[3]).sum(axis=0)
         y = requantise(
-            accumulator(acc), op.weights.bias - qx.zero * sums, qx.scale * op.weights.scales / qy.scale, qy.zero, op.lo, op.hi
+            accumulator(acc),
+            op.weights.bias - qx.zero * sums + bias,
+            qx.scale * op.weights.scales / qy.scale,
+            qy.zero,
+            op.lo,
+            op.hi,
         )
         return y.reshape(x.shape[0], -1) if x.ndim == 2 else y
     if op.kind == "add":

@@ -63,7 +63,7 @@ CASES: dict[str, tuple[tuple[Any, ...], ...]] = {
     "gradd": (("gradd", "gd", "x", "e", "sc", "g", ALL), ("gradd", "gd", "y", "e", "sc", "g", SOME)),
     "rdr": (("rdr", "r", "w", ALL),), "wrr": (("wrr", "w", "delta", RowRange(0, 7, 9)), ("vmm", "a", "x", "w", "g", ALL)),
     "wupd": (("vmm", "a", "x", "w", "g", ALL), ("wupd", "w", "delta", 0, ALL)), "wupc": (("wupc", "w", "delta", 0, ALL), ("rdr", "r", "w", SOME)),
-    "bias": (("bias", "a", "req", ALL),), "req": (("req", "d", "a", "req", SOME),), "drain": (("drain", "s", "a", SOME),),
+    "bias": (("bias", "a", "req", ALL),), "badd": (("badd", "a", "p", 3, ALL), ("badd", "a", "p", 0, SOME)), "bupd": (("bupd", "v", "s", ALL),), "req": (("req", "d", "a", "req", SOME),), "drain": (("drain", "s", "a", SOME),),
     "clip": (("clip", "d", "y", -9, 30, ALL),), "addq": (("addq", "d", "x", "y", "add", ALL),), "adda": (("adda", "s", "y", "e", 4, 5, ALL),),
     "pavg": (("pavg", "a", "x", "g", ALL),), "pavgt": (("pavgt", "a", "e", "g", SOME),), "pmax": (("pmax", "d", "y", "g", ALL),),
     "pmaxt": (("pmaxt", "a", "e", "y", "g", ALL),), "ups": (("ups", "up", "x", "twice", ALL), ("ups", "up", "y", "near", ALL)),

@@ -38,7 +38,8 @@ SCHEMES: dict[str, dict[str, Any]] = {
     "gradients over scales": {"gradient_power": 1},
     "gradients over squared scales": {"gradient_power": 2},
     "range of all batches": {"gradient_range": "peak"},
-    "everything": {"update": "momentum", "rounding": "stochastic", "gradient_power": 2, "gradient_range": "peak"},
+    "biases": {"train_biases": True},
+    "everything": {"update": "momentum", "rounding": "stochastic", "gradient_power": 2, "gradient_range": "peak", "train_biases": True},
     "exponents from the step before": {"error_range": "previous", "rounding": "carried"},
     "these with everything": {
         "error_range": "previous", "update": "momentum", "rounding": "stochastic", "gradient_power": 2, "gradient_range": "peak",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -133,6 +134,7 @@ def check(
     gradient_range: str = "batch",
     error_range: str = "batch",
     spill: str = "cheaper",
+    train_biases: bool = False,
     loss: str = "cross-entropy",
 ) -> Case:
     """Compile, run inference and ``steps`` training steps on each engine and compare everything with the golden model.
@@ -144,14 +146,14 @@ def check(
         model, machine=machine, batch=batch, backprop=backprop, eps=eps, inference_only=not train,
         trainable=None if trainable is None else ",".join(trainable),
         backprop_through=tuple(through), update=update, round_errors=rounding, gradient_power=gradient_power,
-        gradient_range=gradient_range, error_range=error_range, spill=spill, loss=loss,
+        gradient_range=gradient_range, error_range=error_range, spill=spill, loss=loss, train_biases=train_biases,
     )  # fmt: skip
     seen: list[tuple[str, dict[str, int]]] = []
     logits = np.empty(0, np.int64)
     for engine in engines:
         golden = Golden(
             model, backprop=backprop, trainable=trainable, eps=eps, through=through, update=update, rounding=rounding,
-            gradient_power=gradient_power, gradient_range=gradient_range, error_range=error_range, loss=loss,
+            gradient_power=gradient_power, gradient_range=gradient_range, error_range=error_range, loss=loss, train_biases=train_biases,
         )  # fmt: skip
         device = Device(compiled.program, engine, threads=1)
         x = images_for(golden, device.input_shape, batch, seed)
@@ -201,6 +203,11 @@ def _train(
             for part, matrix in parts:
                 reference = _weights_of(golden, layer, part.kind, part.cin, part.n0, part.n)
                 np.testing.assert_array_equal(device.interpreter.read_matrix(matrix.name), reference, f"{matrix.name}, {what}")
+        learned = json.loads(compiled.program.meta.get("learned_biases", "{}"))
+        assert learned.keys() == golden.biases.keys()
+        for layer, (view, _) in learned.items():
+            found = device.interpreter.read_view(view).reshape(-1)
+            np.testing.assert_array_equal(found, golden.biases[layer].words, f"bias of {layer}, {what}")
         beyond = golden.error_ranges.beyond if golden.error_ranges else 0
         assert device.interpreter.events["saturated"] == beyond, f"saturated errors, {what}"
         if n == batch:

@@ -10,12 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from sasimc.datasets.dataset import Dataset
 from sasimc.datasets.loader import Loader
 from sasimc.isa.errors import SasError
+from sasimc.isa.program import Tensor
 from sasimc.profiling.profile import Meter
 from sasimc.runtime.device import Device
 from sasimc.training.evaluation import Progress, Watch, check_classes, evaluate, evaluate_values, wanted
@@ -23,7 +21,7 @@ from sasimc.training.recipe import Recipe
 
 __all__ = ["Epoch", "TrainState", "Training", "batch_of", "train"]
 
-Weights = dict[str, npt.NDArray[np.int8]]
+Weights = dict[str, Tensor]
 
 
 @dataclass(frozen=True)

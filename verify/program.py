@@ -99,7 +99,8 @@ def _infer(
 def _train(compiled: Compiled, device: Device, env: Mapping[str, Ints], targets: Ints) -> None:
     train, it, n = compiled.train, device.interpreter, len(targets)
     assert train is not None
-    expected = interp_train.train_step(train, {v: a[:n] for v, a in env.items()}, targets, HEAD_EXPONENT, MODULE_EXPONENT)
+    memory: dict[str, Ints] = {}
+    expected = interp_train.train_step(train, {v: a[:n] for v, a in env.items()}, targets, HEAD_EXPONENT, MODULE_EXPONENT, memory)
     for b in range(n):
         _feed(device, compiled.graph, env, b, b)
         role = device.io["targets" if "targets" in device.io else "labels"]
@@ -120,6 +121,11 @@ def _train(compiled: Compiled, device: Device, env: Mapping[str, Ints], targets:
                 raise Difference(
                     "the weights after a training step of the program", "those of the graph", op.origin or layer, "update", *hit
                 )
+    for layer, bias in compiled.program.learned_biases.items():
+        hit = first_difference(it.read_view(bias.view).reshape(-1).astype(np.int64), memory[f"{layer}.learned"])
+        if hit is not None:
+            what = "the biases after a training step of the program", "those of the graph"
+            raise Difference(*what, graph.op(layer).origin or layer, "update", *hit)
 
 
 def _first_layer(compiled: Compiled, env: Mapping[str, Ints]) -> Difference | None:

@@ -75,6 +75,33 @@ class Requantise(_Periphery):
             yield f"{o.table.name} clamps to {o.table.ints['lo']}..{o.table.ints['hi']}, outside {o.dst.dtype}"
 
 
+class AddLearnedBias(_Periphery):
+    """Add biases that are learned to accumulators: acc += rne(src[c], down), src one 32-bit word a channel, in units of 2^-down sums. ``req`` adds the
+    constant ones of its table."""
+
+    opcode = 0x5A
+    mnemonic = "badd"
+    kernel = "add_learned_bias"
+    acc = ViewField("sums", "acc", "i32", "rw")
+    src = ViewField("a (1, 1, C) view of biases", "buf", "i32", "r", broadcast=True)
+    down = Imm(6, "fraction bits of a bias")
+    rows = RowsField("acc")
+
+    @staticmethod
+    def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
+        n, words = _elements(o.acc, r0, r1), o.src.channels
+        return _cost(
+            machine, n, shift_ops=words, add_ops=n, accumulator_reads=n, accumulator_writes=n, buffer_bits_read=32 * words
+        )
+
+    @staticmethod
+    def legal(machine: Machine, o: Any) -> Iterator[str]:
+        if o.src.shape != (1, 1, o.acc.channels):
+            yield f"{o.src.name} is {o.src.shape}: a bias for each channel of {o.acc.name} is (1, 1, {o.acc.channels})"
+        if not 0 <= o.down <= 31:
+            yield f"{o.down} fraction bits are not between 0 and 31"
+
+
 class Drain(_Periphery):
     """dst = acc as 32-bit words; the accumulators are cleared."""
 
@@ -570,6 +597,26 @@ class Carry(_Periphery):
     @staticmethod
     def legal(machine: Machine, o: Any) -> Iterator[str]:
         yield from _shapes(o.dst, o.low, o.src)
+
+
+class UpdateBias(_Periphery):
+    """Update of 32-bit biases that are learned: b = clamp(b - src, -2^30, 2^30)."""
+
+    opcode = 0x5B
+    mnemonic = "bupd"
+    kernel = "update_bias"
+    b = ViewField("biases", "buf", "i32", "rw")
+    src = ViewField("what to subtract", "buf", "i32", "r")
+    rows = RowsField("src")
+
+    @staticmethod
+    def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
+        n = _elements(o.src, r0, r1)
+        return _cost(machine, n, add_ops=n, buffer_bits_read=64 * n, buffer_bits_written=32 * n)
+
+    @staticmethod
+    def legal(machine: Machine, o: Any) -> Iterator[str]:
+        yield from _shapes(o.b, o.src)
 
 
 class ArgMax(_Periphery):

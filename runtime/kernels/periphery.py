@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from sasimc.runtime.kernel import acc, buf, buf32, geometry, kernel, part, set_reg, vector
-from sasimc.runtime.kernels.arithmetic import at, runs, value8
+from sasimc.runtime.kernels.arithmetic import at, rne, runs, value8
 from sasimc.runtime.kernels.compiling import inner
 from sasimc.runtime.kernels.rounding import LEAST_SHIFT, STEP, requantise_constants, requantise_run
 from sasimc.runtime.kernels.simd import hold
@@ -18,6 +18,24 @@ def add_bias(op, m, first, last):  # type: ignore[no-untyped-def]
     sums, n = acc(m), op.acc.channels
     bias = vector(op.table.bias, n)
     outside = np.int64(0)
+    for y in range(first, last):
+        for x in range(op.acc.width):
+            to = at(op.acc, y, x)
+            target = sums[to : to + n]
+            for c in range(n):
+                total = np.int64(target[c]) + bias[c]
+                outside |= total ^ np.int64(np.int32(total))
+                target[c] = np.int32(total)
+    return 1 if outside else 0
+
+
+@kernel("add_learned_bias", ns=0.6)
+def add_learned_bias(op, m, first, last):  # type: ignore[no-untyped-def]
+    sums, n, of = acc(m), op.acc.channels, op.src.base
+    words = buf32(m)[of : of + n]
+    bias, outside = np.empty(n, np.int64), np.int64(0)
+    for c in range(n):
+        bias[c] = rne(np.int64(words[c]), op.down)
     for y in range(first, last):
         for x in range(op.acc.width):
             to = at(op.acc, y, x)

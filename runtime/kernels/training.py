@@ -14,6 +14,8 @@ from sasimc.runtime.kernels.simd import LANES, hold
 
 __all__ = ["STEP_LIMIT"]
 
+BIAS_LIMIT = 1 << 30
+"""Largest magnitude of a learned bias."""
 STEP_LIMIT = 127 << 8
 """Largest 16-bit step of an accumulated weight, in 256ths."""
 
@@ -261,6 +263,18 @@ def carry(op, m, first, last):  # type: ignore[no-untyped-def]
                 up = (total + 128) >> 8
                 delta[c] = np.int8(-up)
                 rest[c] = np.int8(total - (up << 8))
+    return 0
+
+
+@kernel("update_bias", ns=0.8)
+def update_bias(op, m, first, last):  # type: ignore[no-untyped-def]
+    words, n = buf32(m), op.src.channels
+    for y in range(first, last):
+        for x in range(op.src.width):
+            of, to = at(op.src, y, x), at(op.b, y, x)
+            source, target = words[of : of + n], words[to : to + n]
+            for c in range(n):
+                target[c] = np.int32(min(max(np.int64(target[c]) - np.int64(source[c]), -BIAS_LIMIT), BIAS_LIMIT))
     return 0
 
 

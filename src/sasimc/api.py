@@ -93,5 +93,5 @@ def compile_report(compiled: Compiled, wall_s: float) -> dict[str, Any]:
         report["cycles"]["train_step"] = compiled.train_step.cycles
         report["phases"]["train_step"] = compiled.train_step.phases
         report["training"] = [asdict(row) for row in explain_training(compiled)]
-        report |= {o.name: p.meta[o.name] for o in options_of(BackwardOptions)}
+        report |= {o.name: p.meta.get(o.name, str(o.default)) for o in options_of(BackwardOptions)}
     return report

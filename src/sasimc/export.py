@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ from onnx import ModelProto
 from sasimc.backend.mapping import rejoin
 from sasimc.frontend.load import load_model
 from sasimc.frontend.scales_out import with_scales
-from sasimc.frontend.weights_out import as_compiled, model_digest, trainable_shapes, with_metadata, with_weights
+from sasimc.frontend.weights_out import as_compiled, model_digest, trainable_shapes, with_biases, with_metadata, with_weights
 from sasimc.isa.errors import SasError
 from sasimc.isa.files import write_atomically
 from sasimc.isa.program import Program
@@ -75,11 +76,17 @@ def export_onnx(
     origin = _Origin.of(program)
     proto = as_compiled(_model(program, origin, model), program.meta)
     weights = origin.weights(program, trainable_shapes(proto, origin.trainable))
-    made = with_scales(with_weights(proto, origin.trainable, weights))
+    biases = {layer: _sums(program.tensors[bias.view], bias.bits) for layer, bias in program.learned_biases.items()}
+    made = with_scales(with_biases(with_weights(proto, origin.trainable, weights), origin.trainable, biases))
     with_metadata(made, {note: program.meta[f"note.{note}"] for note in NOTES if program.meta.get(f"note.{note}")})
     if path is not None:
         write_atomically(Path(path), made.SerializeToString())
     return made
+
+
+def _sums(words: npt.NDArray[Any], bits: int) -> npt.NDArray[np.int64]:
+    """A learned bias in steps of the sums it is added to, as the device rounds it: to nearest, ties to even."""
+    return np.rint(np.ldexp(words.reshape(-1).astype(np.float64), -bits)).astype(np.int64)
 
 
 def _model(program: Program, origin: _Origin, model: str | Path | ModelProto | None) -> ModelProto:

@@ -8,6 +8,9 @@
 .view change buf i8 3x1x4 addr=112
 .view columns buf i8 3x1x2 addr=128
 .view rows buf i8 3x1x4 addr=136
+.view biases buf i32 1x1x4 addr=160
+.view steps buf i32 1x1x4 addr=176
+.view sums acc i32 1x2x4
 .mat w dense transposable 3x4 tensor="w" trainable
 .tile sub=0 row=3 col=2 size=2x4
 .tile sub=1 k=2 size=1x4
@@ -34,6 +37,12 @@
 .entry update_columns
     wupc w, columns, 2, r1:1
     rdr rows, w, all
+    halt
+.entry learn
+    bupd biases, steps, all
+    halt
+.entry add
+    badd sums, biases, 3, all
     halt
 
 .tests
@@ -87,3 +96,22 @@
 .expect rows [105, -127, -1, 82, -95, 76, -98, -9, 81, -51, 86, -127]
 .expect_event rows_written_transposable 1
 .expect_event bits_written_transposable 16
+
+.test "biases of 32 bits take a step and saturate at 2^30"
+.init biases [1000, -7, 1073741824, -1073741824]
+.init steps [-24, 5, -32512, 1]
+.run learn
+.expect biases [1024, -12, 1073741824, -1073741824]
+.expect_event add_ops 4
+
+.test "learned biases are rounded to steps of the sums, ties to even"
+.init sums [1, 2, 3, 4, 5, 6, 7, 8]
+.init biases [8, 12, 20, -13]
+.run add
+.expect sums [2, 4, 5, 2, 6, 8, 9, 6]
+
+.test "a sum beyond 32 bits"
+.init sums [2147483647, 0*7]
+.init biases [8, 0, 0, 0]
+.run add
+.expect_trap "accumulator overflow"

@@ -106,7 +106,8 @@ class DeviceImage:
     """An image in memory and the file it lies in.
 
     ``cells`` uint8 [word lines, width] and ``wear`` int64 [word lines] (row writes) over all sub-arrays; ``kept`` marks the word lines the image
-    speaks for, all others are as the program has them. ``stored``: weights of tasks on the host, by task and matrix. ``pending`` with its
+    speaks for, all others are as the program has them. ``stored``: weights of tasks on the host, by task and matrix; of those in the arrays learned
+    biases, by view. ``pending`` with its
     arrays ``left`` (counters, best weights, host memory): an unfinished training. ``moment`` counts uses. ``rolled_back``: an incomplete
     step was found at the end and left out.
     """
@@ -283,7 +284,14 @@ class DeviceImage:
         a = step.arrays
         self.cells[a["rows"]] = a["cells"]
         self.wear[a["wear_at"]] += a["wear"]
-        self.left |= {name.removeprefix("left/"): array for name, array in a.items() if name.startswith("left/")}
+        learned = {name.removeprefix("left/learned."): array for name, array in a.items() if name.startswith("left/learned.")}
+        if learned:
+            self.stored[self.pending.task] = learned
+        self.left |= {
+            name.removeprefix("left/"): array
+            for name, array in a.items()
+            if name.startswith("left/") and name.removeprefix("left/learned.") not in learned
+        }
         known = self.left.get("counters", np.zeros(0, np.int64))
         rows = self.left.get("counter_rows", np.zeros((0, 6), np.int64))
         grown = a["counters"].copy()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
@@ -18,7 +18,7 @@ from sasimc.isa.binary.container import encode_program
 from sasimc.isa.errors import SasError
 from sasimc.isa.instructions import control  # noqa: F401  (the instruction that takes the place of a write)
 from sasimc.isa.objects import Matrix, View
-from sasimc.isa.program import Instr, Program
+from sasimc.isa.program import Instr, LearnedBias, Program
 from sasimc.isa.spec import TABLE, MatField
 from sasimc.training.program_notes import HOST_NOTES, more_classes
 
@@ -48,7 +48,7 @@ def trainable_matrices(program: Program) -> dict[str, Matrix]:
 
 def identity(program: Program) -> Identity:
     """What makes two programs the same to a device image."""
-    trained = {m.tensor for m in trainable_matrices(program).values()}
+    trained = {m.tensor for m in trainable_matrices(program).values()} | {bias.view for bias in program.learned_biases.values()}
     backbone = hashlib.sha256()
     for name in sorted(program.tensors.keys() - trained):
         tensor = np.ascontiguousarray(program.tensors[name])
@@ -206,10 +206,22 @@ def _nothing(instr: Instr) -> Instr:
     return replace(instr, spec=TABLE["addi"], operands=(0, 0, 0))
 
 
+def _stores(instr: Instr, views: Collection[str]) -> bool:
+    return instr.spec.mnemonic == "hst" and instr.operands[0] in views
+
+
+def _biases(program: Program, matrices: Collection[str]) -> dict[str, LearnedBias]:
+    """Learned biases of the layers that have these matrices, by view."""
+    layers = json.loads(program.meta.get("layers", "{}"))
+    of = {layers[program.matrices[name].tensor][0] for name in matrices} if program.learned_biases else set[str]()
+    return {bias.view: bias for layer, bias in program.learned_biases.items() if layer in of}
+
+
 def without_writes(program: Program, matrices: frozenset[str]) -> Program:
-    """The program without the instructions that write these matrices (each becomes an addition to r0, which stays 0). Their gradients are
-    still computed."""
-    code = tuple(_nothing(i) if _writes(i, matrices) else i for i in program.code)
+    """The program without the instructions that write these matrices or the learned biases beside them (each becomes an addition to r0, which stays 0).
+    Their gradients are still computed."""
+    biases = _biases(program, matrices)
+    code = tuple(_nothing(i) if _writes(i, matrices) or _stores(i, biases) else i for i in program.code)
     return replace(program, code=code) if matrices else program
 
 
@@ -226,8 +238,20 @@ def without_classes(program: Program, classes: int) -> Program:
         )
     first = {name: layers[m.tensor][2] for name, m in trainable_matrices(program).items() if m.tensor in classifier}
     others = without_writes(program, frozenset(trainable_matrices(program)) - set(first))
-    views, code = dict(program.views), list(others.code)
+    views, code, biases = dict(program.views), list(others.code), _biases(program, first)
     for i, instr in enumerate(code):
+        if _stores(instr, biases):
+            parts = [views[name] for name in instr.operands[:2]]
+            parts = [
+                replace(v, name=f"{v.name}.from{classes}", addr=v.addr + classes * v.chan, shape=(1, 1, v.channels - classes))
+                for v in parts
+            ]
+            views |= {v.name: v for v in parts}
+            code[i] = (
+                replace(instr, operands=(*(v.name for v in parts), *instr.operands[2:]))
+                if parts[0].channels > 0
+                else _nothing(instr)
+            )
         if not _writes(instr, frozenset(first)):
             continue
         matrix, delta, column, rows = instr.operands

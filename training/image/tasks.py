@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sasimc.isa.errors import SasError, near
-from sasimc.isa.program import Program
+from sasimc.isa.program import Program, Tensor
 from sasimc.runtime.device import Device
 from sasimc.runtime.state import RowWrites
 from sasimc.training.image.counters import CounterTable
@@ -37,7 +37,7 @@ from sasimc.training.writes import program_writes
 
 __all__ = ["TaskStore"]
 
-Weights = dict[str, npt.NDArray[np.int8]]
+Weights = dict[str, Tensor]
 
 
 def _first_matrices(program: Program) -> dict[str, str]:
@@ -93,7 +93,7 @@ class TaskStore:
             raise SasError("the program has nothing to train", hint="compile a model with trainable layers")
         task = Task(name=name, classes=tuple(classes), dataset=dataset, notes=chosen_preprocess(self.program))
         values = {m: self.program.matrix_values(self.program.matrices[m]) for m in _first_matrices(self.program).values()}
-        return self._place(task, values)
+        return self._place(task, values | {b.view: self.program.tensors[b.view] for b in self.program.learned_biases.values()})
 
     # ------------------------------------------------------------------------------------------------------------- places
 
@@ -121,23 +121,28 @@ class TaskStore:
         self._collect(self._device)
         homes = sorted({t.subarray for m in trainable_matrices(placed).values() for t in m.tiles})
         changes = {"slot": number, "subarrays": tuple(homes), "placing": task.placing + written}
-        self.image.stored.pop(task.name, None)
+        self._keep_biases(task.name, self._device)
         return self.image.touch(task.model_copy(update=changes))
 
+    def _keep_biases(self, name: str, device: Device) -> None:
+        """Of a task whose weights are in the arrays, the host keeps the learned biases."""
+        self.image.stored[name] = dict(device.biases())
+        if not self.image.stored[name]:
+            del self.image.stored[name]
+
     def weights(self, name: str) -> Weights:
-        """Trainable weights of a task by matrix, int8 [K, N], wherever they are."""
-        task = self.task(name)
+        """Trainable weights of a task by matrix, int8 [K, N], and its learned biases by view, wherever they are."""
+        task, out = self.task(name), dict(self.image.stored.get(name, {}))
         if task.slot is None:
-            return dict(self.image.stored[name])
+            return out
         placed, rows = at_slot(self.program, self.slots[task.slot]), self.image.shape.rows
-        out: Weights = {}
         for matrix in _first_matrices(self.program).values():
             m = placed.matrices[matrix]
-            out[matrix] = np.zeros((m.k, m.n), np.int8)
+            out[matrix] = values = np.zeros((m.k, m.n), np.int8)
             for t in (t for t in m.tiles if t.copy == 0):
                 first = t.subarray * rows + t.row
                 block = self.image.cells[first : first + t.rows, t.col : t.col + t.cols]
-                out[matrix][t.k : t.k + t.rows, t.n : t.n + t.cols] = block.view(np.int8)
+                values[t.k : t.k + t.rows, t.n : t.n + t.cols] = block.view(np.int8)
         return out
 
     def _load(self, device: Device) -> None:
@@ -191,6 +196,7 @@ class TaskStore:
         program = without_classes(program, fixed) if fixed else program
         self._task, self._device = task, Device(program, self.engine, self.threads)
         self._load(self._device)
+        self._device.load_state(self.image.stored.get(name, {}))
         return self._device
 
     def adopt(self, device: Device, name: str, classes: Sequence[str], dataset: str) -> Task:
@@ -224,6 +230,7 @@ class TaskStore:
         device, known = self.device, self._kept
         it = device.interpreter
         left: dict[str, npt.NDArray[Any]] = {f"memory.{n}": it.read_view(n) for n in remembered_views(self.program)}
+        left |= {f"learned.{n}": values for n, values in device.biases().items()}
         if run.best is not None and run.best is not known.best:
             left |= {f"best.{name}": values for name, values in run.best.items()}
         state = {k: v for k, v in run.__dict__.items() if k not in ("epochs", "best", "lap")}
@@ -275,6 +282,7 @@ class TaskStore:
             "scratch": task.scratch + by_program["scratch"], "placing": task.placing + device.programmed,
         }  # fmt: skip
         self._collect(device)
+        self._keep_biases(task.name, device)
         self._task = self.image.touch(task.model_copy(update=changes))
         self.image.end()
         self.image.save()
