@@ -70,6 +70,7 @@ ROWS: tuple[Row, ...] = (
     _row("16-bit accumulator and momentum", "compile.update=momentum"),
     _row("errors rounded stochastically", "compile.round_errors=stochastic"),
     _row("momentum, errors rounded stochastically", "compile.update=momentum", "compile.round_errors=stochastic"),
+    _row("momentum, biases learn too", "compile.update=momentum", "compile.train_biases=true"),
     _row("mu from the largest gradient so far", "compile.gradient_range=peak"),
     _row("mu from the largest so far, accumulator", "compile.gradient_range=peak", "compile.update=accumulate"),
     _row("... label smoothing 0", "compile.gradient_range=peak", "compile.update=accumulate", "compile.eps=0"),
