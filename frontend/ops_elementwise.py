@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -11,7 +12,8 @@ from onnx import NodeProto, TensorProto
 
 from sasimc.frontend.ops_linear import requantize
 from sasimc.frontend.state import Act, Importer, QConst, Unsupported, handles, type_name
-from sasimc.ir.graph import TensorType
+from sasimc.ir.graph import Shape, TensorType
+from sasimc.ir.layout import Layout
 
 __all__: list[str] = []
 
@@ -31,15 +33,7 @@ def mul(imp: Importer, node: NodeProto) -> None:
 def _binary(imp: Importer, node: NodeProto, operator: str, out: str) -> None:
     left, right = imp.is_const(node, 0), imp.is_const(node, 1)
     if not left and not right:
-        a, b = imp.floats(node, 0), imp.floats(node, 1)
-        if operator == "Add":
-            _add_acts(imp, node, a, b, out)
-        elif operator == "Mul":
-            _multiply_acts(imp, node, a, b, out)
-        else:
-            raise Unsupported(
-                f"{operator} of two activations", "only Add and Mul combine two activations; Sub and Div need a constant"
-            )
+        _of_two(imp, node, operator, imp.floats(node, 0), imp.floats(node, 1), out)
         return
     if left and right:
         raise Unsupported("both operands are constants", "fold constants before the import")
@@ -48,37 +42,76 @@ def _binary(imp: Importer, node: NodeProto, operator: str, out: str) -> None:
     _with_constant(imp, node, operator, act, act.value, c, left, out)
 
 
-def _add_acts(imp: Importer, node: NodeProto, a: Act, b: Act, out: str) -> None:
-    if imp.layout(a) != imp.layout(b) or a.batch != b.batch:
-        laid = [imp.layout(v).text(imp.type(v).shape) for v in (a, b)]
-        raise Unsupported(
-            f"adds {list(imp.dims(a))} and {list(imp.dims(b))}, laid out {laid[0]!r} and {laid[1]!r}",
-            "both sides must have one shape, flattened and transposed alike",
-        )
-    b = imp.as_shape(node, b, imp.type(a).shape)
-    sides = [v.value if imp.type(v).dtype == "f32" else imp.dequantized(node, v, tag) for v, tag in ((a, "a"), (b, "b"))]
-    imp.emit(node, "add_f", sides, out, _real(imp, a))
+_KINDS = {"Add": "add_f", "Sub": "add_f", "Mul": "product_f", "Div": "quotient_f"}
+
+
+def _of_two(imp: Importer, node: NodeProto, operator: str, a: Act, b: Act, out: str) -> None:
+    """An operator on two activations, either of which may have one element along an axis where the other has many."""
+    if operator == "Mul" and math.prod(imp.dims(a)) < math.prod(imp.dims(b)):
+        a, b = b, a
+    a, b = (v if imp.type(v).dtype == "f32" else Act(imp.dequantized(node, v, tag), v.batch) for v, tag in ((a, "a"), (b, "b")))
+    a, b, t = _side_by_side(imp, node, operator, a, b)
+    a = _spread(imp, node, a, t)
+    if operator in ("Add", "Sub"):  # the second factor of a product, and a divisor, may stay short
+        b = _spread(imp, node, b, t)
+    imp.emit(node, _KINDS[operator], [a.value, b.value], out, t, {"minus": True} if operator == "Sub" else {})
     imp.bind(node, a, out)
 
 
-def _multiply_acts(imp: Importer, node: NodeProto, a: Act, b: Act, out: str) -> None:
-    """The second factor may have one element where the first has many; they change places if it is the first one."""
-    (da, db) = imp.dims(a), imp.dims(b)
-    if math.prod(da) < math.prod(db):
-        a, b, da, db = b, a, db, da
-    ours, theirs = (imp.layout(v).parts(imp.type(v).shape) for v in (a, b))
-    fits = len(da) == len(db) and a.batch == b.batch and all(have in (1, want) for have, want in zip(db, da, strict=True))
-    if not fits or ours is None or theirs is None or any(p not in ((), q) for p, q in zip(theirs, ours, strict=True)):
-        laid = [imp.layout(v).text(imp.type(v).shape) for v in (a, b)]
-        raise Unsupported(
-            f"multiplies {list(da)} and {list(db)}, laid out {laid[0]!r} and {laid[1]!r}",
-            "both sides must be laid out alike, and one of them must have every axis of the other, or 1 there",
-        )
-    if imp.type(b).size == imp.type(a).size:
+def _side_by_side(imp: Importer, node: NodeProto, operator: str, a: Act, b: Act) -> tuple[Act, Act, TensorType]:
+    """Two activations stored so that their axes fit, and the type of real values that has every axis of both."""
+    if imp.layout(a) == imp.layout(b):
         b = imp.as_shape(node, b, imp.type(a).shape)
-    sides = [v.value if imp.type(v).dtype == "f32" else imp.dequantized(node, v, tag) for v, tag in ((a, "a"), (b, "b"))]
-    imp.emit(node, "product_f", sides, out, _real(imp, a))
-    imp.bind(node, a, out)
+    if a.batch == b.batch:
+        for sa, sb in itertools.product(_shapes(imp.type(a).shape), _shapes(imp.type(b).shape)):
+            if (t := _union(imp.layout(a), sa, imp.layout(b), sb)) is not None:
+                return imp.as_shape(node, a, sa), imp.as_shape(node, b, sb), t
+    words = {"Add": "adds", "Sub": "subtracts", "Mul": "multiplies", "Div": "divides"}
+    laid = [imp.layout(v).text(imp.type(v).shape) for v in (a, b)]
+    raise Unsupported(
+        f"{words[operator]} {list(imp.dims(a))} and {list(imp.dims(b))}, laid out {laid[0]!r} and {laid[1]!r}",
+        "along each axis both sides must have the same elements in the same order, or one of them a single one",
+    )
+
+
+def _shapes(shape: Shape) -> list[Shape]:
+    """The ways to store rows of pixels: one row, or one column, has the same elements in the same order."""
+    h, w, c = shape
+    return [shape, (w, h, c)] if 1 in (h, w) and h != w else [shape]
+
+
+def _union(left: Layout, a: Shape, right: Layout, b: Shape) -> TensorType | None:
+    """Real values with every axis of both sides, stored as ``a`` and ``b``; None where they do not fit."""
+    ours, theirs = left.parts(a), right.parts(b)
+    if (
+        ours is None
+        or theirs is None
+        or len(ours) != len(theirs)
+        or any(m != n and 1 not in (m, n) for m, n in zip(a, b, strict=True))
+    ):
+        return None
+    if any(p and q and p != q for p, q in zip(ours, theirs, strict=True)):
+        return None
+    h, w, c = (max(pair) for pair in zip(a, b, strict=True))
+    base = {"H": w * c, "W": c, "C": 1}
+    layout = Layout.of([[(n, step * base[name]) for name, n, step in p or q] for p, q in zip(ours, theirs, strict=True)])
+    return TensorType("f32", (h, w, c), layout=layout) if layout.covers(h * w * c) else None
+
+
+def _spread(imp: Importer, node: NodeProto, act: Act, t: TensorType) -> Act:
+    """The activation as ``t``: what is single along an axis stands for all, which a nearest resize writes. Channels are columns meanwhile."""
+    (h, w, c), (rows, cols, channels) = imp.type(act).shape, t.shape
+    if (h, w, c) == t.shape:
+        return act
+    wide = (rows, cols * channels // c, c)
+    x, base = act.value, f"{node.output[0]}:{act.value}"
+    for kind, form, attrs in (
+        ("reshape", TensorType("f32", (h, w, c), layout=Layout.planes((h, w, c))), {}),
+        ("resize_f", TensorType("f32", wide, layout=Layout.planes(wide)), {"mode": "nearest"}),
+        ("reshape", t, {}),
+    ):
+        x = imp.emit(node, kind, [x], imp.fresh(base), form, attrs, suffix=":spread")
+    return Act(x, act.batch)
 
 
 def _real(imp: Importer, act: Act) -> TensorType:
@@ -88,13 +121,15 @@ def _real(imp: Importer, act: Act) -> TensorType:
 
 
 def _with_constant(imp: Importer, node: NodeProto, operator: str, act: Act, x: str, c: Real, left: bool, out: str) -> None:
-    """One of c + x, x - c, c - x, c x, x / c."""
+    """One of c + x, x - c, c - x, c x, x / c, c / x."""
     t = _real(imp, act)
     if operator == "Sub" and left:
         x = imp.emit(node, "mul_f", [x], f"{out}:neg", t, {}, {"c": np.full(c.shape, -1.0)}, ":neg")
-    if operator == "Div":
-        if left or (c == 0).any():
-            raise Unsupported("divides by an activation or by zero", "only division by non-zero constants is supported")
+    if operator == "Div" and left:
+        x = imp.emit(node, "unary_f", [x], f"{out}:inverse", t, {"function": "Reciprocal"}, suffix=":inverse")
+    elif operator == "Div":
+        if (c == 0).any():
+            raise Unsupported("divides by zero", "repair the initialiser")
         with np.errstate(over="ignore"):
             c = 1.0 / c
     if operator == "Sub" and not left:
@@ -123,7 +158,7 @@ def qlinear_binary(imp: Importer, node: NodeProto) -> None:
             sides.append(imp.typed(imp.act(node, index), *imp.scale_zero(node, index + 1, index + 2)))
     a, b = sides
     if isinstance(a, Act) and isinstance(b, Act):
-        (_multiply_acts if operator == "Mul" else _add_acts)(imp, node, a, b, out)
+        _of_two(imp, node, operator, a, b, out)
     else:
         act, c = (a, b) if isinstance(a, Act) else (b, a)
         assert isinstance(act, Act)

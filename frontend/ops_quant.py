@@ -10,7 +10,7 @@ import numpy.typing as npt
 import onnx.reference
 from onnx import NodeProto, helper
 
-from sasimc.frontend.state import Importer, QConst, Unsupported, handles, tensor_array
+from sasimc.frontend.state import Act, Importer, QConst, Unsupported, handles, tensor_array
 from sasimc.ir.graph import TensorType
 
 __all__ = ["fold"]
@@ -31,11 +31,14 @@ MAX_FOLDED = 2**28
 def quantize_linear(imp: Importer, node: NodeProto) -> None:
     act = imp.act(node, 0)
     _no_blocks(imp, node)
-    scale, zero, dtype = imp.scale_zero(node, 1, 2, _default_dtype(imp, node))
     t = imp.type(act)
     if t.dtype != "f32":
         raise Unsupported("quantises a tensor that is quantised already", "remove the node")
-    out = imp.emit(node, "quantize", [act.value], node.output[0], TensorType(dtype, t.shape, scale, zero, t.layout))
+    x, by = act.value, _by_channel(imp, node, act, _default_dtype(imp, node))
+    if by is not None:
+        x = imp.emit(node, "mul_f", [x], f"{node.output[0]}:even", t, {}, {"c": 1 / by}, ":even")
+    scale, zero, dtype = imp.scale_zero(node, 1, 2, _default_dtype(imp, node), by_channel=True)
+    out = imp.emit(node, "quantize", [x], node.output[0], TensorType(dtype, t.shape, scale, zero, t.layout))
     imp.bind(node, act, out)
 
 
@@ -46,10 +49,25 @@ def dequantize_linear(imp: Importer, node: NodeProto) -> None:
     t = imp.type(act)
     if t.dtype == "f32":
         raise Unsupported("dequantises a float tensor", "remove the node")
-    scale, zero, dtype = imp.scale_zero(node, 1, 2, "uint8" if t.dtype == "u8" else "int8")
+    default = "uint8" if t.dtype == "u8" else "int8"
+    by = _by_channel(imp, node, act, default)
+    scale, zero, dtype = imp.scale_zero(node, 1, 2, default, by_channel=True)
     act = imp.typed(act, scale, zero, dtype)
-    out = imp.emit(node, "dequantize", [act.value], node.output[0], TensorType("f32", t.shape, layout=t.layout))
+    real = TensorType("f32", t.shape, layout=t.layout)
+    out = imp.emit(node, "dequantize", [act.value], f"{node.output[0]}:even" if by is not None else node.output[0], real)
+    if by is not None:
+        out = imp.emit(node, "mul_f", [out], node.output[0], real, {}, {"c": by}, ":by channel")
     imp.bind(node, act, out)
+
+
+def _by_channel(imp: Importer, node: NodeProto, act: Act, default: str) -> Array | None:
+    """What each stored channel's scale is to the largest, which stands for all (:meth:`Importer.scale_zero`); None for one scale."""
+    scale, _ = imp.scales(node, 1, 2, np.dtype(default))
+    if scale.size == 1:
+        return None
+    rank = len(imp.dims(act))
+    axis = _axis(imp, node, rank, scale)
+    return imp.channels(act, (scale / scale.max()).reshape([-1 if i == axis else 1 for i in range(rank)]))
 
 
 def _no_blocks(imp: Importer, node: NodeProto) -> None:

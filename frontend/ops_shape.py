@@ -99,16 +99,26 @@ def transpose(imp: Importer, node: NodeProto) -> None:
 
 @handles("Concat")
 def concat(imp: Importer, node: NodeProto) -> None:
-    acts = [imp.act(node, i) for i in range(len(node.input))]
+    acts = [_upright(imp, node, imp.act(node, i)) for i in range(len(node.input))]
     _concat(imp, node, acts, [a.value for a in acts], node.output[0])
 
 
 @handles("com.microsoft.QLinearConcat")
 def qlinear_concat(imp: Importer, node: NodeProto) -> None:
     scale, zero, dtype = imp.scale_zero(node, 0, 1)
-    acts = [imp.typed(imp.act(node, i), *imp.scale_zero(node, i + 1, i + 2)) for i in range(2, len(node.input), 3)]
+    acts = [
+        _upright(imp, node, imp.typed(imp.act(node, i), *imp.scale_zero(node, i + 1, i + 2)))
+        for i in range(2, len(node.input), 3)
+    ]
     _concat(imp, node, acts, [imp.dequantized(node, a, f"x{i}") for i, a in enumerate(acts)], f"{node.output[0]}:f")
     requantize(imp, node, imp.acts[node.output[0]], scale, zero, dtype)
+
+
+def _upright(imp: Importer, node: NodeProto, act: Act) -> Act:
+    """One row, or one column, as its ONNX axes have it: a Transpose turned it, and the elements are in the same order either way."""
+    h, w, c = imp.type(act).shape
+    axes, turned = imp.layout(act).axes, Layout.planes((w, h, c)).axes
+    return imp.as_shape(node, act, (w, h, c)) if 1 in (h, w) and h != w and act.batch == 0 and axes[1:] == turned[1:] else act
 
 
 def _concat(imp: Importer, node: NodeProto, acts: list[Act], values: list[str], out: str) -> str:

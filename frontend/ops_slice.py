@@ -80,6 +80,8 @@ def _taken(imp: Importer, node: NodeProto, act: Act, number: int, index: Index, 
     size, shown = layout.dims[axis], layout.text(t.shape)
     if not len(index):
         raise Unsupported("takes no elements", "remove the node")
+    if size == len(index) == 1:
+        return act
     if len(names) != 1 or layout.dims[axis] != t.shape[place := _PLACES[next(iter(names))]]:
         raise Unsupported(
             f"takes {len(index)} of {size} elements of a tensor laid out {shown!r}", "take channels, rows or columns"

@@ -163,16 +163,24 @@ class Importer:
             raise Unsupported(f"{what} is not an integer tensor")
         return [int(v) for v in c.ravel()]
 
-    def scale_zero(self, node: NodeProto, scale: int, zero: int, default: str = "uint8") -> tuple[float, int, str]:
-        """Per-tensor scale, zero point and IR dtype from two constant inputs, checked."""
+    def scale_zero(
+        self, node: NodeProto, scale: int, zero: int, default: str = "uint8", *, by_channel: bool = False
+    ) -> tuple[float, int, str]:
+        """Scale, zero point and IR dtype from two constant inputs, checked; of a quantisation per channel, where that may be, the largest scale."""
         s, z = self.scales(node, scale, zero, np.dtype(default))
-        if s.size != 1 or z.size != 1:
-            raise Unsupported("activation is quantised per channel", "quantise activations per tensor")
+        if not by_channel and (s.size != 1 or z.size != 1):
+            raise Unsupported(
+                "activation is quantised per channel", "quantise activations per tensor, or write Quantize- and DequantizeLinear"
+            )
+        if not s.size or not z.size or (z != z.ravel()[0]).any():
+            raise Unsupported(
+                "channels of an activation have different zero points", "quantise activations symmetrically, or per tensor"
+            )
         if z.dtype not in (np.uint8, np.int8):
             raise Unsupported(
                 f"zero point has type {z.dtype}, activations must be int8 or uint8", "quantise activations to 8 bits"
             )
-        return float(s.ravel()[0]), int(z.ravel()[0]), "u8" if z.dtype == np.uint8 else "i8"
+        return float(s.max()), int(z.ravel()[0]), "u8" if z.dtype == np.uint8 else "i8"
 
     def scales(self, node: NodeProto, scale: int, zero: int, default: np.dtype[Any]) -> tuple[npt.NDArray[np.float64], Array]:
         """Scale (float64) and zero point constants; every scale must be positive and finite."""

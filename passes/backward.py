@@ -367,6 +367,13 @@ class _Derivation:
         x = op.inputs[index]
         name, out = f"{op.kind}_t:{op.name}", f"e:{x}"
         match op.kind:
+            case "add" if (op.int_attr("ma"), op.int_attr("mb"))[index] < 0:
+                return Part(
+                    self.stage(
+                        x, Part(error, product=False), Work(scale=np.full(self.graph.type(x).shape[2], -ONE, np.int32)), op
+                    ),
+                    product=False,
+                )
             case "add" | "rescale":
                 return Part(error, product=False)
             case "avgpool":

@@ -33,8 +33,10 @@ __all__ = ["PLACED", "RANGES", "UNKNOWN_RANGE", "Canonicalise", "canonicalise", 
 Array = npt.NDArray[Any]
 _MOVES = ("maxpool", "reshape", "pad", "slice")
 _JOINS = ("concat", "mosaic")
+_PRODUCTS = ("product_f", "quotient_f")
 _KEEPS = ("clip_f", *_MOVES)  # what commutes with the quantize behind it
 UNKNOWN_RANGE = "no range of it is known"
+RELU6 = 6.0
 _SLACK = 1.1  # a quantisation holds a range that reaches this much further
 PLACED = "placed"
 """Note of an integer graph: JSON, real values of the float-level graph that were given a scale, and the stored value that holds each."""
@@ -52,7 +54,8 @@ class View:
 
 @dataclass(frozen=True)
 class Pending:
-    """A real value not stored yet: ``op`` over stored ``sources`` (or a concat), clipped to [lo, hi], then moved."""
+    """A real value not stored yet: ``op`` over stored ``sources`` (or a concat), clipped to [lo, hi], then moved. ``scale``, ``offset``: what a channel of
+    the result is multiplied by, and what is added; ``gain``: what a channel's products alone are multiplied by."""
 
     op: Op
     sources: tuple[str, ...]
@@ -60,6 +63,7 @@ class Pending:
     hi: float = math.inf
     scale: Array | None = None
     offset: Array | None = None
+    gain: Array | None = None
     moves: tuple[Op, ...] = ()
     parts: tuple[Any, ...] = ()
     origins: tuple[str, ...] = ()
@@ -246,8 +250,10 @@ class _State:
             return self._clip(op, first)
         if op.kind in ("mul_f", "addc_f"):
             return self._affine(op, first)
-        if op.kind in ("unary_f", "add_f", "product_f") and (curve := self._curve(op, args)) is not None:
+        if op.kind in ("unary_f", "add_f", "product_f", "quotient_f") and (curve := self._curve(op, args)) is not None:
             return curve
+        if op.kind == "conv_f" and isinstance(first, Pending) and (gain := self._gain(op, first)) is not None:
+            return Pending(op, first.sources, gain=gain, origins=trail)
         views = [self._view(op, v) for v in op.inputs]
         if any(isinstance(v, Unknown) for v in views):
             return Unknown()
@@ -288,7 +294,7 @@ class _State:
             if "c" in op.consts:
                 parameters["c"] = self.graph.constant(op, "c")
             return curves[0].through(op, op.str_attr("function"), parameters)
-        if op.kind == "product_f" or any(isinstance(a, Curve) for a in args):
+        if op.kind in _PRODUCTS or any(isinstance(a, Curve) for a in args):
             return curves[0].joined(op, curves[1])
         return None
 
@@ -296,7 +302,7 @@ class _State:
         """Whether a reader of a function of one stored tensor needs no more than the function."""
         if reader.kind == "unary_f":
             return True
-        if reader.kind == "product_f":
+        if reader.kind in _PRODUCTS:
             return len({self.roots[v] for v in reader.inputs}) == 1
         if isinstance(self.real[value], Curve):
             return reader.kind in ("clip_f", "mul_f", "addc_f") or (
@@ -390,10 +396,23 @@ class _State:
         t, beside = self.graph.type(readers[0].output), self.values[other.stored]
         least, most = type_range(t.dtype)
         low, high = max(low, t.scale * (least - t.zero)), min(high, t.scale * (most - t.zero))
-        made = next((o for o in reversed(self.ops) if o.output == other.stored), None)
-        ends = (made.int_attr("lo"), made.int_attr("hi")) if made is not None and "lo" in made.attrs else type_range(beside.dtype)
+        ends = self._ends(other.stored)
         least, most = (beside.scale * (q - beside.zero) for q in ends)
+        if op.flag("minus") and value == op.inputs[0]:
+            least, most = -most, -least
+        elif op.flag("minus"):  # what is subtracted: the other side less the sum
+            return least - high, most - low
         return low - most, high - least
+
+    def _ends(self, stored: str) -> tuple[int, int]:
+        """The least and the largest integer that a stored value may be, as far as the operation that makes it says."""
+        made = next((o for o in reversed(self.ops) if o.output == stored), None)
+        if made is not None and made.kind == "lut":
+            table = self.constants[made.consts["table"]]
+            return int(table.min()), int(table.max())
+        if made is not None and "lo" in made.attrs:
+            return made.int_attr("lo"), made.int_attr("hi")
+        return type_range(self.values[stored].dtype)
 
     def _no_scale(self, op: Op, value: str) -> Unknown:
         self._problem(
@@ -409,7 +428,7 @@ class _State:
             if len({t.quant for t in have}) > 1:
                 return a
             return View(self._store(a, have[0].shaped_like(self._real_type(a)), replace(a.op, kind="quantize")))
-        if not isinstance(a, Pending) or not all(map(self._relabels, a.moves)) or a.parts:
+        if not isinstance(a, Pending) or any(m.kind != "reshape" for m in a.moves) or a.parts:
             return a
         exact = a.op.kind == "rescale" and _is_one(a.scale) and a.offset is None and a.lo in (0.0, -math.inf) and a.hi == math.inf
         exact = exact or (a.op.kind == "resize_f" and a.op.attrs["mode"] == "nearest" and (a.lo, a.hi) == (-math.inf, math.inf))
@@ -463,6 +482,8 @@ class _State:
             return self._each(op, a, [partial(self._affine, c=part) for part in np.split(c, ends)])
         if isinstance(a, Pending) and a.op.kind == "mosaic" and not a.moves and op.kind == "mul_f":
             return self._each(op, a, [partial(self._affine, c=c)] * len(a.parts))
+        if op.kind == "mul_f" and (scaled := self._scaled(op, a, c)) is not None:
+            return scaled
         unclipped = not isinstance(a, Pending) or (a.lo, a.hi) == (-math.inf, math.inf)
         # a positive factor commutes with ReLU, one factor for all channels with any clip
         commutes = op.kind == "mul_f" and (c > 0).all() and (
@@ -483,6 +504,36 @@ class _State:
                 a = replace(a, lo=a.lo * c[0], hi=a.hi * c[0])
             return replace(a, scale=a.scale * c, offset=None if a.offset is None else a.offset * c, origins=origins)
         return replace(a, offset=c if a.offset is None else a.offset + c, origins=origins)
+
+    def _gain(self, op: Op, a: Pending) -> Array | None:
+        """What the products of a depth-wise convolution's output channels are multiplied by where its input is a stored tensor, each channel times a
+        constant; None for another layer or input."""
+        channels, free = self.graph.type(op.inputs[0]).shape[2], (a.lo, a.hi) == (-math.inf, math.inf)
+        if (
+            a.op.kind != "rescale"
+            or a.moves
+            or a.offset is not None
+            or a.scale is None
+            or not free
+            or op.int_attr("groups") != channels
+        ):
+            return None
+        return np.repeat(a.scale, self.graph.type(op.output).shape[2] // channels)
+
+    def _scaled(self, op: Op, a: Real, c: Array) -> Pending | None:
+        """A layer's result times positive constants in front of a quantize: its requantisation does that. A bound must be zero, the same for all channels, or
+        beyond what the quantize holds."""
+        if not isinstance(a, Pending) or a.op.kind != "conv_f" or a.moves or not (c > 0).all() or not self._quantised(op.output):
+            return None
+        lo, hi, uniform = a.lo * c[0], a.hi * c[0], bool((c == c[0]).all())
+        if not uniform:
+            readers = self.graph.consumers(op.output)
+            tops = [t.scale * (type_range(t.dtype)[1] - t.zero) for t in (self.graph.type(r.output) for r in readers)]
+            beyond = all(r.kind == "quantize" for r in readers) and a.hi * float(c.min()) >= max(tops) * (1 - 1e-6)
+            if a.lo not in (0.0, -math.inf) or not (a.hi == math.inf or beyond):
+                return None
+            lo, hi = a.lo, math.inf
+        return replace(a, lo=lo, hi=hi, scale=c if a.scale is None else a.scale * c, origins=(*a.origins, op.origin))
 
     def _problem(self, op: Op, message: str, hint: str) -> None:
         self.problems.append(Diagnostic(message, where=op.origin or op.name, hint=hint))
@@ -548,17 +599,21 @@ class _State:
         if a.op.kind in _JOINS:
             parts = [self._store(p, t.shaped_like(self._real_type(p)), _part(a.op, i, output)) for i, p in enumerate(a.parts)]
             return self._add(replace(a.op, inputs=tuple(parts), output=output, origin=origins), t)
-        low = 0.0 if a.lo < 0 and t.zero == type_range(t.dtype)[0] and self._may_be_negative(a) else a.lo
-        bounds = clamp_bounds(t.dtype, t.scale, t.zero, low, a.hi)
+        low, high = a.lo, a.hi
+        if low < 0 and t.zero == type_range(t.dtype)[0] and self._may_be_negative(a):
+            low, high = 0.0, min(high, self._left_out(t))
+        bounds = clamp_bounds(t.dtype, t.scale, t.zero, low, high)
         x = self.values[a.sources[0]]
         base = Op(a.op.name, a.op.kind.removesuffix("_f"), a.sources, output, dict(bounds), {}, origins)
         match a.op.kind:
             case "conv_f":
-                lowered = integer_ops.conv(self.graph, base, a.op, x, t)
+                lowered = integer_ops.conv(self.graph, base, a.op, x, t, a.gain, a.scale)
             case "add_f":
-                lowered = integer_ops.add(base, x, self.values[a.sources[1]], t)
+                lowered = integer_ops.add(base, x, self.values[a.sources[1]], t, a.op.flag("minus"))
             case "product_f":
                 lowered = integer_ops.mul(replace(base, kind="mul"), x, self.values[a.sources[1]], t)
+            case "quotient_f":
+                return self._quotient(base, t)
             case "avgpool_f":
                 lowered = integer_ops.avgpool(base, a.op, x, t)
             case "resize_f":
@@ -566,6 +621,28 @@ class _State:
             case _:
                 lowered = integer_ops.rescale(base, x, t, a.scale, a.offset)
         return self._with_consts(*lowered, t)
+
+    def _quotient(self, op: Op, t: TensorType) -> str:
+        """A tensor times the reciprocal of another in 16 bits: the products with either half, added."""
+        (over, under), products = op.inputs, list[str]()
+        x, y = self.values[over], self.values[under]
+        for i, (form, consts) in enumerate(integer_ops.reciprocal(y, self._ends(under))):
+            to = integer_ops.whole_range(x, form) if i else t
+            table = replace(
+                op, name=f"{op.name}:inverse{i}", kind="lut", inputs=(under,), output=f"{op.output}:inverse{i}", attrs={}
+            )
+            inverse = self._with_consts(table, consts, form.shaped_like(y))
+            attrs = clamp_bounds(to.dtype, to.scale, to.zero, -math.inf, math.inf)
+            times = Op(f"{op.name}:times{i}", "mul", (over, inverse), f"{op.output}:times{i}", dict(attrs), {}, op.origin)
+            products.append(self._with_consts(*integer_ops.mul(times, x, form, to), to.shaped_like(t)))
+        left, right = products
+        made = replace(op, kind="add", inputs=(left, right))
+        return self._with_consts(*integer_ops.add(made, self.values[left], self.values[right], t), t)
+
+    @staticmethod
+    def _left_out(t: TensorType) -> float:
+        """The upper bound of the activation left out in front of a type that begins at zero: none, or that of the ReLU6 where the type ends."""
+        return RELU6 if round(RELU6 / t.scale) + t.zero == type_range(t.dtype)[1] else math.inf
 
     def _may_be_negative(self, a: Pending) -> bool:
         """Whether a type that begins at zero cuts the result off, as the ReLU does that exporters leave out in front of such a quantize."""
@@ -671,7 +748,10 @@ def _key(a: Real) -> Hashable:
         return (a.op.output, a.source, tuple(m.output for m in a.moves), a.value.tobytes(), a.slope.tobytes())
     if not isinstance(a, Pending):
         return a
-    moves, constants = tuple(m.output for m in a.moves), tuple(None if c is None else c.tobytes() for c in (a.scale, a.offset))
+    moves, constants = (
+        tuple(m.output for m in a.moves),
+        tuple(None if c is None else c.tobytes() for c in (a.scale, a.offset, a.gain)),
+    )
     return (a.op.output, a.sources, moves, a.lo, a.hi, a.origins, tuple(map(_key, a.parts)), constants)
 
 

@@ -56,11 +56,16 @@ class Curve:
         return replace(self, op=op, value=value, slope=slope, origins=(*self.origins, op.origin))
 
     def joined(self, op: Op, other: Curve) -> Curve:
-        """Sum or product of two functions of one tensor."""
+        """Sum, difference, product or quotient of two functions of one tensor."""
         a, b = self, other
         with np.errstate(all="ignore"):
-            if op.kind == "add_f":
+            if op.flag("minus"):
+                value, slope = a.value - b.value, a.slope - b.slope
+            elif op.kind == "add_f":
                 value, slope = a.value + b.value, a.slope + b.slope
+            elif op.kind == "quotient_f":
+                value = a.value / b.value
+                slope = (a.slope - value * b.slope) / b.value
             else:
                 value, slope = a.value * b.value, a.slope * b.value + b.slope * a.value
         return replace(a, op=op, value=value, slope=slope, origins=(*a.origins, *b.origins, op.origin))
@@ -76,7 +81,10 @@ def roots_of(graph: Graph) -> dict[str, str]:
     roots: dict[str, str] = {}
     for op in graph.ops:
         own = {roots.get(v, v) for v in op.inputs}
-        follows = op.kind in ("dequantize", "unary_f", "clip_f", "mul_f", "addc_f", "add_f", "product_f") and len(own) == 1
+        follows = (
+            op.kind in ("dequantize", "unary_f", "clip_f", "mul_f", "addc_f", "add_f", "product_f", "quotient_f")
+            and len(own) == 1
+        )
         roots[op.output] = own.pop() if follows else op.output
     return roots
 

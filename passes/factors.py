@@ -45,10 +45,10 @@ def factors(f: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.int32], npt.NDAr
 
 
 def add_factors(fa: float, fb: float) -> tuple[int, int, int]:
-    """(M_a, M_b, S) of a residual addition: one shift for both, taken from the larger factor."""
-    s = min(62, 30 - _floor_log2(max(fa, fb)))
+    """(M_a, M_b, S) of an addition: one shift for both, taken from the larger factor. A negative factor subtracts."""
+    s = min(62, 30 - _floor_log2(max(abs(fa), abs(fb))))
     ma, mb = round(math.ldexp(fa, s)), round(math.ldexp(fb, s))
-    if max(ma, mb) == 2**31:
+    if max(abs(ma), abs(mb)) == 2**31:
         s -= 1
         ma, mb = round(math.ldexp(fa, s)), round(math.ldexp(fb, s))
     if s < 1:

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sasimc.ir.graph import Attr, Graph, Op, TensorType
+from sasimc.ir.graph import Attr, Graph, Op, TensorType, type_range
 from sasimc.passes.factors import FactorError, add_factors, factor, factors
 
-__all__ = ["BIAS_TOLERANCE", "add", "avgpool", "conv", "mul", "narrow", "rescale", "resize"]
+__all__ = ["BIAS_TOLERANCE", "add", "avgpool", "conv", "mul", "narrow", "reciprocal", "rescale", "resize", "whole_range"]
 
 Array = npt.NDArray[Any]
 Lowered = tuple[Op, dict[str, Array]]
@@ -22,9 +22,9 @@ BIAS_TOLERANCE = 1e-5  # an int32 bias is used as it stands if its scale is s_x 
 UNIT = 64  # weight of the identity in an affine 1 x 1 convolution
 
 
-def add(base: Op, a: TensorType, b: TensorType, out: TensorType) -> Lowered:
-    """Residual addition."""
-    ma, mb, shift = add_factors(a.scale / out.scale, b.scale / out.scale)
+def add(base: Op, a: TensorType, b: TensorType, out: TensorType, minus: bool = False) -> Lowered:
+    """Sum, or difference, of two tensors."""
+    ma, mb, shift = add_factors(a.scale / out.scale, (-b.scale if minus else b.scale) / out.scale)
     return base.with_attrs(ma=ma, mb=mb, shift=shift), {}
 
 
@@ -32,6 +32,30 @@ def mul(base: Op, a: TensorType, b: TensorType, out: TensorType) -> Lowered:
     """Product of two tensors."""
     mult, shift = factor(a.scale * b.scale / out.scale)
     return base.with_attrs(mult=mult, shift=shift), {}
+
+
+def reciprocal(
+    y: TensorType, ends: tuple[int, int]
+) -> tuple[tuple[TensorType, dict[str, Array]], tuple[TensorType, dict[str, Array]]]:
+    """1 / y as two tables, the second of what the first leaves; both have the sign of y. Type and constants of each; ``ends``: y is between these. At
+    zero, where no quotient is, stands the largest."""
+    low, high = type_range(y.dtype)
+    real = y.scale * (np.clip(np.arange(low, high + 1), *ends) - y.zero)
+    inverse = 1 / np.where(real == 0, y.scale, real)
+    dtype, steps = ("u8", 255) if (real >= 0).all() else ("i8", 127)
+    first = TensorType(dtype, (1, 1, 1), float(np.abs(inverse).max()) / steps)
+    table = np.trunc(inverse / first.scale + np.sign(inverse) * 1e-9)
+    second = TensorType(dtype, (1, 1, 1), first.scale / steps)
+    rest = np.clip(np.rint((inverse - table * first.scale) / second.scale), *type_range(dtype))
+    slopes = (np.where(real == 0, 0.0, -(inverse**2)), np.zeros(len(real)))
+    (a, b) = ({"table": t.astype(np.int16), "slope": s} for t, s in zip((table, rest), slopes, strict=True))
+    return (first, a), (second, b)
+
+
+def whole_range(x: TensorType, y: TensorType) -> TensorType:
+    """A type that holds every product of what ``x`` and ``y`` hold."""
+    top = [max(abs(t.scale * (q - t.zero)) for q in type_range(t.dtype)) for t in (x, y)]
+    return TensorType("i8", (1, 1, 1), top[0] * top[1] / 127)
 
 
 def avgpool(base: Op, real: Op, x: TensorType, out: TensorType) -> Lowered:
@@ -49,15 +73,19 @@ def resize(base: Op, mode: str, x: TensorType, out: TensorType) -> Lowered:
     return base.with_attrs(mode=mode, mult=mult, shift=shift, bias=-n * x.zero), {}
 
 
-def conv(graph: Graph, base: Op, real: Op, x: TensorType, out: TensorType) -> Lowered:
-    """Convolution, Gemm or MatMul."""
+def conv(
+    graph: Graph, base: Op, real: Op, x: TensorType, out: TensorType, gain: Array | None = None, scale: Array | None = None
+) -> Lowered:
+    """Convolution, Gemm or MatMul; ``gain`` of each output channel's products, and ``scale`` of the whole result, bias included."""
     weight, wscale = graph.constant(real, "weight"), graph.constant(real, "wscale")
-    mult, shift = factors(x.scale * wscale / out.scale)
+    wscale = wscale if gain is None else wscale * gain
+    by = wscale if scale is None else wscale * scale
+    mult, shift = factors(x.scale * by / out.scale)
     bias = _shifted(_bias(graph, real, x.scale * wscale), x.zero, weight)
     geometry: dict[str, Attr] = {k: real.attrs[k] for k in ("kernel", "stride", "pads", "dilation", "groups")}
     geometry["depthwise"] = real.int_attr("groups") == x.shape[2] > 1
     geometry |= {k: real.attrs[k] for k in ("param", "asymmetric") if k in real.attrs}
-    consts = {"weight": weight, "bias": bias, "mult": mult, "shift": shift, "wscale": wscale}
+    consts = {"weight": weight, "bias": bias, "mult": mult, "shift": shift, "wscale": by}
     return base.with_attrs(**geometry, trainable=False, head=False), consts
 
 

@@ -16,7 +16,8 @@ no machine. Where the page leaves room, this model reads it as follows (the numb
  4. A side is masked when the activation's bound, in the output's integers, lies within the type's range (equality included: a
     ReLU on uint8 with z = 0 masks q = 0). A bound beyond the type's range (ReLU6 where 6 / s_y + z_y > 255) did not set
     the clip, and masks nothing.
- 5. Fan-out order is the node order of the consumers' main nodes; the same tensor twice in one consumer: by input index. A Q
+ 5. Fan-out order is the node order of the consumers' main nodes (several slices that one node makes: as they are joined); the same
+    tensor twice in one consumer: by input index. A Q
     behind a DQ is a layer of its own (a Rescale, at the Q's position), so its consumers merge before it joins the other
     consumers of its input. Flatten, Reshape, Pad, MaxPool are layers at their own positions; a Q behind them with the same
     scale and zero point is none.
@@ -70,7 +71,7 @@ from golden_ops import backward, forward, gradient, join
 
 __all__ = ["Golden", "StepResult"]
 
-STAYS_NARROW = ("add", "concat", "pad", "rescale", "shape", "slice")
+STAYS_NARROW = ("add", "blocks", "concat", "pad", "rescale", "shape", "slice")
 """Operations whose inputs' errors have the mantissas of their output's."""
 
 
@@ -203,15 +204,15 @@ class Golden:
             correct = sum(p == label for p, label in zip(loss.predicted, np.asarray(labels).tolist(), strict=True))
         result = StepResult(loss.words, correct, logits)
         values, ranges = self._values, self.error_ranges
-        # Contributions to each tensor, with the consumer's position and the input index: the order of merging.
-        waiting: dict[str, list[tuple[int, int, Error]]] = {
-            self.graph.output: [(len(self.graph.ops), 0, Error(loss.errors.reshape(values[self.graph.output].shape), 0))]
+        # Contributions to each tensor, with the consumer's position, its place among those of one node, and the input index: the order of merging.
+        waiting: dict[str, list[tuple[int, int, int, Error]]] = {
+            self.graph.output: [(len(self.graph.ops), 0, 0, Error(loss.errors.reshape(values[self.graph.output].shape), 0))]
         }
-        for op in reversed(self.graph.ops):
+        for place, op in reversed(list(enumerate(self.graph.ops))):
             if op.output not in waiting or not self.needs_error[op.output]:
                 continue
-            parts = sorted(waiting.pop(op.output), key=lambda part: part[:2])
-            error = result.errors[op.output] = merge([part for _, _, part in parts], self.stochastic, ranges, op.output)
+            parts = sorted(waiting.pop(op.output), key=lambda part: part[:3])
+            error = result.errors[op.output] = merge([part for _, _, _, part in parts], self.stochastic, ranges, op.output)
             xs, y = [values[n] for n in op.inputs], values[op.output]
             trains = op.name in self.trainable
             goes_on = any(self.needs_error[n] for n in op.inputs) and (not op.multiplies or op.name in self.passes_errors)
@@ -238,8 +239,9 @@ class Golden:
                 zip(op.inputs, backward(op, error, xs, self.weights.get(op.name), self.graph.quants), strict=True)
             ):
                 if self.needs_error[name]:
-                    part = part._replace(level=error.level, wide=op.kind not in STAYS_NARROW)
-                    waiting.setdefault(name, []).append((op.position, index, part))
+                    summed = op.kind == "add" and part.v.shape != error.v.shape
+                    part = part._replace(level=error.level, wide=summed or op.kind not in STAYS_NARROW)
+                    waiting.setdefault(name, []).append((op.position, place, index, part))
         for name, g in result.gradients.items():
             mu = head_exponent if name in self.heads else module_exponent
             width = peak(g)

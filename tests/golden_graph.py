@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -204,15 +205,17 @@ class _Reader:
             p = replace(p, attrs={"table": table(p.curve, quant.scale, quant.zero, quant.lo, quant.hi), "slope": p.curve[1]})
         lo, hi = quant.lo, quant.hi
         mask_lo = mask_hi = None
-        low = p.low
+        low, high = p.low, p.high
         if quant.zero == quant.lo and (low is None or low < 0) and self._signed(p):
             low = 0.0  # the ReLU that was left out because the Q does its work
+            if high is None and _bound(6.0, quant) == quant.hi:
+                high = 6.0  # or a ReLU6, where the Q ends
         if low is not None:
             bound = _bound(low, quant)
             if bound >= quant.lo:
                 lo = mask_lo = min(bound, quant.hi)
-        if p.high is not None:
-            bound = _bound(p.high, quant)
+        if high is not None:
+            bound = _bound(high, quant)
             if bound <= quant.hi:
                 hi = mask_hi = max(bound, quant.lo)
         same = p.kind == "rescale" and (p.attrs["factor"] == 1).all() and self.graph.quants[p.inputs[0]] == quant
@@ -311,7 +314,13 @@ class _Reader:
             and a.low is a.high is None
         ):
             return replace(a, bias=b)
-        return _Pending("add", node, position, tuple(self._tensor(n, node) for n in node.input), {})
+        minus = node.op_type == "Sub"
+        return _Pending("add", node, position, tuple(self._tensor(n, node) for n in node.input), {"minus": minus})
+
+    def _sub(self, node: onnx.NodeProto, position: int) -> _Pending:
+        if any(isinstance(self.values[n], _Const) for n in node.input):
+            raise NotImplementedError(f"{node.name}: Sub of constants")
+        return self._add(node, position)
 
     def _mul(self, node: onnx.NodeProto, position: int) -> _Pending:
         x, c = (self.values[n] for n in node.input)
@@ -438,6 +447,36 @@ class _Reader:
         for i, (first, end) in enumerate(zip([0, *ends], ends, strict=False)):
             self.values[node.output[i]] = self._keep("slice", node, position, i, at={axis: slice(first, end, 1)})
 
+    def _pieces(
+        self, node: onnx.NodeProto, position: int, places: Sequence[dict[int, Any]], kind: str, **attrs: object
+    ) -> _Tensor:
+        """Slices of one tensor, joined again. A place along an axis is a slice, or (number, of how many equal parts)."""
+        x, out = self._tensor(node.input[0], node), node.output[0]
+        quant, names = self.graph.quants[x], [f"{out}:{i}" for i in range(len(places))]
+        for name, at in zip(names, places, strict=True):
+            self._emit(Op("slice", name, position, (x,), name, quant.lo, quant.hi, attrs={"at": at}), quant)
+        self._emit(Op(kind, node.name, position, tuple(names), out, quant.lo, quant.hi, attrs=attrs), quant)
+        return _Tensor(out)
+
+    def _gather(self, node: onnx.NodeProto, position: int) -> _Tensor:
+        axis, c = int(self._attrs(node).get("axis", 0)), self._const(node, 1)
+        if c is None or c.ndim != 1 or axis < 1 or (c < 0).any():
+            raise NotImplementedError(f"{node.name}: Gather of a list of indices from 0")
+        places = [{axis: slice(a, a + (n - 1) * step + 1, step)} for a, step, n in _runs(c.tolist())]
+        return self._pieces(node, position, places, "concat", axis=axis)
+
+    def _depthtospace(self, node: onnx.NodeProto, position: int) -> _Tensor:
+        attrs = self._attrs(node)
+        block, rows_first = int(attrs["blocksize"]), attrs.get("mode", "DCR") == "CRD"
+        # block row i, column j take, of block^2 parts of the channels, that with the number i block + j: one after the other, or interleaved
+        places = [{1: slice(k, None, block**2) if rows_first else (k, block**2)} for k in range(block**2)]
+        return self._pieces(node, position, places, "blocks", block=block)
+
+    def _spacetodepth(self, node: onnx.NodeProto, position: int) -> _Tensor:
+        block = int(self._attrs(node)["blocksize"])
+        places = [{2: slice(i, None, block), 3: slice(j, None, block)} for i in range(block) for j in range(block)]
+        return self._pieces(node, position, places, "concat", axis=1)
+
     def _pad(self, node: onnx.NodeProto, position: int) -> _Tensor:
         attrs = self._attrs(node)
         pads, value = self._const(node, 1), self._const(node, 2)
@@ -459,6 +498,19 @@ class _Reader:
         return _Tensor(self._tensor(node.input[0], node))
 
     _argmax = _softmax
+
+
+def _runs(at: list[int]) -> list[tuple[int, int, int]]:
+    """First, step and number of the runs of indices with one positive step; a run of two with a larger step than 1 is cut where another follows."""
+    runs: list[tuple[int, int, int]] = []
+    while at:
+        n, step = 1, at[1] - at[0] if len(at) > 1 else 1
+        while step > 0 and n < len(at) and at[n] - at[n - 1] == step:
+            n += 1
+        n = 1 if n == 2 < len(at) and step > 1 else n
+        runs.append((at[0], step if n > 1 else 1, n))
+        at = at[n:]
+    return runs
 
 
 def _along(a: npt.NDArray, rank: int, axis: int) -> npt.NDArray:

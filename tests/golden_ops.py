@@ -120,7 +120,8 @@ def forward(op: Op, xs: Sequence[I64], graph: Graph, w: npt.NDArray[np.int8] | N
     if op.kind == "add":
         qb = graph.quants[op.inputs[1]]
         m_a, m_b, s = residual_factors(qx.scale / qy.scale, qb.scale / qy.scale)
-        return np.clip(rne((x - qx.zero) * m_a + (xs[1] - qb.zero) * m_b, s) + qy.zero, op.lo, op.hi)
+        second = (xs[1] - qb.zero) * (-m_b if op.attrs["minus"] else m_b)
+        return np.clip(rne((x - qx.zero) * m_a + second, s) + qy.zero, op.lo, op.hi)
     if op.kind == "product":
         qb = graph.quants[op.inputs[1]]
         return requantise((x - qx.zero) * (xs[1] - qb.zero), 0, qx.scale * qb.scale / qy.scale, qy.zero, op.lo, op.hi)
@@ -157,6 +158,12 @@ def forward(op: Op, xs: Sequence[I64], graph: Graph, w: npt.NDArray[np.int8] | N
         return np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=op.attrs["fill"])
     if op.kind == "slice":
         return _ours(_onnx(x)[_index(op, x)])
+    if op.kind == "blocks":
+        b = op.attrs["block"]
+        y = np.empty((x.shape[0], x.shape[1] * b, x.shape[2] * b, x.shape[3]), x.dtype)
+        for k, part in enumerate(xs):
+            y[:, k // b :: b, k % b :: b] = part
+        return y
     if op.kind == "shape":
         return _reshape(op, x)
     raise NotImplementedError(op.kind)
@@ -200,7 +207,7 @@ def _curve(op: Op, xs: list[I64], slopes: list[F64], graph: Graph) -> tuple[I64,
     elif op.kind == "rescale":
         slope = slopes[0] * op.attrs["factor"]
     elif op.kind == "add":
-        slope = slopes[0] + slopes[1]
+        slope = slopes[0] - slopes[1] if op.attrs["minus"] else slopes[0] + slopes[1]
     else:
         slope = slopes[0] * reals[1] + slopes[1] * reals[0]
     open_ = np.ones(y.shape, bool)
@@ -229,7 +236,7 @@ def backward(
         assert w is not None
         return [Error(_transposed(op, x, v, w), e)]
     if op.kind == "add":
-        return [error, error]
+        return [Error(_summed(v, x), e), Error(_summed(-v if op.attrs["minus"] else v, xs[1]), e)]
     if op.kind in ("avgpool", "globalpool"):
         window = _pool_window(op, x)
         total = np.zeros(window.pad(x, 0).shape, v.dtype)
@@ -264,6 +271,9 @@ def backward(
     if op.kind == "pad":
         top, left, _, _ = op.attrs["pads"]
         return [Error(v[:, top : top + x.shape[1], left : left + x.shape[2]], e)]
+    if op.kind == "blocks":
+        b = op.attrs["block"]
+        return [Error(v[:, k // b :: b, k % b :: b], e) for k in range(b * b)]
     if op.kind == "shape":
         return [Error(_unshape(op, v, x.shape), e)]
     raise NotImplementedError(op.kind)
@@ -278,12 +288,15 @@ def _looked_up(values: I64, at: I64) -> I64:
 
 def _of_factor(v: I64, e: int, own: I64, other: I64, quant: Quant) -> Error:
     """The error of one factor of a product: times the other one, summed over the axes along which it was broadcast."""
-    total = np.broadcast_to(v * (other - quant.zero), v.shape)
-    for axis, size in enumerate(own.shape):
-        if size == 1 and axis:
-            total = total.sum(axis=axis, keepdims=True)
+    total = _summed(np.broadcast_to(v * (other - quant.zero), v.shape), own)
     (factor,), g = channel_factors([quant.scale])
     return Error(rne(accumulator(total) * factor, 15) if factor != 32768 else accumulator(total), e + g)
+
+
+def _summed(v: I64, own: I64) -> I64:
+    """An error summed over the axes along which ``own`` has one element for all."""
+    axes = tuple(axis for axis, size in enumerate(own.shape) if size == 1 and axis and v.shape[axis] > 1)
+    return v.sum(axis=axes, keepdims=True) if axes else v
 
 
 def gradient(op: Op, x: I64, m: I64, zero: int, w: npt.NDArray[np.int8]) -> I64:
@@ -372,7 +385,12 @@ def _ours(x: npt.NDArray) -> npt.NDArray:
 
 def _index(op: Op, x: I64) -> tuple[slice, ...]:
     """What a Slice reads, in ONNX's axis order."""
-    return tuple(op.attrs["at"].get(axis, slice(None)) for axis in range(x.ndim))
+    found = [op.attrs["at"].get(axis, slice(None)) for axis in range(x.ndim)]
+    for axis, place in enumerate(found):
+        if isinstance(place, tuple):
+            number, size = place[0], _onnx(x).shape[axis] // place[1]
+            found[axis] = slice(number * size, (number + 1) * size)
+    return tuple(found)
 
 
 def _reshape(op: Op, x: I64) -> I64:

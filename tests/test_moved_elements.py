@@ -86,6 +86,7 @@ CASES: dict[str, Make] = {
     "shuffled channels beside others": lambda n, x: n.node("Concat", shuffled(n, x, 2, (6, 8, 6)), shuffled(n, x, 3, (6, 8, 6)), x, axis=1),
     "gather": lambda n, x: n.node("Gather", x, ints(n, 4, 0, 1, 1, -1), axis=1),
     "gather one": lambda n, x: n.node("Gather", x, n.const(2, np.int64), axis=1),
+    "one of an axis of size one": lambda n, x: n.node("Gather", take(2, 0, -2, -1)(n, n.node("AveragePool", x, kernel_shape=[8, 1])), n.const(0, np.int64), axis=2),
     "gather columns": lambda n, x: n.node("Gather", x, ints(n, 5, 0, 2), axis=3),
     "join in width": lambda n, x: n.node("Concat", x, n.q(n.conv(x, 6, 6, 3, pads=[1, 0, 1, 0]), 0.05, 3), axis=3),
     "depth to space": lambda n, x: n.node("DepthToSpace", n.q(n.conv(x, 6, 12, 1), 0.05), blocksize=2),

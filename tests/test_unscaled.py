@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from qdq_net import Net, run_ort
+from round_trip import same_after_compiling, stored
 
 from sasimc.api import CompileOptions, compile_model
 from sasimc.cli.common import invoke
@@ -175,3 +176,40 @@ def test_training_behind_a_float_trunk_and_the_way_home() -> None:
     scale, zero = (float(compiled.program.meta[f"logit_{what}"]) for what in ("scale", "zero"))
     (logits,) = run_ort(made, net.samples)
     assert np.abs(logits / scale + zero - ours).max() <= 1.001
+
+
+@pytest.mark.parametrize(
+    ("dtype", "zero", "top"), [(np.int8, 0, None), (np.uint8, 0, 6.0), (np.int8, -128, np.inf), (np.int8, 0, 1.0)]
+)
+def test_activations_quantised_per_channel(dtype: Any, zero: int, top: float | None) -> None:
+    """As NNCF writes them in front of a depth-wise layer: its weights take the scales, the layer before its requantisation. A bound that lies inside the
+    range of some channel only is computed on its own."""
+    net = Net(("n", 3, 8, 8))
+    x = net.conv(net.q("x", 0.02), 3, 8, 1, name="expand")
+    if top is not None:
+        x = net.node("Clip", x, net.const(0.0), net.const(top))
+    scale, point = net.quant(net.rng.uniform(0.005, 6 / 256, 8), np.full(8, zero), dtype)
+    x = net.node("DequantizeLinear", net.node("QuantizeLinear", x, scale, point, axis=1), scale, point, axis=1)
+    bias = net.const(net.rng.normal(size=8) * 0.3)
+    x = net.node("Conv", x, net.weight((8, 1, 3, 3)), bias, group=8, pads=[1] * 4, name="depthwise")
+    y = net.q(net.node("Flatten", net.node("GlobalAveragePool", net.q(x, 0.05))), 0.01)
+    model = net.model(net.q(net.node("Gemm", y, net.weight((8, 4), 1), name="last"), 0.005))
+    options = CompileOptions(verify=True, batch=4, trainable="expand,depthwise,last")
+    compiled = compile_model(model, options)  # every operation within a step of onnxruntime's
+    assert [op.kind for op in compiled.graph.ops][:3] == (
+        ["conv", "rescale", "conv"] if top == 1 else ["conv", "conv", "avgpool"]
+    )
+    device = Device(compiled.program, "fused", 1)
+    before = device.state()
+    for _ in range(4):
+        device.train_step(np.random.default_rng(1).uniform(-2, 2, (4, 3, 8, 8)).astype(np.float32), [0, 1, 2, 3])
+    assert all((device.state()[name] != w).any() for name, w in before.items())
+    same_after_compiling(device, export_onnx(device, model), options, stored(compiled, 4))
+
+
+def test_channels_with_different_zero_points_are_refused() -> None:
+    net = Net(("n", 3, 8, 8))
+    scale, zero = net.quant([0.02, 0.01, 0.03], [0, 3, 0], np.int8)
+    x = net.node("DequantizeLinear", net.node("QuantizeLinear", "x", scale, zero, axis=1), scale, zero, axis=1)
+    with pytest.raises(SasError, match="different zero points"):
+        import_model(net.model(net.q(net.conv(x, 3, 4), 0.05)))

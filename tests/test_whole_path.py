@@ -8,8 +8,10 @@ import onnx
 import pytest
 from models import Builder
 from onnx import helper
+from qdq_net import Net
 from whole_path import check, compile_onnx, images_for
 
+from sasimc.frontend.onnx_import import import_model
 from sasimc.runtime.device import Device
 from sasimc.zoo.zoo import RepSpec, ZooOptions, build_mobilenetv2_repnet
 
@@ -213,6 +215,26 @@ def test_a_relu_that_the_quantiser_left_out_masks_errors() -> None:
     check(bare, engines=FAST)
     ours, theirs = ([(i.spec, i.operands) for i in compile_onnx(m).program.code] for m in (bare, model))
     assert ours == theirs
+
+
+def test_a_relu6_that_the_quantiser_left_out_masks_errors_at_both_ends() -> None:
+    """A Q that ends at 6 does its work; one that ends elsewhere is a range that was calibrated."""
+
+    def network(clipped: bool, top: float = 6.0) -> onnx.ModelProto:
+        net = Net(("n", 3, 6, 6))
+        x = net.conv(net.q("x", 0.125), 3, 8, name="first")
+        bounded = net.node("Clip", x, net.const(0.0), net.const(6.0))
+        if clipped:
+            x = bounded
+        else:
+            net.nodes.pop()
+        y = net.node("Flatten", net.q(net.node("GlobalAveragePool", net.q(x, top / 255, -128)), 0.03))
+        return net.model(net.q(net.node("Gemm", y, net.weight((8, 4), 1), name="last"), 0.03))
+
+    check(network(False), trainable=["first", "last"])
+    ours, theirs, other = (import_model(m).op("first").attrs for m in (network(False), network(True), network(False, 5.9)))
+    assert ours == theirs == other | {"mask_hi": True, "hi": 255}
+    assert not other["mask_hi"]
 
 
 def test_the_comparison_can_fail() -> None:
