@@ -35,6 +35,7 @@ from sasimc.datasets.loader import Loader
 from sasimc.isa.files import write_atomically
 from sasimc.isa.machine import Machine, load_machine
 from sasimc.runtime.device import Device
+from sasimc.training.level import Level
 from sasimc.training.recipe import Recipe, Schedule, load_recipe
 from sasimc.zoo.zoo import ZooOptions, build, write
 
@@ -101,6 +102,8 @@ PLAIN = (
     *(
         "head_exponent=4:0",
         "module_exponent=2:-2",
+        "modules.wait=1",
+        "modules.follow=0",
         "batch=8",
         "compile.backprop=exact",
         "compile.update=direct",
@@ -214,13 +217,15 @@ def run(row: Row, name: str, seed: int, o: argparse.Namespace) -> dict[str, Any]
     device = Device(compiled.program, "fused", 1)
     loader = Loader(dataset, "train", device.preprocess, device.batch_size, seed, recipe.augment)
     total, step, losses = len(loader) * recipe.epochs, 0, []
+    level = Level.of(len(dataset.classes), recipe.modules)
     start = time.perf_counter()
     for epoch in range(recipe.epochs):
         losses = []
         for images, labels, _ in loader.epoch(epoch):
-            mu = recipe.head_exponent.at(step, total), recipe.module_exponent.at(step, total)
-            losses.append(device.train_step(images, labels, head_exponent=mu[0], module_exponent=mu[1]).loss)
-            step += 1
+            head, module = recipe.exponents(step, total, level)
+            got = device.train_step(images, labels, head_exponent=head, module_exponent=module)
+            losses.append(got.loss)
+            step, level = step + 1, level.after(got.words, recipe.modules)
     events, errors, wall = dict(device.interpreter.events), device.interpreter.phase_events["error"], time.perf_counter() - start
     top1, loss = validate(device, dataset, float(compiled.program.meta["logit_scale"]))
     return {

@@ -91,7 +91,7 @@ def machine_for(name: str) -> Machine:
 
 def one(name: str, variant: str, seed: int, path: Path, dataset: Dataset, o: argparse.Namespace) -> dict[str, Any]:
     """Attach, compile, train, and classify the images that are measured."""
-    recipe = load_recipe("flowers17")
+    recipe = load_recipe(Path(__file__).parents[1] / "examples" / "recipes" / "flowers17.toml")
     head, module = (
         Schedule.parse(text, option)
         for text, option in ((o.head_exponent, "--head-exponent"), (o.module_exponent, "--module-exponent"))

@@ -21,7 +21,7 @@ from common import add_common, data_folder, environment, finish, table
 from sasimc.api import CompileOptions, compile_model
 from sasimc.datasets.dataset import open_dataset
 from sasimc.runtime.device import Device
-from sasimc.training.recipe import load_recipe, recipe_for
+from sasimc.training.recipe import load_recipe
 from sasimc.training.trainer import train
 from sasimc.zoo.zoo import ZooOptions, build, write
 
@@ -38,7 +38,7 @@ def main() -> None:
     o = parser.parse_args()
     folder = data_folder(o)
     dataset = open_dataset(o.dataset, folder)
-    recipe = load_recipe(recipe_for(dataset)).model_copy(update={"epochs": 1, "limit": o.limit, "keep": "last"})
+    recipe = load_recipe().model_copy(update={"epochs": 1, "limit": o.limit, "keep": "last"})
     print(environment(o.threads))
     with tempfile.TemporaryDirectory() as temporary:
         options = ZooOptions(weights=str(folder / "weights"), classes=len(dataset.classes), resolution=o.resolution)

@@ -14,6 +14,7 @@ from sasimc.isa.errors import SasError
 from sasimc.runtime.device import Device
 from sasimc.runtime.interpreter import Interpreter
 from sasimc.training.evaluation import check_classes, wanted
+from sasimc.training.level import Level
 from sasimc.training.recipe import Recipe
 from sasimc.training.trainer import batch_of
 
@@ -54,6 +55,9 @@ def training(device: Device, dataset: Dataset, recipe: Recipe) -> Runs:
     )
     each, first = len(loader), device.step_entry
     kept: dict[int, Batch] = {}
+    levels = {
+        0: Level.of(0 if device.values else len(dataset.classes), recipe.modules)
+    }  # of the loss, before each step that was reached
 
     def batch(number: int) -> Batch:
         if number not in kept:
@@ -66,10 +70,13 @@ def training(device: Device, dataset: Dataset, recipe: Recipe) -> Runs:
         return kept[number]
 
     def prepare(it: Interpreter, number: int) -> None:
+        if number not in levels:
+            images = len(batch(number - 1)[1])
+            words = sum(int(it.read_view(device.io["loss"], b).reshape(-1)[0]) for b in range(images)) // images
+            levels[number] = levels[number - 1].after(words, recipe.modules)
         pictures, labels, positions = batch(number)
         learned = wanted(device, dataset, "train", labels, positions)
-        total = each * recipe.epochs
-        head, module = recipe.head_exponent.at(number, total), recipe.module_exponent.at(number, total)
+        head, module = recipe.exponents(number, each * recipe.epochs, levels[number])
         _on(device, it, lambda d: d.feed_step(pictures, learned, head_exponent=head, module_exponent=module))
 
     def run(number: int) -> Run | None:

@@ -17,6 +17,7 @@ from sasimc.datasets.dataset import open_dataset
 from sasimc.datasets.images import Augment
 from sasimc.datasets.loader import Loader
 from sasimc.training.evaluation import evaluate
+from sasimc.training.level import Level
 from sasimc.training.recipe import Recipe
 from sasimc.zoo.zoo import default_model_path
 
@@ -42,12 +43,14 @@ print(f"before training: top-1 {before:.1f} %")
 
 # %% The loop. One call is one run of the program's `train_step`: forward, loss, backward, update, all on the device.
 recipe, step, steps = Recipe(epochs=options.epochs), 0, len(loader) * options.epochs
+level = Level.of(device.classes, recipe.modules)  # of the loss; the modules join when it is low enough
 for epoch in range(options.epochs):
     losses, right, seen = [], 0, 0
     for images, labels, _ in loader.epoch(epoch):
-        head_exponent, module_exponent = recipe.head_exponent.at(step, steps), recipe.module_exponent.at(step, steps)
+        head_exponent, module_exponent = recipe.exponents(step, steps, level)
         result = device.train_step(images, labels, head_exponent=head_exponent, module_exponent=module_exponent)
         losses.append(result.loss)
+        level = level.after(result.words, recipe.modules)
         right, seen, step = right + result.correct, seen + len(labels), step + 1
     print(
         f"epoch {epoch + 1}: loss {np.mean(losses):.3f}, train {100 * right / seen:.1f} %, device time {device.simulated_s:.2f} s"

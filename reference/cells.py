@@ -20,7 +20,7 @@ from sasimc.isa.errors import SasError
 from sasimc.isa.files import write_atomically
 from sasimc.runtime.device import Device
 from sasimc.training.evaluation import Progress, evaluate
-from sasimc.training.recipe import Recipe, ZooSection, load_recipe, recipe_for
+from sasimc.training.recipe import Recipe, load_recipe
 from sasimc.training.trainer import Epoch, Training, train
 from sasimc.zoo.zoo import DEFAULT_MODULES, ZooOptions, build, write
 
@@ -56,8 +56,7 @@ class Cell:
 class Settings:
     """What all cells share.
 
-    ``size``: input side, pixels. ``weights``: of the backbone (as ``sasc zoo --weights``), None: random. ``recipe`` None: the shipped one of
-    each data set. ``epochs``, ``limit``, ``hold_back`` None: as the recipe says. ``split``: what accuracy is measured on; ``val``
+    ``size``: input side, pixels. ``weights``: of the backbone (as ``sasc zoo --weights``), None: random. ``recipe``: of all data sets. ``epochs``, ``limit``, ``hold_back`` None: as the recipe says. ``split``: what accuracy is measured on; ``val``
     for tuning, and then the test images are never read. ``cross_check``: every Nth image or step of configuration 4 on another engine.
     ``weights_at``: where ``weights`` lie on this machine, when that is elsewhere.
     """
@@ -67,7 +66,7 @@ class Settings:
     width: float = 1.0
     weights: str | None = None
     data: Path | None = None
-    recipe: str | Recipe | None = None
+    recipe: str | Recipe = "default"
     epochs: int | None = None
     limit: int | None = None
     hold_back: float | None = None
@@ -83,8 +82,12 @@ class Runner:
     def __init__(self, settings: Settings, compile: Compile, opened: Mapping[str, Dataset] | None = None) -> None:
         if settings.split not in ("val", "test"):
             raise SasError(f"accuracy on {settings.split!r}", hint="test, or val for tuning")
-        self.settings, self._compile, self._opened = settings, compile, dict(opened or {})
+        self.settings, self.compile, self._opened = settings, compile, dict(opened or {})
         self.recipe, self.dataset = lru_cache(self._recipe), lru_cache(self._dataset)
+
+    def varied(self, **changes: Any) -> Runner:
+        """A runner with other settings and the same data sets."""
+        return Runner(replace(self.settings, **changes), self.compile, self._opened)
 
     def whole(self, name: str) -> Dataset:
         """A data set before images are held back."""
@@ -94,7 +97,7 @@ class Runner:
 
     def _recipe(self, name: str) -> Recipe:
         s = self.settings
-        recipe = s.recipe if isinstance(s.recipe, Recipe) else load_recipe(s.recipe or recipe_for(self.whole(name)))
+        recipe = s.recipe if isinstance(s.recipe, Recipe) else load_recipe(s.recipe)
         changes: dict[str, Any] = {k: v for k, v in (("epochs", s.epochs), ("limit", s.limit)) if v is not None}
         if s.hold_back is not None:
             changes["data"] = recipe.data.model_copy(update={"hold_back": s.hold_back})
@@ -112,10 +115,12 @@ class Runner:
         if cell.config == 4:
             del recipe["reference"]
         else:
-            del recipe["head_exponent"], recipe["module_exponent"], recipe["zoo"]
+            del recipe["head_exponent"], recipe["module_exponent"]
             recipe["compile"] = recipe["compile"]["eps"]
             classifier = recipe["reference"].pop("lr_classifier")
-            recipe["reference"] = classifier if cell.config == 1 else recipe["reference"]
+            if cell.config == 1:
+                recipe["reference"] = classifier
+                del recipe["modules"]
         what = [cell.config, cell.seed, data.name, data.counts(), s.size, s.width, s.weights, s.split, recipe]
         digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
         return s.out / "cells" / f"{cell.name}-{digest}.json"
@@ -160,13 +165,9 @@ class Runner:
         write_atomically(path, (json.dumps(made, indent=1) + "\n").encode())
 
     def model(self, cell: Cell) -> Path:
-        """The ONNX file of a cell: calibrated on training images, initialised by the seed; without modules for configuration 1. The
-        recipe's zoo options are part of the integer recipe; floating point begins with the zoo's own."""
-        s, data, zoo = (
-            self.settings,
-            self.dataset(cell.dataset),
-            self.recipe(cell.dataset).zoo if cell.config == 4 else ZooSection(),
-        )
+        """The ONNX file of a cell: as the recipe's section zoo says, calibrated on training images, initialised by the seed; without modules for
+        configuration 1."""
+        s, data, zoo = self.settings, self.dataset(cell.dataset), self.recipe(cell.dataset).zoo
         options = ZooOptions(
             weights=s.weights, width=s.width, classes=len(data.classes), resolution=s.size, seed=cell.seed,
             modules=() if cell.config == 1 else DEFAULT_MODULES, **zoo.model_dump(),
@@ -206,7 +207,7 @@ class Runner:
         watch: Watch | None,
         on_epoch: Callable[[Epoch], None] | None,
     ) -> tuple[Training, dict[str, Any]]:
-        device = self._compile(model, recipe)
+        device = self.compile(model, recipe)
         device.cross_check(self.settings.cross_check)
         result = train(device, data, recipe, watch, on_epoch)
         events = device.interpreter.events

@@ -1,12 +1,14 @@
 """Training the float reference on the images, order, cuts and steps that the device gets (``runtime.trainer`` for the device).
 
-Adam, cross-entropy with label smoothing, one cosine from the recipe's rates to zero, a step a batch. What the frozen layers in
+Adam, cross-entropy with label smoothing, one cosine from the recipe's rates to zero, a step a batch. Modules join when those of the device would, by
+the level of this training's own loss, and their rate then rises from zero over the recipe's ``reference.warm_up``. What the frozen layers in
 front of the first trainable ones compute is kept where the recipe repeats its cuts (``augment.cached``).
 """
 
 from __future__ import annotations
 
 import ctypes
+import math
 import time
 from collections.abc import Callable
 
@@ -20,6 +22,7 @@ from sasimc.datasets.dataset import Dataset
 from sasimc.datasets.loader import Loader
 from sasimc.reference.float_reference import FloatReference
 from sasimc.training.evaluation import Progress
+from sasimc.training.level import UNIT, Level
 from sasimc.training.recipe import Recipe
 from sasimc.training.trainer import Epoch, Training
 
@@ -107,20 +110,30 @@ def train_float(
     if rep:
         groups.append({"params": rep, "lr": rates.lr_rep})
     optimiser = torch.optim.Adam(groups)
-    total, result = len(loader) * recipe.epochs, Training()
-    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, total)
+    initial, total, result = [g["lr"] for g in optimiser.param_groups], len(loader) * recipe.epochs, Training()
+    level, step, learned = Level.of(len(dataset.classes), recipe.modules), 0, 0  # learned: steps since the modules joined
+    warm = max(1.0, rates.warm_up * total)
     best: tuple[float, dict[str, Tensor]] | None = None
+    waited = 0
     for number in range(recipe.epochs):
         start, losses, right, seen = time.perf_counter(), 0.0, 0, 0
         network.train()
         for images, labels, positions in loader.epoch(number):
+            learns = level.learns(step, total, recipe.modules)
+            learned += learns
+            for p in rep:
+                p.requires_grad_(learns)
+            cosine = (1 + math.cos(math.pi * step / total)) / 2
+            for group, rate, warmed in zip(optimiser.param_groups, initial, (1.0, min(1.0, learned / warm)), strict=False):
+                group["lr"] = rate * cosine * warmed
             logits = network.rest(prefix(images, positions, recipe.augment.draw(number)))
             y = torch.from_numpy(labels).long()
             loss = F.cross_entropy(logits, y, label_smoothing=recipe.compile.eps)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-            cosine.step()
+            plain = float(F.cross_entropy(logits.detach(), y))  # as the device's: without smoothing
+            step, level = step + 1, level.after(round(plain * UNIT / math.log(2)), recipe.modules)
             losses += float(loss.detach()) * len(labels)
             right, seen = right + int((logits.argmax(1) == y).sum()), seen + len(labels)
             if watch:
@@ -132,9 +145,10 @@ def train_float(
         result.epochs.append(epoch)
         if on_epoch:
             on_epoch(epoch)
-        if best is None or recipe.keep == "last" or not val <= best[0]:
+        waited = waited + 1 if best is not None and val <= best[0] else 0
+        if best is None or recipe.keep == "last" or not val < best[0]:  # of equal ones the later
             best, result.best_epoch = (val, {k: v.clone() for k, v in network.state_dict().items()}), number
-        if recipe.patience and number - result.best_epoch >= recipe.patience:
+        if recipe.patience and waited >= recipe.patience:
             break
     if best is not None:
         network.load_state_dict(best[1])

@@ -40,9 +40,11 @@ class Inference:
 
 @dataclass(frozen=True)
 class StepResult:
-    """Mean loss before the update (nats; for values the mean squared error), predictions [B] of the forward pass, how many were right."""
+    """Mean loss before the update (nats; for values the mean squared error), the same as the device puts it out (whole 4096ths of a bit; for values the sum of
+    squared steps of the output), predictions [B] of the forward pass, how many were right."""
 
     loss: float
+    words: int
     classes: npt.NDArray[np.int64]
     correct: int
 
@@ -297,8 +299,8 @@ class Device:
         words = [int(self.interpreter.read_view(self.io["loss"], b).reshape(-1)[0]) for b in range(n)]
         loss, classes = float(np.mean(words)), self._collect(n).classes
         if self.values:
-            return StepResult(loss * self.output.scale**2 / self.output.size, classes, 0)
-        return StepResult(loss * LOSS_TO_NATS, classes, int((classes == y).sum()))
+            return StepResult(loss * self.output.scale**2 / self.output.size, sum(words) // n, classes, 0)
+        return StepResult(loss * LOSS_TO_NATS, sum(words) // n, classes, int((classes == y).sum()))
 
     def targets(self, images: npt.ArrayLike, targets: npt.ArrayLike | None = None) -> npt.NDArray[np.int8 | np.uint8]:
         """What the output is to be, as it stores it, [B, H, W, C]: real ``targets``, or None: the inputs themselves.

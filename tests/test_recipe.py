@@ -207,6 +207,13 @@ def test_a_recipe_for_this_program_is_taken(tmp_path: Path) -> None:
     _session(path, update="direct").close()
 
 
+def test_a_model_without_a_recipe_is_that_of_the_default() -> None:
+    """``sasc zoo`` and ``sasc compile`` without options make what ``sasrun --train``, which takes the default recipe, would make."""
+    recipe, model, compiled = Recipe(), vars(ZooOptions()), vars(CompileOptions())
+    assert recipe.zoo.model_dump() == {name: model[name] for name in recipe.zoo.model_dump()}
+    assert recipe.compile_options() == {name: compiled[name] for name in recipe.compile_options()}
+
+
 def test_compile_and_zoo_take_a_recipe(tmp_path: Path) -> None:
     """Options of the command line come before the recipe's, those before the defaults."""
     recipe, model, out = tmp_path / "mine.toml", tmp_path / "m.onnx", tmp_path / "p.s"

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -306,16 +305,19 @@ def test_without_torch_the_message_says_how_to_get_it(
         reference.require()
 
 
-@pytest.mark.skipif("SASIMC_DATA" not in os.environ, reason="SASIMC_DATA is not set")
-@pytest.mark.data
-def test_every_shipped_recipe_belongs_to_a_data_set() -> None:
-    from sasimc.training.recipe import recipe_for
-
-    found = {recipe_for(open_dataset(name)) for name in ("flowers17", "flowers", "pets", "cars")}
-    assert found == {"flowers17", "flowers102-64px", "pets", "cars"}
-    other = open_dataset("drawn-shapes", size=24, per_class=(1, 1, 1))
-    assert recipe_for(other) == "default"
-    assert recipe_for(replace(other, classes=tuple(f"class {i}" for i in range(150)))) == "many-classes"
+def test_a_recipe_builds_the_network_of_every_configuration(tmp_path: Path) -> None:
+    """Its section zoo is none of the integers' alone."""
+    recipe = Recipe.model_validate({"zoo": {"wiring": "pooled", "calibration_images": 1}})
+    runner = cells.Runner(
+        cells.Settings(tmp_path, 32, 0.25, recipe=recipe),
+        lambda *_: pytest.fail("compiled"),
+        {"d": open_dataset("drawn-shapes", size=32, per_class=(1, 1, 1))},
+    )
+    joins = [
+        [n.op_type for n in onnx.load(runner.model(cells.Cell("d", config, 0))).graph.node].count("Concat")
+        for config in (1, 2, 4)
+    ]
+    assert joins == [0, 1, 1]
 
 
 def test_mu_schedules_of_a_recipe_reach_the_device(tmp_path: Path) -> None:
@@ -324,7 +326,7 @@ def test_mu_schedules_of_a_recipe_reach_the_device(tmp_path: Path) -> None:
     for mu in (5, -6):
         recipe = tmp_path / f"{mu}.toml"
         recipe.write_text(
-            f"epochs = 1\n[head_exponent]\nfirst = {mu}\nlast = {mu}\n[module_exponent]\nfirst = {mu}\nlast = {mu}\n",
+            f"epochs = 1\n[head_exponent]\nfirst = {mu}\nlast = {mu}\n[module_exponent]\nfirst = {mu}\nlast = {mu}\n[modules]\nwait = 1.0\n",
             encoding="utf-8",
         )
         args = ["paper", "table1", "--datasets", "drawn-shapes", "-o", str(tmp_path / "o"), "--seeds", "1", "--size", "32", "--width", "0.25",

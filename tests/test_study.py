@@ -260,6 +260,7 @@ def test_the_command_measures_shows_and_goes_on(tmp_path: Path, capsys: pytest.C
         ("configuration = [1]", "needs a training"),
         ('"zoo.width" = [1]\n[base]\n"zoo.width" = 1', "base and in vary"),
         ('"zoo.width" = [1]\n[training]\ndata = "drawn-flowers"', "nothing is measured"),
+        ('"recipe.zoo.wiring" = ["pooled"]', "no meaning for the model 'embedded'"),
         ("configuration = [5]", "configuration 5"),
         ('"machine" = ["nowhere"]', "nowhere"),
     ],

@@ -1,6 +1,6 @@
 """The recipe of a training run: one TOML file holds everything that is tuned, the same file for every data set that uses it.
 
-``load_recipe("flowers17")`` reads a recipe shipped in ``training/recipes``, ``load_recipe("mine.toml")`` a file. A key that is
+``load_recipe("pooled")`` reads a recipe shipped in ``training/recipes``, ``load_recipe("mine.toml")`` a file. A key that is
 left out has the value of ``default.toml`` or, where that has none, the default of its section. Unknown keys and values out of range are
 errors that name file and key.
 """
@@ -16,23 +16,21 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sasimc.datasets.dataset import Dataset
 from sasimc.datasets.images import Augment
 from sasimc.isa.choices import shipped_recipes
 from sasimc.isa.described import Source, parse_toml, read_source, validate
 from sasimc.isa.errors import SasError, near
 from sasimc.isa.files import write_atomically
 from sasimc.passes.options import BackwardOptions
+from sasimc.training.level import STILL, Level, ModulesSection
 
 __all__ = [
-    "MANY_CLASSES",
     "DataSection",
     "Recipe",
     "ReferenceSection",
     "Schedule",
     "ZooSection",
     "load_recipe",
-    "recipe_for",
     "recipe_text",
     "save_recipe",
 ]
@@ -98,12 +96,13 @@ class ZooSection(_Section):
 
 class ReferenceSection(_Section):
     """Learning rates (Adam, cosine to zero) of the floating-point configurations: classifier alone, classifier and modules
-    together; ``batch_norm``: behind both convolutions of a module, ``gain``: first factor of the second one."""
+    together; ``warm_up``: the modules' rate rises over this share of the steps once they have joined; ``batch_norm``: behind both convolutions of a module, ``gain``: first factor of the second one."""
 
     lr_classifier: Rate = 1e-3
     lr_head: Rate = 1e-3
     lr_rep: Rate = 1e-3
-    batch_norm: bool = True
+    warm_up: Annotated[float, Field(ge=0, le=1)] = 0.1
+    batch_norm: bool = False
     gain: Annotated[float, Field(ge=0, le=16)] = 1.0
 
 
@@ -118,7 +117,7 @@ class Recipe(_Section):
     """What the host decides about a training run, by default that of ``recipes/default.toml``.
 
     ``head_exponent`` and ``module_exponent``: the largest gradient of the classifier and of a module's layer moves its weight by about 2^mu
-    steps; negative values make updates sparse. ``patience``: stop after this many epochs without a better validation accuracy
+    steps; negative values make updates sparse. ``modules``: when modules join, and how their exponent follows the loss. ``patience``: stop after this many epochs without a better validation accuracy
     (0: never). ``compile``: options of ``sasc compile`` that the run depends on. ``keep``: the weights of the epoch that is best on the validation split, or of the last. ``limit``: at most this
     many images of a split.
     """
@@ -131,11 +130,19 @@ class Recipe(_Section):
     limit: Annotated[int, Field(ge=1)] | None = None
     head_exponent: Schedule = Schedule(**_DEFAULT["head_exponent"])
     module_exponent: Schedule = Schedule(**_DEFAULT["module_exponent"])
+    modules: ModulesSection = ModulesSection()
     augment: Augment = Augment()
     data: DataSection = DataSection()
     compile: BackwardOptions = BackwardOptions()
     zoo: ZooSection = ZooSection()
     reference: ReferenceSection = ReferenceSection()
+
+    def exponents(self, step: int, steps: int, level: Level) -> tuple[int, int]:
+        """Step exponents of the classifier and of the modules in a step (0-based) of ``steps``; ``level``: of the loss, after the step before."""
+        module = (
+            self.module_exponent.at(step, steps) - level.lower(self.modules) if level.learns(step, steps, self.modules) else STILL
+        )
+        return self.head_exponent.at(step, steps), max(STILL, module)
 
     def compile_options(self) -> dict[str, Any]:
         """What a compile takes from the recipe, by the names of ``CompileOptions``."""
@@ -157,23 +164,6 @@ def load_recipe(name_or_path: str | Path = "default") -> Recipe:
     else:
         raise SasError(f"no recipe {name!r}", hint=near(name, shipped) or f"a TOML file, or one of: {', '.join(shipped)}")
     return validate(Recipe, parse_toml(source), [source], "recipe")
-
-
-MANY_CLASSES = 120
-"""From so many classes on, the recipe of a data set that has none of its own is ``many-classes``."""
-
-
-def recipe_for(dataset: Dataset) -> str:
-    """Name of the shipped recipe of a data set: that of its name or folder, letters and digits compared; else ``default`` or ``many-classes``."""
-
-    def plain(text: str) -> str:
-        return "".join(c for c in text.lower() if c.isalnum())
-
-    known = {plain(name): name for name in shipped_recipes()}
-    for text in (dataset.name, Path(dataset.source).name):
-        if plain(text) in known:
-            return known[plain(text)]
-    return "default" if len(dataset.classes) < MANY_CLASSES else "many-classes"
 
 
 def recipe_text(recipe: Recipe) -> str:

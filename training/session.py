@@ -23,7 +23,6 @@ from sasimc.runtime.warmup import warm_up
 from sasimc.training.evaluation import Run, run_here
 from sasimc.training.image.image import Task
 from sasimc.training.program_notes import untrained, with_notes, with_preprocess
-from sasimc.training.recipe import MANY_CLASSES
 from sasimc.training.session_data import SessionData
 from sasimc.training.session_image import Begun, Keeper, SessionImage, interruptible, learned_classes, learner, plain_device
 from sasimc.training.session_options import SessionOptions, check_made_with, check_options, make_recipe
@@ -97,11 +96,6 @@ class Session:
             )
         if data.training:
             check_made_with(self.recipe, o, self.program)
-            classes = len(data.training.classes)
-            if not self.about.values and not o.recipe and not begun and classes >= MANY_CLASSES:
-                self._line(
-                    f"{classes} classes: --recipe many-classes is made for so many, and `sasc zoo --recipe many-classes` for their network"
-                )
         elif o.freeze:
             raise SasError("--freeze holds for a training", hint="--train DATASET")
         uses = self.image is not None and data.training is None

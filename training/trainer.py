@@ -17,6 +17,7 @@ from sasimc.isa.program import Tensor
 from sasimc.profiling.profile import Meter
 from sasimc.runtime.device import Device
 from sasimc.training.evaluation import Progress, Watch, check_classes, evaluate, evaluate_values, wanted
+from sasimc.training.level import Level
 from sasimc.training.recipe import Recipe
 
 __all__ = ["Epoch", "TrainState", "Training", "batch_of", "train"]
@@ -57,7 +58,7 @@ class Training:
 class TrainState:
     """Where a training stands after a step.
 
-    ``epoch`` and ``batch``: the batch that comes next; ``step``: steps done; ``loss_sum``, ``right``, ``seen``, ``wall_s``: of the epoch so
+    ``epoch`` and ``batch``: the batch that comes next; ``step``: steps done; ``level``: of the loss; ``loss_sum``, ``right``, ``seen``, ``wall_s``: of the epoch so
     far; ``waited``: epochs since the best one; ``through``: images through the device, validation included; ``lap``: counts at the
     beginning of the epoch (:class:`Meter`); ``best``: weights of the best epoch; ``finished``: the weights that stay are in the arrays.
     """
@@ -65,6 +66,7 @@ class TrainState:
     epoch: int = 0
     batch: int = 0
     step: int = 0
+    level: Level = field(default_factory=Level)
     loss_sum: float = 0.0
     right: int = 0
     seen: int = 0
@@ -135,6 +137,8 @@ def train(
         raise SasError(f"{dataset.name} has no validation images to stop by", hint="leave out --patience")
     loader = Loader(dataset, "train", device.preprocess, batch, recipe.seed, recipe.augment, limit=recipe.limit)
     run = state if state is not None else TrainState()
+    if not run.step:
+        run.level = Level.of(0 if device.values else len(dataset.classes), recipe.modules)
     meter = Meter(device.interpreter, run.lap or None)
     run.lap = meter.last
     while not run.finished and run.epoch < recipe.epochs and not (recipe.patience and run.waited >= recipe.patience):
@@ -157,10 +161,10 @@ def _steps(device: Device, loader: Loader, recipe: Recipe, run: TrainState, watc
     """The steps of an epoch that are left."""
     total, start, before = len(loader) * recipe.epochs, time.perf_counter(), run.wall_s
     for images, labels, positions in loader.epoch(run.epoch, run.batch):
-        head_exponent, module_exponent = recipe.head_exponent.at(run.step, total), recipe.module_exponent.at(run.step, total)
+        head_exponent, module_exponent = recipe.exponents(run.step, total, run.level)
         learned = wanted(device, loader.dataset, "train", labels, positions)
         got = device.train_step(images, learned, head_exponent=head_exponent, module_exponent=module_exponent)
-        n = len(labels)
+        run.level, n = run.level.after(got.words, recipe.modules), len(labels)
         run.loss_sum += got.loss * n
         run.right, run.seen, run.images, run.through = run.right + got.correct, run.seen + n, run.images + n, run.through + n
         run.step, run.batch = run.step + 1, loader.due
@@ -200,13 +204,11 @@ def _end_epoch(device: Device, dataset: Dataset, recipe: Recipe, run: TrainState
         None if val_loss != val_loss else val_loss,
     )
     run.epochs.append(done)
-    better = (
-        not run.best_loss <= val_loss if device.values else not run.best_top1 >= val
-    )  # also where one of them was not measured
-    run.waited = 0 if better else run.waited + 1
-    if better:
+    best, now = (-run.best_loss, -val_loss) if device.values else (run.best_top1, val)  # NaN: not measured
+    run.waited = run.waited + 1 if best >= now else 0
+    if not best > now:  # of equal ones the later, which had smaller steps
         run.best_top1, run.best_loss = val, val_loss
-    if better or recipe.keep == "last":
+    if recipe.keep == "last" or not best > now:
         run.best_epoch = run.epoch
         run.best = device.state() if recipe.keep == "best" else None
     run.lap = meter.last

@@ -104,7 +104,7 @@ def _compiled(spec: Mapping[str, Any], content: bytes | None) -> Any:
     options = options_at(spec)
     machine, others = options.machine, replace(options, machine=None)
     assert isinstance(machine, Machine)
-    zoo = zoo_of({**spec["base"], **spec["point"]})
+    zoo = zoo_of({**spec["base"], **spec["point"]}, spec.get("training"))
     mapped = _mapped(spec["model"], spec.get("model_sha256", ""), zoo, content, others, arrays_of(machine))
     return compile_graph(mapped.graph, machine, mapped.train, batch=options.batch, mapped=mapped)
 
@@ -139,7 +139,7 @@ def measure(spec: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[str, An
 def model_of(spec: Mapping[str, Any], files: Mapping[str, bytes]) -> onnx.ModelProto:
     """The network of a trial."""
     point = {**spec["base"], **spec["point"]}
-    return _model(spec["model"], spec.get("model_sha256", ""), zoo_of(point), files.get(spec["model"]))
+    return _model(spec["model"], spec.get("model_sha256", ""), zoo_of(point, spec.get("training")), files.get(spec["model"]))
 
 
 @contextmanager
@@ -212,12 +212,15 @@ def _cell(point: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, Any]:
     from sasimc.reference.cells import Cell, Runner, Settings, use_threads
     from sasimc.runtime.device import Device
     from sasimc.sent_data import data_here
+    from sasimc.training.recipe import ZooSection
     from sasimc.zoo.weights import backbone_weights
 
     require()
     use_threads(1)
-    zoo, training = zoo_of(point), spec["training"]
-    recipe = recipe_of(point, spec["seed"], training)
+    training = spec["training"]
+    zoo, recipe = zoo_of(point, training), recipe_of(point, spec["seed"], training)
+    section = {name: getattr(zoo, name) for name in ZooSection.model_fields}
+    recipe = recipe.model_copy(update={"zoo": ZooSection(**section)})
 
     def compiled(model: Path, chosen: Any) -> Device:
         options = CompileOptions(**{"machine": machine_of(point), **chosen.compile_options(), **part(point, "compile")})

@@ -152,15 +152,15 @@ def _zoo() -> TypeAdapter[Any]:
     return TypeAdapter(ZooOptions)
 
 
-def zoo_of(point: Mapping[str, Any]) -> Any:
-    """The options of a model of the zoo.
+def zoo_of(point: Mapping[str, Any], training: Mapping[str, Any] | None = None) -> Any:
+    """The options of a model of the zoo: those of the point, then those of the section zoo of the training's recipe.
 
     Raises:
         SasError: a value of the wrong kind or out of range.
     """
     from sasimc.zoo.zoo import parse_modules
 
-    given = part(point, "zoo")
+    given = (recipe_of(point, 0, training).zoo.model_dump() if training else part(point, "recipe.zoo")) | part(point, "zoo")
     if isinstance(given.get("modules"), str):
         given["modules"] = parse_modules(given["modules"])
     try:

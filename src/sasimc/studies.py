@@ -41,8 +41,33 @@ def _check(d: Description) -> None:
         raise SasError(f"{trained[0]!r} needs a training", hint='[training] with data = "drawn-flowers"')
     if d.training is not None and not trained:
         raise SasError("a training of which nothing is measured", hint=f"metrics: {', '.join(TRAINED)}; or no [training]")
+    _check_zoo(d)
     if (CONFIGURATION in d.vary or CONFIGURATION in d.base) and d.training is None:
         raise SasError(f"{CONFIGURATION!r} needs a training", hint='[training] with data = "flowers17"')
+
+
+def _check_zoo(d: Description) -> None:
+    """Raise SasError for options of the model that no trial would heed."""
+    from sasimc.parameters import CONFIGURATION, part
+    from sasimc.training.recipe import ZooSection, load_recipe
+    from sasimc.zoo.zoo import MODELS
+
+    names = [name for name in (*d.base, *d.vary) if name.startswith(("zoo.", "recipe.zoo."))]
+    if d.model not in MODELS:
+        if names:
+            raise SasError(f"{names[0]!r} has no meaning for the model {d.model!r}", hint=f"model: {', '.join(MODELS)}")
+        if d.training is not None and "zoo" in load_recipe(d.training.recipe).model_fields_set:
+            raise SasError(
+                f"the recipe {d.training.recipe} has a section zoo, the model {d.model!r} is made otherwise",
+                hint=f"model: {', '.join(MODELS)}",
+            )
+    elif CONFIGURATION in d.base or CONFIGURATION in d.vary:
+        heeded = {"resolution", "width", "weights", *ZooSection.model_fields}
+        for name in part({**d.base, **d.vary}, "zoo"):
+            if name not in heeded:
+                raise SasError(
+                    f"'zoo.{name}' has no meaning for a row of table I", hint=", ".join(f"zoo.{n}" for n in sorted(heeded))
+                )
 
 
 def open_trials(given: Path | Mapping[str, Any], folder: Path | None = None) -> Trials:

@@ -31,6 +31,7 @@ from sasimc.training.image.rebind import (
     without_writes,
     written_rows,
 )
+from sasimc.training.level import Level
 from sasimc.training.program_notes import chosen_preprocess, with_labels, with_notes
 from sasimc.training.trainer import Epoch, TrainState
 from sasimc.training.writes import program_writes
@@ -239,7 +240,7 @@ class TaskStore:
             "seen_units": device.seen,
             "replayed": device.replayed,
         }
-        state |= {"programmed": asdict(device.programmed)}
+        state |= {"programmed": asdict(device.programmed), "level": asdict(run.level)}
         if run.lap != known.lap:
             state["lap"] = run.lap
         cells = it.state.cells.reshape(-1, self.image.shape.width)
@@ -262,9 +263,9 @@ class TaskStore:
             self._counted = CounterTable.restore(it.counters, left["counter_rows"], left["counters"])
             device.seen, device.replayed = state.pop("seen_units"), state.pop("replayed")
             device.programmed = RowWrites(**state.pop("programmed"))
-            epochs = [Epoch(**row) for row in state.pop("epochs")]
+            epochs, level = [Epoch(**row) for row in state.pop("epochs")], Level(**state.pop("level"))
             best = {name.removeprefix("best."): array for name, array in left.items() if name.startswith("best.")}
-            run = TrainState(**state, epochs=epochs, best=best or None)
+            run = TrainState(**state, level=level, epochs=epochs, best=best or None)
             for name in remembered_views(self.program):
                 it.write_view(name, left[f"memory.{name}"])
         self._kept = TrainState(lap=run.lap, epochs=list(run.epochs), best=run.best)

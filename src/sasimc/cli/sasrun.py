@@ -234,7 +234,6 @@ def _session(
             )
         if not isinstance(side, int):
             raise SasError(f"--size {fields['size']}: the network's input is square", hint="--size 224")
-        recipe = recipe or "pooled"
     what_to_do = SessionOptions(
         program=runnable, inputs=inputs, train=train, add=add, evaluate=evaluate, data=data, engine=outcome.engine,
         threads=outcome.threads, recipe=recipe, changes=changes, freeze=freeze, image=image, task=task, resume=resume, split=split,

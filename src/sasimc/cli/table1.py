@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -17,7 +18,12 @@ from sasimc.cli.workers import check_workers, pool_of, say_who
 from sasimc.isa.errors import SasError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sasimc.reference.cells import Cell, Runner
     from sasimc.table1_cells import CellTask
+    from sasimc.table1_cost import Cost
+    from sasimc.table1_tuning import Trial
 
 __all__ = ["table1"]
 
@@ -105,10 +111,20 @@ class _Shown:
     help="Number of seeds: initialisation, order, augmentation.",
 )
 @option(
-    "--recipe", section="Training", type=Choice("sasimc.isa.choices:shipped_recipes", "FILE"), show_default="the shipped one of each data set",
-    help="Recipe for all data sets.",
+    "--recipe", section="Training", type=Choice("sasimc.isa.choices:shipped_recipes", "FILE"), default="default",
+    help="Recipe of all data sets.",
 )  # fmt: skip
 @option("--epochs", section="Training", type=AtLeast(1), show_default="the recipe's", help="Epochs of training.")
+@option(
+    "--tune", section="Training", type=click.IntRange(1, 16), show_default="none",
+    help="Before a configuration's cells, try so many settings of it on validation images, the same number for each; the best is taken.",
+)  # fmt: skip
+@option(
+    "--dry-run",
+    section="Execution",
+    is_flag=True,
+    help="Say what it will cost, from a short probe of each configuration, and end.",
+)
 @options.engine("fused", "Engine of configuration 4.")
 @options.cluster
 @options.workers("0")
@@ -122,25 +138,26 @@ class _Shown:
 )
 def table1(
     datasets: str, output: Path, json_file: Path | None, weights: str | None, data: Path | None, configs: tuple[int, ...], seeds: int, engine: str,
-    threads: int, cluster: str | None, workers: int | None, **settings: Any,
+    threads: int, cluster: str | None, workers: int | None, tune: int | None, dry_run: bool, **settings: Any,
 ) -> int:  # fmt: skip
     """Train the four configurations of the paper's table I.
 
     With the same images, order, augmentation, split, steps and epochs.
 
     1 to 3 run in PyTorch (pip install 'sas-imc[reference]'), 4 is the compiled program on the simulated device. Finished cells are kept in the
-    folder of -o and never run twice. The test images are read once, after the last epoch.
+    folder of -o and never run twice. The test images are read once, after the last epoch. --tune writes a log of all trials, tuning.csv.
     """
     from sasimc.reference import require
 
     require()
     require_writable(json_file)
-    shared = check_workers(cluster, workers)
+    check_workers(cluster, workers)
     from sasimc.isa.files import write_atomically
-    from sasimc.reference.cells import CONFIGURATIONS, Cell, Runner, Settings, use_threads
+    from sasimc.reference.cells import Cell, Runner, Settings, use_threads
     from sasimc.reference.curves import write_csv, write_plots
     from sasimc.reference.table1 import summary, text
-    from sasimc.table1_cells import CellTask, compiler
+    from sasimc.table1_cells import compiler
+    from sasimc.table1_tuning import chosen, log, trials, write_log
     from sasimc.zoo.weights import backbone_weights
 
     try:
@@ -151,26 +168,33 @@ def table1(
     runner = Runner(
         Settings(out=output, weights=backbone_weights(weights, data), data=data, **settings), compiler(engine, threads)
     )
-    cells = [Cell(d, c, s) for s in range(seeds) for d in datasets.split(",") for c in configs]
-    for name in dict.fromkeys(c.dataset for c in cells):
+    names = list(dict.fromkeys(datasets.split(",")))
+    cells = [Cell(d, c, s) for s in range(seeds) for d in names for c in configs]
+    for name in names:
         say(runner.dataset(name).note)
-    done = {cell: found for cell in cells if (found := runner.finished(cell)) is not None}
-    if shared:
-        left = [CellTask(runner, cell, engine, threads) for cell in cells if cell not in done]
-        if not _shared_out(left, cluster, workers):
+    tried = trials(runner, names, configs, tune) if tune else []
+    if dry_run or tried:
+        _predict(runner, cells, tried, workers)
+    if dry_run:
+        return 0
+
+    def run(asked: Iterable[tuple[Runner, Cell]]) -> list[dict[str, Any]] | None:
+        return _run(list(asked), engine, threads, cluster, workers)
+
+    by_cell = dict.fromkeys(cells, runner)
+    if tried:
+        if run((t.runner, t.cell) for t in tried) is None:
             return EXIT_FAILED
-        done = {cell: runner.finished(cell) for cell in cells}
-    results = []
-    for number, cell in enumerate(cells, 1):
-        head = f"[{number}/{len(cells)}] {cell.dataset}, seed {cell.seed}, {cell.config}: {CONFIGURATIONS[cell.config]}"
-        found, what = done.get(cell), "kept from before"
-        if found is None:
-            shown = _Shown(head)
-            found = runner.run(cell, shown)
-            shown.end()
-            what = f"{found['wall_s']:.0f} s"
-        say(f"{head}: {found['top1']:.2f} % ({what})")
-        results.append(found)
+        write_log(tried, output / "tuning.csv")
+        best = chosen(tried)
+        by_cell = {cell: runner.varied(recipe=best[cell.dataset, cell.config].runner.recipe(cell.dataset)) for cell in cells}
+        for trial in best.values():
+            say(
+                f"{trial.dataset}, {trial.config}: trial {trial.number} of {tune}, {', '.join(f'{k} = {v}' for k, v in trial.settings.items())}"
+            )
+    results = run((r, cell) for cell, r in by_cell.items())
+    if results is None:
+        return EXIT_FAILED
     write_csv(results, output / "curves.csv")
     plots = write_plots(results, output)
     made = text(results)
@@ -178,8 +202,66 @@ def table1(
     sys.stdout.write("\n" + made)
     say(f"wrote {', '.join(str(p) for p in (output / 'table1.md', output / 'curves.csv', *plots))}")
     if json_file:
-        write_json(json_file, {**summary(results), "cells": results})
+        write_json(json_file, {**summary(results), "tuning": list(log(tried)), "cells": results})
     return 0
+
+
+def _predict(runner: Runner, cells: list[Cell], tried: list[Trial], workers: int | None) -> None:
+    """Say what is going to be spent on what is not finished."""
+    from sasimc.table1_cost import Cost, costs
+
+    asked = [(t.runner, t.cell) for t in tried] + [(runner, cell) for cell in cells]
+    left = [(r, cell) for r, cell in asked if tried or r.finished(cell) is None]
+    if not left:
+        say("everything is finished")
+        return
+    total, rows = Cost(), dict[int, list[Cost]]()
+    found = costs(left, lambda text: say(text, file=sys.stderr))
+    for (_, cell), cost in zip(left, found, strict=True):
+        rows.setdefault(cell.config, []).append(cost)
+    say(f"{len(left)} trainings, {len(tried)} of them to tune; predicted:")
+    table: list[tuple[str, ...]] = [("configuration", "trainings", "hours here", "device, s", "device, J", "bits written")]
+    for config, each in sorted(rows.items()):
+        spent = sum(each, Cost())
+        total += spent
+        table.append((str(config), str(len(each)), *_numbers(spent)))
+    table.append(("all", str(len(left)), *_numbers(total)))
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        say("  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True)))
+    count = workers or os.cpu_count() or 1
+    say(f"on {count} workers like this process, one thread each, about {total.wall_s / 3600 / count:.2g} hours")
+
+
+def _numbers(cost: Cost) -> tuple[str, ...]:
+    return (f"{cost.wall_s / 3600:.3g}", *(f"{n:.3g}" if n else "-" for n in (cost.device_s, cost.joules, cost.bits)))
+
+
+def _run(
+    asked: list[tuple[Runner, Cell]], engine: str, threads: int, cluster: str | None, workers: int | None
+) -> list[dict[str, Any]] | None:
+    """The results of cells, those from before included; None: some failed on workers."""
+    from sasimc.reference.cells import CONFIGURATIONS
+    from sasimc.table1_cells import CellTask
+
+    done = [runner.finished(cell) for runner, cell in asked]
+    if check_workers(cluster, workers):
+        left = {r.path(c): CellTask(r, c, engine, threads) for (r, c), found in zip(asked, done, strict=True) if found is None}
+        if not _shared_out(list(left.values()), cluster, workers):
+            return None
+        done = [runner.finished(cell) for runner, cell in asked]
+    results = []
+    for number, ((runner, cell), kept) in enumerate(zip(asked, done, strict=True), 1):
+        head = f"[{number}/{len(asked)}] {cell.dataset}, seed {cell.seed}, {cell.config}: {CONFIGURATIONS[cell.config]}"
+        found, what = kept or runner.finished(cell), "kept from before"  # trials at the same settings are one cell
+        if found is None:
+            shown = _Shown(head)
+            found = runner.run(cell, shown)
+            shown.end()
+            what = f"{found['wall_s']:.0f} s"
+        say(f"{head}: {found['top1']:.2f} % ({what})")
+        results.append(found)
+    return results
 
 
 def _shared_out(tasks: list[CellTask], cluster: str | None, workers: int | None) -> bool:
