@@ -100,7 +100,7 @@ class ReferenceSection(_Section):
 
     lr_classifier: Rate = 1e-3
     lr_head: Rate = 1e-3
-    lr_rep: Rate = 1e-3
+    lr_rep: Rate = 3e-3
     warm_up: Annotated[float, Field(ge=0, le=1)] = 0.1
     batch_norm: bool = False
     gain: Annotated[float, Field(ge=0, le=16)] = 1.0
