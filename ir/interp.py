@@ -106,7 +106,7 @@ def _finish(op: Op, zero: int, v: Ints) -> Ints:
     return np.clip(v + zero, op.int_attr("lo"), op.int_attr("hi"))
 
 
-def _windows(op: Op, x: Ints, fill: int) -> Ints:
+def _windows(op: Op, x: npt.NDArray[Any], fill: int) -> npt.NDArray[Any]:
     """[B, H', W', C, kh, kw]: what each window sees."""
     (kh, kw), (sh, sw), (t, left, b, r) = op.ints("kernel"), op.ints("stride"), op.ints("pads")
     dh, dw = op.ints("dilation") if "dilation" in op.attrs else (1, 1)
@@ -118,12 +118,17 @@ def _windows(op: Op, x: Ints, fill: int) -> Ints:
 
 def products(x: Ints, w: npt.NDArray[Any]) -> Ints:
     """x @ w of integers, exactly."""
-    most = float(np.abs(x).max(initial=0)) * float(np.abs(w).astype(np.int64).sum(axis=-2).max(initial=0))
-    dtype = np.float32 if most < 2**24 else np.float64
-    rows = (
-        x.reshape(-1, x.shape[-1]).astype(dtype) if w.ndim == 2 else x.astype(dtype)
-    )  # one product of matrices, not one for each row of a plane
-    return np.asarray(rows @ w.astype(dtype)).astype(np.int64).reshape(*x.shape[:-1], w.shape[-1])
+    return _real_products(x.astype(_exact(float(np.abs(x).max(initial=0)), w)), w)
+
+
+def _exact(largest: float, w: npt.NDArray[Any]) -> type[np.floating[Any]]:
+    """The real numbers in which products of ``w`` with values up to ``largest`` are exact."""
+    return np.float32 if largest * float(np.abs(w).astype(np.int64).sum(axis=-2).max(initial=0)) < 2**24 else np.float64
+
+
+def _real_products(x: npt.NDArray[Any], w: npt.NDArray[Any]) -> Ints:
+    rows = x.reshape(-1, x.shape[-1]) if w.ndim == 2 else x  # one product of matrices, not one for each row of a plane
+    return np.asarray(rows @ w.astype(x.dtype)).astype(np.int64).reshape(*x.shape[:-1], w.shape[-1])
 
 
 def _conv(graph: Graph, op: Op, x: Ints, zero: int) -> Ints:
@@ -131,13 +136,14 @@ def _conv(graph: Graph, op: Op, x: Ints, zero: int) -> Ints:
     kh, kw, per_group, n = weight.shape
     if per_group == 1 and groups > 1:
         return _depthwise(op, x, zero, weight.astype(np.int64))
+    kernel = weight.reshape(kh * kw * per_group, n)
+    real = x.astype(_exact(float(max(abs(zero), x.max(initial=0), -x.min(initial=0))), kernel))
     if op.ints("kernel") == op.ints("stride") == (1, 1) and not any(op.ints("pads")):
-        seen = x[..., None]
+        seen = real
     else:
-        seen = _windows(op, x, zero).reshape(*_plane(op, x), x.shape[3], kh * kw)
-    kernel = weight.transpose(2, 0, 1, 3).reshape(per_group * kh * kw, n)
+        seen = np.moveaxis(_windows(op, real, zero), 3, 5)  # taps, then channels
     parts = [
-        products(seen[:, :, :, g * per_group : (g + 1) * per_group].reshape(*seen.shape[:3], -1), kernel[:, g * n // groups : (g + 1) * n // groups])
+        _real_products(seen[..., g * per_group : (g + 1) * per_group].reshape(*seen.shape[:3], -1), kernel[:, g * n // groups : (g + 1) * n // groups])
         for g in range(groups)
     ]  # fmt: skip
     return np.concatenate(parts, axis=3) if groups > 1 else parts[0]

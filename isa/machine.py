@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import cached_property, lru_cache
 from importlib import resources
+from itertools import repeat
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -217,8 +218,10 @@ def activation_schedule(machine: Machine, loads: Mapping[int, int]) -> Iterator[
         for s, n in sorted(left.items()):
             groups.setdefault(machine.group_of(s), {})[s] = n
         for members in groups.values():
-            for step in range(max(members.values())):
-                yield tuple(s for s, n in members.items() if n > step)
+            done = 0
+            for load in sorted(set(members.values())):
+                yield from repeat(tuple(s for s, n in members.items() if n >= load), load - done)
+                done = load
         return
     max_banks = machine.activation.banks[0] * machine.activation.banks[1]
     max_mats = machine.activation.mats[0] * machine.activation.mats[1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from types import SimpleNamespace
 from typing import Any
 
@@ -39,6 +39,13 @@ class Instr:
     operands: tuple[Any, ...]
     origin: Origin = Origin()
     line: int = 0
+
+
+@cache
+def _declared(spec: type[Instruction]) -> tuple[tuple[str, str], ...]:
+    """Each operand's name, and the field of `Program` that declares what it names (empty: it is a value)."""
+    pools = {ViewField: "views", MatField: "matrices", GeomField: "geometries", TableField: "tables"}
+    return tuple((f.name, next((pool for kind, pool in pools.items() if isinstance(f, kind)), "")) for f in spec.fields)
 
 
 @dataclass(frozen=True)
@@ -86,14 +93,8 @@ class Program:
         Raises:
             KeyError: an operand names something that is not declared (the assembler refuses that).
         """
-        pools: tuple[tuple[type, Mapping[str, Any]], ...] = (
-            (ViewField, self.views), (MatField, self.matrices), (GeomField, self.geometries), (TableField, self.tables),
-        )  # fmt: skip
-        out = SimpleNamespace()
-        for f, value in zip(instr.spec.fields, instr.operands, strict=True):
-            pool = next((p for kind, p in pools if isinstance(f, kind)), None)
-            setattr(out, f.name, value if pool is None else pool[value])
-        return out
+        found = zip(_declared(instr.spec), instr.operands, strict=True)
+        return SimpleNamespace(**{name: getattr(self, pool)[value] if pool else value for (name, pool), value in found})
 
     def entry_of(self, index: int) -> str:
         """The entry point whose code an instruction stands in: the last one that begins at it or before; empty when none does."""

@@ -366,7 +366,12 @@ class Instruction:
     @classmethod
     def of_kind(cls, kind: type[F]) -> Iterator[F]:
         """The fields of one kind."""
-        return (f for f in cls.fields if isinstance(f, kind))
+        return iter(cls._of_kind(kind))
+
+    @classmethod
+    @cache
+    def _of_kind(cls, kind: type[F]) -> tuple[F, ...]:
+        return tuple(f for f in cls.fields if isinstance(f, kind))
 
     @classmethod
     @cache

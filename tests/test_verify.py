@@ -78,6 +78,29 @@ def test_a_requantised_layer_is_compared_by_its_own_result() -> None:
     assert not np.array_equal(runs.fed[out], runs.imported[out])
 
 
+@pytest.mark.parametrize(("part", "wrong"), [("", 0), ("bias", 1 << 18), ("weight", 1), ("mult", 1 << 20)])
+def test_layers_of_which_only_zero_points_moved_are_computed_once(part: str, wrong: int, monkeypatch: Monkey) -> None:
+    net = Net(("n", 3, 6, 6))
+    x = net.q(net.node("Relu", net.conv(net.q("x", 0.011, 5), 3, 4)), 0.03, -128)
+    model = net.model(net.q(net.node("Relu", net.conv(x, 4, 5, name="second")), 0.03, -128))
+    before, after = (run_passes(import_graph(model), passes) for passes in (import_passes(), forward_passes("")))
+    (conv,) = (op for op in after.ops if op.origin.startswith("second"))
+    assert before.type(conv.inputs[0]).zero == -128 != after.type(conv.inputs[0]).zero
+    if part:
+        name = conv.consts[part]
+        constants = {**after.constants, name: after.constants[name] + np.eye(1, after.constants[name].size, dtype=int)
+                     .reshape(after.constants[name].shape) * wrong}  # fmt: skip
+        after = after.with_changes(constants=constants)
+    run, right = [], interp.run_op
+    monkeypatch.setattr(interp, "run_op", lambda g, op, x: run.append((g, op.output)) or right(g, op, x))
+    if part:
+        with pytest.raises(Difference, match="second"):
+            against_import(before, after, {"x": samples(before, 4)})
+    else:
+        against_import(before, after, {"x": samples(before, 4)})
+    assert sum(output == conv.output for _, output in run) == (2 if part else 1)
+
+
 # -- planted faults ------------------------------------------------------------------------------------------------------
 
 

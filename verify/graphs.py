@@ -1,14 +1,16 @@
 """The graph after the passes against the graph as it was imported: bit for bit.
 
-Both run on the same samples. Operations that no pass touched share their results. Where a pass gave a trainable layer a coarser input
+Both run on the same samples. Operations that no pass touched share their results; so do convolutions and rescalings of which a pass moved
+zero points only, and which are the same function by arithmetic. Where a pass gave a trainable layer a coarser input
 (``ZeroInputs``), that layer may differ by what half a step of the new input makes of its output, and one step for the rounding; behind it
 the old graph goes on with the new results, so everything else stays exact.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -42,11 +44,14 @@ def against_import(before: Graph, after: Graph, feeds: Mapping[str, Ints]) -> Ru
     for op in after.ops:
         new[op.output] = interp.run_op(after, op, [new[v] for v in op.inputs])
     old: dict[str, Ints] = dict(feeds)
+    level = set(after.inputs)  # values that differ by their zero points at most
     made: dict[str, Ints] = dict(feeds)
     for op in before.ops:
         shared = op.output in after.values
-        if shared and _same(before, after, op, old, new):
-            old[op.output] = made[op.output] = new[op.output]
+        if shared and (_same(before, after, op, old, new) or _same_but_zeros(before, after, op, level)):
+            moved = _moved(before, after, op.output)
+            old[op.output] = made[op.output] = new[op.output] - moved if moved else new[op.output]
+            level.add(op.output)
             continue
         old[op.output] = made[op.output] = interp.run_op(before, op, [old[v] for v in op.inputs])
         if not shared:
@@ -56,6 +61,7 @@ def against_import(before: Graph, after: Graph, feeds: Mapping[str, Ints]) -> Ru
         if (hit := first_difference(got, old[op.output], _coarser(before, after, op))) is not None:
             raise Difference("the graph after the passes", "the imported graph", op.origin or op.name, op.kind, *hit)
         old[op.output] = got
+        level.add(op.output)
     for a, b in zip(before.outputs, after.outputs, strict=True):
         if (
             hit := first_difference(
@@ -80,14 +86,40 @@ def _same(before: Graph, after: Graph, op: Op, old: Mapping[str, Ints], new: Map
     made = after.producer(op.output)
     if made is None or made.kind != op.kind or made.inputs != op.inputs:
         return False
-    marks = ("trainable", "head")
-    attrs, was = ({k: v for k, v in o.attrs.items() if k not in marks} for o in (made, op))
     return (
-        attrs == was
+        _attrs(made) == _attrs(op)
         and made.consts == op.consts
-        and all(after.constants[c] is before.constants[c] for c in op.consts.values())
+        and all(_equal(after.constants[c], before.constants[c]) for c in op.consts.values())
         and all(old.get(v) is new.get(v) and before.type(v).quant == after.type(v).quant for v in op.inputs)
     )
+
+
+def _same_but_zeros(before: Graph, after: Graph, op: Op, level: Collection[str]) -> bool:
+    """Whether a layer differs in the zero points of its input and output at most: with ``x' = x + d`` the bias is ``b' = b - d sum w``, and
+    everything behind the sum is the same."""
+    made = after.producer(op.output)
+    if op.kind not in ("conv", "rescale") or made is None or made.kind != op.kind or made.inputs != op.inputs:
+        return False
+    (x,) = op.inputs
+    away, ours, theirs = _moved(before, after, op.output), _attrs(made), _attrs(op)
+    if x not in level or before.type(x).scale != after.type(x).scale or made.consts.keys() != op.consts.keys():
+        return False
+    per_unit = before.constant(op, "weight").astype(np.int64).sum(axis=(0, 1, 2)) if op.kind == "conv" else 1
+    bias, new_bias = (g.constant(o, "bias").astype(np.int64) for g, o in ((before, op), (after, made)))
+    return (
+        ours == theirs | {"lo": op.int_attr("lo") + away, "hi": op.int_attr("hi") + away}
+        and all(_equal(after.constant(made, role), before.constant(op, role)) for role in op.consts if role != "bias")
+        and np.array_equal(bias, new_bias + _moved(before, after, x) * per_unit)
+    )
+
+
+def _equal(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> bool:
+    return a is b or np.array_equal(a, b)
+
+
+def _attrs(op: Op) -> dict[str, Any]:
+    """What an operation computes with: all but marks."""
+    return {k: v for k, v in op.attrs.items() if k not in ("trainable", "head")}
 
 
 def _coarser(before: Graph, after: Graph, op: Op) -> npt.NDArray[np.float64] | float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -124,7 +125,7 @@ class Flow(Walker):
 
     def _step(self, pc: int, spec: type[Instruction]) -> None:
         o, target = self.operands[pc], spec.target()
-        self._certain = self._reads(pc, spec, o)
+        self._certain = self._reads(pc, o)
         register = -1 if target is None else getattr(o, target.name)
         if spec.group == "control":
             if register == 0:
@@ -137,17 +138,11 @@ class Flow(Walker):
             self.known[register] = self._certain and spec.group == "control"
             self._written_regs.add(register)
 
-    def _reads(self, pc: int, spec: type[Instruction], o: SimpleNamespace) -> bool:
+    def _reads(self, pc: int, o: SimpleNamespace) -> bool:
         """Whether all registers it reads are certain."""
         certain = True
-        for f in spec.fields:
-            register = -1
-            if isinstance(f, Reg) and not f.write:
-                register = getattr(o, f.name)
-            elif isinstance(f, RowsField):
-                register = getattr(o, f.name).reg
-            if register < 0:
-                continue
+        for name, is_range in _registers_read(self.program.code[pc].spec):
+            register = getattr(o, name).reg if is_range else getattr(o, name)
             if register not in self._written_regs:
                 hint = "set it with li, or name it in .param when the host sets it"
                 self.report(pc, "warning", f"r{register} is read before this entry writes it", hint)
@@ -265,7 +260,10 @@ class Flow(Walker):
             hint = f"a larger ring, or fewer rows at a time: the window needs {t.last - t.first}"
             self.report(pc, "error", f"reads rows {t.first}..{t.last - 1} of {v.name}, whose ring holds {held}", hint)
         rows = marks[lower : t.last] if not v.ring else marks[[y % held for y in range(lower, t.last)]]
-        if not rows.all():
+        seen = rows[(slice(None), *[slice(0, 1)] * (rows.ndim - 1))]  # one mark a row says it all, as a rule
+        if not (rows == seen).all():
+            seen = rows
+        if not seen.all():
             y = lower + int(np.argmax([not r.all() for r in rows]))
             self.report(
                 pc, "error", f"reads row {y} of {v.name} before anything was written there", "load, compute or fill it first"
@@ -273,7 +271,7 @@ class Flow(Walker):
             rows[rows == 0] = _UNKNOWN
             return
         width = _WIDTHS[v.dtype]
-        widths = rows // _ROWS & 3
+        widths = seen >> _ROWS.bit_length() - 1 & 3
         foreign = (widths != 0) & (widths != width)
         if foreign.any():
             names = _WIDTH_NAMES[width], _WIDTH_NAMES[int(widths[foreign].flat[0])]
@@ -408,6 +406,16 @@ class Flow(Walker):
         worst = np.maximum(sums[0] * high + sums[1] * -low, sums[1] * high + sums[0] * -low)
         self._sums[key] = worst
         return worst
+
+
+@cache
+def _registers_read(spec: type[Instruction]) -> tuple[tuple[str, bool], ...]:
+    """Operands that name a register to be read, and whether it is one of a row range."""
+    return tuple(
+        (f.name, isinstance(f, RowsField))
+        for f in spec.fields
+        if isinstance(f, RowsField) or (isinstance(f, Reg) and not f.write)
+    )
 
 
 def _range(v: View) -> tuple[int, int]:

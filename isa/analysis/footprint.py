@@ -6,8 +6,7 @@ Every window instruction relates an inner plane (the larger one, with padding) a
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sasimc.isa.objects import Geometry
 from sasimc.isa.spec import GeomField, Instruction, ViewField
@@ -15,8 +14,7 @@ from sasimc.isa.spec import GeomField, Instruction, ViewField
 __all__ = ["Touch", "covered_rows", "footprint", "window_rows"]
 
 
-@dataclass(frozen=True)
-class Touch:
+class Touch(NamedTuple):
     """Rows ``first <= y < last`` of a view (a `View`, or what stands for one), and how: ``r``, ``w``, ``a`` (accumulate), ``d`` (drain) or ``rw``."""
 
     view: Any

@@ -157,10 +157,10 @@ def _activation(program: Program, out: _Findings) -> None:
     for m in program.matrices.values():
         if m.name not in used:
             continue
-        steps = 0
+        steps, before = 0, ()
         for active in activation_schedule(machine, m.loads):
             steps += 1
-            if not _within_limit(machine, active):
+            if active != before and not _within_limit(machine, active):
                 out.descriptor(
                     "mat",
                     m.name,
@@ -168,6 +168,7 @@ def _activation(program: Program, out: _Findings) -> None:
                     f"sub-arrays {active} of {m.name} would be active in one cycle, beyond the activation limit",
                 )
                 break
+            before = active
         if m.copies > 1:
             single: dict[int, int] = {}
             for t in m.tiles:
