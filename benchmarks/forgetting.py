@@ -72,7 +72,9 @@ def program(o: argparse.Namespace, classes: int) -> Program:
     with tempfile.TemporaryDirectory() as temporary:
         source = Path(part(o.tasks.split(",")[0], o.data, o.resolution).source)
         images = source / "images" if (source / "images").is_dir() else source
-        options = ZooOptions(weights=str(o.data / "weights"), resolution=o.resolution, classes=classes, calibrate=images)
+        options = ZooOptions(
+            weights=str(o.data / "weights"), resolution=o.resolution, classes=classes, calibrate=images, wiring=o.wiring
+        )
         path = write(build("mobilenetv2-repnet", options), Path(temporary) / "model.onnx")
         return compile_model(path, CompileOptions(batch=o.batch)).program
 
@@ -135,6 +137,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=200, help="at most this many images of each split")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--resolution", type=int, default=96, help="input size of the network that is built for real data")
+    parser.add_argument("--wiring", choices=("add", "pooled"), default="add", help="where modules join in that network")
     parser.add_argument("--slots", type=int, help="use only so many places in the arrays")
     parser.add_argument("--csv", type=Path)
     parser.add_argument("--plot", type=Path)

@@ -21,13 +21,15 @@ from sasimc.runtime.device import Device
 from sasimc.runtime.interface import Interface
 from sasimc.runtime.warmup import warm_up
 from sasimc.training.evaluation import Run, run_here
-from sasimc.training.image.image import Task
+from sasimc.training.image.image import AUTO, Task
+from sasimc.training.image.recogniser import Recogniser
 from sasimc.training.program_notes import untrained, with_notes, with_preprocess
+from sasimc.training.recognition import Recognised
 from sasimc.training.session_data import SessionData
 from sasimc.training.session_image import Begun, Keeper, SessionImage, interruptible, learned_classes, learner, plain_device
 from sasimc.training.session_options import SessionOptions, check_made_with, check_options, make_recipe
 from sasimc.training.session_progress import Shower
-from sasimc.training.session_results import answer, epoch_line, measure, run_lines
+from sasimc.training.session_results import answer, answer_unsaid, epoch_line, measure, measure_unsaid, run_lines
 from sasimc.training.trainer import Epoch, TrainState, batch_of, train
 from sasimc.training.writes import writes
 
@@ -72,6 +74,8 @@ class Session:
             self.about = Interface.of(self.program)
         self.image = SessionImage(self.program, options, self._line) if options.image else None
         self.data: SessionData | None = None
+        self._unsaid: Recogniser | None = None
+        self._recognised: list[Recognised] = []
         try:
             self._prepare(options)
         except BaseException:
@@ -98,12 +102,17 @@ class Session:
             check_made_with(self.recipe, o, self.program)
         elif o.freeze:
             raise SasError("--freeze holds for a training", hint="--train DATASET")
+        self._unsaid = self.image.use_any() if self.image and o.task == AUTO else None
         uses = self.image is not None and data.training is None
-        data.match(
-            self.about.labels,
-            not untrained(self.program)[0],
-            self.image.classes(data.evaluation) if self.image and (uses or data.adds) else None,
-        )
+        if self._unsaid:
+            assert self.image
+            data.match_tasks([self.image.bank.task(name) for name in self._unsaid.tasks], self._unsaid.labels)
+        else:
+            data.match(
+                self.about.labels,
+                not untrained(self.program)[0],
+                self.image.classes(data.evaluation) if self.image and (uses or data.adds) else None,
+            )
         with self.progress("checking the files") as show:
             data.check(o.split, lambda done, total: show(f"checking the files: {done} of {total}", done / total))
         self._training, self._evaluation = data.training, data.evaluation
@@ -123,6 +132,8 @@ class Session:
             batch_of(self.recipe, self.about.batch_size)
             if self.recipe.patience and not self._training.items("val"):
                 raise SasError(f"{self._training.name} has no validation images to stop by", hint="leave out --patience")
+        if self._unsaid:
+            return self._unsaid
         if self.image is None:
             return plain_device(self.program, self.options, self._training)
         return self.image.begin(self._training, self.recipe) if self._training else self.image.use(self._evaluation)
@@ -162,6 +173,8 @@ class Session:
             "synthetic": bool(task.synthetic) if task else False,
             "notes": notes,
             "input": device.input.summary(),
+            "recognition": None,
+            "unsaid": None,
             "recipe": {"name": self.options.recipe or "", **self.recipe.model_dump(mode="json")} if self._training else None,
         }
 
@@ -169,7 +182,8 @@ class Session:
         """Compile the kernels, or load them from the cache, before anything is timed."""
         start = time.perf_counter()
         with self.progress("loading the kernels") as show:
-            compiled = warm_up(self.device.interpreter.datapath.codes("" if self._training else "infer"), show)
+            every = self._training or self._unsaid
+            compiled = warm_up(self.device.interpreter.datapath.codes("" if every else "infer"), show)
         if compiled:
             self._line(f"compiled {compiled} kernels for this computer in {time.perf_counter() - start:.1f} s")
 
@@ -178,7 +192,12 @@ class Session:
         run is broken off, ``report`` holds what there is, and why it ended as ``ended``."""
         try:
             if self.options.inputs:
-                self.report["predictions"] = answer(self.device, self.options.inputs, self.options.top, self.show)
+                o = self.options
+                self.report["predictions"] = (
+                    answer_unsaid(self._unsaid, o.inputs, o.top, self.show)
+                    if self._unsaid
+                    else answer(self.device, o.inputs, o.top, self.show)
+                )
             if self._training:
                 self._train(self._training)
             evaluated = self._evaluation or (self._training if self._training and self._training.items("test") else None)
@@ -190,6 +209,8 @@ class Session:
             self.report["ended"] = exc.diagnostic.message if isinstance(exc, SasError) else "interrupted"
             raise
         finally:
+            if self._unsaid and self.image:
+                self.image.settle(self._unsaid, self._evaluation, self.options.split, self._recognised)
             self._fill_report()
             if self.show.images:
                 damaged = len(self.data.damaged) if self.data else 0
@@ -213,7 +234,10 @@ class Session:
     def _train(self, dataset: Dataset) -> None:
         recipe = self.recipe
         run = self.image.run if self.image else TrainState()
-        self.show.images = run.through - run.seen
+        if self.image:
+            with self.show.bar() as watch:
+                self.report["recognition"] = self.image.remember(dataset, recipe, watch) or None
+        self.show.images, self.show.busy_s = run.through - run.seen, 0.0
         if run.step:
             self._line(f"goes on in epoch {run.epoch + 1} after {run.seen} images ({run.step} steps in all)")
 
@@ -253,6 +277,10 @@ class Session:
         self._line(f"broken off in {where}; saved in {saved}. To go on: {shlex.join(words)}")
 
     def _evaluate(self, dataset: Dataset) -> None:
+        if self._unsaid:
+            found, self._recognised = measure_unsaid(self._unsaid, dataset, self.options.split, self.recipe.limit, self.show)
+            self.report.update(found)
+            return
         found = measure(self.device, dataset, self.options.split, self.recipe.limit, self.show, self._run)
         self.report.update(found)
         if self.image:

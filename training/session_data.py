@@ -16,6 +16,8 @@ from sasimc.isa.choices import SPLITS
 from sasimc.isa.errors import SasError
 from sasimc.runtime.interface import Interface
 from sasimc.training.evaluation import check_classes
+from sasimc.training.image.image import AUTO, Task
+from sasimc.training.recognition import of_tasks
 from sasimc.training.session_options import SessionOptions
 
 __all__ = ["SessionData"]
@@ -76,6 +78,12 @@ class SessionData:
         if self.evaluation is not None and self.evaluation is not self.training:
             wanted = labels if learned is None else learned
             self.evaluation, words = align(self.evaluation, wanted, learns=False, by_position=by_position)
+            self.notes.append(words)
+
+    def match_tasks(self, tasks: Sequence[Task], labels: Sequence[str]) -> None:
+        """Give the data to evaluate class numbers over all tasks (``labels``)."""
+        if self.evaluation is not None:
+            self.evaluation, words = of_tasks(self.evaluation, tasks, labels)
             self.notes.append(words)
 
     def check(self, split: str, watch: Callable[[int, int], None]) -> None:
@@ -161,6 +169,8 @@ class SessionData:
             return None
         size = self._about.input.shape[0]
         found = open_dataset(name, self._data, size=size, values=self._values())
+        if self._options.task == AUTO:  # of any number of tasks
+            return found
         if (
             not self._about.values
             and len(found.classes) > self._about.classes

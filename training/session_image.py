@@ -5,23 +5,29 @@ from __future__ import annotations
 import hashlib
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sasimc.datasets.dataset import Dataset
+import numpy as np
+
+from sasimc.datasets.dataset import Dataset, Item
 from sasimc.isa.described import damage
 from sasimc.isa.errors import SasError
 from sasimc.isa.program import Program
 from sasimc.runtime.device import Device
 from sasimc.runtime.interface import Interface
+from sasimc.training.evaluation import Watch
 from sasimc.training.image.image import DeviceImage, Task
 from sasimc.training.image.rebind import frozen_layers, with_classes, without_writes
+from sasimc.training.image.recognise import features_of
+from sasimc.training.image.recogniser import Recogniser, recogniser, settle
 from sasimc.training.image.tasks import TaskStore
-from sasimc.training.program_notes import with_labels
+from sasimc.training.program_notes import with_labels, with_notes
 from sasimc.training.recipe import Recipe
+from sasimc.training.recognition import Recognised, class_means
 from sasimc.training.session_options import SessionOptions, make_recipe
 from sasimc.training.trainer import TrainState, batch_of
 
@@ -221,6 +227,37 @@ class SessionImage:
         self.bank.begin(self.begun.json())
         return device
 
+    def remember(self, dataset: Dataset, recipe: Recipe, watch: Watch) -> dict[str, Any]:
+        """Means of the frozen features of the classes that a training is about, which have none yet: by them the task's images are known later (``--task
+        auto``). Returns what that took, for a report; empty where nothing was to do."""
+        task, image = self.task, self.image
+        assert task is not None
+        known = image.means.get(task.name)
+        if (
+            not task.classes
+            or len(task.classes) == len(known if known is not None else ())
+            or features_of(self.bank.program) is None
+        ):
+            return {}
+        program = with_notes(self.bank.program, task.notes)
+        means, images, cycles = class_means(program, dataset, self.bank.engine, self.bank.threads, recipe.limit, watch)
+        image.means[task.name] = means if known is None else np.concatenate([known, means[len(known) :]])
+        image.save()
+        return {"means": len(image.means[task.name]), "features": means.shape[1], "images": images, "cycles": cycles}
+
+    def use_any(self) -> Recogniser:
+        """A device for all tasks that are learned, which finds out to which of them an image belongs."""
+        return recogniser(self.bank)
+
+    def settle(self, device: Recogniser, dataset: Dataset | None, split: str, found: Sequence[Recognised]) -> None:
+        """What such a device did, and what was measured on it, into the image."""
+        for row in found:
+            assert dataset is not None
+            items = [i for i in dataset.items(split) if device.tasks[int(device.task_of(np.array(i.class_id)))] == row.task]
+            digest = _digest(dataset.name, items)
+            self.bank.note(row.task, split, digest, row.images, top1=row.known, recognised=row.recognised, unsaid=row.top1)
+        settle(self.bank, device)
+
     def use(self, dataset: Dataset | None) -> Device:
         """The device for a task that is learned."""
         name = self._which(dataset)
@@ -248,8 +285,7 @@ class SessionImage:
 
     def measured(self, dataset: Dataset, split: str, found: float, images: int) -> None:
         """The task is evaluated on a split: percent right, or the mean squared error."""
-        digest = hashlib.sha256("\0".join([dataset.name, *(i.key for i in dataset.items(split))]).encode()).hexdigest()[:16]
-        self.bank.measured(split, found, digest, images, now=self.begun is not None)
+        self.bank.measured(split, found, _digest(dataset.name, dataset.items(split)), images, now=self.begun is not None)
 
     def close(self) -> None:
         self.image.close()
@@ -303,6 +339,11 @@ def _begun(task: str, o: SessionOptions, dataset: Dataset, recipe: Recipe, compi
     data = str(o.data.absolute()) if o.data else None
     outputs = {name: str(path.absolute()) for name, path in o.outputs.items()}
     return Begun(task, train, data, o.evaluate, fingerprint(dataset), recipe, o.freeze, o.match, outputs)
+
+
+def _digest(name: str, items: Iterable[Item]) -> str:
+    """What names the images of an evaluation."""
+    return hashlib.sha256("\0".join([name, *(i.key for i in items)]).encode()).hexdigest()[:16]
 
 
 def _task_name(dataset: Dataset) -> str:

@@ -16,6 +16,7 @@ from sasimc.isa.errors import SasError, near
 from sasimc.isa.options import options_of, texts_of
 from sasimc.isa.program import Program
 from sasimc.passes.options import BackwardOptions
+from sasimc.training.image.image import AUTO
 from sasimc.training.program_notes import ZOO
 from sasimc.training.recipe import Recipe, load_recipe
 
@@ -27,7 +28,7 @@ class SessionOptions:
     """The options of ``sasrun``; ``program`` is a path or a compiled program, ``what`` names it in the first line.
 
     ``add``: data set with further classes for a learned ``task``. ``recipe``: name or file; ``changes``: fields of it that were given one by one. ``image``: the device image, in which ``task`` is learned
-    or used, and an unfinished training goes on (``resume``). ``freeze``: patterns of trainable layers that stay as they are. ``preprocess`` (a
+    or used (``auto``: the one that an image belongs to), and an unfinished training goes on (``resume``). ``freeze``: patterns of trainable layers that stay as they are. ``preprocess`` (a
     preset or JSON) and ``preprocess_changes`` (fields): what is done to images. ``match``: how classes of data and program belong together, by
     ``name`` or ``position``. ``made_by``: words of the command line that make a compiled ``program`` again. ``strict``: a damaged file ends the run before it begins. ``outputs``: files to write (``save``, ``json``, ``trace``).
     """
@@ -79,6 +80,10 @@ def check_options(o: SessionOptions) -> None:
     if o.image is None and (o.resume or o.task):
         option = "--resume" if o.resume else "--task"
         raise SasError(f"{option} needs a device image", hint="--image d.sas")
+    if o.task == AUTO and (o.train or o.add or o.freeze or o.resume or not (o.evaluate or o.inputs)):
+        raise SasError(
+            "--task auto finds out whose images those of --eval or --input are", hint="name the task that is to be learned"
+        )
     if o.resume and o.inputs:
         raise SasError("--resume goes on with a training; --input has no place in it", hint="classify when it is done")
     for file in o.inputs:

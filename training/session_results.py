@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ from sasimc.isa.errors import SasError
 from sasimc.runtime.device import Device
 from sasimc.runtime.ports import inputs_of, outputs_of
 from sasimc.training.evaluation import Errors, Progress, Run, evaluate, evaluate_values, run_here
+from sasimc.training.image.recogniser import Recogniser
 from sasimc.training.program_notes import untrained
+from sasimc.training.recognition import Recognised, evaluate_unsaid
 from sasimc.training.session_progress import Shower
 from sasimc.training.trainer import Epoch
 
-__all__ = ["answer", "epoch_line", "measure", "run_lines"]
+__all__ = ["answer", "answer_unsaid", "epoch_line", "measure", "measure_unsaid", "run_lines"]
 
 _SHOWN_VALUES = 8
 
@@ -46,12 +49,12 @@ def answer(device: Device, paths: Sequence[Path], top: int, show: Shower) -> lis
                 row |= _values(device, example, got.logits[0], f"{name}:", show)
             else:
                 index = int(got.classes[0])
-                row |= {"class": index, "label": _label(device, index)}
+                row |= {"class": index, "label": _label(device.labels, index)}
                 show.line(f"{name}:")
                 if several:
                     _outputs(row, device.outputs(1), show)
                 else:
-                    _likeliest(device, got.logits[0], top, show)
+                    _likeliest(device.labels, got.logits[0] * device.output.scale, top, show)
             rows.append(row)
     return rows
 
@@ -79,16 +82,40 @@ def _outputs(row: dict[str, Any], outputs: Mapping[str, Any], show: Shower) -> N
         show.line(f"  {name}: {shown}")
 
 
-def _label(device: Device, index: int) -> str:
-    return device.labels[index] if index < len(device.labels) else f"class {index}"
+def answer_unsaid(device: Recogniser, paths: Sequence[Path], top: int, show: Shower) -> list[dict[str, Any]]:
+    """Run every example of the files through the task that the device takes it for; says what came out and returns it for the report."""
+    examples = [e for path in paths for e in read_input(path, device.input)]
+    chosen = [int(device.recognise(example)[0]) for _, example in examples]
+    rows: dict[int, dict[str, Any]] = {}
+    with show.bar() as watch:
+        for task in device.handiest(set(chosen)):
+            for i in (i for i, other in enumerate(chosen) if other == task):
+                got, classes = device.classify(task, examples[i][1]), device.candidates[task].classes
+                index, logits = int(got.classes[0]), got.logits[0, : len(classes)]
+                label = _label(classes, index)
+                rows[i] = {
+                    "file": examples[i][0],
+                    "task": device.tasks[task],
+                    "class": index,
+                    "label": label,
+                    "logits": logits.tolist(),
+                }
+                watch(Progress("images", len(rows), len(examples), simulated_s=device.simulated_s))
+    for i, (name, _) in enumerate(examples):
+        show.line(f"{name}: task {rows[i]['task']}")
+        _likeliest(device.candidates[chosen[i]].classes, np.asarray(rows[i]["logits"]) * device.output.scale, top, show)
+    return [rows[i] for i in range(len(examples))]
 
 
-def _likeliest(device: Device, logits: Any, top: int, show: Shower) -> None:
-    x = logits * device.output.scale
+def _label(labels: Sequence[str], index: int) -> str:
+    return labels[index] if index < len(labels) else f"class {index}"
+
+
+def _likeliest(labels: Sequence[str], x: Any, top: int, show: Shower) -> None:
     p = np.exp(x - x.max())
     p /= p.sum()
     for i in np.argsort(-x, kind="stable")[: max(1, top)]:
-        show.line(f"  {100 * p[i]:5.1f} %  {_label(device, int(i))}")
+        show.line(f"  {100 * p[i]:5.1f} %  {_label(labels, int(i))}")
 
 
 def _values(device: Device, example: Any, stored: Any, head: str, show: Shower) -> dict[str, Any]:
@@ -135,6 +162,36 @@ def measure(device: Device, dataset: Dataset, split: str, limit: int | None, sho
     skipped = f"; {whole - count} damaged, skipped" if count < whole else ""
     show.line(f"{dataset.name} {split}: {words}{skipped}")
     return {**found, "split": split, "evaluated": count}
+
+
+def measure_unsaid(
+    device: Recogniser, dataset: Dataset, split: str, limit: int | None, show: Shower
+) -> tuple[dict[str, Any], list[Recognised]]:  # fmt: skip
+    """Evaluate a split whose images' task is not said; says how it went; for the report, and by task."""
+    with show.bar() as watch:
+        rows, confusion = evaluate_unsaid(device, dataset, split, watch, limit)
+    for row in rows:
+        show.line(
+            f"task {row.task} {split}: {row.recognised:.2f} % of {row.images} images recognised; top-1 {row.top1:.2f} %, with the task said {row.known:.2f} %"
+        )
+    count = sum(r.images for r in rows)
+    mean = {name: sum(r.images * getattr(r, name) for r in rows) / count for name in ("recognised", "top1", "known")}
+    if len(rows) > 1:
+        show.line(
+            f"all tasks: {mean['recognised']:.2f} % recognised; top-1 {mean['top1']:.2f} %, with the task said {mean['known']:.2f} %"
+        )
+    each = device.recognition_cycles / device.recognised_images
+    show.line(f"to find the task: {each:.0f} cycles an image, {sum(len(c.means) for c in device.candidates)} means")
+    error = math.sqrt(max(mean["top1"] * (100 - mean["top1"]), 0) / count)
+    found = {
+        "top1": mean["top1"],
+        "top1_error": error,
+        "classes": list(dataset.classes),
+        "confusion": [list(c) for c in confusion],
+        "split": split,
+    }
+    unsaid = {"tasks": [asdict(r) for r in rows], "all": mean, "cycles_an_image": each}
+    return {**found, "evaluated": count, "unsaid": unsaid}, rows
 
 
 def _errors(errors: Errors, dataset: Dataset) -> dict[str, Any]:

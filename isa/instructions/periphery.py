@@ -627,11 +627,11 @@ class ArgMax(_Periphery):
     kernel = "argmax"
     split = "whole"
     rd = Reg("index", write=True)
-    src = ViewField("logits", "buf", "u8 i8", "r")
+    src = ViewField("logits", "buf", "u8 i8 i32", "r")
 
     @staticmethod
     def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
-        return _cost(machine, o.src.channels, pool_ops=o.src.channels, buffer_bits_read=8 * o.src.channels)
+        return _cost(machine, o.src.channels, pool_ops=o.src.channels, buffer_bits_read=_bits(o.src, 0, 1))
 
     @staticmethod
     def legal(machine: Machine, o: Any) -> Iterator[str]:

@@ -367,10 +367,12 @@ def upsample_transposed(op, m, first, last):  # type: ignore[no-untyped-def]
 
 @kernel("argmax")
 def argmax(op, m, first, last):  # type: ignore[no-untyped-def]
-    from_, data = op.src, buf(m)
-    best = 0
-    for c in range(1, from_.channels):
-        if value8(data[from_.base + c], from_.signed) > value8(data[from_.base + best], from_.signed):
-            best = c
+    from_, data, words = op.src, buf(m), buf32(m)
+    best, largest = 0, np.int64(-(1 << 31))
+    for c in range(from_.channels):
+        at_c = from_.base + c
+        value = np.int64(words[at_c]) if from_.item == 4 else value8(data[at_c], from_.signed)
+        if value > largest:
+            best, largest = c, value
     set_reg(m, op.rd, best)
     return 0

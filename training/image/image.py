@@ -24,10 +24,12 @@ from sasimc.training.image.container import MAX_BYTES, SNAPSHOT, STEP, Frame, fr
 from sasimc.training.image.journal import Medium, read_image
 from sasimc.training.image.rebind import Identity, identity, written_rows
 
-__all__ = ["MAX_TASKS", "NAME", "DeviceImage", "Measured", "Pending", "Shape", "Task"]
+__all__ = ["AUTO", "MAX_TASKS", "NAME", "DeviceImage", "Measured", "Pending", "Shape", "Task"]
 
 MAX_TASKS: Final = 4096
 NAME: Final = r"^[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}$"
+AUTO: Final = "auto"
+"""In the place of a task's name: the device finds out."""
 JOURNAL_BYTES: Final = 64 << 20
 """Steps are appended until they are so long together; then a snapshot takes their place."""
 
@@ -40,13 +42,16 @@ class _Model(BaseModel):
 
 
 class Measured(_Model):
-    """Top-1 (percent) of a task on ``images`` images of a split, which ``digest`` names; ``after``: the task learned last by then."""
+    """Top-1 (percent) of a task on ``images`` images of a split, which ``digest`` names; ``after``: the task learned last by then. Where their task was not
+    said: ``recognised`` as the task's, and ``unsaid``, right by the task that was recognised (percent)."""
 
     after: str
     split: str
     digest: str
     images: Count
     top1: float
+    recognised: float | None = None
+    unsaid: float | None = None
 
 
 class Task(_Model):
@@ -107,7 +112,7 @@ class DeviceImage:
 
     ``cells`` uint8 [word lines, width] and ``wear`` int64 [word lines] (row writes) over all sub-arrays; ``kept`` marks the word lines the image
     speaks for, all others are as the program has them. ``stored``: weights of tasks on the host, by task and matrix; of those in the arrays learned
-    biases, by view. ``pending`` with its
+    biases, by view. ``means``: of the frozen features of every class of a task [classes, K]. ``pending`` with its
     arrays ``left`` (counters, best weights, host memory): an unfinished training. ``moment`` counts uses. ``rolled_back``: an incomplete
     step was found at the end and left out.
     """
@@ -120,6 +125,7 @@ class DeviceImage:
     kept: npt.NDArray[np.bool_]
     tasks: dict[str, Task] = field(default_factory=dict)
     stored: dict[str, dict[str, Array]] = field(default_factory=dict)
+    means: dict[str, Array] = field(default_factory=dict)
     pending: Pending | None = None
     left: dict[str, Array] = field(default_factory=dict)
     moment: int = 0
@@ -228,6 +234,8 @@ class DeviceImage:
             elif group == "task":
                 task, _, matrix = rest.partition("/")
                 image.stored.setdefault(task, {})[matrix] = array
+            elif group == "means":
+                image.means[rest] = array
         return image
 
     # ----------------------------------------------------------------------------------------------------------- keep
@@ -246,6 +254,7 @@ class DeviceImage:
         if self.pending:
             arrays |= {f"left/{name}": array for name, array in self.left.items()}
         arrays |= {f"task/{name}/{matrix}": array for name, held in self.stored.items() for matrix, array in held.items()}
+        arrays |= {f"means/{name}": array for name, array in self.means.items()}
         data = header() + frame(SNAPSHOT, 0, head.model_dump(mode="json"), arrays)
         if len(data) > MAX_BYTES:
             raise SasError("the device image would be too large", where=str(self.medium.path), hint="remove tasks from it")
@@ -315,6 +324,7 @@ class DeviceImage:
         """Forget a task, and its training if it is being learned. Nothing is written to the arrays."""
         self.tasks.pop(name, None)
         self.stored.pop(name, None)
+        self.means.pop(name, None)
         for task in self.tasks.values():  # the name may come back as another task
             kept = tuple(m for m in task.measured if m.after != name)
             self.tasks[task.name] = task.model_copy(update={"measured": kept})

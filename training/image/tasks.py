@@ -20,7 +20,7 @@ from sasimc.isa.program import Program, Tensor
 from sasimc.runtime.device import Device
 from sasimc.runtime.state import RowWrites
 from sasimc.training.image.counters import CounterTable
-from sasimc.training.image.image import MAX_TASKS, NAME, DeviceImage, Measured, Pending, Task
+from sasimc.training.image.image import AUTO, MAX_TASKS, NAME, DeviceImage, Measured, Pending, Task
 from sasimc.training.image.rebind import (
     at_slot,
     place_slots,
@@ -81,7 +81,7 @@ class TaskStore:
         Raises:
             SasError: a name that is taken or is none, more classes than outputs, too many tasks.
         """
-        if not re.match(NAME, name):
+        if not re.match(NAME, name) or name == AUTO:
             raise SasError(f"{name!r} is no name for a task", hint="letters, digits, '_', '.', '+' and '-', up to 64")
         if name in self.tasks:
             raise SasError(
@@ -117,9 +117,9 @@ class TaskStore:
         self.image.keep_rows(written_rows(self.program, slot))
         placed = at_slot(self.program, slot)
         self._device = Device(placed, self.engine, self.threads)
-        self._load(self._device)
+        self.load(self._device)
         written = self._device.program_state(values)
-        self._collect(self._device)
+        self.collect(self._device)
         homes = sorted({t.subarray for m in trainable_matrices(placed).values() for t in m.tiles})
         changes = {"slot": number, "subarrays": tuple(homes), "placing": task.placing + written}
         self._keep_biases(task.name, self._device)
@@ -146,7 +146,7 @@ class TaskStore:
                 values[t.k : t.k + t.rows, t.n : t.n + t.cols] = block.view(np.int8)
         return out
 
-    def _load(self, device: Device) -> None:
+    def load(self, device: Device) -> None:
         """The image's content into a device."""
         state, kept = device.interpreter.state, self.image.kept
         state.cells.reshape(-1, self.image.shape.width)[kept] = self.image.cells[kept]
@@ -154,7 +154,7 @@ class TaskStore:
         state.wear[...] = self.image.wear.reshape(state.wear.shape)
         device.interpreter.cells_changed()
 
-    def _collect(self, device: Device) -> None:
+    def collect(self, device: Device) -> None:
         """A device's content into the image."""
         state, kept = device.interpreter.state, self.image.kept
         self.image.cells[kept] = state.cells.reshape(-1, self.image.shape.width)[kept]
@@ -196,7 +196,7 @@ class TaskStore:
         program = without_writes(with_classes(at_slot(noted, self.slots[task.slot]), len(task.classes)), freeze)
         program = without_classes(program, fixed) if fixed else program
         self._task, self._device = task, Device(program, self.engine, self.threads)
-        self._load(self._device)
+        self.load(self._device)
         self._device.load_state(self.image.stored.get(name, {}))
         return self._device
 
@@ -282,7 +282,7 @@ class TaskStore:
             "learning": task.learning + by_program["weights"],
             "scratch": task.scratch + by_program["scratch"], "placing": task.placing + device.programmed,
         }  # fmt: skip
-        self._collect(device)
+        self.collect(device)
         self._keep_biases(task.name, device)
         self._task = self.image.touch(task.model_copy(update=changes))
         self.image.end()
@@ -296,10 +296,24 @@ class TaskStore:
         task = self.task(self._task.name)
         if not task.learned:
             return
-        changes: dict[str, Any] = {"accuracy": {**task.accuracy, split: found}} if now else {}
+        if now:
+            task = task.model_copy(update={"accuracy": {**task.accuracy, split: found}})
+        self._task = self.image.touch(task)
         if task.classes:
-            last = [t.name for t in self.tasks.values() if t.learned][-1]
-            new = Measured(after=last, split=split, digest=digest, images=images, top1=found)
-            changes["measured"] = (*(m for m in task.measured if {**dict(m), "top1": found} != dict(new)), new)
-        self._task = self.image.touch(task.model_copy(update=changes))
+            self._task = self.note(task.name, split, digest, images, top1=found)
         self.image.save()
+
+    def note(self, name: str, split: str, digest: str, images: int, **found: float) -> Task:
+        """Put an evaluation of a task into the registry (``found``: fields of :class:`Measured`), with what is known of the same images at the same time."""
+        task = self.task(name)
+        about = {
+            "after": [t.name for t in self.tasks.values() if t.learned][-1],
+            "split": split,
+            "digest": digest,
+            "images": images,
+        }
+        same = [m for m in task.measured if about.items() <= dict(m).items()]
+        new = Measured.model_validate({**(dict(same[0]) if same else about), **found})
+        kept = (m for m in task.measured if m not in same)
+        self.image.tasks[name] = task = task.model_copy(update={"measured": (*kept, new)})
+        return task

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sasimc.cli import options
 from sasimc.cli.common import Group, command, require_writable, write_json
 from sasimc.cli.options import File, argument
 from sasimc.cli.tables import say
 from sasimc.isa.errors import SasError, near
+
+if TYPE_CHECKING:
+    from sasimc.training.image.image import Task
 
 __all__ = ["forget", "image", "show"]
 
@@ -44,6 +47,11 @@ def show(image: Path, json_file: Path | None) -> None:
         say(f"task {u['task']} is being learned: epoch {u['epoch'] + 1}, {u['steps']} steps done; --resume continues")
     for line in _transfer_lines(made["transfer"], image):
         say(line)
+    if found := made["unsaid"]:
+        say(
+            f"{found['tasks']} of {len(made['tasks'])} tasks measured without their name (--task auto), means over them: {found['recognised']:.2f} % of the images "
+            f"recognised, accuracy {found['top1']:.2f} %, {found['known']:.2f} % with the task said"
+        )
     w = made["wear"]
     say(
         f"device {made['machine']}: {w['writes']} row writes in all; most written row {w['worst']} times (sub-array {w['worst_row'][0]}, "
@@ -92,9 +100,10 @@ def _listed(path: Path) -> dict[str, Any]:
                 "subarrays": list(task.subarrays),
                 "writes": writes,
                 "swapped_out": task.swaps,
+                "unsaid": _unsaid(task, image.tasks.values()),
             }
         )
-    kept = sequence(image.tasks.values())
+    kept, each = sequence(image.tasks.values()), [row["unsaid"] for row in rows if row["unsaid"]]
     pending = image.pending
     unfinished = pending and {"task": pending.task, "epoch": pending.state.get("epoch", 0), "steps": pending.state.get("step", 0)}
     return {
@@ -104,9 +113,19 @@ def _listed(path: Path) -> dict[str, Any]:
         "backbone": image.identity.backbone,
         "tasks": rows,
         "transfer": {**asdict(transfer(kept.matrix)), **asdict(kept)},
+        "unsaid": {"tasks": len(each), **{k: sum(e[k] for e in each) / len(each) for k in each[0]}} if each else None,
         "unfinished": unfinished,
         "wear": image.wear_summary(),
     }
+
+
+def _unsaid(task: Task, tasks: Iterable[Task]) -> dict[str, float] | None:
+    """What was measured of a task without its name among all that are learned now, on most test images: percent of them ``recognised``, right (``top1``), and
+    right with the task said (``known``)."""
+    last = [t.name for t in tasks if t.learned][-1:]
+    found = [m for m in task.measured if m.unsaid is not None and [m.after] == last and m.split == "test"]
+    best = max(found, key=lambda m: m.images, default=None)
+    return best and {"recognised": best.recognised, "top1": best.unsaid, "known": best.top1}
 
 
 def _lines(row: dict[str, Any]) -> list[str]:
@@ -115,12 +134,21 @@ def _lines(row: dict[str, Any]) -> list[str]:
     names = ", ".join(row["classes"][:4]) + (", ..." if len(row["classes"]) > 4 else "")
     kinds = f"{len(row['classes'])} classes ({names})" if names else "values"
     where = f"{len(row['subarrays'])} sub-arrays, {_ranges(row['subarrays'])}" if row["resident"] else "kept on the host"
+    unsaid = row["unsaid"]
+    found = (
+        [
+            f"    recognised: {unsaid['recognised']:.2f} % of its images; top-1 {unsaid['top1']:.2f} %, {unsaid['known']:.2f} % with the task said"
+        ]
+        if unsaid
+        else []
+    )
     w = row["writes"]
     total = {key: sum(part[key] for part in w.values()) for key in ("rows", "bits_written", "bits_flipped")}
     return [
         f"{row['name']}: {kinds}; {accuracy}; {row['epochs']} epochs, {row['steps']} steps",
         f"    {where}; writes: {total['rows']} rows, {total['bits_written']} bits, {total['bits_flipped']} flipped "
         f"(weights {w['weights']['bits_flipped']}, scratch {w['scratch']['bits_flipped']}, by the host {w['host']['bits_flipped']})",
+        *found,
     ]
 
 

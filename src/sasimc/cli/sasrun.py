@@ -121,7 +121,7 @@ __all__ = ["app", "embedded", "main"]
     section="Device",
     metavar="NAME",
     show_default="the data set's name",
-    help="Task of the device image to learn or use.",
+    help="Task of the device image to learn or use; auto: for --eval and --input the one that an image belongs to.",
 )
 @option("--resume", section="Device", is_flag=True, help="Resume interrupted training.")
 @option(
@@ -208,6 +208,7 @@ def _session(
     """Classify, train, evaluate."""
     from sasimc.datasets.images import Augment
     from sasimc.datasets.preprocess import preprocess_fields
+    from sasimc.training.image.image import AUTO
     from sasimc.training.recipe import Schedule
     from sasimc.training.session import Session, SessionOptions
     from sasimc.training.session_options import check_options, make_recipe
@@ -216,6 +217,8 @@ def _session(
     for given, name in ((outcome.trace, "--trace"), (bit_errors.active, "--bit-error-rate or --variation")):
         if check_workers(cluster, workers) and given:
             raise SasError(f"{name}: it follows one device from image to image", hint="leave out --cluster and --workers")
+    if task == AUTO and (cluster or workers):
+        raise SasError("--task auto runs several tasks on one device", hint="leave out --cluster and --workers")
     given = {"epochs": epochs, "batch": batch, "seed": seed, "patience": patience, "limit": limit}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     for name, text in (("head_exponent", head_exponent), ("module_exponent", module_exponent)):
