@@ -81,12 +81,36 @@ def test_old_classes_keep_their_logits(scene: Path, capsys: pytest.CaptureFixtur
     assert _run(scene, "--task", "plants", "--eval", str(scene / "old")) == 0
 
 
-def test_it_goes_on_where_it_was_broken_off(scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = (scene / "d.sas").read_bytes()
-    add = ("--task", "plants", "--add", str(scene / "new"), *STEPS)
+def test_old_classes_are_trained_too_if_the_user_says_so(
+    scene: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It begins with the task's weights, trains all of them, and goes on where it was broken off."""
+    before, kept = _weights(scene), (scene / "d.sas").read_bytes()
+    add = ("--task", "plants", "--add", str(scene / "new"), "--retrain", *STEPS)
+    first: list[dict[str, np.ndarray]] = []
+    begin = TaskStore.begin
+
+    def begun(self: TaskStore, setup: dict[str, object]) -> None:
+        first.append(self.device.state())
+        begin(self, setup)
+
+    monkeypatch.setattr(TaskStore, "begin", begun)
     assert _run(scene, *add) == 0
+    assert "plants learns aster, crocus; its 3 classes are trained with them" in " ".join(capsys.readouterr().out.split())
     whole = _weights(scene)
+    for name, values in before.items():
+        np.testing.assert_array_equal(first[0][name], values)
+        assert (whole[name] != values).any(), name
+    assert DeviceImage.read(scene / "d.sas").tasks["plants"].classes == (*sorted(OLD), "aster", "crocus")
     (scene / "d.sas").write_bytes(kept)
+    _broken_off(scene, monkeypatch, add)
+    assert _run(scene, "--resume") == 0
+    for name, values in _weights(scene).items():
+        np.testing.assert_array_equal(values, whole[name], name)
+
+
+def _broken_off(scene: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]) -> None:
+    """The run, interrupted in its fifth step."""
     keep, calls = TaskStore.keep, []
 
     def interrupted(self: TaskStore, run: object) -> None:
@@ -95,9 +119,19 @@ def test_it_goes_on_where_it_was_broken_off(scene: Path, monkeypatch: pytest.Mon
         if len(calls) == 5:
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(TaskStore, "keep", interrupted)
-    assert _run(scene, *add) != 0
+    with monkeypatch.context() as patch:
+        patch.setattr(TaskStore, "keep", interrupted)
+        assert _run(scene, *words) != 0
     assert DeviceImage.read(scene / "d.sas").pending is not None
+
+
+def test_it_goes_on_where_it_was_broken_off(scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = (scene / "d.sas").read_bytes()
+    add = ("--task", "plants", "--add", str(scene / "new"), *STEPS)
+    assert _run(scene, *add) == 0
+    whole = _weights(scene)
+    (scene / "d.sas").write_bytes(kept)
+    _broken_off(scene, monkeypatch, add)
     assert _run(scene, "--resume") == 0
     for name, values in _weights(scene).items():
         np.testing.assert_array_equal(values, whole[name], name)
@@ -108,6 +142,7 @@ def test_it_goes_on_where_it_was_broken_off(scene: Path, monkeypatch: pytest.Mon
     [
         (("--add", "old"), "--add FOLDER goes with --image and --task NAME"),
         (("--task", "plants", "--add", "new", "--freeze", "head"), "--add FOLDER goes with"),
+        (("--task", "plants", "--train", "new", "--retrain"), "--retrain goes with --add"),
         (("--task", "animals", "--add", "new"), "no task 'animals'"),
         (("--task", "plants", "--add", "old"), "no class of the data is new to task 'plants'"),
     ],

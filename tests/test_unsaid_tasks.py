@@ -62,7 +62,9 @@ def test_features_are_those_of_the_network_without_its_modules() -> None:
     feeds = [
         ((x - device.input.zero) * np.float32(device.input.scale)).transpose(2, 0, 1)[None].astype(np.float32) for x in stored
     ]
-    theirs = np.concatenate([session.run(["gap_q_out"], {session.get_inputs()[0].name: x})[0].reshape(1, -1) for x in feeds])
+    theirs = np.concatenate(
+        [np.asarray(session.run(["gap_q_out"], {session.get_inputs()[0].name: x})[0]).reshape(1, -1) for x in feeds]
+    )
     view = features_of(p)
     assert view
     shift = 128 if view.dtype == "u8" and theirs.dtype == np.int8 else 0

@@ -125,7 +125,7 @@ class Session:
     @staticmethod
     def _as_begun(o: SessionOptions, begun: Begun | None) -> SessionOptions:
         """The options with those of a training that goes on."""
-        return dataclasses.replace(o, match=begun.match, add=begun.train if begun.fixed else None) if begun else o
+        return dataclasses.replace(o, match=begun.match, add=begun.train if begun.added else None) if begun else o
 
     def _make_device(self) -> Device:
         if self._training:

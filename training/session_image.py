@@ -56,7 +56,7 @@ def fingerprint(dataset: Dataset) -> str:
 @dataclass(frozen=True)
 class Begun:
     """What an unfinished training was begun with; ``outputs``: files that are to be written at the end (``save``, ``json``, ``trace``);
-    ``fixed``: classes that keep their logits, where further ones join a task."""
+    ``added``: it adds classes to a task, of which the first ``fixed`` keep their logits."""
 
     task: str
     train: str
@@ -67,6 +67,7 @@ class Begun:
     freeze: str
     match: str = "name"
     outputs: Mapping[str, str] = field(default_factory=dict)
+    added: bool = False
     fixed: int = 0
 
     @staticmethod
@@ -212,18 +213,21 @@ class SessionImage:
             return device
         if o.add:
             assert o.task is not None
-            name, fixed = o.task, len(self.bank.task(o.task).classes)
-            device = self.bank.extend(name, dataset.classes)
-            self._say(
-                f"task {name} learns {', '.join(dataset.classes[fixed:])}; the logits of its {fixed} classes stay as they are"
+            name, known = o.task, len(self.bank.task(o.task).classes)
+            device, fixed = self.bank.extend(name, dataset.classes, o.retrain), 0 if o.retrain else known
+            kept = (
+                f"its {known} classes are trained with them"
+                if o.retrain
+                else f"the logits of its {known} classes stay as they are"
             )
+            self._say(f"task {name} learns {', '.join(dataset.classes[known:])}; {kept}")
         else:
             frozen, fixed = frozen_layers(self.bank.program, o.freeze), 0
             name = self.bank.create(
                 o.task or _task_name(dataset), learned_classes(Interface.of(self.bank.program), dataset), dataset.name
             ).name
             device = self.bank.select(name, frozen)
-        self.begun = replace(_begun(name, o, dataset, recipe, device.batch_size), fixed=fixed)
+        self.begun = replace(_begun(name, o, dataset, recipe, device.batch_size), added=bool(o.add), fixed=fixed)
         self.bank.begin(self.begun.json())
         return device
 

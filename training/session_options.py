@@ -27,7 +27,7 @@ __all__ = ["SessionOptions", "check_made_with", "check_options", "make_recipe"]
 class SessionOptions:
     """The options of ``sasrun``; ``program`` is a path or a compiled program, ``what`` names it in the first line.
 
-    ``add``: data set with further classes for a learned ``task``. ``recipe``: name or file; ``changes``: fields of it that were given one by one. ``image``: the device image, in which ``task`` is learned
+    ``add``: data set with further classes for a learned ``task``, whose own are trained too if ``retrain``. ``recipe``: name or file; ``changes``: fields of it that were given one by one. ``image``: the device image, in which ``task`` is learned
     or used (``auto``: the one that an image belongs to), and an unfinished training goes on (``resume``). ``freeze``: patterns of trainable layers that stay as they are. ``preprocess`` (a
     preset or JSON) and ``preprocess_changes`` (fields): what is done to images. ``match``: how classes of data and program belong together, by
     ``name`` or ``position``. ``made_by``: words of the command line that make a compiled ``program`` again. ``strict``: a damaged file ends the run before it begins. ``outputs``: files to write (``save``, ``json``, ``trace``).
@@ -39,6 +39,7 @@ class SessionOptions:
     inputs: tuple[Path, ...] = ()
     train: str | None = None
     add: str | None = None
+    retrain: bool = False
     evaluate: str | None = None
     data: Path | None = None
     engine: str = "bitserial"
@@ -77,6 +78,8 @@ def check_options(o: SessionOptions) -> None:
             "--add FOLDER goes with --image and --task NAME, whose classes it extends",
             hint="leave out --train, --freeze and --match",
         )
+    if o.retrain and not o.add:
+        raise SasError("--retrain goes with --add", hint="to learn a task again, `sasc image forget IMAGE TASK`, then --train")
     if o.image is None and (o.resume or o.task):
         option = "--resume" if o.resume else "--task"
         raise SasError(f"{option} needs a device image", hint="--image d.sas")

@@ -20,6 +20,7 @@
 .view oe buf i8 3x5x1 addr=240
 .view logits buf i8 1x1x5 addr=260
 .view ulogits buf u8 1x1x5 addr=260
+.view scores buf i32 1x1x4 addr=280
 .geom k3 kernel=3x3 stride=2x2 pad=1x1
 .geom one
 .geom lin mode=linear2
@@ -96,6 +97,9 @@
 .entry best
     argmax r1, logits
     argmax r2, ulogits
+    halt
+.entry best_words
+    argmax r3, scores
     halt
 
 .tests
@@ -253,3 +257,8 @@
 .init_reg r1 1
 .run product_back
 .expect planes [32390, -1292]
+
+.test "arg max of 32-bit words: the first among equals, also below all 8-bit values"
+.init scores [-2000000000, -70000, -70001, -70000]
+.run best_words
+.expect_reg r3 1

@@ -160,8 +160,9 @@ class TaskStore:
         self.image.cells[kept] = state.cells.reshape(-1, self.image.shape.width)[kept]
         self.image.wear[...] = state.wear.reshape(-1)
 
-    def extend(self, name: str, classes: Sequence[str]) -> Device:
-        """A device on which a learned task learns further classes: ``classes`` begins with those it has, whose logits do not change.
+    def extend(self, name: str, classes: Sequence[str], retrain: bool = False) -> Device:
+        """A device on which a learned task learns further classes: ``classes`` begins with those it has, whose logits do not change unless they are to be
+        trained too (``retrain``).
 
         Raises:
             SasError: a task that is not learned, no new class, more classes than outputs.
@@ -173,7 +174,7 @@ class TaskStore:
             raise SasError(f"no class of the data is new to task {name!r}", hint=f"it knows {', '.join(task.classes[:8])}")
         with_classes(self.program, len(classes))
         self.image.touch(task.model_copy(update={"classes": tuple(classes), "measured": ()}))
-        return self._open(name, frozenset(), len(task.classes))
+        return self._open(name, frozenset(), 0 if retrain else len(task.classes))
 
     def select(self, name: str, freeze: frozenset[str] = frozenset()) -> Device:
         """A device that runs a task: predictions among its classes, weights from the image; swapped in first if it is not resident.

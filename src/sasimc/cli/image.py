@@ -125,7 +125,7 @@ def _unsaid(task: Task, tasks: Iterable[Task]) -> dict[str, float] | None:
     last = [t.name for t in tasks if t.learned][-1:]
     found = [m for m in task.measured if m.unsaid is not None and [m.after] == last and m.split == "test"]
     best = max(found, key=lambda m: m.images, default=None)
-    return best and {"recognised": best.recognised, "top1": best.unsaid, "known": best.top1}
+    return None if best is None else {"recognised": best.recognised or 0.0, "top1": best.unsaid or 0.0, "known": best.top1}
 
 
 def _lines(row: dict[str, Any]) -> list[str]:

@@ -33,6 +33,12 @@ __all__ = ["app", "embedded", "main"]
     metavar="DATASET",
     help="Data set with further classes for --task, which is learned; logits of its classes stay.",
 )
+@option(
+    "--retrain",
+    section="What to do",
+    is_flag=True,
+    help="With --add: train the classes that the task has, too; their logits change.",
+)
 @option("--eval", "evaluate", section="What to do", metavar="DATASET", help="Data set to evaluate on.")
 @option(
     "--weights", section="What to do", metavar="[torchvision|random|FOLDER|FILE.npz]",
@@ -199,7 +205,7 @@ def app(
 
 
 def _session(
-    program: Path | None, bit_errors: Any, cross_check: int, outcome: Outcome, inputs: tuple[Path, ...], train: str | None, add: str | None,
+    program: Path | None, bit_errors: Any, cross_check: int, outcome: Outcome, inputs: tuple[Path, ...], train: str | None, add: str | None, retrain: bool,
     weights: str | None, evaluate: str | None, save: Path | None, data: Path | None, split: str, limit: int | None, top: int, recipe: str | None,
     epochs: int | None, batch: int | None, seed: int | None, patience: int | None, head_exponent: str | None, module_exponent: str | None,
     augment: bool | None, freeze: str, image: Path | None, task: str | None, resume: bool, match: str, strict: bool, preprocess: str | None,
@@ -238,7 +244,7 @@ def _session(
         if not isinstance(side, int):
             raise SasError(f"--size {fields['size']}: the network's input is square", hint="--size 224")
     what_to_do = SessionOptions(
-        program=runnable, inputs=inputs, train=train, add=add, evaluate=evaluate, data=data, engine=outcome.engine,
+        program=runnable, inputs=inputs, train=train, add=add, retrain=retrain, evaluate=evaluate, data=data, engine=outcome.engine,
         threads=outcome.threads, recipe=recipe, changes=changes, freeze=freeze, image=image, task=task, resume=resume, split=split,
         cross_check=cross_check, top=top, preprocess=preprocess, preprocess_changes=preprocess_changes, match=match, strict=strict,
         outputs={k: v for k, v in (("save", save), ("json", outcome.json_file), ("trace", outcome.trace)) if v},
