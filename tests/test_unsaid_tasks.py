@@ -72,9 +72,12 @@ def test_features_are_those_of_the_network_without_its_modules() -> None:
         "a rounding of onnxruntime in floating point at most"
     )
     assert (ours == theirs.astype(int) + shift).mean() > 0.9
-    rng = np.random.default_rng(0)
-    state = {n: rng.integers(-50, 50, (p.matrices[n].k, p.matrices[n].n)).astype(np.int8) for n in Device(p, "fused", 1).state()}
-    np.testing.assert_array_equal(_features(p.with_trained(state), images)[0], ours)
+    learned = program(train_biases=True)
+    state = {
+        n: np.random.default_rng(0).integers(-50, 50, x.shape).astype(x.dtype)
+        for n, x in Device(learned, "fused", 1).state().items()
+    }
+    np.testing.assert_array_equal(_features(learned.with_trained(state), images)[0], ours)
 
 
 def _of_module(model: onnx.ModelProto, value: str) -> bool:

@@ -84,7 +84,7 @@ def _products(program: Program) -> tuple[list[int], list[int]]:
     classifier, trained = set(json.loads(program.meta.get("classifier", "[]"))), trainable_matrices(program)
     code = entry_code(program, "infer")
     used = [(i, m) for i, instr in enumerate(code) for m in _matrices(instr) if m in trained]
-    biases = [i for i, instr in enumerate(code) if instr.spec.mnemonic == "biasl"]
+    biases = [i for i, instr in enumerate(code) if instr.spec.mnemonic == "badd"]
     last = [i for i, m in used if trained[m].tensor in classifier]
     return last, [*biases, *(i for i, m in used if trained[m].tensor not in classifier)]
 

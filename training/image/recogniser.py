@@ -166,7 +166,9 @@ def settle(store: TaskStore, device: Recogniser) -> None:
                 "swaps": task.swaps + (task.slot is not None or mine.name in device.swapped),
             }
             weights = mine.weights
-        store.image.stored[mine.name] = {**weights, **mine.biases}
+        store.image.stored.pop(mine.name, None)
+        if held := {**weights, **mine.biases}:
+            store.image.stored[mine.name] = held
         store.image.tasks[mine.name] = task.model_copy(update=changes)
     device.swapped.clear()
     store.collect(device)
