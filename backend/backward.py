@@ -49,12 +49,14 @@ class Arena:
 @dataclass(frozen=True)
 class Leave:
     """How finished 32-bit sums leave the buffer, to ``host``: as they are, their range kept in register ``bits`` (without ``host`` that is all); or, with an
-    instruction ``narrow``, cut to 8 bits by register ``shift``, their range kept likewise where there is a register for it."""
+    instruction ``narrow``, cut to 8 bits by register ``shift``, their range kept likewise where there is a register for it; ``stream``: of the random numbers that
+    ``usr`` takes."""
 
     host: str
     bits: int = 0
     narrow: str = ""
     shift: int = 0
+    stream: int = 0
 
     @property
     def word(self) -> int:
@@ -64,14 +66,15 @@ class Leave:
 
 @dataclass(frozen=True)
 class Stripe:
-    """Views on the buffer that finished sums, and what they are cut to, pass through."""
+    """Views on the buffer that finished sums, and what they are cut to, pass through; ``first``: their first channel."""
 
     sums: str
     small: str
     leave: Leave
+    first: int = 0
 
 
-_SHIFTS = {"nearest": "shr8", "stochastic": "psr", "carried": "shr8c"}
+_SHIFTS = {"nearest": "shr8", "stochastic": "psr", "carried": "shr8c", "unbiased": "usr"}
 """How a stage rounds, and the instruction that does it."""
 
 
@@ -80,7 +83,7 @@ class BackwardEmitter:
     """``batch``: register with the number of samples, ``sample``: register that numbers them; ``saves``, ``masks``: host views made by the
     forward pass; ``batch_size``: largest batch; ``mu``: registers of the update magnitude by kind. ``learned``: host views of learned biases by layer. ``kept``: host views that hold something
     from one step to the next (low bytes, velocities, ranges of errors); ``ranges``: the one with a word for each product, if exponents
-    come from the steps before: its gain plus an offset, 0 where nothing was measured yet; ``levels``: of every error the word with its level, and what is to be
+    come from the steps before: its gain plus an offset, 0 where nothing was measured yet; ``count``: the one with the number of steps, if random numbers round; ``levels``: of every error the word with its level, and what is to be
     added to it (docs/reference/numerics.md)."""
 
     b: Builder
@@ -95,6 +98,7 @@ class BackwardEmitter:
     loss_error: str
     learned: Mapping[str, str] = field(default_factory=dict)
     ranges: str = ""
+    count: str = ""
     errors: dict[str, str] = field(default_factory=dict)
     exponents: dict[str, int] = field(default_factory=dict)
     kept: list[str] = field(default_factory=list)
@@ -102,6 +106,7 @@ class BackwardEmitter:
     scratch_addr: int = 0
     levels: dict[str, tuple[str, int]] = field(default_factory=dict)
     _known: bool = False
+    _step: int = 0
     _tensors: dict[str, str] = field(default_factory=dict)
     _words: dict[str, int] = field(default_factory=dict)
 
@@ -117,6 +122,11 @@ class BackwardEmitter:
     def emit(self, known: bool) -> None:
         """All operations of the training graph. ``known``: ranges of the step before are there; else this step measures them."""
         b, ops, self._known, self.levels = self.b, self.train.ops, known, {}
+        draws = any("stream" in op.attrs for op in ops)
+        if draws:
+            self._step = b.register()
+            self.count = self._keep("rounding.step", "i32")
+            b.emit("ldw", self._step, self.count, 0)
         last_use = {v: i for i, op in enumerate(ops) for v in op.inputs}
         staged = {op.inputs[0]: op for op in ops if op.kind == "stage"}
         phase = ""
@@ -137,6 +147,10 @@ class BackwardEmitter:
             for v in dict.fromkeys(op.inputs):
                 if last_use[v] == i and v in self.exponents:
                     self._drop(v)
+        if draws:
+            b.emit("addi", self._step, self._step, 1)
+            b.emit("stw", self.count, self._step, 0)
+            b.release(self._step)
         b.emit("phase", "forward")
 
     # --- names -----------------------------------------------------------------------------------------------------------
@@ -246,7 +260,7 @@ class BackwardEmitter:
         """Sums of a product, masked and scaled, to 8 bits: by the gain that the steps before had here, or by their own range, which takes a second pass."""
         b, shape = self.b, self._type(op.output)
         bits, shift, exponent, near = (b.register() for _ in range(4))
-        narrow = _SHIFTS[str(op.attrs.get("rounding", "nearest"))]
+        narrow, stream = _SHIFTS[str(op.attrs.get("rounding", "nearest"))], op.int_attr("stream") if "stream" in op.attrs else 0
         host = self._tensor(op.output, "i8", shape, self.batch_size)
         gain = self._word(self.ranges, self._words[op.output]) if op.output in self._words else ""
         predicted = bool(gain) and self._known
@@ -258,12 +272,12 @@ class BackwardEmitter:
         def spill() -> None:
             sums(Leave(self._host32(shape), bits))
             self._shift_of(shift, bits)
-            self._pass2(op, shape, shift, narrow, host)
+            self._pass2(op, shape, Leave(host, 0, narrow, shift, stream))
 
         def again() -> None:
             sums(Leave("", bits))
             self._shift_of(shift, bits)
-            sums(Leave(host, 0, narrow, shift))
+            sums(Leave(host, 0, narrow, shift, stream))
 
         self._exponent(op, product, exponent)
         if gain:
@@ -275,7 +289,7 @@ class BackwardEmitter:
             b.emit("sub", shift, shift, exponent)
             b.emit("addi", shift, shift, -RANGE_OFFSET)
             self._shift_of(shift, shift)
-            sums(Leave(host, bits, narrow, shift))
+            sums(Leave(host, bits, narrow, shift, stream))
         else:
             policy = self.train.options.get("spill", "cheaper")
             b.cheapest(
@@ -361,12 +375,12 @@ class BackwardEmitter:
         self._post(op, stripe.sums, mask, rr, first)
         self._out(stripe, stripe.sums, rr)
 
-    def _stripe(self, arena: Arena, leave: Leave, shape: Shape, rows: int, host: str = "") -> Stripe:
-        """Room for finished sums, ``rows`` at a time; ``host``: a part of where they go."""
+    def _stripe(self, arena: Arena, leave: Leave, shape: Shape, rows: int, host: str = "", first: int = 0) -> Stripe:
+        """Room for finished sums, ``rows`` at a time; ``host``: a part of where they go, from channel ``first`` on."""
         b, (_, w, c), held = self.b, shape, min(rows, shape[0])
         sums = b.view("e.sum", "buf", "i32", shape, arena.take(held * w * c * 4), ring=rows)
         small = b.view("e.small", "buf", "i8", shape, arena.take(held * w * c), ring=rows) if leave.narrow else ""
-        return Stripe(sums, small, replace(leave, host=host or leave.host))
+        return Stripe(sums, small, replace(leave, host=host or leave.host), first)
 
     def _out(self, stripe: Stripe, sums: str, rr: RowRange) -> None:
         """Finished sums to host memory."""
@@ -378,8 +392,13 @@ class BackwardEmitter:
             return
         if leave.bits:
             b.emit("rangec", leave.bits, sums, leave.shift, rr)
-        b.emit(leave.narrow, stripe.small, sums, leave.shift, rr)
+        self._cut(leave, stripe.small, sums, stripe.first, rr)
         b.emit("hst", leave.host, stripe.small, self.sample, rr)
+
+    def _cut(self, leave: Leave, small: str, sums: str, first: int, rr: RowRange) -> None:
+        """Sums of channels from ``first`` on to 8 bits."""
+        drawn = (self._step, self.sample, leave.stream, first) if leave.narrow == "usr" else ()
+        self.b.emit(leave.narrow, small, sums, leave.shift, *drawn, rr)
 
     def _post(self, op: Op, view: str, mask: str, rr: RowRange, first: int = 0) -> None:
         """Pool factor, mask and channel scale in place on a 32-bit stripe of channels from ``first`` on."""
@@ -453,7 +472,7 @@ class BackwardEmitter:
         with b.overlapped(), b.batch_loop(self.batch, self.sample):
             stripe_loop(b, [Stage(rows, 0, h, run)])
 
-    def _pass2(self, op: Op, shape: Shape, shift: int, narrow: str, host: str) -> None:
+    def _pass2(self, op: Op, shape: Shape, leave: Leave) -> None:
         b, (h, w, c) = self.b, shape
         rows = self._fit_rows(h, 5 * w * c)
         arena = Arena(b.machine.buffer.bytes, op.origin or op.name)
@@ -462,8 +481,8 @@ class BackwardEmitter:
 
         def run(rr: RowRange) -> None:
             b.emit("hld", wide, self._host32(shape), self.sample, rr)
-            b.emit(narrow, small, wide, shift, rr)
-            b.emit("hst", host, small, self.sample, rr)
+            self._cut(leave, small, wide, 0, rr)
+            b.emit("hst", leave.host, small, self.sample, rr)
 
         self.peak = max(self.peak, arena.top)
         with b.overlapped(), b.batch_loop(self.batch, self.sample):
@@ -628,7 +647,9 @@ class BackwardEmitter:
         acc = b.view(f"{product.name}.acc", "acc", "i32", chunk_shape, 0, ring=ring(rows))
         e_view = b.view("e.in0", "buf", "i8", e_chunk, arena.take(rows * we * e_channels), ring=rows)
         r_out = out_rows(rows)
-        stripe = self._stripe(arena, leave, chunk_shape, r_out, b.channel_slice(leave.host, first, count) if leave.host else "")
+        stripe = self._stripe(
+            arena, leave, chunk_shape, r_out, b.channel_slice(leave.host, first, count) if leave.host else "", first
+        )
         mask, mask_host = self._mask_view(op, arena, chunk_shape, r_out)
         e_host = b.channel_slice(source, first, e_channels) if partial else source
         geom = geometry_of(b, fwd, shape)
@@ -699,7 +720,7 @@ class BackwardEmitter:
         b.emit("li", bits, 0)
         if learned:
             b.emit("li", top, 0)
-        blocks: list[tuple[list[Matrix], str, int, int]] = []
+        blocks: list[tuple[list[Matrix], str, int, int, int]] = []
         for part, matrix in parts:
             width = max(1, min(matrix.n, b.machine.accumulator.entries // (matrix.k + learned)))
             if matrix.k + learned > b.machine.accumulator.entries:
@@ -716,32 +737,39 @@ class BackwardEmitter:
                 host = self._tensor(f"{matrix.name}.g{first}", "i32", (matrix.k, 1, count), 1)
                 self._gradient_block(op, fwd, part, matrix, x_name, e_name, scratch, first, count, host, bits, top)
                 twin = self.placement.twins.get(part.name)
-                blocks.append(([matrix, twin] if twin else [matrix], host, first, count))
+                blocks.append(([matrix, twin] if twin else [matrix], host, first, count, part.n0))
         b.emit("phase", "update")
         if op.attrs.get("range") == "peak":
             self._remembered_range(fwd.name, bits, self.exponents[e_name])
         b.emit("sub", shift, bits, self.mu[op.str_attr("mu")])
         if scheme != "direct":  # steps are in 256ths; a velocity adds up to 2^MOMENTUM of them
             b.emit("addi", shift, shift, (MOMENTUM if scheme == "momentum" else 0) - 8)
-        for matrices, host, first, count in blocks:
-            self._update_block(op.origin or op.name, scheme, matrices, host, first, count, shift)
+        for matrices, host, first, count, n0 in blocks:
+            self._update_block(op, scheme, matrices, host, first, count, shift, n0)
         if learned:
             b.emit("max", top, top, bits)
             b.emit("sub", shift, top, self.mu[op.str_attr("mu")])
             b.emit("addi", shift, shift, (MOMENTUM if scheme == "momentum" else 0) - 8)
-            self._update_bias(fwd, scheme, shift)
+            self._update_bias(op, fwd, scheme, shift)
             b.release(top)
         b.release(bits)
         b.release(shift)
 
-    def _update_bias(self, fwd: Op, scheme: str, shift: int) -> None:
+    def _round(self, op: Op, dst: str, src: str, shift: int, first: int, rr: RowRange, more: int = 0) -> None:
+        """A gradient of columns from ``first`` on to a step; ``more``: 1 for a learned bias."""
+        if "stream" in op.attrs:
+            self.b.emit("usr", dst, src, shift, self._step, 0, op.int_attr("stream") + more, first, rr)
+        else:
+            self.b.emit("psr", dst, src, shift, rr)
+
+    def _update_bias(self, op: Op, fwd: Op, scheme: str, shift: int) -> None:
         """The learned bias takes the step that a weight with input 2^p would take; in 256ths of a weight's step whatever the scheme, since it has 32 bits."""
         b, learned = self.b, self.learned[fwd.name]
         shape, rows = b.views[learned].shape, RowRange(0, 0, 1)
         arena = Arena(b.machine.buffer.bytes, fwd.origin or fwd.name)
         step, bias = (b.view(base, "buf", "i32", shape, arena.take(4 * shape[2])) for base in ("b.step", "b.learned"))
         b.emit("hld", step, self._tensor(f"{learned}.gradient", "i32", shape, 1), 0, rows)
-        b.emit("psr", step, step, shift, rows)
+        self._round(op, step, step, shift, 0, rows, 1)
         if scheme == "momentum":
             velocity, host = (
                 b.view("b.velocity", "buf", "i32", shape, arena.take(4 * shape[2])),
@@ -783,12 +811,12 @@ class BackwardEmitter:
             b.release(register)
 
     def _update_block(
-        self, where: str, scheme: str, matrices: list[Matrix], gradient: str, first: int, count: int, shift: int
+        self, op: Op, scheme: str, matrices: list[Matrix], gradient: str, first: int, count: int, shift: int, n0: int
     ) -> None:
-        """Rounding and row updates of columns first..first+count-1; what the scheme keeps stays in host memory (``kept``)."""
+        """Rounding and row updates of columns first..first+count-1 of a matrix whose first is output ``n0``; what the scheme keeps stays in host memory (``kept``)."""
         b, k = self.b, matrices[0].k
         rows = self._fit_rows(k, {"direct": 5, "accumulate": 6, "momentum": 10}[scheme] * count)
-        arena = Arena(b.machine.buffer.bytes, where)
+        arena = Arena(b.machine.buffer.bytes, op.origin or op.name)
 
         def stripe(base: str, dtype: str) -> str:
             return b.view(base, "buf", dtype, (k, 1, count), arena.take(rows * count * (4 if dtype == "i32" else 1)), ring=rows)
@@ -805,7 +833,7 @@ class BackwardEmitter:
 
         def run(rr: RowRange) -> None:
             b.emit("hld", g, gradient, 0, rr)
-            b.emit("psr", g if low else delta, g, shift, rr)
+            self._round(op, g if low else delta, g, shift, n0 + first, rr)
             if velocity:
                 b.emit("hld", velocity, velocity_host, 0, rr)
                 b.emit("mom", velocity, g, MOMENTUM, rr)

@@ -151,6 +151,8 @@ def compile_graph(
         meta["training_state"] = json.dumps(back.kept)
         if back.ranges:
             meta["error_ranges"] = back.ranges
+        if back.count:
+            meta["rounding_step"] = back.count
         if learned:
             meta["learned_biases"] = json.dumps(
                 {layer: [view, graph.op(layer).int_attr("learned")] for layer, view in learned.items()}

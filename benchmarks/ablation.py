@@ -71,6 +71,8 @@ ROWS: tuple[Row, ...] = (
     _row("16-bit accumulator and momentum", "compile.update=momentum"),
     _row("errors rounded stochastically", "compile.round_errors=stochastic"),
     _row("momentum, errors rounded stochastically", "compile.update=momentum", "compile.round_errors=stochastic"),
+    _row("momentum, errors rounded without bias", "compile.update=momentum", "compile.round_errors=unbiased"),
+    _row("momentum, updates rounded without bias", "compile.update=momentum", "compile.unbiased_updates=true"),
     _row("momentum, biases learn too", "compile.update=momentum", "compile.train_biases=true"),
     _row("mu from the largest gradient so far", "compile.gradient_range=peak"),
     _row("mu from the largest so far, accumulator", "compile.gradient_range=peak", "compile.update=accumulate"),
@@ -215,6 +217,7 @@ def run(row: Row, name: str, seed: int, o: argparse.Namespace) -> dict[str, Any]
         path = write(build("mobilenetv2-repnet", zoo, pictures), Path(temporary) / "model.onnx")
         compiled = compile_model(path, options)
     device = Device(compiled.program, "fused", 1)
+    device.seed(seed)
     loader = Loader(dataset, "train", device.preprocess, device.batch_size, seed, recipe.augment)
     total, step, losses = len(loader) * recipe.epochs, 0, []
     level = Level.of(len(dataset.classes), recipe.modules)

@@ -59,7 +59,8 @@ def train_step(
     """One backward pass; ``env``: all forward values [B, H, W, C] (:func:`sasimc.ir.interp.run`);
     ``targets``: class numbers [B], or for the squared error stored values of the output [B, H, W, C].
 
-    ``memory``: what is kept between steps (``<layer>.low``, ``<layer>.velocity``, ``<layer>.learned``, ``<error>.gain``); changed in place.
+    ``memory``: what is kept between steps (``<layer>.low``, ``<layer>.velocity``, ``<layer>.learned``, ``<error>.gain``,
+    ``rounding.step``); changed in place.
     """
     memory = {} if memory is None else memory
     errors: dict[str, Error] = {}
@@ -76,7 +77,7 @@ def train_step(
             gradients[conv.name] = g
             mu = head_exponent if op.attrs["mu"] == "head" else module_exponent
             bits = _bits(op, conv.name, g, errors[op.inputs[1]].e, memory)
-            weights[conv.name] = np.clip(w - _change(op, conv.name, g, bits - mu, memory), -127, 127)
+            weights[conv.name] = np.clip(w - _change(op, conv, g, bits - mu, memory), -127, 127)
             if "learned" in conv.attrs:
                 _learn_bias(train, op, conv, errors[op.inputs[1]].v, bits, mu, memory)
         elif op.kind == "xent":
@@ -85,6 +86,7 @@ def train_step(
             errors[op.output] = Error(env[op.inputs[0]] - np.asarray(targets, np.int64), 0)
         else:
             errors[op.output] = _error(train, op, errors, env, memory)
+    memory["rounding.step"] = memory.get("rounding.step", np.zeros((), np.int64)) + 1
     return TrainResult(errors, gradients, weights)
 
 
@@ -160,6 +162,8 @@ def _stage(train: TrainGraph, op: Op, error: Error, env: Mapping[str, Ints], mem
     match op.attrs.get("rounding"):
         case "stochastic":
             m = _pseudo_stochastic(v, shift, 127)
+        case "unbiased":
+            m = _unbiased(v, shift, 127, _drawn(op.int_attr("stream"), v.shape, memory))
         case "carried":
             m = _carried(v, shift)
         case _:
@@ -265,30 +269,64 @@ def _learn_bias(train: TrainGraph, op: Op, conv: Op, m: Ints, bits: int, mu: int
     if "gscale" in op.consts:
         g = rne(g * train.constant(op, "gscale").astype(np.int64), 15)
     bits = max(bits, int(np.abs(g).max()).bit_length())
-    step = _step(op, f"{conv.name}.learned", g, bits - mu, memory)
+    step = _step(op, conv, f"{conv.name}.learned", g, bits - mu, memory)
     before = memory.get(f"{conv.name}.learned", np.zeros_like(g))
     memory[f"{conv.name}.learned"] = np.clip(before - step, -BIAS_LIMIT, BIAS_LIMIT)
 
 
-def _step(op: Op, name: str, g: Ints, shift: int, memory: dict[str, Ints]) -> Ints:
+def _step(op: Op, conv: Op, name: str, g: Ints, shift: int, memory: dict[str, Ints]) -> Ints:
     """The step of a gradient in 256ths of a weight, with momentum where the scheme has it."""
     momentum = op.attrs.get("scheme") == "momentum"
-    step = _pseudo_stochastic(g, shift - 8 + (MOMENTUM if momentum else 0), STEP_LIMIT)
+    step = _rounded(op, conv, g, shift - 8 + (MOMENTUM if momentum else 0), STEP_LIMIT, memory)
     if momentum:
         v = memory.get(f"{name}.velocity", np.zeros_like(g))
         step = memory[f"{name}.velocity"] = np.clip(v - rne(v, MOMENTUM) + step, -STEP_LIMIT, STEP_LIMIT)
     return step
 
 
-def _change(op: Op, layer: str, g: Ints, shift: int, memory: dict[str, Ints]) -> Ints:
-    """What is subtracted from the weights of ``layer``."""
-    scheme = op.attrs.get("scheme", "direct")
+def _change(op: Op, conv: Op, g: Ints, shift: int, memory: dict[str, Ints]) -> Ints:
+    """What is subtracted from the weights of a layer."""
+    scheme, layer = op.attrs.get("scheme", "direct"), conv.name
     if scheme == "direct":
-        return _pseudo_stochastic(g, shift, 127)
-    total = memory.get(f"{layer}.low", np.zeros_like(g)) - _step(op, layer, g, shift, memory)
+        return _rounded(op, conv, g, shift, 127, memory)
+    total = memory.get(f"{layer}.low", np.zeros_like(g)) - _step(op, conv, layer, g, shift, memory)
     carry = (total + 128) >> 8
     memory[f"{layer}.low"] = total - (carry << 8)
     return -carry
+
+
+def _mixed(h: Ints) -> Ints:
+    h = (h ^ h >> 16) * 0x85EBCA6B & 0xFFFFFFFF
+    h = (h ^ h >> 13) * 0xC2B2AE35 & 0xFFFFFFFF
+    return h ^ h >> 16
+
+
+def _drawn(stream: int, shape: tuple[int, ...], memory: Mapping[str, Ints]) -> Ints:
+    """The numbers from 0 to 2^32 - 1 that decide for the elements [B, H, W, C] of a tensor in this step."""
+    samples, rows, pixels, channels = np.ogrid[tuple(slice(n) for n in shape)]
+    tensor = _mixed(_mixed(np.asarray(memory.get("rounding.step", 0), np.int64)) ^ stream)
+    pixel = _mixed(_mixed(tensor ^ samples) ^ (rows << 16) + pixels)
+    return _mixed(pixel + channels * 0x9E3779B9 & 0xFFFFFFFF)
+
+
+def _unbiased(g: Ints, sh: int, limit: int, drawn: Ints) -> Ints:
+    """g / 2^sh, up where what is cut off, as a 32-bit fraction, is more than ``drawn``; at most ``limit`` in magnitude."""
+    sh, size = min(62, max(0, sh)), np.abs(g)
+    rest = size & (1 << sh) - 1
+    return np.sign(g) * np.minimum((size >> sh) + (rest << 32 >> sh > drawn), limit)
+
+
+def _rounded(op: Op, conv: Op, g: Ints, sh: int, limit: int, memory: Mapping[str, Ints]) -> Ints:
+    """A gradient [kh, kw, Cin / groups, N], or of a learned bias [N], as its update rounds it."""
+    if "stream" not in op.attrs:
+        return _pseudo_stochastic(g, sh, limit)
+    stream = op.int_attr("stream")
+    if g.ndim == 1:
+        return _unbiased(g, sh, limit, _drawn(stream + 1, (1, 1, 1, g.size), memory).reshape(-1))
+    k, n = g[..., 0].size, g.shape[-1]
+    if conv.flag("depthwise"):  # a row is a channel, its columns are the places of the kernel
+        return _unbiased(g, sh, limit, _drawn(stream, (1, n, 1, k), memory).reshape(n, k).T.reshape(g.shape))
+    return _unbiased(g, sh, limit, _drawn(stream, (1, k, 1, n), memory).reshape(g.shape))
 
 
 def _pseudo_stochastic(g: Ints, sh: int, limit: int) -> Ints:

@@ -22,6 +22,7 @@ __all__ = [
     "RANGES",
     "ROUNDINGS",
     "UPDATES",
+    "UPDATES_FROM",
     "Kind",
     "conv_output",
     "places",
@@ -30,6 +31,9 @@ __all__ = [
 ]
 
 UPDATES, RANGES, ROUNDINGS, ERROR_RANGES = (get_args(words) for words in (Update, Range, Rounding, ErrorRange))
+
+UPDATES_FROM = 1 << 14
+"""Streams of random numbers below are of error tensors; from here on two a trainable layer, of its weights and its learned bias."""
 
 Rule = Callable[["Graph | TrainGraph", Op], str | None]
 
@@ -413,6 +417,8 @@ def _stage(g: Graph | TrainGraph, op: Op) -> str | None:
             return f"{role} must have {x.shape[2]} elements"
     if (rounding := op.attrs.get("rounding", ROUNDINGS[0])) not in ROUNDINGS:
         return f"rounding must be one of {', '.join(ROUNDINGS)}, not {rounding!r}"
+    if (rounding == "unbiased") != ("stream" in op.attrs):
+        return "random numbers have the number of a stream"
     if (span := op.attrs.get("range", ERROR_RANGES[0])) not in ERROR_RANGES:
         return f"range must be one of {', '.join(ERROR_RANGES)}, not {span!r}"
     return _same_shape(x, out)
@@ -507,7 +513,7 @@ _TABLE = (
          {"logit_mult": "i", "eps_q15": "i", "t_other": "i", "t_label": "i"}),
     Kind("sqerr", "train", "Squared error: output minus target, exponent 0.", (1, 1), _sqerr),
     Kind("stage", "train", "Pool factor, mask, channel scale, quantisation to int8; exponent + exp_add + shift.", (1, 1), _stage,
-         {"mask_of": "s", "lo": "i", "hi": "i", "mask_lo": "b", "mask_hi": "b", "exp_add": "i"}, {"rounding": "s", "range": "s"}, {},
+         {"mask_of": "s", "lo": "i", "hi": "i", "mask_lo": "b", "mask_hi": "b", "exp_add": "i"}, {"rounding": "s", "range": "s", "stream": "i"}, {},
          {"kpool": "i32[C]", "kscale": "i32[C]"}),
     Kind("conv_t", "train", "Error of a convolution's input (eq. 1).", (1, 1), _error("i32"), _FORWARD),
     Kind("avgpool_t", "train", "Sum of the errors of the windows an input is in.", (1, 1), _error("i32"), _FORWARD),
@@ -524,7 +530,7 @@ _TABLE = (
     Kind("reshape_t", "train", "The error in the shape of the input.", (1, 1), _error("i8"), _FORWARD),
     Kind("merge", "train", "Aligned sum of two int8 errors, exponent E - 8.", (2, 2), _merge),
     Kind("update", "train", "Gradient, pseudo-stochastic rounding and weight update (eq. 2, 3).", (2, 2), _update,
-         {**_FORWARD, "mu": "s"}, {"scheme": "s", "range": "s"}, {}, {"gscale": "i32[N]"}, output=False),
+         {**_FORWARD, "mu": "s"}, {"scheme": "s", "range": "s", "stream": "i"}, {}, {"gscale": "i32[N]"}, output=False),
 )  # fmt: skip
 
 KINDS: dict[str, Kind] = {k.name: k for k in _TABLE}

@@ -12,7 +12,8 @@ Range = Literal["batch", "peak"]
 """What an ``update`` compares a gradient with: the largest of this batch, or of the batches so far; absent: the first."""
 ErrorRange = Literal["batch", "previous"]
 """What range a ``stage`` quantises errors by: that of this batch, or that of the steps before; absent: the first."""
-Rounding = Literal["nearest", "stochastic", "carried"]
-"""How a ``stage`` rounds errors to int8; absent: the first. ``carried``: what a channel lost goes to the next one, so that sums are kept."""
+Rounding = Literal["nearest", "stochastic", "carried", "unbiased"]
+"""How a ``stage`` rounds errors to int8; absent: the first. ``carried``: what a channel lost goes to the next one, so that sums are kept;
+``unbiased``: up with the probability of what is cut off."""
 Spill = Literal["cheaper", "always", "never"]
 """Whether 32-bit errors wait in host memory for the range of their batch, or are computed twice; values do not depend on it."""

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sasimc.ir.graph import Attr, Graph, Op, TensorType, TrainGraph
-from sasimc.ir.kinds import ERROR_RANGES, RANGES, UPDATES
+from sasimc.ir.kinds import ERROR_RANGES, RANGES, UPDATES, UPDATES_FROM
 from sasimc.isa.errors import SasError
 from sasimc.isa.options import check_options, options_of, texts_of
 from sasimc.passes.mark_trainable import matching_layers
@@ -270,6 +270,8 @@ class _Derivation:
         rounding, keeps_sum = self.options.round_errors, part.value == self.of_loss and self.options.loss == "cross-entropy"
         if rounding == "stochastic" or (rounding == "carried" and keeps_sum):
             attrs["rounding"] = rounding
+        if rounding == "unbiased" and part.product:
+            attrs |= {"rounding": rounding, "stream": sum("stream" in op.attrs for op in self.ops if op.kind == "stage")}
         if part.product and part.value != self.of_loss and self.options.error_range != ERROR_RANGES[0]:
             attrs["range"] = self.options.error_range
         consts = {
@@ -357,6 +359,8 @@ class _Derivation:
                 attrs["scheme"] = self.options.update
             if self.options.gradient_range != RANGES[0]:
                 attrs["range"] = self.options.gradient_range
+            if self.options.unbiased_updates:
+                attrs["stream"] = UPDATES_FROM + 2 * len(self.updated)
             factors = gradient_factors(self.graph.constant(op, "wscale"), self.options.gradient_power)
             consts = {} if factors is None else {"gscale": self.constant(f"kg:{op.name}", factors)}
             self.emit("update", f"update:{op.name}", (op.inputs[0], error), "", "", "", op, attrs, consts)

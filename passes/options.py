@@ -36,8 +36,12 @@ class BackwardOptions:
     train_biases: bool = option(False, "Train the biases of trainable layers too: 32 bits each, with the steps of their weights")
     round_errors: Rounding = option(
         "carried",
-        "Rounding of errors to 8 bits. nearest; stochastic: by their low bits; carried: nearest, and the rounding remainder of the loss error "
+        "Rounding of errors to 8 bits. nearest; stochastic: by their low bits; unbiased: up with the probability of what is cut off; carried: nearest, and the rounding remainder of the loss error "
         "is carried to the next class (nearest where the loss is the squared error)",
+    )
+    unbiased_updates: bool = option(
+        False,
+        "Round gradients up with the probability of what is cut off, by counted random numbers, and not by their own low bits",
     )
     error_range: ErrorRange = option(
         "batch",

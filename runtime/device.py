@@ -107,6 +107,11 @@ class Device:
         ranges = self.program.meta.get("error_ranges")
         return "train_first" if ranges and not self.interpreter.read_view(ranges).any() else "train_step"
 
+    def seed(self, number: int) -> None:
+        """Let the random numbers of unbiased rounding begin at step ``number`` x 2^16; a program that rounds otherwise has none."""
+        if view := self.program.meta.get("rounding_step"):
+            self.interpreter.write_view(view, np.full((1, 1, 1), number << 16 & 0x7FFFFFFF, np.int32))
+
     @property
     def simulated_s(self) -> float:
         """Device time so far, seconds: cycles / clock."""

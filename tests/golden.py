@@ -50,6 +50,7 @@ import onnx
 from golden_graph import Graph, Op, read
 from golden_numbers import (
     I64,
+    Draws,
     Error,
     LearnedBias,
     Memory,
@@ -111,6 +112,7 @@ class Golden:
         gradient_range: str = "batch",
         error_range: str = "batch",
         train_biases: bool = False,
+        unbiased_updates: bool = False,
         loss: str = "cross-entropy",
     ) -> None:
         """``trainable``: names of trainable Conv/Gemm/MatMul nodes, by default those of the metadata key ``sasimc.trainable``;
@@ -137,11 +139,17 @@ class Golden:
             self.passes_errors = frozenset(self._cheapest()) | frozenset(through) | self.trainable
         else:
             self.passes_errors = frozenset(self.weights)
+        self.reaching, self.depthwise = self._reaching(), dict[str, bool]()
+        for op in self.graph.ops:
+            if op.name in self.trainable:
+                groups = int(op.attrs.get("group", 1)) if op.kind == "conv" else 1
+                self.depthwise[op.name] = groups == self.weights[op.name].shape[-1] > 1 and self.weights[op.name].shape[2] == 1
         self.update, self.stochastic, self.gradient_power = update, rounding == "stochastic", gradient_power
         self.carried = rounding == "carried" and loss == "cross-entropy"
         self.gradient_range = gradient_range
         self.ranges: dict[str, int] = {}
         self.error_ranges = Ranges() if error_range == "previous" else None
+        self.draws, self.draws_errors, self.draws_updates = Draws(), rounding == "unbiased", unbiased_updates
         self.steps = 0
         self.memory = {n: Memory(np.zeros_like(w, np.int64), np.zeros_like(w, np.int64)) for n, w in self.weights.items()}
         self.biases: dict[str, LearnedBias] = {}
@@ -212,7 +220,9 @@ class Golden:
             if op.output not in waiting or not self.needs_error[op.output]:
                 continue
             parts = sorted(waiting.pop(op.output), key=lambda part: part[:3])
-            error = result.errors[op.output] = merge([part for _, _, _, part in parts], self.stochastic, ranges, op.output)
+            draws = self.draws if self.draws_errors and op.output in self.reaching else None
+            self.draws.order = self._order(op)
+            error = result.errors[op.output] = merge([part for _, _, _, part in parts], self.stochastic, ranges, op.output, draws)
             xs, y = [values[n] for n in op.inputs], values[op.output]
             trains = op.name in self.trainable
             goes_on = any(self.needs_error[n] for n in op.inputs) and (not op.multiplies or op.name in self.passes_errors)
@@ -224,9 +234,9 @@ class Golden:
             elif op.kind == "rescale":
                 error = channel_scale(error, np.abs(op.attrs["factor"]))
             if op.output == self.graph.output:  # the errors of the loss keep their own range
-                error = quantise_carried(error) if self.carried else quantise(error, self.stochastic)
+                error = quantise_carried(error) if self.carried else quantise(error, self.stochastic, draws=draws)
             else:
-                error = quantise(error, self.stochastic, ranges, op.name)
+                error = quantise(error, self.stochastic, ranges, op.name, draws)
             result.stages[op.name] = error
             if trains:
                 zero = self.graph.quants[op.inputs[0]].zero
@@ -242,7 +252,9 @@ class Golden:
                     summed = op.kind == "add" and part.v.shape != error.v.shape
                     part = part._replace(level=error.level, wide=summed or op.kind not in STAYS_NARROW)
                     waiting.setdefault(name, []).append((op.position, place, index, part))
-        for name, g in result.gradients.items():
+        for number, (name, g) in enumerate(result.gradients.items()):
+            self.draws.order = self._order(next(op for op in self.graph.ops if op.name == name), 0)
+            drawn = self.draws.weights(number, g, self.depthwise[name]) if self.draws_updates else None
             mu = head_exponent if name in self.heads else module_exponent
             width = peak(g)
             if self.gradient_range == "peak":
@@ -253,14 +265,18 @@ class Golden:
                 scales = next(op.weights.scales for op in self.graph.ops if op.name == name and op.weights is not None)
                 total = result.stages[name].v.reshape(-1, g.shape[-1]).sum(axis=0) << self.biases[name].power
                 total = gradient_scale(total, scales, self.gradient_power)
-                self.biases[name] = self.biases[name].updated(total, max(width, peak(total)) - mu, self.update == "momentum")
+                self.biases[name] = self.biases[name].updated(
+                    total, max(width, peak(total)) - mu, self.update == "momentum",
+                    self.draws.bias(number, len(total)) if self.draws_updates else None,
+                )  # fmt: skip
             if self.update == "direct":
-                delta = update(g, mu, width)
+                delta = update(g, mu, width, drawn)
             else:
-                delta, self.memory[name] = accumulate(g, width, mu, self.memory[name], self.update == "momentum")
+                delta, self.memory[name] = accumulate(g, width, mu, self.memory[name], self.update == "momentum", drawn)
             self.weights[name] = np.clip(self.weights[name] - delta, -127, 127).astype(np.int8)
             result.deltas[name], result.weights[name] = delta, self.weights[name].copy()
         self.steps += 1
+        self.draws.step, self.draws.tensors = self.draws.step + 1, 0
         return result
 
     # -- where errors go ----------------------------------------------------------------------------------------------------
@@ -271,6 +287,27 @@ class Golden:
         for op in self.graph.ops:
             needs[op.output] = op.name in self.trainable or any(needs[n] for n in op.inputs)
         return needs
+
+    def _order(self, op: Op, at: int | None = None) -> I64 | None:
+        """If the output of an operation (or its input ``at``) is a flattened plane: the place of each element in (H, W, C) order."""
+        tensor = op.output if at is None else op.inputs[at]
+        made = next((o for o in self.graph.ops if o.output == tensor), None)
+        while made is not None and made.kind == "shape":
+            shape = self._values[made.inputs[0]].shape
+            if len(shape) == 4:
+                c, h, w = shape[3], shape[1], shape[2]
+                return np.arange(h * w * c).reshape(h, w, c).transpose(2, 0, 1).reshape(-1)
+            made = next((o for o in self.graph.ops if o.output == made.inputs[0]), None)
+        return None
+
+    def _reaching(self) -> set[str]:
+        """Tensors from which errors reach a trainable layer."""
+        found: set[str] = set()
+        for op in self.graph.ops:
+            passes = not op.multiplies or op.name in self.passes_errors
+            if op.name in self.trainable or (passes and any(n in found for n in op.inputs)):
+                found.add(op.output)
+        return found
 
     def _trained_behind(self, tensor: str) -> bool:
         return any(op.name in self.trainable or self._trained_behind(op.output) for op in self.consumers.get(tensor, []))

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 __all__ = [
+    "Draws",
     "Error",
     "LearnedBias",
     "Loss",
@@ -135,14 +136,19 @@ class Ranges:
         return width
 
 
-def quantise(error: Error, stochastic: bool = False, ranges: Ranges | None = None, place: object = None) -> Error:
-    """The shift to int8, rounding to nearest or pseudo-stochastically; what is int8 already stays. Its bits are its own or, with ``ranges``, expected."""
+def quantise(
+    error: Error, stochastic: bool = False, ranges: Ranges | None = None, place: object = None, draws: Draws | None = None
+) -> Error:
+    """The shift to int8, rounding to nearest, pseudo-stochastically or as ``draws`` has it; what is int8 already stays. Its bits are its own or, with ``ranges``, expected."""
     v, e, wide = error.v, error.e, error.wide
     if not wide:
         return error
     width = peak(v) if ranges is None else ranges.width(place, error)
     shift = max(0, width - 7)
-    m = pseudo_stochastic(v, shift, 127) if stochastic else np.clip(rne(v, shift), -127, 127)
+    if draws is not None:
+        m = draws.error(v, shift)
+    else:
+        m = pseudo_stochastic(v, shift, 127) if stochastic else np.clip(rne(v, shift), -127, 127)
     return Error(m, e + shift, peak(v) + e, False)
 
 
@@ -159,14 +165,20 @@ def quantise_carried(error: Error) -> Error:
     return Error(out, e + shift, peak(v) + e, False)
 
 
-def merge(contributions: list[Error], stochastic: bool = False, ranges: Ranges | None = None, place: object = None) -> Error:
+def merge(
+    contributions: list[Error],
+    stochastic: bool = False,
+    ranges: Ranges | None = None,
+    place: object = None,
+    draws: Draws | None = None,
+) -> Error:
     """Fan-out: one contribution passes as it is, several are quantised and joined two at a time, in the order given; ``place``: of the tensor."""
     if len(contributions) == 1:
         return contributions[0]
-    parts = [quantise(c, stochastic, ranges, (place, i)) for i, c in enumerate(contributions)]
-    total = parts[0]
-    for i, part in enumerate(parts[1:]):
-        a = total if i == 0 else quantise(total, stochastic, ranges, (place, "sum", i))
+    total = contributions[0]
+    for i, contribution in enumerate(contributions[1:]):
+        a = quantise(total, stochastic, ranges, (place, "sum", i) if i else (place, 0), draws)
+        part = quantise(contribution, stochastic, ranges, (place, i + 1), draws)
         top = max(a.e, part.e)
         aligned = [rne(p.v << 8, top - p.e) if top - p.e <= 30 else np.zeros_like(p.v) for p in (a, part)]
         total = Error(aligned[0] + aligned[1], top - 8, max(a.level, part.level))
@@ -247,10 +259,15 @@ def squared_error(output: I64, targets: npt.ArrayLike) -> Loss:
     return Loss(errors, [min(int(v), 2**31 - 1) for v in (flat * flat).sum(axis=1)], np.argmax(rows, axis=1).tolist())
 
 
-def update(g: I64, mu: int, width: int | None = None) -> I64:
+def update(g: I64, mu: int, width: int | None = None, drawn: I64 | None = None) -> I64:
     """The int8 weight step of an int32 gradient: saturated as it is, or pseudo-stochastically rounded to ``mu`` bits, the largest (or one of
     ``width`` bits) to about 2^mu."""
-    return pseudo_stochastic(g, (peak(g) if width is None else width) - mu, 127)
+    return _step(g, (peak(g) if width is None else width) - mu, 127, drawn)
+
+
+def _step(g: I64, shift: int, limit: int, drawn: I64 | None) -> I64:
+    """Pseudo-stochastically, or by the numbers drawn."""
+    return pseudo_stochastic(g, shift, limit) if drawn is None else unbiased(g, shift, limit, drawn)
 
 
 class Memory(NamedTuple):
@@ -278,9 +295,9 @@ class LearnedBias(NamedTuple):
         """In steps of the layer's sums of products."""
         return rne(self.words, 8 - self.power)
 
-    def updated(self, g: I64, shift: int, momentum: bool) -> LearnedBias:
+    def updated(self, g: I64, shift: int, momentum: bool, drawn: I64 | None = None) -> LearnedBias:
         """One step; ``g``: sums of errors times 2^power."""
-        step = pseudo_stochastic(g, shift - 8 + 3 * momentum, 32512)
+        step = _step(g, shift - 8 + 3 * momentum, 32512, drawn)
         velocity = self.velocity
         if momentum:
             step = velocity = np.clip(velocity - rne(velocity, 3) + step, -32512, 32512)
@@ -297,9 +314,9 @@ def remembered_range(now: int, before: int, step: int) -> int:
     return max(now, before - 1 if step % 16 == 0 else before)
 
 
-def accumulate(g: I64, width: int, mu: int, memory: Memory, momentum: bool) -> tuple[I64, Memory]:
+def accumulate(g: I64, width: int, mu: int, memory: Memory, momentum: bool, drawn: I64 | None = None) -> tuple[I64, Memory]:
     """What is subtracted from the int8 weights, and the new memory (numerics.md, "Update schemes"); ``width``: bits compared with."""
-    step = pseudo_stochastic(g, width - mu - 8 + (3 if momentum else 0), 32512)
+    step = _step(g, width - mu - 8 + (3 if momentum else 0), 32512, drawn)
     velocity = memory.velocity
     if momentum:
         step = velocity = np.clip(velocity - rne(velocity, 3) + step, -32512, 32512)
@@ -315,6 +332,57 @@ def gradient_scale(g: I64, scales: npt.ArrayLike, power: int) -> I64:
         return g
     factors = np.array([round_half_even(32768 * (float(s.min()) / float(v)) ** power) for v in s], np.int64)
     return rne(g * factors, 15)
+
+
+class Draws:
+    """Counted random numbers of 32 bits (numerics.md, "Unbiased rounding"). ``step``: steps done, ``tensors``: error tensors rounded in this one;
+    ``order``: of a flattened tensor, whose elements ONNX counts (C, H, W), their numbers on the device (H, W, C)."""
+
+    def __init__(self) -> None:
+        self.step = self.tensors = 0
+        self.order: I64 | None = None
+
+    @staticmethod
+    def mixed(h: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+        """The end of MurmurHash3."""
+        for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+            h = (h ^ (h >> np.uint32(shift))) * np.uint32(factor)
+        return h ^ (h >> np.uint32(16))
+
+    def of(self, stream: int, shape: tuple[int, ...]) -> I64:
+        """For the elements (sample, row, pixel, channel) of a tensor."""
+        sample, row, pixel, channel = (i.astype(np.uint32) for i in np.indices(shape))
+        tensor = self.mixed(self.mixed(np.full(shape, self.step, np.uint32)) ^ np.uint32(stream))
+        place = self.mixed(self.mixed(tensor ^ sample) ^ (row * np.uint32(65536) + pixel))
+        return self.mixed(place + channel * np.uint32(0x9E3779B9)).astype(np.int64)
+
+    def error(self, v: I64, shift: int) -> I64:
+        """The next error tensor [B, H, W, C] or [B, C], rounded."""
+        drawn = self.of(self.tensors, v.shape if v.ndim == 4 else (len(v), 1, 1, v.shape[-1])).reshape(v.shape)
+        if self.order is not None:
+            drawn = drawn[:, self.order]
+        self.tensors += 1
+        return unbiased(v, shift, 127, drawn)
+
+    def weights(self, number: int, g: I64, depthwise: bool) -> I64:
+        """Numbers for the weights [kh, kw, Cin/g, N] of the trainable layer with this number, counted from the last to the first."""
+        k, n = g[..., 0].size, g.shape[-1]
+        if depthwise:
+            return self.of(16384 + 2 * number, (1, n, 1, k)).reshape(n, k).T.reshape(g.shape)
+        drawn = self.of(16384 + 2 * number, (1, k, 1, n)).reshape(k, n)
+        return (drawn if self.order is None else drawn[self.order]).reshape(g.shape)
+
+    def bias(self, number: int, outputs: int) -> I64:
+        """Likewise for its learned bias."""
+        return self.of(16384 + 2 * number + 1, (1, 1, 1, outputs)).reshape(-1)
+
+
+def unbiased(g: I64, shift: int, limit: int, drawn: I64) -> I64:
+    """g / 2^shift, rounded away from zero where the fraction of 2^32 that is cut off is more than was drawn; at most ``limit``."""
+    shift = max(0, min(shift, 62))
+    whole, rest = np.divmod(np.abs(g), np.int64(1) << shift)
+    fraction = (rest << 32) >> shift
+    return np.sign(g) * np.minimum(whole + (fraction > drawn), limit)
 
 
 def pseudo_stochastic(g: I64, shift: int, limit: int) -> I64:

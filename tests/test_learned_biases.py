@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -95,8 +96,12 @@ def test_tasks_of_an_image_have_their_own(tmp_path: Path) -> None:
     np.testing.assert_array_equal(logits(path, p, "a", dataset(4)), before)
 
 
-def test_a_training_that_was_broken_off_goes_on_with_them(tmp_path: Path) -> None:
-    p = program()
+@pytest.mark.parametrize(
+    "options", [{"train_biases": True}, {"round_errors": "unbiased", "unbiased_updates": True}], ids=lambda o: min(o)
+)
+def test_a_training_that_was_broken_off_goes_on_with_them(tmp_path: Path, options: dict[str, Any]) -> None:
+    """And with the random numbers that come next."""
+    p = tiny_task.program(**options)
     whole = learn(tmp_path / "whole.sas", p, "a", dataset(4), FAST)
     path = tmp_path / "d.sas"
     image = DeviceImage.open(path, p)
@@ -137,6 +142,22 @@ def test_frozen_layers_and_classes_keep_theirs() -> None:
             assert values[3:].any()
         else:
             assert not values.any()
+
+
+def test_another_seed_rounds_otherwise() -> None:
+    p = tiny_task.program(unbiased_updates=True)
+    states = []
+    for seed in (0, 0, 1):
+        device = Device(p, "fused", 1)
+        device.seed(seed)
+        device.train_step(
+            np.random.default_rng(1).integers(0, 256, (2, 8, 8, 3)).astype(np.uint8), [0, 1], head_exponent=0, module_exponent=0
+        )
+        states.append(
+            np.concatenate([device.interpreter.read_view(v).ravel() for v in json.loads(p.meta["training_state"]) if "low" in v])
+        )
+    assert (states[0] == states[1]).all()
+    assert (states[0] != states[2]).any()
 
 
 # ------------------------------------------------------------------------------------------------------------------------- export

@@ -72,6 +72,7 @@ CASES: dict[str, tuple[tuple[Any, ...], ...]] = {
     "escale": (("escale", "s", "s", "k", ALL), ("escale", "v", "e", "k", SOME)), "range": (("range", 6, "s", ALL),),
     "rangec": (("rangec", 6, "s", 4, ALL),),
     "shr8": (("shr8", "d", "s", 4, ALL),), "shr8c": (("shr8c", "d", "s", 4, ALL),), "psr": (("psr", "d", "s", 4, ALL), ("psr", "v", "v", 4, SOME)),
+    "usr": (("usr", "d", "s", 4, 5, 6, 7, 2, ALL), ("usr", "v", "v", 4, 0, 0, 9, 0, SOME)),
     "mom": (("mom", "v", "s", 3, ALL),), "carry": (("carry", "d", "y", "v", ALL),), "argmax": (("argmax", 6, "q"), ("argmax", 6, "p")),
     "lut": (("lut", "d", "y", "curve", ALL), ("lut", "d", "x", "curve", SOME)), "prod": (("prod", "a", "y", "e", ALL), ("prod", "t", "x", "y", SOME)),
     "xent": (("xent", "p", "q", "loss", 4, 6),), "sqerr": (("sqerr", "p", "q", "q", 6), ("sqerr", "v", "y", "y", 6)),

@@ -11,7 +11,7 @@ import golden_numbers
 import models
 import numpy as np
 import pytest
-from golden_numbers import Memory
+from golden_numbers import Draws, Memory
 from test_periphery import Bench
 from test_runtime import ALL
 from whole_path import check, compile_onnx, machine_with
@@ -40,6 +40,11 @@ SCHEMES: dict[str, dict[str, Any]] = {
     "range of all batches": {"gradient_range": "peak"},
     "biases": {"train_biases": True},
     "everything": {"update": "momentum", "rounding": "stochastic", "gradient_power": 2, "gradient_range": "peak", "train_biases": True},
+    "errors rounded without bias": {"rounding": "unbiased"},
+    "everything rounded without bias": {
+        "rounding": "unbiased", "unbiased_updates": True, "update": "momentum", "gradient_power": 2, "error_range": "previous", "train_biases": True,
+    },
+    "updates rounded without bias": {"unbiased_updates": True},
     "exponents from the step before": {"error_range": "previous", "rounding": "carried"},
     "these with everything": {
         "error_range": "previous", "update": "momentum", "rounding": "stochastic", "gradient_power": 2, "gradient_range": "peak",
@@ -72,8 +77,31 @@ def test_scales_per_channel_dense_and_depthwise(power: int) -> None:
     assert events[0]["bits_flipped_transposable"] != events[power]["bits_flipped_transposable"]
 
 
+def test_unbiased_rounding_of_depthwise_layers() -> None:
+    layers = ("block0_dw", "block1_project", "block2_project", "head")
+    options: dict[str, Any] = {"rounding": "unbiased", "unbiased_updates": True, "train_biases": True, "update": "accumulate"}
+    check(models.mobilenet_like(), trainable=layers, engines=ENGINES[:2], steps=3, **options)
+
+
+def test_unbiased_rounding_has_the_mean_of_what_it_rounds() -> None:
+    """The function that mixes counts is the end of MurmurHash3: its value at 1 is a published one."""
+    assert int(Draws.mixed(np.array([1], np.uint32))[0]) == 0x514E28B7
+    b = Bench()
+    values = np.array([5, -5, 1, 8, 1000, -(2**31)], np.int32)
+    for name, dtype in (("v", "i32"), ("m", "i8")):
+        b.view(name, "buf", dtype, (100, 100, 6))
+    code = ("li", 1, 3), ("li", 2, 70000), ("li", 3, 4), ("usr", "m", "v", 1, 2, 3, 9, 0, ALL)
+    found = b.run({"v": np.broadcast_to(values, (100, 100, 6))}, *code).read_view("m").reshape(-1, 6).astype(np.int64)
+    assert set(found[:, 0]) == {0, 1}
+    assert (found[:, 3:] == [1, 125, -127]).all()
+    error = 1 / np.sqrt(len(found))  # more than a standard error each
+    assert np.abs(found[:, :3].mean(axis=0) - values[:3] / 8).max() < 2 * error
+    assert np.abs(np.corrcoef(found[:, :3].T) - np.eye(3)).max() < 4 * error
+    assert abs(np.corrcoef(found[1:, 0], found[:-1, 0])[0, 1]) < 4 * error
+
+
 def test_a_small_buffer_gives_the_same() -> None:
-    for scheme in ("everything", "accumulate"):
+    for scheme in ("everything", "accumulate", "everything rounded without bias"):
         check(
             models.plain_cnn(train="all"),
             engines=ENGINES[:2],

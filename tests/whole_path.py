@@ -135,6 +135,7 @@ def check(
     error_range: str = "batch",
     spill: str = "cheaper",
     train_biases: bool = False,
+    unbiased_updates: bool = False,
     loss: str = "cross-entropy",
 ) -> Case:
     """Compile, run inference and ``steps`` training steps on each engine and compare everything with the golden model.
@@ -146,14 +147,14 @@ def check(
         model, machine=machine, batch=batch, backprop=backprop, eps=eps, inference_only=not train,
         trainable=None if trainable is None else ",".join(trainable),
         backprop_through=tuple(through), update=update, round_errors=rounding, gradient_power=gradient_power,
-        gradient_range=gradient_range, error_range=error_range, spill=spill, loss=loss, train_biases=train_biases,
+        gradient_range=gradient_range, error_range=error_range, spill=spill, loss=loss, train_biases=train_biases, unbiased_updates=unbiased_updates,
     )  # fmt: skip
     seen: list[tuple[str, dict[str, int]]] = []
     logits = np.empty(0, np.int64)
     for engine in engines:
         golden = Golden(
             model, backprop=backprop, trainable=trainable, eps=eps, through=through, update=update, rounding=rounding,
-            gradient_power=gradient_power, gradient_range=gradient_range, error_range=error_range, loss=loss, train_biases=train_biases,
+            gradient_power=gradient_power, gradient_range=gradient_range, error_range=error_range, loss=loss, train_biases=train_biases, unbiased_updates=unbiased_updates,
         )  # fmt: skip
         device = Device(compiled.program, engine, threads=1)
         x = images_for(golden, device.input_shape, batch, seed)

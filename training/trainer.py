@@ -139,6 +139,7 @@ def train(
     run = state if state is not None else TrainState()
     if not run.step:
         run.level = Level.of(0 if device.values else len(dataset.classes), recipe.modules)
+        device.seed(recipe.seed)
     meter = Meter(device.interpreter, run.lap or None)
     run.lap = meter.last
     while not run.finished and run.epoch < recipe.epochs and not (recipe.patience and run.waited >= recipe.patience):

@@ -552,6 +552,34 @@ class PseudoStochasticRound(_Periphery):
         yield from _shapes(o.dst, o.src)
 
 
+class StochasticRound(_Periphery):
+    """Unbiased stochastic rounding of src / 2^rs: up with the probability of what is cut off. The 32-bit number that decides is a function of five counts (page
+    "Arithmetic"): the step in ``rk``, the sample in ``rb``, ``stream``, and row, pixel and channel, ``first`` being the first channel's. Limits as of ``psr``."""
+
+    opcode = 0x5C
+    mnemonic = "usr"
+    kernel = "round_stochastically"
+    dst = ViewField("result", "buf", "i8 i32", "w")
+    src = ViewField("operand", "buf", "i32", "r")
+    rs = Reg("shift")
+    rk = Reg("number of the step")
+    rb = Reg("number of the sample")
+    stream = Imm(16, "number of the tensor")
+    first = Imm(16, "number of the first channel")
+    rows = RowsField("src")
+
+    @staticmethod
+    def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
+        n = _elements(o.src, r0, r1)
+        return _cost(machine, n, round_ops=n, buffer_bits_read=32 * n, buffer_bits_written=_bits(o.dst, r0, r1))
+
+    @staticmethod
+    def legal(machine: Machine, o: Any) -> Iterator[str]:
+        yield from _shapes(o.dst, o.src)
+        if o.stream < 0 or o.first < 0:
+            yield f"stream {o.stream} and first channel {o.first} are counted from 0"
+
+
 class Velocity(_Periphery):
     """Integer momentum: v = clamp(v - rne(v, decay) + src, -127 x 256, 127 x 256)."""
 

@@ -237,6 +237,45 @@ def round_pseudo_stochastically(op, m, first, last):  # type: ignore[no-untyped-
     return 0
 
 
+@inner
+def _mixed(h):  # type: ignore[no-untyped-def]
+    """A number of 32 bits for another one, all bits of which it depends on (the end of MurmurHash3)."""
+    h = (h ^ (h >> 16)) * np.int64(0x85EBCA6B) & np.int64(0xFFFFFFFF)
+    h = (h ^ (h >> 13)) * np.int64(0xC2B2AE35) & np.int64(0xFFFFFFFF)
+    return h ^ (h >> 16)
+
+
+@inner
+def _drawn(source, target, shift, limit, pixel, first, line):  # type: ignore[no-untyped-def]
+    low = (np.int64(1) << shift) - 1
+    for c in range(source.shape[0]):
+        value = np.int64(source[c])
+        size = abs(value)
+        drawn = _mixed(pixel + (first + c) * np.int64(0x9E3779B9) & np.int64(0xFFFFFFFF))
+        size = min((size >> shift) + np.int64((((size & low) << 32) >> shift) > drawn), limit)
+        line[c] = -size if value < 0 else size
+    for c in range(source.shape[0]):
+        target[c] = line[c]
+
+
+@kernel("round_stochastically", ns=1.2)
+def round_stochastically(op, m, first, last):  # type: ignore[no-untyped-def]
+    words, steps, n = buf32(m), buf8(m), op.src.channels
+    shift = min(max(reg(m, op.rs), np.int64(0)), np.int64(62))
+    limit = np.int64(127 if op.dst.item == 1 else STEP_LIMIT)
+    tensor = _mixed(_mixed(_mixed(reg(m, op.rk) & np.int64(0xFFFFFFFF)) ^ op.stream) ^ reg(m, op.rb))
+    line = np.empty(n, np.int32)  # source and target may be one memory
+    for y in range(first, last):
+        for x in range(op.src.width):
+            of, to = at(op.src, y, x), at(op.dst, y, x)
+            pixel = _mixed(tensor ^ ((y << 16) + x & np.int64(0xFFFFFFFF)))
+            if op.dst.item == 1:
+                _drawn(words[of : of + n], steps[to : to + n], shift, limit, pixel, op.first, line)
+            else:
+                _drawn(words[of : of + n], words[to : to + n], shift, limit, pixel, op.first, line)
+    return 0
+
+
 @kernel("velocity", ns=0.8)
 def velocity(op, m, first, last):  # type: ignore[no-untyped-def]
     words, n, decay = buf32(m), op.src.channels, op.decay

@@ -55,6 +55,9 @@
 .entry round
     psr m, e, r1, all
     halt
+.entry unbiased
+    usr m, e, r1, r2, r3, 5, 0, all
+    halt
 .entry loss
     xent err, logits, loss, r1, r2
     halt
@@ -207,3 +210,12 @@
 .expect err [0, 5, -7, 255, -255]
 .expect_reg r2 130124
 .expect_event loss_ops 5
+
+.test "unbiased rounding of sample 2 in step 3, stream 5"
+.init e [95749, -21552, 17998, -12103, 21011, -10859, 27599, 9430, 35290, 91352, -69843, 12327]
+.init_reg r1 10
+.init_reg r2 3
+.init_reg r3 2
+.run unbiased
+.expect m [93, -21, 18, -12, 21, -11, 27, 9, 35, 89, -68, 12]
+.expect_event round_ops 12

@@ -13,7 +13,7 @@ __all__ = ["compile_options"]
 _OPTIONS: Final = (
     ("calibrate", "Input", "[NAME|FOLDER|FILE.npz]"), ("trainable", "Training", "PATTERN"), ("inference_only", "Training", None), ("batch", "Training", None),
     ("loss", "Training", None), ("eps", "Training", None), ("backprop", "Training", None), ("backprop_through", "Training", "PATTERN"),
-    ("update", "Training", None), ("train_biases", "Training", None), ("round_errors", "Training", None), ("error_range", "Training", None), ("spill", "Training", None),
+    ("update", "Training", None), ("train_biases", "Training", None), ("round_errors", "Training", None), ("unbiased_updates", "Training", None), ("error_range", "Training", None), ("spill", "Training", None),
     ("gradient_power", "Training", None), ("gradient_range", "Training", None),
 )  # fmt: skip
 
