@@ -105,6 +105,16 @@ class Builder:
         made = replace(v, name="", addr=addr, shape=shape, row=row, pix=pix, chan=chan)
         return self._declare(self.views, f"{name}.part", made)
 
+    def matrix_view(self, name: str, strides: tuple[int, ...], group: int, first: int, shape: tuple[int, int]) -> str:
+        """A view (1, rows, columns) on the matrix of a group, from column ``first`` on; ``strides``: of groups, rows and columns in a dense tensor of
+        bytes."""
+        v, (of_group, of_row, of_column) = self.views[name], strides
+        made = replace(
+            v, name="", addr=v.addr + group * of_group + first * of_column, shape=(1, *shape), ring=0,
+            row=shape[0] * of_row, pix=of_row, chan=of_column,
+        )  # fmt: skip
+        return self._declare(self.views, f"{name}.m{group}", made)
+
     def columns_from(self, name: str, first: int) -> str:
         """A view without the pixels 0..first-1 of each row."""
         v = self.views[name]

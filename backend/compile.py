@@ -63,7 +63,8 @@ def map_graph(graph: Graph, machine: Machine, train: TrainGraph | None = None) -
     arrays = arrays_of(machine)
     transposed = {op.str_attr("forward") for op in train.ops if op.kind == "conv_t"} if train else set[str]()
     graph = split_depthwise(graph, arrays, transposed)
-    placement = place(cut_layers(graph, arrays, transposed), arrays, train is not None, transposed)
+    scratch = train is not None or any(op.kind == "matmul" for op in graph.ops)
+    placement = place(cut_layers(graph, arrays, transposed), arrays, scratch, transposed)
     _prove_accumulators(graph)
     return Mapped(graph, replace(train, forward=graph) if train else None, placement)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sasimc.backend.builder import Builder, Stage, stripe_loop
-from sasimc.backend.mapping import LayerMatrix, Placement, row_window
+from sasimc.backend.mapping import LayerMatrix, Placement, row_window, spread
 from sasimc.backend.pixel_packing import Run
 from sasimc.backend.stripes import (
     STREAMABLE,
@@ -15,8 +15,10 @@ from sasimc.backend.stripes import (
     ForwardPlan,
     column_chunk,
     dilations,
+    matmul_columns,
     pooled_rows,
     ring_rows,
+    source,
     window,
 )
 from sasimc.ir.graph import Graph, Op
@@ -104,12 +106,12 @@ class ForwardEmitter:
         x_view = ""
         for j, op in enumerate(chain.ops):
             (r_in, d_in), (r_out, d_out) = schedule[j], schedule[j + 1]
-            x, t_in, t_out = op.inputs[0], graph.type(op.inputs[0]), graph.type(op.output)
+            x, t_in, t_out = source(op), graph.type(source(op)), graph.type(op.output)
             stride, extent, _ = window(op, t_in.shape)
             depthwise = op.kind == "conv" and op.flag("depthwise")
             ring = r_in if depthwise else ring_rows(r_in, stride, extent)
             hosted = plan.home.get(plan.roots.get(x, x)) == "host"
-            if j == 0:
+            if j == 0 and op.inputs:
                 if hosted and (pooled := pooled_rows(graph, b.machine, op)):
                     x_view = self._pooled(k, op, pooled)
                 elif hosted and op.kind in STREAMABLE:
@@ -204,7 +206,7 @@ class ForwardEmitter:
         top = self.b.machine.accumulator.entries
         for op, (r, _) in zip(chain.ops, chain.schedule(self.graph, rows)[1:], strict=True):
             if op.kind == "conv" and op.flag("depthwise"):
-                stride, extent, _ = window(op, self.graph.type(op.inputs[0]).shape)
+                stride, extent, _ = window(op, self.graph.type(source(op)).shape)
                 h, w, c = self.graph.type(op.output).shape
                 ring = min(h, r + (extent - 1) // stride + 1)
                 top -= ring * w * c
@@ -227,7 +229,7 @@ class ForwardEmitter:
         b, graph = self.b, self.graph
         shape = graph.type(op.output).shape
         h, _, c = shape
-        geom = geometry_of(b, op, graph.type(op.inputs[0]).shape)
+        geom = geometry_of(b, op, graph.type(source(op)).shape)
         r, d = rows_out
         node = op.origin or op.name
 
@@ -265,6 +267,18 @@ class ForwardEmitter:
         if op.kind == "lut":
             table = b.table(op.name, "lut", {}, {"values": graph.constant(op, "table").reshape(-1)})
             return [stage(("lut", out, x, table, ROWS))]
+        if op.kind == "softmax":
+            ints = {"zero": graph.type(op.output).zero, **{key: op.int_attr(key) for key in ("mult", "shift", "lo", "hi")}}
+            table = b.table(op.name, "softmax", ints, {"exp": graph.constant(op, "exp")})
+            return [stage(("smax", out, x, table, ROWS))]
+        if op.kind == "layernorm":
+            ints = {"zero": graph.type(op.output).zero, **{key: op.int_attr(key) for key in ("eps", "up", "lo", "hi")}}
+            table = b.table(op.name, "norm", ints, {role: graph.constant(op, role) for role in ("bias", "mult", "shift")})
+            return [stage(("lnorm", out, x, table, ROWS))]
+        if op.kind == "matmul":
+            return [Stage(h, 0, h, lambda _: self._matmul(op, x, others[0], out, sums, node))]
+        if op.kind == "constant":
+            return [Stage(h, 0, h, lambda _: self._constant(op, out, node))]
         if op.kind == "maxpool":
             return [stage(("pmax", out, x, geom, ROWS))]
         if op.kind == "add":
@@ -299,6 +313,31 @@ class ForwardEmitter:
         if op.kind in ("slice", "mosaic"):
             return [self._part(op, [x, *others], out, node)]
         raise AssertionError(f"no emission for {op.kind}")
+
+    def _matmul(self, op: Op, left: str, right: str, out: str, sums: int, node: str) -> None:
+        """Group by group, as many columns at a time as the accumulators take: the second matrix into scratch rows, the first streamed."""
+        b, scratch = self.b, self.placement.scratch
+        assert scratch is not None
+        groups, m, k, n = op.ints("sizes")
+        width = matmul_columns(b.machine, m, n)
+        kept = b.matrix(spread(scratch, k, width + 1, m, b.machine))
+        with b.origin(node):
+            for g in range(groups):
+                a = b.matrix_view(left, op.ints("a"), g, 0, (m, k))
+                for first in range(0, n, width):
+                    count = min(width, n - first)
+                    acc = b.view(f"{op.name}.acc", "acc", "i32", (1, m, count), sums)
+                    b.emit("vmma", acc, a, b.matrix_view(right, op.ints("b"), g, first, (k, count)), kept, RowRange(0, 0, 1))
+                    y = b.matrix_view(out, op.ints("y"), g, first, (m, count))
+                    b.emit("req", y, acc, requant_table(b, self.graph, op, first, count), RowRange(0, 0, 1))
+
+    def _constant(self, op: Op, out: str, node: str) -> None:
+        """Read the rows of the arrays that hold a tensor."""
+        b, ((_, matrix),) = self.b, self.placement.layers[op.name]
+        v = b.views[out]
+        rows = b.view(f"{op.output}.rows", "buf", "i8", (matrix.k, 1, matrix.n), v.addr)
+        with b.origin(node):
+            b.emit("rdr", rows, b.matrix(matrix), RowRange(0, 0, matrix.k))
 
     def _part(self, op: Op, sources: list[str], out: str, node: str) -> Stage:
         """Copies between strided views: of a slice, or of the inputs of a mosaic."""

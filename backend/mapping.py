@@ -156,10 +156,14 @@ def row_window(graph: Graph, op: Op) -> RowWindow:
 
 
 def cut_layers(graph: Graph, machine: Machine, transposed: Iterable[str]) -> dict[str, list[LayerMatrix]]:
-    """The matrices of every convolution (after :func:`split_depthwise`). ``transposed``: layers that errors pass."""
+    """The matrices of every convolution and constant (after :func:`split_depthwise`). ``transposed``: layers that errors pass."""
     backward = set(transposed)
     out: dict[str, list[LayerMatrix]] = {}
     for op in graph.ops:
+        if op.kind == "constant":  # read as memory; no product
+            values = (graph.constant(op, "values").astype(np.int64) & 255).astype(np.uint8).view(np.int8)
+            values = values.reshape(-1, values.shape[2])
+            out[op.name] = [LayerMatrix(op.name, op.name, "dense", "compute", False, 0, 0, 0, values.shape[1], values, 0)]
         if op.kind != "conv":
             continue
         weight = np.asarray(graph.constant(op, "weight"), dtype=np.int8)
@@ -230,7 +234,7 @@ def place(
 ) -> Placement:
     """Cut, copy and pack all matrices: Lagrange multipliers of the capacity, then single improvements (docs/explanation/mapping.md).
 
-    ``transposed``: layers whose transposed product is needed; ``scratch``: gradient products need scratch rows.
+    ``transposed``: layers whose transposed product is needed; ``scratch``: gradients or products of two activation matrices need scratch rows.
 
     Raises:
         CapacityError: not enough sub-arrays (with how many are needed, how many there are), or partial sums beyond the adder tree's reach.
@@ -306,7 +310,7 @@ def _choices(part: LayerMatrix, machine: Machine, backward: bool) -> list[list[_
         return [tuple(zip(matrices, chosen, strict=True)) for chosen in zip(*found, strict=True)]
 
     both = backward and part.kind == "dense"
-    options = [[_Choice(plan) for plan in cuts(part, "both" if both else "forward", part.array == "compute")]]
+    options = [[_Choice(plan) for plan in cuts(part, "both" if both else "forward", part.array == "compute" and part.pixels > 0)]]
     if part.window:
         *ways, _ = choices(part.window, part.values.shape[1], machine.weights_per_row)
         options += [[_Choice(plan) for plan in cuts(part, "forward", True, runs)] for runs in ways]
@@ -452,7 +456,7 @@ def _no_room(parts: Sequence[LayerMatrix], machine: Machine, part: LayerMatrix |
     what = (
         f"layer {part.name} ({part.values.shape[0]} x {part.values.shape[1]} weights, {part.array})"
         if part
-        else "the scratch rows of gradient products"
+        else "the scratch rows of gradients and of products of two activation matrices"
     )
     allowed = machine.transposed.subarrays
     return CapacityError(

@@ -24,17 +24,31 @@ __all__ = [
     "ForwardPlan",
     "column_chunk",
     "dilations",
+    "matmul_columns",
     "plan_forward",
     "pooled_rows",
     "ring_rows",
     "root_values",
     "row_bytes",
+    "source",
     "window",
 ]
 
-WHOLE = {"pad", "slice", "mosaic"}
+WHOLE = {"pad", "slice", "mosaic", "matmul", "constant"}
 """Kinds that work on whole tensors at once."""
-STREAMABLE = {"conv", "add", "mul", "lut", "rescale", "avgpool", "maxpool"}
+STREAMABLE = {"conv", "add", "mul", "lut", "rescale", "avgpool", "maxpool", "softmax", "layernorm"}
+ARRAYS = {"conv", "matmul", "constant"}
+"""Kinds that keep arrays busy."""
+
+
+def source(op: Op) -> str:
+    """What the rows of a chain are counted by: an operation's first input, or its output if it has none."""
+    return op.inputs[0] if op.inputs else op.output
+
+
+def matmul_columns(machine: Machine, rows: int, columns: int) -> int:
+    """Columns of a product of matrices whose sums the accumulators take at once."""
+    return max(1, min(columns, machine.accumulator.entries // rows))
 
 
 def dilations(op: Op) -> tuple[int, ...]:
@@ -84,7 +98,7 @@ class Chain:
         """(rows, offset) of the head's input and of each op's output when the last op makes ``rows`` rows an iteration."""
         out = [(rows, 0)]
         for op in reversed(self.ops):
-            stride, extent, pad = window(op, graph.type(op.inputs[0]).shape)
+            stride, extent, pad = window(op, graph.type(source(op)).shape)
             r, d = out[0]
             out.insert(0, (r * stride, d * stride + extent - stride - pad))
         return out
@@ -160,8 +174,11 @@ def _accumulators(graph: Graph, machine: Machine, chain: Chain, rows: int) -> tu
     for op, (r, _) in zip(chain.ops, chain.schedule(graph, rows)[1:], strict=True):
         h, w, c = graph.type(op.output).shape
         if op.kind == "conv" and op.flag("depthwise"):
-            stride, extent, _ = window(op, graph.type(op.inputs[0]).shape)
+            stride, extent, _ = window(op, graph.type(source(op)).shape)
             rings[op.name] = min(h, r + (extent - 1) // stride + 1) * w * c
+        elif op.kind == "matmul":
+            _, m, _, n = op.ints("sizes")
+            shared = max(shared, m * matmul_columns(machine, m, n))
         elif op.kind in ("conv", "avgpool", "rescale", "resize", "mul"):
             if op.kind == "conv":
                 c = column_chunk(machine, w, c)
@@ -194,12 +211,12 @@ class _Planner:
         plan = chain.schedule(graph, rows)
         for j, op in enumerate(chain.ops):
             (r_in, _), (r_out, _) = plan[j], plan[j + 1]
-            x = op.inputs[0]
+            x = source(op)
             h_in, h_out = graph.type(x).shape[0], graph.type(op.output).shape[0]
             stride, extent, _ = window(op, graph.type(x).shape)
             dw = op.kind == "conv" and op.flag("depthwise")
             ring = r_in if dw else ring_rows(r_in, stride, extent)
-            if j or home.get(self.root(x)) == "host":
+            if op.inputs and (j or home.get(self.root(x)) == "host"):
                 full = op.kind not in STREAMABLE
                 pooled = 0 if j else pooled_rows(graph, self.machine, op)
                 out[f"in:{op.name}:0"] = (pooled or (h_in if full else min(ring, h_in))) * row_bytes(graph, x)
@@ -363,7 +380,7 @@ class _Planner:
     def join(self, plan: ForwardPlan, placed: Addresses) -> ForwardPlan:
         """Put segments without array work into the region of the segment before, one by one, where everything still fits."""
         for k, chain in enumerate(plan.chains):
-            if k and not any(op.kind == "conv" for op in chain.ops) and (found := placed.joined(plan.regions[k])) is not None:
+            if k and not any(op.kind in ARRAYS for op in chain.ops) and (found := placed.joined(plan.regions[k])) is not None:
                 regions = [r - (i >= k) for i, r in enumerate(plan.regions)]
                 touched = found[1] | {regions[k]}
                 if (made := self.arrange(replace(plan, regions=regions), found[0], touched)) is not None:

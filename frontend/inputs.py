@@ -47,7 +47,9 @@ def _type(imp: Importer, info: Any, nodes: Sequence[NodeProto]) -> TensorType:
         raise Unsupported("has no shape", "export with a fixed input shape (only the batch may be symbolic)")
     dims = [d.dim_value if d.HasField("dim_value") else 0 for d in tensor.shape.dim]
     if not 2 <= len(dims) <= 4:
-        raise Unsupported(f"has rank {len(dims)}", "the input must be N x C x H x W, N x H x W x C, N x C x W, or N x C")
+        raise Unsupported(
+            f"has rank {len(dims)}", "the input must be N x C x H x W, N x H x W x C, N x C x W, N x T x C, or N x C"
+        )
     if any(d <= 0 for d in dims[1:]):
         names = [d.dim_param or d.dim_value for d in tensor.shape.dim]
         raise Unsupported(f"has shape {names}", "fix height, width and channels (only the batch may be symbolic)")
@@ -67,6 +69,8 @@ def _order(name: str, dims: Sequence[int], nodes: Sequence[NodeProto], imp: Impo
     at = _seen(name, rows, nodes, imp)
     if len(dims) == 3 and at != rows.transposed((2, 0, 1)):  # N x C x H x W, unless it becomes that at once
         at = rows
+    if len(dims) == 2 and at == rows and _by_last_axis(name, nodes):
+        return (dims[0], 1, dims[1]), rows
     if len(at.axes) != 3:
         height, width = (1, 1, *dims[1:])[-2:]
         return (height, width, dims[0]), Layout.planes((height, width, dims[0]), len(dims))
@@ -79,6 +83,17 @@ def _order(name: str, dims: Sequence[int], nodes: Sequence[NodeProto], imp: Impo
             inner *= size
     layout = Layout.of([[f for _, f in sorted(factors, key=lambda f: -f[0])]]).reshaped(dims)
     return (h, w, c), layout or Layout.planes((h, w, c))
+
+
+def _by_last_axis(name: str, nodes: Sequence[NodeProto]) -> bool:
+    """Whether what reads the input works on its last axis: it holds tokens, N x T x C."""
+    names = {name}
+    for node in nodes:
+        if node.input and node.input[0] in names:
+            if node.op_type in ("LayerNormalization", "MatMul", "QLinearMatMul"):
+                return True
+            names |= set(node.output) if node.op_type in _IN_PLACE else set()
+    return False
 
 
 def _seen(name: str, layout: Layout, nodes: Sequence[NodeProto], imp: Importer) -> Layout:

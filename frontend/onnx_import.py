@@ -12,6 +12,7 @@ import onnx
 from onnx import ModelProto, NodeProto
 
 # the handlers register themselves
+import sasimc.frontend.ops_attention
 import sasimc.frontend.ops_elementwise
 import sasimc.frontend.ops_linear
 import sasimc.frontend.ops_quant
@@ -25,6 +26,7 @@ from sasimc.frontend.ops_quant import fold
 from sasimc.frontend.qdq_form import qdq_form
 from sasimc.frontend.state import (
     CUT,
+    NO_BATCH,
     Act,
     Finding,
     Importer,
@@ -130,7 +132,13 @@ def import_float(model: ModelProto) -> FloatImport:
     for out in graph.output:
         if out.name in imp.acts:
             act = imp.acts[out.name]
-            if act.value not in imp.unknown and not _readable(imp, act):
+            if act.batch == NO_BATCH:
+                imp.findings.append(
+                    Finding(
+                        out.name, "output", f"{list(imp.dims(act))} has no axis of its batch", "keep the batch as the first axis"
+                    )
+                )
+            elif act.value not in imp.unknown and not _readable(imp, act):
                 shown = imp.layout(act).text(imp.type(act).shape)
                 imp.findings.append(
                     Finding(

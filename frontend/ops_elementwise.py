@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from onnx import NodeProto, TensorProto
 
+from sasimc.frontend.ops_attention import constant
 from sasimc.frontend.ops_linear import requantize
-from sasimc.frontend.state import Act, Importer, QConst, Unsupported, handles, type_name
+from sasimc.frontend.state import Act, Const, Importer, QConst, Unsupported, Varies, handles, type_name
 from sasimc.ir.graph import Shape, TensorType
 from sasimc.ir.layout import Layout
 
@@ -38,8 +40,24 @@ def _binary(imp: Importer, node: NodeProto, operator: str, out: str) -> None:
     if left and right:
         raise Unsupported("both operands are constants", "fold constants before the import")
     act = imp.floats(node, 1 if left else 0)
-    c = imp.channels(act, imp.real(node, 0 if left else 1, "constant"))
+    given = imp.const(node, 0 if left else 1, "constant")
+    try:
+        c = imp.channels(act, imp.real(node, 0 if left else 1, "constant"))
+    except Varies:
+        _with_tensor(imp, node, operator, act, given, left, out)
+        return
     _with_constant(imp, node, operator, act, act.value, c, left, out)
+
+
+def _with_tensor(imp: Importer, node: NodeProto, operator: str, act: Act, c: Const, left: bool, out: str) -> None:
+    """As :func:`_with_constant` where the constant has a number of its own at every position."""
+    if operator == "Div" and not left:
+        c = c.real() if isinstance(c, QConst) else np.asarray(c, np.float64)
+        if (c == 0).any():
+            raise Unsupported("divides by zero", "only division by non-zero constants is supported")
+        operator, c = "Mul", 1.0 / c
+    tensor = replace(act, value=constant(imp, node, c, imp.type(act).shape, imp.layout(act), act.batch, "c"))
+    _of_two(imp, node, operator, *((tensor, act) if left else (act, tensor)), out)
 
 
 _KINDS = {"Add": "add_f", "Sub": "add_f", "Mul": "product_f", "Div": "quotient_f"}

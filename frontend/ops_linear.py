@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from onnx import NodeProto
 
+from sasimc.frontend.ops_attention import matrix_product
 from sasimc.frontend.ops_slice import mosaic
-from sasimc.frontend.state import Act, Const, Importer, QConst, Unsupported, handles
+from sasimc.frontend.state import NO_BATCH, Act, Const, Importer, QConst, Unsupported, handles
 from sasimc.ir.graph import Attr, TensorType
 from sasimc.ir.kinds import window_output
 from sasimc.ir.layout import Axis, Layout
@@ -87,7 +88,7 @@ def gemm(imp: Importer, node: NodeProto) -> None:
     bias = _bias(imp, node, 2)
     if beta != 1 and bias is not None:
         bias = beta * (bias.real() if isinstance(bias, QConst) else np.asarray(bias, np.float64))
-    act = imp.vector(node, act)
+    act = imp.pixels(node, act) if len(imp.layout(act).axes) > 1 else imp.vector(node, act)
     _matmul(imp, node, act, act.value, replace(w, scale=w.scale * alpha), bias, node.output[0])
 
 
@@ -114,15 +115,21 @@ def matmul(imp: Importer, node: NodeProto) -> None:
     if imp.is_const(node, 0):
         raise Unsupported("the constant is the left operand", "write x W instead of W x (transpose the weights)")
     if not imp.is_const(node, 1):
-        raise Unsupported(
-            "both operands are activations", "products of two activations (attention) have no place in weight memory"
-        )
+        a, b = imp.floats(node, 0), imp.floats(node, 1)
+        matrix_product(imp, node, a, b, (a.value, b.value), node.output[0])
+        return
     act = imp.pixels(node, imp.floats(node, 0))
     _matmul(imp, node, act, act.value, _weight(imp, node, 1), None, node.output[0])
 
 
 @handles("QLinearMatMul")
 def qlinear_matmul(imp: Importer, node: NodeProto) -> None:
+    if not imp.is_const(node, 3):
+        a, b = (imp.typed(imp.act(node, i), *imp.scale_zero(node, i + 1, i + 2)) for i in (0, 3))
+        values = imp.dequantized(node, a, "a"), imp.dequantized(node, b, "b")
+        matrix_product(imp, node, a, b, values, f"{node.output[0]}:f")
+        _requantize(imp, node, 6, 7)
+        return
     act = imp.pixels(node, imp.typed(imp.act(node, 0), *imp.scale_zero(node, 1, 2)))
     w = _operator_weight(imp, node, 3, axis=1)
     x = imp.dequantized(node, act, "x")
@@ -175,7 +182,7 @@ def _swap(w: QConst) -> QConst:
 
 def _transposed(imp: Importer, act: Act) -> Act:
     """The transpose of a matrix, one of whose axes is the batch."""
-    return Act(act.value, 1 - act.batch) if len(imp.dims(act)) == 2 else act
+    return Act(act.value, 1 - act.batch) if len(imp.dims(act)) == 2 and act.batch != NO_BATCH else act
 
 
 def _int8(w: QConst, channels_axis: int) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.int8] | None, npt.NDArray[np.float64]]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from onnx import NodeProto
 
+from sasimc.frontend.ops_attention import constant, tokens
 from sasimc.frontend.ops_linear import requantize
 from sasimc.frontend.ops_slice import in_order, mosaic, relaid
-from sasimc.frontend.state import Act, Importer, Unsupported, handles
-from sasimc.ir.graph import Attr, TensorType
+from sasimc.frontend.state import NO_BATCH, Act, Importer, QConst, Unsupported, handles
+from sasimc.ir.graph import Attr, Shape, TensorType
 from sasimc.ir.layout import Layout
 
 __all__: list[str] = []
@@ -48,7 +50,9 @@ def squeeze(imp: Importer, node: NodeProto) -> None:
     axes = [a + len(dims) if a < 0 else a for a in axes]
     if any(not 0 <= a < len(dims) or dims[a] != 1 or a == act.batch for a in axes):
         raise Unsupported(f"squeezes axes {axes} of {list(dims)}", "squeeze axes of size 1, not the batch")
-    _reshape(imp, node, act, [d for i, d in enumerate(dims) if i not in axes])
+    layout, gone = imp.layout(act), {imp.axis(act, a) for a in axes}
+    left = Layout(tuple(a for i, a in enumerate(layout.axes) if i not in gone))
+    _moved(imp, node, act, left, act.batch if act.batch == NO_BATCH else act.batch - sum(a < act.batch for a in axes))
 
 
 @handles("Unsqueeze")
@@ -57,26 +61,48 @@ def unsqueeze(imp: Importer, node: NodeProto) -> None:
     dims, axes = imp.dims(act), imp.ints(node, 1, "axes")
     rank = len(dims) + len(axes)
     places = {a + rank if a < 0 else a for a in axes}
-    if act.batch in places or len(places) < len(axes) or not places <= set(range(rank)):
-        raise Unsupported(f"inserts axes {axes} into {list(dims)}", "keep the batch as the first axis")
-    rest = iter(dims)
-    _reshape(imp, node, act, [1 if i in places else next(rest) for i in range(rank)])
+    if len(places) < len(axes) or not places <= set(range(rank)):
+        raise Unsupported(f"inserts axes {axes} into {list(dims)}")
+    kept = [i for i in range(rank) if i not in places]  # where the old axes are now
+    batch = act.batch if act.batch == NO_BATCH else kept[act.batch]
+    rest = iter(imp.layout(act).axes)
+    _moved(imp, node, act, Layout(tuple(() if i in places else next(rest) for i in range(rank) if i != batch)), batch)
 
 
 def _reshape(imp: Importer, node: NodeProto, act: Act, new: Sequence[int]) -> None:
-    dims = imp.dims(act)
+    dims, layout = imp.dims(act), imp.layout(act)
     if math.prod(new) != math.prod(dims):
         raise Unsupported(f"cannot reshape {list(dims)} to {list(new)}")
-    if act.batch or not new or new[0] != dims[0]:
+    batch = _batch(imp, act, new)
+    if batch is None:
         raise Unsupported(f"reshapes {list(dims)} to {list(new)}", "keep the batch as the first axis")
-    layout = imp.layout(act).reshaped(new[1:])
-    if layout is None:
+    made = layout.reshaped([d for i, d in enumerate(new) if i != batch])
+    if made is None:
         raise Unsupported(
             f"reshapes {list(dims)} to {list(new)}, mixing channels and positions",
             "only splitting and joining whole axes is supported",
         )
+    _moved(imp, node, act, made, batch)
+
+
+def _batch(imp: Importer, act: Act, new: Sequence[int]) -> int | None:
+    """Where the batch is after a Reshape: where as many elements stand in front of it as before. A batch of one may be any axis of size one, or
+    none; None where a larger one is lost."""
+    dims = imp.dims(act)
+    if act.batch != NO_BATCH:
+        before = math.prod(dims[: act.batch])
+        found = [i for i, d in enumerate(new) if d == dims[act.batch] and math.prod(new[:i]) == before]
+        if found:
+            return found[0]
+        if imp.batch > 1:
+            return None
+    return next((i for i, d in enumerate(new) if d == 1), NO_BATCH)
+
+
+def _moved(imp: Importer, node: NodeProto, act: Act, layout: Layout, batch: int) -> None:
+    """The node's output has the elements of the activation under other axes; a vector is stored as one."""
     t = imp.type(act)
-    _relabel(imp, node, act, t.with_shape((1, 1, t.size) if len(new) == 2 else t.shape, layout), 0)
+    _relabel(imp, node, act, t.with_shape((1, 1, t.size) if len(layout.axes) == 1 else t.shape, layout), batch)
 
 
 def _relabel(imp: Importer, node: NodeProto, act: Act, t: TensorType, batch: int) -> None:
@@ -92,15 +118,38 @@ def transpose(imp: Importer, node: NodeProto) -> None:
     perm = list(imp.attrs(node).get("perm") or range(rank - 1, -1, -1))
     if sorted(perm) != list(range(rank)):
         raise Unsupported(f"perm {perm} for {rank} axes")
-    layout = imp.layout(act).transposed([p - (p > act.batch) for p in perm if p != act.batch])
+    layout = imp.layout(act).transposed([p - (NO_BATCH < act.batch < p) for p in perm if p != act.batch])
     t = imp.type(act)
-    _relabel(imp, node, act, t.with_shape(t.shape, layout), perm.index(act.batch))
+    _relabel(imp, node, act, t.with_shape(t.shape, layout), NO_BATCH if act.batch == NO_BATCH else perm.index(act.batch))
 
 
 @handles("Concat")
 def concat(imp: Importer, node: NodeProto) -> None:
-    acts = [_upright(imp, node, imp.act(node, i)) for i in range(len(node.input))]
+    acts = [
+        tokens(imp, node, _upright(imp, node, imp.act(node, i))) if not imp.is_const(node, i) else None
+        for i in range(len(node.input))
+    ]
+    beside = next((a for a in acts if a is not None), None) or imp.act(node, 0)
+    acts = [_constant(imp, node, i, beside) if a is None else a for i, a in enumerate(acts)]
     _concat(imp, node, acts, [a.value for a in acts], node.output[0])
+
+
+def _constant(imp: Importer, node: NodeProto, index: int, beside: Act) -> Act:
+    """A constant that is joined with an activation, stored like it; of stored integers it has their scale."""
+    c, number = imp.const(node, index, "part"), int(imp.attrs(node).get("axis", 1))
+    axis, t, layout = imp.axis(beside, number), imp.type(beside), imp.layout(beside)
+    dims = (c.q if isinstance(c, QConst) else c).shape
+    parts = layout.parts(t.shape)
+    if len(dims) != len(imp.dims(beside)) or parts is None or len(parts[axis]) != 1 or t.dtype != "f32":
+        raise Unsupported(
+            f"joins a constant of shape {list(dims)} and {list(imp.dims(beside))}, laid out {layout.text(t.shape)!r}",
+            "join real values (DequantizeLinear in front) along channels, height or width",
+        )
+    place = "HWC".index(parts[axis][0][0])
+    shape: Shape = (*t.shape[:place], dims[number], *t.shape[place + 1 :])  # type: ignore[assignment]
+    return replace(
+        beside, value=constant(imp, node, c, shape, relaid(layout, t.shape, shape, axis, None), beside.batch, f"c{index}")
+    )
 
 
 @handles("com.microsoft.QLinearConcat")
@@ -156,14 +205,17 @@ def _concat(imp: Importer, node: NodeProto, acts: list[Act], values: list[str], 
 
 
 def _along(imp: Importer, acts: list[Act], axis: int) -> int | None:
-    """0 or 1 where the axis is the height or the width of all, stored alike."""
-    kinds = set()
+    """0 or 1 where the axis is the height or the width of all, stored alike; one element along it may stand anywhere."""
+    kinds, along = set(), set()
     for act in acts:
         parts = imp.layout(act).parts(imp.type(act).shape)
-        names = tuple(tuple((n, s) for n, _, s in p) for p in parts or ())
-        kinds.add((act.batch, names, imp.type(act).shape[2]))
-    (_, names, _), *more = kinds
-    return {"H": 0, "W": 1}.get(names[axis][0][0]) if not more and len(names) > axis and len(names[axis]) == 1 else None
+        if parts is None or axis >= len(parts):
+            return None
+        names = [tuple((n, s) for n, _, s in p) for p in parts]
+        kinds.add((act.batch, *names[:axis], *names[axis + 1 :], imp.type(act).shape[2]))
+        along |= {names[axis]} if imp.layout(act).dims[axis] > 1 else set()
+    place = along.pop() if len(along) == 1 and len(kinds) == 1 else ()
+    return {"H": 0, "W": 1}.get(place[0][0]) if len(place) == 1 else None
 
 
 def _join(imp: Importer, node: NodeProto, acts: list[Act], values: list[str], axis: int, place: int, out: str) -> str:
@@ -177,7 +229,10 @@ def _join(imp: Importer, node: NodeProto, acts: list[Act], values: list[str], ax
     shape = (total, *shapes[0][1:]) if place == 0 else (shapes[0][0], total, shapes[0][2])
     firsts = [sum(s[place] for s in shapes[:i]) for i in range(len(shapes))]
     starts = [(f, 0, 0) if place == 0 else (0, f, 0) for f in firsts]
-    layout = relaid(imp.layout(acts[0]), shapes[0], shape, axis, None)
+    widest = max(
+        acts, key=lambda a: imp.layout(a).dims[axis]
+    )  # of one element along the axis the layout does not say where that is
+    layout = relaid(imp.layout(widest), imp.type(widest).shape, shape, axis, None)
     made = mosaic(imp, node, values, starts, (1, 1, 1), shape, layout, out)
     imp.bind(node, acts[0], made)
     return made

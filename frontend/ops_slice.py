@@ -82,6 +82,8 @@ def _taken(imp: Importer, node: NodeProto, act: Act, number: int, index: Index, 
         raise Unsupported("takes no elements", "remove the node")
     if size == len(index) == 1:
         return act
+    if (part := _block(imp, node, act, axis, index, name)) is not None:
+        return part
     if len(names) != 1 or layout.dims[axis] != t.shape[place := _PLACES[next(iter(names))]]:
         raise Unsupported(
             f"takes {len(index)} of {size} elements of a tensor laid out {shown!r}", "take channels, rows or columns"
@@ -93,6 +95,22 @@ def _taken(imp: Importer, node: NodeProto, act: Act, number: int, index: Index, 
     stored = np.sort(at) if order is not None else at
     out = sliced(imp, node, act.value, place, stored, relaid(layout, t.shape, shape, axis, order), name or node.output[0])
     return Act(out, act.batch)
+
+
+def _block(imp: Importer, node: NodeProto, act: Act, axis: int, index: Index, name: str) -> Act | None:
+    """Neighbours along an axis that is the slowest part of the channels, but not all of them: one run of channels. None where they are no such."""
+    t, layout = imp.type(act), imp.layout(act)
+    (h, w, c), factors = t.shape, layout.axes[axis]
+    if len(factors) != 1 or factors[0][0] * factors[0][1] != c or factors[0][1] == 1 or (np.diff(index) != 1).any():
+        return None
+    if any(s < c < size * s for a in layout.axes for size, s in a):
+        return None
+    step = factors[0][1]
+    shape: Shape = (h, w, len(index) * step)
+    axes = [[(size, s if s < c else s // c * shape[2]) for size, s in a] for a in layout.axes]
+    axes[axis] = [(len(index), step)]
+    at = np.arange(index[0] * step, (index[-1] + 1) * step)
+    return Act(sliced(imp, node, act.value, 2, at, Layout.of(axes), name or node.output[0]), act.batch)
 
 
 def relaid(layout: Layout, old: Shape, new: Shape, axis: int, order: Axis | None) -> Layout:

@@ -21,11 +21,14 @@ from sasimc.ir.layout import Layout
 
 __all__ = [
     "CUT",
+    "NO_BATCH",
     "Act",
+    "Const",
     "Finding",
     "Importer",
     "QConst",
     "Unsupported",
+    "Varies",
     "handler",
     "handles",
     "node_name",
@@ -61,6 +64,10 @@ class Unsupported(Exception):
         self.reason, self.rewrite = reason, rewrite
 
 
+class Varies(Unsupported):
+    """A constant has no one number for each channel."""
+
+
 @dataclass(frozen=True, eq=False)
 class QConst:
     """A quantised constant: real = scale * (q - zero), scale and zero of shape () or per element of ``axis``."""
@@ -83,9 +90,13 @@ class QConst:
 Const = Array | QConst
 
 
+NO_BATCH = -1
+"""In place of the batch's axis, where a batch of one has none: a Reshape joined it with another axis."""
+
+
 @dataclass(frozen=True)
 class Act:
-    """An activation: an IR value, and where the batch stands among the ONNX axes."""
+    """An activation: an IR value, and where the batch stands among the ONNX axes (or ``NO_BATCH``)."""
 
     value: str
     batch: int = 0
@@ -216,7 +227,7 @@ class Importer:
     def dims(self, act: Act) -> tuple[int, ...]:
         """ONNX shape of an activation, batch included."""
         dims = list(self.layout(act).dims)
-        return (*dims[: act.batch], self.batch, *dims[act.batch :])
+        return tuple(dims) if act.batch == NO_BATCH else (*dims[: act.batch], self.batch, *dims[act.batch :])
 
     def axis(self, act: Act, axis: int) -> int:
         """The axis of the layout an ONNX axis number means."""
@@ -226,7 +237,7 @@ class Importer:
         axis %= rank
         if axis == act.batch:
             raise Unsupported(f"axis {axis} of {list(self.dims(act))} is the batch", "samples are independent of each other")
-        return axis - (axis > act.batch)
+        return axis - (NO_BATCH < act.batch < axis)
 
     def _laid_out(self, act: Act, wanted: str, rewrite: str) -> Unsupported:
         t = self.type(act)
@@ -270,7 +281,7 @@ class Importer:
     def pixels(self, node: NodeProto, act: Act) -> Act:
         """The activation as channels along its last axis, for every position of the others."""
         layout = self.layout(act)
-        if act.batch or not layout.axes:
+        if act.batch == len(layout.axes) or not layout.axes:
             raise self._laid_out(act, "N x ... x C", "flatten or transpose before this node")
         t, channels = self.type(act), layout.dims[-1]
         if any(stride % channels for axis in layout.axes[:-1] for _, stride in axis):
@@ -290,9 +301,10 @@ class Importer:
         c = c.reshape(c.shape[c.ndim - len(dims) :] if c.ndim > len(dims) else (1,) * (len(dims) - c.ndim) + c.shape)
         if any(have not in (1, want) for have, want in zip(c.shape, dims, strict=True)):
             raise Unsupported(f"constant of shape {list(c.shape)} does not broadcast to {list(dims)}")
-        if (c != np.take(c, [0], act.batch)).any():
-            raise Unsupported("constant varies along the batch", "samples are independent of each other")
-        c = np.take(c, 0, act.batch)
+        if act.batch != NO_BATCH:
+            if (c != np.take(c, [0], act.batch)).any():
+                raise Unsupported("constant varies along the batch", "samples are independent of each other")
+            c = np.take(c, 0, act.batch)
         whole = np.broadcast_to(c, layout.dims)
         # where an axis is broadcast one position of it is enough, unless it holds some of the channels
         short = Layout(
@@ -303,7 +315,7 @@ class Importer:
         found = np.empty(count)
         found[at % count] = values
         if (found[at % count] != values).any():
-            raise Unsupported("constant varies along height or width", "only one number per channel is supported")
+            raise Varies("constant varies along height or width", "only one number per channel is supported")
         return found
 
     # -- adding to the graph ------------------------------------------------------------------------------------------

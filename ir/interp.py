@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sasimc.ir.attention import layer_norm, positions, softmax
 from sasimc.ir.graph import Graph, IrError, Op, type_range
 from sasimc.ir.kinds import places, resize_index
 
@@ -42,15 +43,18 @@ def quantize_input(graph: Graph, image: npt.NDArray[Any], value: str | None = No
 def run(graph: Graph, feeds: Mapping[str, npt.NDArray[Any]], memory: Mapping[str, Ints] | None = None) -> dict[str, Ints]:
     """All values of the graph for a batch of stored inputs [B, H, W, C]; ``memory``: what training steps left (learned biases)."""
     env: dict[str, Ints] = {name: np.asarray(feeds[name], np.int64) for name in graph.inputs}
+    samples = max(map(len, env.values()), default=1)
     for op in graph.ops:
-        env[op.output] = run_op(graph, op, [env[v] for v in op.inputs], (memory or {}).get(f"{op.name}.learned"))
+        env[op.output] = run_op(graph, op, [env[v] for v in op.inputs], (memory or {}).get(f"{op.name}.learned"), samples)
     return env
 
 
-def run_op(graph: Graph, op: Op, inputs: list[Ints], learned: Ints | None = None) -> Ints:
-    """One operation on stored integers; ``learned``: its learned bias, if it has one."""
-    x, tx = inputs[0], graph.type(op.inputs[0])
+def run_op(graph: Graph, op: Op, inputs: list[Ints], learned: Ints | None = None, samples: int = 1) -> Ints:
+    """One operation on stored integers; ``learned``: its learned bias, if it has one; ``samples``: how many a constant is wanted for."""
     out = graph.type(op.output)
+    if op.kind == "constant":
+        return np.repeat(graph.constant(op, "values").astype(np.int64)[None], samples, axis=0)
+    x, tx = inputs[0], graph.type(op.inputs[0])
     match op.kind:
         case "conv":
             acc = _conv(graph, op, x, tx.zero) + graph.constant(op, "bias").astype(np.int64)
@@ -66,6 +70,15 @@ def run_op(graph: Graph, op: Op, inputs: list[Ints], learned: Ints | None = None
             return _finish(op, out.zero, rne(v * op.int_attr("mult"), op.int_attr("shift")))
         case "lut":
             return look_up(graph.constant(op, "table"), x - type_range(tx.dtype)[0])
+        case "softmax":
+            shares = softmax(x, graph.constant(op, "exp"), rne)
+            return _finish(op, out.zero, rne(shares * op.int_attr("mult"), op.int_attr("shift")))
+        case "layernorm":
+            norm = layer_norm(x, op.int_attr("eps") << op.int_attr("up"), rne)
+            steps = rne(norm * graph.constant(op, "mult").astype(np.int64), graph.constant(op, "shift"))
+            return _finish(op, out.zero, rne(steps + graph.constant(op, "bias").astype(np.int64), 8))
+        case "matmul":
+            return _matmul(graph, op, inputs)
         case "avgpool":
             acc = _windows(op, x, tx.zero).sum(axis=(-2, -1)) + op.int_attr("bias")
             return _finish(op, out.zero, rne(acc * op.int_attr("mult"), op.int_attr("shift")))
@@ -95,6 +108,17 @@ def run_op(graph: Graph, op: Op, inputs: list[Ints], learned: Ints | None = None
             return x.argmax(axis=3, keepdims=True).astype(np.int64)
         case _:
             raise IrError(f"{op.kind} {op.name!r} is not an integer operation", where=op.name)
+
+
+def _matmul(graph: Graph, op: Op, inputs: list[Ints]) -> Ints:
+    (groups, m, k, n), out = op.ints("sizes"), graph.type(op.output)
+    a, b = (
+        (x - graph.type(v).zero).reshape(len(x), -1)[:, positions(sizes, op.ints(role))]
+        for x, v, role, sizes in zip(inputs, op.inputs, "ab", ((groups, m, k), (groups, k, n)), strict=True)
+    )
+    made = np.empty((len(a), out.size), np.int64)
+    made[:, positions((groups, m, n), op.ints("y"))] = products(a, b)
+    return _finish(op, out.zero, rne(made * op.int_attr("mult"), op.int_attr("shift"))).reshape(len(a), *out.shape)
 
 
 def look_up(table: npt.NDArray[Any], at: Ints) -> Ints:

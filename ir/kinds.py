@@ -12,8 +12,10 @@ from typing import get_args
 
 import numpy as np
 
+from sasimc.ir.attention import EXP_ONE
 from sasimc.ir.functions import FUNCTIONS
 from sasimc.ir.graph import Graph, Op, Shape, TensorType, TrainGraph, type_range
+from sasimc.ir.layout import Layout
 from sasimc.ir.words import ErrorRange, Range, Rounding, Update
 
 __all__ = [
@@ -250,6 +252,72 @@ def _lut(g: Graph | TrainGraph, op: Op) -> str | None:
     return _same_shape(x, out) or _same_layout(x, out)
 
 
+def _softmax(g: Graph | TrainGraph, op: Op) -> str | None:
+    assert isinstance(g, Graph)
+    (x,), out = _types(g, op)
+    exp = g.constant(op, "exp")
+    if exp.dtype != "int32" or exp.shape != (256,) or exp[0] != EXP_ONE or exp.min() < 0 or exp.max() > EXP_ONE:
+        return f"exp must be int32 [256], {EXP_ONE} first and the most"
+    return _same_shape(x, out) or _same_layout(x, out) or _factor(op.int_attr("mult"), op.int_attr("shift")) or _clamp(op, out)
+
+
+def _softmax_f(g: Graph | TrainGraph, op: Op) -> str | None:
+    (x,), _ = _types(g, op)
+    rank = 0 if x.layout is None else len(x.layout.axes)
+    return _elementwise(g, op) or (None if 0 <= op.int_attr("axis") < max(rank, 1) else f"axis {op.attrs['axis']} of {rank}")
+
+
+def _layer_norm(g: Graph | TrainGraph, op: Op) -> str | None:
+    assert isinstance(g, Graph)
+    (x,), out = _types(g, op)
+    for role in ("mult", "shift", "bias"):
+        if (a := g.constant(op, role)).dtype != "int32" or a.shape != (x.shape[2],):
+            return f"{role} must be int32 [{x.shape[2]}], not {a.dtype} {a.shape}"
+    if not (0 <= op.int_attr("eps") < 2**31 and 0 <= op.int_attr("up") <= 31):
+        return f"eps {op.attrs['eps']} or up {op.attrs['up']} is outside 0 <= eps < 2^31, 0 <= up <= 31"
+    return _same_shape(x, out) or _same_layout(x, out) or _arrays_factor(g, op) or _clamp(op, out)
+
+
+def _layer_norm_f(g: Graph | TrainGraph, op: Op) -> str | None:
+    channels = g.type(op.inputs[0]).shape[2]
+    for role in ("scale", "bias"):
+        if (c := g.constant(op, role)).shape != (channels,):
+            return f"{role} has shape {c.shape}, expected ({channels},)"
+    return _elementwise(g, op) or (None if op.float_attr("eps") >= 0 else f"eps is {op.attrs['eps']}")
+
+
+def _matmul_f(g: Graph | TrainGraph, op: Op) -> str | None:
+    """Strides: of groups, rows and columns of each matrix."""
+    (a, b), out = _types(g, op)
+    groups, m, k, n = op.ints("sizes")
+    if min(groups, m, k, n) < 1:
+        return f"sizes {op.attrs['sizes']} must be positive"
+    for role, t, sizes in (("a", a, (groups, m, k)), ("b", b, (groups, k, n)), ("y", out, (groups, m, n))):
+        strides = op.ints(role)
+        last = sum((size - 1) * step for size, step in zip(sizes, strides, strict=True))
+        if min(strides) < 0 or last >= t.size:
+            return f"{role}: {sizes} with strides {strides} are not inside {t.shape}"
+    axes = Layout.of([[(size, step)] for size, step in zip((groups, m, n), op.ints("y"), strict=True)])
+    return None if axes.covers(out.size) else f"y: strides {op.attrs['y']} do not write every element of {out.shape} once"
+
+
+def _matmul(g: Graph | TrainGraph, op: Op) -> str | None:
+    return _matmul_f(g, op) or _factor(op.int_attr("mult"), op.int_attr("shift")) or _clamp(op, g.type(op.output))
+
+
+def _constant(g: Graph | TrainGraph, op: Op) -> str | None:
+    assert isinstance(g, Graph)
+    values, out = g.constant(op, "values"), g.type(op.output)
+    if values.shape != out.shape:
+        return f"values have the shape {values.shape}, the output {out.shape}"
+    if out.dtype == "f32":
+        return None if values.dtype == "float64" else f"values are {values.dtype}, not float64"
+    lo, hi = type_range(out.dtype)
+    if values.dtype != "int16" or out.dtype == "i32" or values.min() < lo or values.max() > hi:
+        return f"values {values.dtype} must be int16 inside {out.dtype}"
+    return None
+
+
 def _broadcasts(a: TensorType, b: TensorType) -> str | None:
     """Whether ``b`` has, along each axis, the elements of ``a`` or one for all of them; what is wrong, else."""
     if any(have not in (1, want) for have, want in zip(b.shape, a.shape, strict=True)):
@@ -463,6 +531,7 @@ def _update(g: Graph | TrainGraph, op: Op) -> str | None:
 _GEOMETRY = {**_WINDOW, "dilation": "i2", "groups": "i"}
 _FACTOR = {"mult": "i", "shift": "i", "bias": "i"}
 _CHANNEL = {"mult": "i32[N]", "shift": "i32[N]", "bias": "i32[N]"}
+_MATRICES = {"sizes": "i4", "a": "i3", "b": "i3", "y": "i3"}
 _FORWARD = {"forward": "s"}
 
 _TABLE = (
@@ -476,6 +545,14 @@ _TABLE = (
          {"mult": "i", "shift": "i", **_CLAMP}),
     Kind("lut", "int", "Any function of one stored value: a table, from the lowest value of the input's type on; its real slope, for training.",
          (1, 1), _lut, {}, {}, {"table": "i16[256] or [C,256]", "slope": "f64[256] or [C,256]"}),
+    Kind("softmax", "int", "Shares of 1 over the channels of a pixel, by a table of exponentials and a reciprocal.", (1, 1), _softmax,
+         {"mult": "i", "shift": "i", **_CLAMP}, {}, {"exp": "i32[256]"}),
+    Kind("layernorm", "int", "Layer norm over the channels of a pixel; eps 2^up is added to n^2 times the variance.", (1, 1), _layer_norm,
+         {"eps": "i", "up": "i", **_CLAMP}, {}, _CHANNEL),
+    Kind("matmul", "int", "Products of matrices [G, M, K] and [G, K, N] that stand in two tensors with these strides.", (2, 2), _matmul,
+         {**_MATRICES, "mult": "i", "shift": "i", **_CLAMP}),
+    Kind("constant", "both", "A tensor that is the same for all samples: stored integers, or (float) real values.", (0, 0), _constant, {}, {},
+         {"values": "i16[H,W,C] or f64[H,W,C]"}),
     Kind("avgpool", "int", "Average pool; padding reads the zero point.", (1, 1), _avgpool,
          {**_WINDOW, **_FACTOR, "global": "b", **_CLAMP}),
     Kind("maxpool", "both", "Max pool; padding never wins.", (1, 1), _maxpool, _WINDOW),
@@ -505,8 +582,11 @@ _TABLE = (
     Kind("clip_f", "float", "Clip to [lo, hi], either of them infinite.", (1, 1), _elementwise, {"lo": "f", "hi": "f"}),
     Kind("avgpool_f", "float", "Real average pool, padding counted.", (1, 1), _pool_f, {**_WINDOW, "global": "b"}),
     Kind("resize_f", "float", "Real resize.", (1, 1), _resize_shape, {"mode": "s"}),
-    Kind("softmax_f", "float", "Softmax over an axis of the layout; the host's at the end of the graph.", (1, 1), _elementwise,
+    Kind("softmax_f", "float", "Softmax over an axis of the layout; the host's at the end of the graph.", (1, 1), _softmax_f,
          {"axis": "i"}, {"log": "b"}),
+    Kind("layernorm_f", "float", "Real layer norm over the channels of a pixel.", (1, 1), _layer_norm_f, {"eps": "f"}, {},
+         {"scale": "f64[C]", "bias": "f64[C]"}),
+    Kind("matmul_f", "float", "Real products of matrices that stand in two tensors.", (2, 2), _matmul_f, _MATRICES),
     Kind("opaque", "float", "Stands for an operator that is not supported; only while a report is made.", (0, 10**6), _nothing),
     # training
     Kind("xent", "train", "Integer cross-entropy: error of the logits, exponent 0.", (1, 1), _xent,

@@ -11,12 +11,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar, Final
 
-__all__ = ["DTYPE_BYTES", "LUT_ENTRIES", "Geometry", "Matrix", "Space", "Table", "Tile", "View"]
+__all__ = ["DTYPE_BYTES", "EXP_ONE", "LUT_ENTRIES", "Geometry", "Matrix", "Space", "Table", "Tile", "View"]
 
 DTYPE_BYTES: Final[Mapping[str, int]] = {"u8": 1, "i8": 1, "i32": 4, "bit": 0}
 
 LUT_ENTRIES: Final = 256
 """Entries of a table of a unary function: one for each value of an 8-bit type, the lowest first."""
+
+EXP_ONE: Final = 1 << 24
+"""What 1 is in the exponentials of a softmax table."""
 
 Space = str  # "buf" | "host" | "acc"
 
@@ -138,7 +141,7 @@ class Matrix:
     """An int8 weight matrix [K, N] in the arrays.
 
     ``dense``: K = (ky, kx, c) word lines, N output features. ``depthwise``: K = channels, one kernel a row, N = taps x multiplier
-    (multiplier slowest). ``scratch``: empty cells that hold the stationary operand of a gradient product.
+    (multiplier slowest). ``scratch``: empty cells that hold an operand of a gradient product, or of a product of two activation matrices.
     ``array`` is the kind of sub-array: ``compute`` or ``transposable``. ``tensor`` names its int8 array in the weights file.
     """
 
@@ -195,7 +198,7 @@ class Table:
 
     Kinds and their entries: ``requant`` (ints zero, lo, hi; arrays bias, mult, shift), ``addq`` (ints ma, mb, shift, za, zb, zy, lo,
     hi), ``scale`` (array k), ``mask`` (ints lo, hi, use_lo, use_hi), ``loss`` (ints mult, t_other, t_label), ``lut`` (array values: 256 entries, or 256 for
-    each channel).
+    each channel), ``softmax`` (ints mult, shift, zero, lo, hi; array exp: 256 entries), ``norm`` (ints eps, up, zero, lo, hi; arrays mult, shift, bias).
     """
 
     name: str
@@ -210,11 +213,15 @@ class Table:
         "mask": (("lo", "hi", "use_lo", "use_hi"), ()),
         "loss": (("mult", "t_other", "t_label"), ()),
         "lut": ((), ("values",)),
+        "softmax": (("mult", "shift", "zero", "lo", "hi"), ("exp",)),
+        "norm": (("eps", "up", "zero", "lo", "hi"), ("bias", "mult", "shift")),
     }
 
     @staticmethod
     def fits(kind: str, size: int, channels: int) -> bool:
         """Whether arrays of this length serve so many channels."""
+        if kind == "softmax":
+            return size == LUT_ENTRIES
         if kind == "lut":
             return size in (LUT_ENTRIES, LUT_ENTRIES * channels)
         return size == channels or (kind == "scale" and size == 1)

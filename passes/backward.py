@@ -412,4 +412,7 @@ class _Derivation:
             case "reshape":
                 return Part(self.emit("reshape_t", name, (error,), out, "i8", x, op), product=False)
             case _:
-                raise SasError(f"errors cannot pass {op.kind} {op.name!r}", where=op.origin or op.name)
+                raise SasError(
+                    f"errors cannot pass {op.kind} {op.name!r}", where=op.origin or op.name,
+                    hint="train only what stands behind the last such operation, as the classifier: --trainable PATTERN",
+                )  # fmt: skip

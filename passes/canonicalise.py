@@ -161,6 +161,13 @@ class _State:
             case _:
                 self._real(op)
 
+    def _at_end(self, value: str) -> bool:
+        """Whether nothing but quantisation and an arg max stands between a real value and the outputs."""
+        return all(
+            r.kind == "argmax" or (r.kind in ("quantize", "dequantize") and self._at_end(r.output))
+            for r in self.graph.consumers(value)
+        )
+
     def _bare_input(self, value: str) -> bool:
         return value in self.graph.inputs and self.graph.type(value).dtype == "f32"
 
@@ -212,9 +219,6 @@ class _State:
         args = [self._read(op, v) for v in op.inputs]
         if any(isinstance(a, Unknown) for a in args):
             self.real[op.output] = Unknown()
-        elif any(isinstance(a, View) and a.softmax for a in args):
-            self._problem(op, "follows a Softmax", "Softmax is only supported at the end of the network")
-            self.real[op.output] = Unknown()
         else:
             self.real[op.output] = self._apply(op, args)
             if self._shared(op.output):
@@ -241,7 +245,10 @@ class _State:
         return self.real[value]
 
     def _apply(self, op: Op, args: list[Real]) -> Real:
-        first, trail = args[0], (op.origin,)
+        first, trail = args[0] if args else Unknown(), (op.origin,)
+        if op.kind == "constant":
+            values = self.graph.constant(op, "values")
+            return Pending(op, (), float(values.min()), float(values.max()), origins=trail)
         if op.kind in _JOINS:
             return Pending(op, (), parts=tuple(args), origins=trail)
         if op.kind in _MOVES and isinstance(first, (Pending, Curve)):
@@ -258,8 +265,20 @@ class _State:
         if any(isinstance(v, Unknown) for v in views):
             return Unknown()
         sources = tuple(v.stored for v in views if isinstance(v, View))
-        if op.kind == "softmax_f":
+        if op.kind == "softmax_f" and self._at_end(op.output):
             return View(sources[0], softmax=op)
+        if op.kind == "softmax_f":
+            x = self.graph.type(op.inputs[0])
+            over = x.layout.axes[op.int_attr("axis")] if x.layout is not None else ()
+            if op.flag("log") or over != Layout.rows([x.shape[2]]).axes[0]:
+                shown = f"over {Layout((over,)).dims[0]} elements" + (
+                    f" of a tensor laid out {x.layout.text(x.shape)!r}" if x.layout else ""
+                )
+                self._problem(
+                    op, f"{'a LogSoftmax' if op.flag('log') else 'a Softmax'} {shown} in the middle of the network",
+                    "only Softmax over the axis that is stored as channels, and only at the end of the network LogSoftmax",
+                )  # fmt: skip
+                return Unknown()
         if op.kind in _MOVES:
             out = self.values[sources[0]].shaped_like(self.graph.type(op.output))
             return View(self._keep(replace(op, inputs=sources), out))
@@ -599,6 +618,10 @@ class _State:
         if a.op.kind in _JOINS:
             parts = [self._store(p, t.shaped_like(self._real_type(p)), _part(a.op, i, output)) for i, p in enumerate(a.parts)]
             return self._add(replace(a.op, inputs=tuple(parts), output=output, origin=origins), t)
+        if a.op.kind == "constant":
+            lo, hi = type_range(t.dtype)
+            values = np.clip(np.rint(self.graph.constant(a.op, "values") / t.scale) + t.zero, lo, hi).astype(np.int16)
+            return self._with_consts(Op(a.op.name, "constant", (), output, {}, {}, origins), {"values": values}, t)
         low, high = a.lo, a.hi
         if low < 0 and t.zero == type_range(t.dtype)[0] and self._may_be_negative(a):
             low, high = 0.0, min(high, self._left_out(t))
@@ -614,6 +637,12 @@ class _State:
                 lowered = integer_ops.mul(replace(base, kind="mul"), x, self.values[a.sources[1]], t)
             case "quotient_f":
                 return self._quotient(base, t)
+            case "softmax_f":
+                lowered = integer_ops.softmax(base, x, t)
+            case "layernorm_f":
+                lowered = integer_ops.layer_norm(self.graph, base, a.op, x, t)
+            case "matmul_f":
+                lowered = integer_ops.matmul(base, a.op, x, self.values[a.sources[1]], t)
             case "avgpool_f":
                 lowered = integer_ops.avgpool(base, a.op, x, t)
             case "resize_f":

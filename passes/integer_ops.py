@@ -5,16 +5,20 @@ Each function returns the operation and its constant arrays by role; :class:`Fac
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from sasimc.ir.attention import EXP_ONE, LOG2_NORM, LOG2_SHARE
 from sasimc.ir.graph import Attr, Graph, Op, TensorType, type_range
 from sasimc.passes.factors import FactorError, add_factors, factor, factors
 
-__all__ = ["BIAS_TOLERANCE", "add", "avgpool", "conv", "mul", "narrow", "reciprocal", "rescale", "resize", "whole_range"]
+__all__ = [
+    "BIAS_TOLERANCE", "add", "avgpool", "conv", "layer_norm", "matmul", "mul", "narrow", "reciprocal", "rescale", "resize", "softmax", "whole_range",
+]  # fmt: skip
 
 Array = npt.NDArray[Any]
 Lowered = tuple[Op, dict[str, Array]]
@@ -56,6 +60,30 @@ def whole_range(x: TensorType, y: TensorType) -> TensorType:
     """A type that holds every product of what ``x`` and ``y`` hold."""
     top = [max(abs(t.scale * (q - t.zero)) for q in type_range(t.dtype)) for t in (x, y)]
     return TensorType("i8", (1, 1, 1), top[0] * top[1] / 127)
+
+
+def softmax(base: Op, x: TensorType, out: TensorType) -> Lowered:
+    """Softmax over the channels."""
+    mult, shift = factor(math.ldexp(1 / out.scale, -LOG2_SHARE))
+    exp = np.rint(EXP_ONE * np.exp(-x.scale * np.arange(256.0))).astype(np.int32)
+    return base.with_attrs(mult=mult, shift=shift), {"exp": exp}
+
+
+def layer_norm(graph: Graph, base: Op, real: Op, x: TensorType, out: TensorType) -> Lowered:
+    """Layer norm over the channels; ``bias`` in 256ths of a step."""
+    eps = x.shape[2] ** 2 * real.float_attr("eps") / x.scale**2
+    up = next((up for up in range(32) if round(math.ldexp(eps, -up)) < 2**31), None)
+    if up is None:
+        raise FactorError(f"epsilon of {real.origin!r} is {eps:.3g} times the square of its input's step, too much")
+    mult, shift = factors(graph.constant(real, "scale") * math.ldexp(1 / out.scale, 8 - LOG2_NORM))
+    bias = _to_int(graph.constant(real, "bias") * 256 / out.scale, real.origin)
+    return base.with_attrs(eps=round(math.ldexp(eps, -up)), up=up), {"mult": mult, "shift": shift, "bias": bias.astype(np.int32)}
+
+
+def matmul(base: Op, real: Op, a: TensorType, b: TensorType, out: TensorType) -> Lowered:
+    """Products of two matrices."""
+    mult, shift = factor(a.scale * b.scale / out.scale)
+    return base.with_attrs(**{k: real.attrs[k] for k in ("sizes", "a", "b", "y")}, mult=mult, shift=shift), {}
 
 
 def avgpool(base: Op, real: Op, x: TensorType, out: TensorType) -> Lowered:

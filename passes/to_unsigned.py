@@ -38,6 +38,9 @@ def _rewrite(op: Op, graph: Graph, moved: set[str], constants: dict[str, npt.NDA
     if op.output in moved and op.kind == "lut":  # places count from the lowest value: those of the input stay
         constants[f"{op.consts['table']}.u8"] = (graph.constant(op, "table") + 128).astype(np.int16)
         op = op.with_consts(table=f"{op.consts['table']}.u8")
+    if op.output in moved and op.kind == "constant":
+        constants[f"{op.consts['values']}.u8"] = (graph.constant(op, "values") + 128).astype(np.int16)
+        op = op.with_consts(values=f"{op.consts['values']}.u8")
     if not (op.inputs and op.inputs[0] in moved):
         return op
     if op.kind in ("avgpool", "resize"):

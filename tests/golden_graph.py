@@ -229,7 +229,7 @@ class _Reader:
 
     def _signed(self, p: _Pending) -> bool:
         """Whether the operation's result may lie below zero."""
-        if p.kind in ("table", "concat"):
+        if p.kind in ("table", "concat", "constant"):
             return False
         inputs = [self.graph.quants[name] for name in p.inputs]
         return p.weight is not None or any(q.zero > q.lo for q in inputs) or bool((p.attrs.get("factor", np.ones(1)) < 0).any())
@@ -300,6 +300,8 @@ class _Reader:
         return self._multiply("gemm", node, position, attrs)
 
     def _matmul(self, node: onnx.NodeProto, position: int) -> _Pending:
+        if isinstance(self.values[node.input[1]], _Tensor):
+            return _Pending("matmul", node, position, tuple(self._tensor(n, node) for n in node.input), {})
         return self._multiply("gemm", node, position, {})
 
     def _add(self, node: onnx.NodeProto, position: int) -> _Pending:
@@ -315,12 +317,28 @@ class _Reader:
         ):
             return replace(a, bias=b)
         minus = node.op_type == "Sub"
-        return _Pending("add", node, position, tuple(self._tensor(n, node) for n in node.input), {"minus": minus})
+        return _Pending(
+            "add", node, position, tuple(self._tensor_or_constant(n, node, position) for n in node.input), {"minus": minus}
+        )
 
     def _sub(self, node: onnx.NodeProto, position: int) -> _Pending:
-        if any(isinstance(self.values[n], _Const) for n in node.input):
+        if any(isinstance(v := self.values[n], _Const) and v.q is None for n in node.input):
             raise NotImplementedError(f"{node.name}: Sub of constants")
         return self._add(node, position)
+
+    def _tensor_or_constant(self, name: str, node: onnx.NodeProto, position: int) -> str:
+        """A constant that came through a DequantizeLinear is a tensor, too."""
+        value = self.values[name]
+        if not isinstance(value, _Const):
+            return self._tensor(name, node)
+        if value.q is None or value.scale is None or value.scale.size != 1:
+            raise NotImplementedError(f"{node.name}: a constant tensor of real values")
+        info = np.iinfo(value.q.dtype)
+        op = Op(
+            "constant", f"{node.name}:{name}", position, (), name, info.min, info.max, attrs={"values": value.q.astype(np.int64)}
+        )
+        self._emit(op, Quant(float(value.scale.reshape(())), 0, info.min, info.max))
+        return name
 
     def _mul(self, node: onnx.NodeProto, position: int) -> _Pending:
         x, c = (self.values[n] for n in node.input)
@@ -427,7 +445,15 @@ class _Reader:
 
     def _concat(self, node: onnx.NodeProto, position: int) -> _Pending:
         axis = self._attrs(node)["axis"]
-        return _Pending("concat", node, position, tuple(self._tensor(n, node) for n in node.input), {"axis": axis})
+        inputs = tuple(self._tensor_or_constant(n, node, position) for n in node.input)
+        return _Pending("concat", node, position, inputs, {"axis": axis})
+
+    def _layernormalization(self, node: onnx.NodeProto, position: int) -> _Pending:
+        attrs, gamma, beta = self._attrs(node), self._const(node, 1), self._const(node, 2)
+        if attrs.get("axis", -1) != -1 or gamma is None or beta is None:
+            raise NotImplementedError(f"{node.name}: LayerNormalization over the last axis, with scale and bias")
+        how = {"eps": float(attrs.get("epsilon", 1e-5)), "gamma": gamma.astype(np.float64), "beta": beta.astype(np.float64)}
+        return _Pending("layernorm", node, position, (self._tensor(node.input[0], node),), how)
 
     def _slice(self, node: onnx.NodeProto, position: int) -> _Tensor:
         first, end, axes, steps = (self._const(node, i) for i in range(1, 5))
@@ -460,6 +486,8 @@ class _Reader:
 
     def _gather(self, node: onnx.NodeProto, position: int) -> _Tensor:
         axis, c = int(self._attrs(node).get("axis", 0)), self._const(node, 1)
+        if c is not None and not c.ndim and axis > 0:
+            return self._keep("gather", node, position, axis=axis, index=int(c))
         if c is None or c.ndim != 1 or axis < 1 or (c < 0).any():
             raise NotImplementedError(f"{node.name}: Gather of a list of indices from 0")
         places = [{axis: slice(a, a + (n - 1) * step + 1, step)} for a, step, n in _runs(c.tolist())]
@@ -494,10 +522,18 @@ class _Reader:
         target = self._const(node, 1)
         return self._keep("shape", node, position, **attrs, op=node.op_type, target=None if target is None else target.tolist())
 
-    def _softmax(self, node: onnx.NodeProto, position: int) -> _Tensor:
-        return _Tensor(self._tensor(node.input[0], node))
+    def _softmax(self, node: onnx.NodeProto, position: int) -> _Tensor | _Pending:
+        """At the end it is the host's."""
+        x, at = self._tensor(node.input[0], node), {node.output[0]}
+        for after in self.model.node:
+            if at & set(after.input):
+                if after.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+                    return _Pending("softmax", node, position, (x,), {})
+                at |= set(after.output)
+        return _Tensor(x)
 
-    _argmax = _softmax
+    def _argmax(self, node: onnx.NodeProto, position: int) -> _Tensor:
+        return _Tensor(self._tensor(node.input[0], node))
 
 
 def _runs(at: list[int]) -> list[tuple[int, int, int]]:

@@ -5,12 +5,13 @@ Tensors are int64 ``[B, H, W, C]`` or ``[B, F]``. Products are summed in float64
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from golden_attention import exponentials, layer_norm, multiply, norm_constants, ratio, softmax
 from golden_functions import slopes
 from golden_graph import Graph, Op, Quant
 from golden_numbers import I64, Error, accumulator, channel_factors, pool_factor, requantise, residual_factors, rne
@@ -64,8 +65,8 @@ class Window:
 
 
 def _planes(x: npt.NDArray) -> npt.NDArray:
-    """``[B, F]`` as ``[B, 1, 1, F]``."""
-    return x[:, None, None, :] if x.ndim == 2 else x
+    """``[B, F]`` as ``[B, 1, 1, F]``, ``[B, T, F]`` as ``[B, 1, T, F]``."""
+    return x[:, None, None, :] if x.ndim == 2 else x[:, None] if x.ndim == 3 else x
 
 
 def _window(op: Op, x: npt.NDArray, w: npt.NDArray) -> tuple[Window, int]:
@@ -102,6 +103,8 @@ def _multiply(op: Op, x: I64, w: npt.NDArray[np.int8], zero: int) -> F64:
 
 def forward(op: Op, xs: Sequence[I64], graph: Graph, w: npt.NDArray[np.int8] | None = None, bias: npt.ArrayLike = 0) -> I64:
     """The stored output of ``op`` for its stored inputs ``xs``; ``w``: the current weights of a multiply layer, ``bias``: what was learned besides."""
+    if op.kind == "constant":
+        return _ours(op.attrs["values"])
     x, qx, qy = xs[0], graph.quants[op.inputs[0]], graph.quants[op.output]
     if op.kind in ("conv", "gemm"):
         assert w is not None
@@ -116,7 +119,7 @@ def forward(op: Op, xs: Sequence[I64], graph: Graph, w: npt.NDArray[np.int8] | N
             op.lo,
             op.hi,
         )
-        return y.reshape(x.shape[0], -1) if x.ndim == 2 else y
+        return y if x.ndim == 4 else y.reshape(*x.shape[:-1], -1)
     if op.kind == "add":
         qb = graph.quants[op.inputs[1]]
         m_a, m_b, s = residual_factors(qx.scale / qy.scale, qb.scale / qy.scale)
@@ -152,10 +155,25 @@ def forward(op: Op, xs: Sequence[I64], graph: Graph, w: npt.NDArray[np.int8] | N
     if op.kind == "concat":
         quants = [graph.quants[n] for n in op.inputs]
         parts = [requantise(v, -q.zero, q.scale / qy.scale, qy.zero, op.lo, op.hi) for v, q in zip(xs, quants, strict=True)]
-        return _ours(np.concatenate([_onnx(part) for part in parts], axis=op.attrs["axis"]))
+        onnx = [_onnx(part) for part in parts]
+        return _ours(
+            np.concatenate([np.broadcast_to(o, (max(map(len, onnx)), *o.shape[1:])) for o in onnx], axis=op.attrs["axis"])
+        )
     if op.kind == "pad":
         top, left, bottom, right = op.attrs["pads"]
         return np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=op.attrs["fill"])
+    if op.kind == "gather":
+        return _ours(_onnx(x).take(op.attrs["index"], axis=op.attrs["axis"]))
+    if op.kind == "matmul":
+        qb = graph.quants[op.inputs[1]]
+        how = (*ratio(qx.scale * qb.scale / qy.scale), qy.zero, op.lo, op.hi)
+        return _ours(multiply(_onnx(x), _onnx(xs[1]), qx.zero, qb.zero, *how))
+    if op.kind == "softmax":
+        table, how = exponentials(qx.scale), (*ratio(1 / (2**24 * qy.scale)), qy.zero, op.lo, op.hi)
+        return _rows(x, lambda q: softmax(q, table, *how))
+    if op.kind == "layernorm":
+        known = norm_constants(op.attrs["eps"], qx.scale, qy.scale, op.attrs["gamma"], op.attrs["beta"])
+        return _rows(x, lambda q: layer_norm(q, *known, qy.zero, op.lo, op.hi))
     if op.kind == "slice":
         return _ours(_onnx(x)[_index(op, x)])
     if op.kind == "blocks":
@@ -167,6 +185,12 @@ def forward(op: Op, xs: Sequence[I64], graph: Graph, w: npt.NDArray[np.int8] | N
     if op.kind == "shape":
         return _reshape(op, x)
     raise NotImplementedError(op.kind)
+
+
+def _rows(x: I64, f: Callable[[list[int]], list[int]]) -> I64:
+    """A function of the last ONNX axis."""
+    x = _onnx(x)
+    return _ours(np.array([f(row) for row in x.reshape(-1, x.shape[-1]).tolist()], np.int64).reshape(x.shape))
 
 
 def join(graph: Graph) -> Graph:

@@ -527,12 +527,10 @@ UNSUPPORTED: dict[str, tuple[Callable[[Net], str], str, str]] = {
     "alpha": (
         lambda n: n.q(n.node("Gemm", n.node("Flatten", x_of(n)), n.weight((108, 7), 1), alpha=-0.5)), "alpha = -0.5", "fold them"
     ),
-    "attention": (lambda n: n.q(n.node("MatMul", x_of(n), x_of(n))), "both operands are activations", "attention"),
+    "matrices": (lambda n: n.q(n.node("MatMul", x_of(n), n.node("GlobalAveragePool", x_of(n)))), "multiplies [1, 3, 6, 6]", "last two axes"),
     "left operand": (lambda n: n.q(n.node("MatMul", n.weight((6, 6), 1), x_of(n))), "the constant is the left operand", "transpose"),
     "product of activations": (lambda n: n.q(n.node("Div", x_of(n), x_of(n))), "Div of two activations", "constant"),
-    "plane constant": (
-        lambda n: n.q(n.node("Mul", x_of(n), n.const(np.arange(36).reshape(6, 6)))), "varies along", "one number per channel"
-    ),
+    "plane of no numbers": (lambda n: n.q(n.node("Mul", x_of(n), n.const(np.full((6, 6), np.nan) * np.arange(6)))), "NaN", "repair"),
     "division by zero": (lambda n: n.q(n.node("Div", x_of(n), n.const(0.0))), "by zero", ""),
     "dilated pool": (lambda n: n.q(n.node("MaxPool", x_of(n), kernel_shape=[2, 2], dilations=[2, 2])), "dilations", "on the host"),
     "cubic": (lambda n: n.q(n.node("Resize", x_of(n), "", n.const([1, 1, 2, 2]), mode="cubic")), "mode 'cubic'", "on the host"),
@@ -554,7 +552,7 @@ UNSUPPORTED: dict[str, tuple[Callable[[Net], str], str, str]] = {
     "mixing reshape": (
         lambda n: n.q(n.node("Reshape", x_of(n), n.const([0, 12, 3, 3], np.int64))), "mixing channels and positions", "whole axes"
     ),
-    "batch reshape": (lambda n: n.q(n.node("Reshape", x_of(n), n.const([-1, 3], np.int64))), "reshapes", "batch as the first axis"),
+    "batch reshape": (lambda n: n.q(n.node("Reshape", x_of(n), n.const([-1, 3], np.int64))), "no axis of its batch", "batch as the first axis"),
     "softmax in the middle": (
         lambda n: n.q(n.conv(n.q(n.node("Softmax", n.node("GlobalAveragePool", n.q(x_of(n))), axis=1)), 3, 4, 1)), "", "softmax"
     ),
@@ -628,7 +626,7 @@ def test_the_report_looks_behind_everything() -> None:
     x = net.node("QuantizeLinear", "x", *a)
     x = net.node("DequantizeLinear", net.node("QLinearHardmax", x, *a, *b, domain="com.microsoft", name="first"), *b)
     x = net.node("Reshape", net.q(net.node("Hardmax", x, name="second")), net.const([0, 4, 27], np.int64), name="third")
-    x = net.node("Concat", x, net.const(np.zeros((1, 1, 27))), axis=1, name="fourth")
+    x = net.node("Concat", x, net.const(np.full((1, 1, 27), np.inf)), axis=1, name="fourth")
     x = net.q(net.node("LpNormalization", net.q(x), name="fifth"))
     x = net.q(net.node("Foo", x, domain="com.example", name="sixth"))
     report = check_model(net.model(net.q(net.node("Hardmax", x, name="seventh"))))

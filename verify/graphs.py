@@ -41,8 +41,9 @@ def against_import(before: Graph, after: Graph, feeds: Mapping[str, Ints]) -> Ru
         Difference: the first operation whose result differs.
     """
     new: dict[str, Ints] = {v: feeds[v] + d if (d := _moved(before, after, v)) else feeds[v] for v in after.inputs}
+    samples = max(map(len, new.values()))
     for op in after.ops:
-        new[op.output] = interp.run_op(after, op, [new[v] for v in op.inputs])
+        new[op.output] = interp.run_op(after, op, [new[v] for v in op.inputs], samples=samples)
     old: dict[str, Ints] = dict(feeds)
     level = set(after.inputs)  # values that differ by their zero points at most
     made: dict[str, Ints] = dict(feeds)
@@ -53,7 +54,7 @@ def against_import(before: Graph, after: Graph, feeds: Mapping[str, Ints]) -> Ru
             old[op.output] = made[op.output] = new[op.output] - moved if moved else new[op.output]
             level.add(op.output)
             continue
-        old[op.output] = made[op.output] = interp.run_op(before, op, [old[v] for v in op.inputs])
+        old[op.output] = made[op.output] = interp.run_op(before, op, [old[v] for v in op.inputs], samples=samples)
         if not shared:
             continue
         moved = _moved(before, after, op.output)

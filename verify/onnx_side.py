@@ -26,6 +26,7 @@ from onnx import ModelProto, TensorProto, helper
 
 from sasimc.frontend.onnx_import import FloatImport
 from sasimc.frontend.qdq_form import qdq_form
+from sasimc.frontend.state import NO_BATCH
 from sasimc.ir.graph import OUTPUTS, Graph, Op, TensorType, type_range
 from sasimc.isa.errors import SasError
 from sasimc.passes.canonicalise import PLACED
@@ -181,7 +182,7 @@ def _as_onnx(found: FloatImport, value: str, stored: Ints) -> Ints:
     layout = found.graph.type(act.value).layout
     assert layout is not None
     a = stored.reshape(len(stored), -1)[:, layout.index()].reshape(len(stored), *layout.dims)
-    return np.moveaxis(a, 0, act.batch)
+    return a[0] if act.batch == NO_BATCH else np.moveaxis(a, 0, act.batch)
 
 
 def _as_stored(found: FloatImport, value: str, tensor: Array, shape: tuple[int, int, int]) -> Ints:
@@ -189,7 +190,7 @@ def _as_stored(found: FloatImport, value: str, tensor: Array, shape: tuple[int, 
     act = found.tensors[value]
     layout = found.graph.type(act.value).layout
     assert layout is not None
-    samples = np.moveaxis(tensor, act.batch, 0) if act.batch < tensor.ndim else tensor
+    samples = tensor[None] if act.batch == NO_BATCH else np.moveaxis(tensor, act.batch, 0) if act.batch < tensor.ndim else tensor
     if samples.size != len(samples) * math.prod(shape):
         raise SasError(
             f"in onnxruntime this tensor has the shape {list(tensor.shape)}, not {math.prod(shape)} elements a sample", where=value,

@@ -55,7 +55,9 @@ def _priced(it: Interpreter, estimate: Estimate, what: str) -> None:
         SasError: it did not.
     """
     skips = it.program.machine.bit_serial.zero_skip == "cycles"
-    counted = {"cycles": it.cycles} | {event: n for event, n in it.events.items() if event != "sense_ones"}
+    counted = {"cycles": it.cycles} | {
+        event: n for event, n in it.events.items() if not event.startswith(("sense_ones", "bits_flipped"))
+    }
     for name, n in counted.items():
         known = estimate.cycles if name == "cycles" else estimate.events.get(name, 0)
         if n != known and not (skips and name == "cycles" and 0 < n < known):

@@ -108,6 +108,7 @@ class Periphery(Measured):
     add_ops: Composition
     product_ops: Composition
     lut_ops: Composition
+    reciprocal_ops: Composition
     shift_ops: Composition
     scale_ops: Composition
     range_ops: Composition

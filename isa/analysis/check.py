@@ -11,7 +11,7 @@ import numpy as np
 
 from sasimc.isa.errors import Diagnostic
 from sasimc.isa.machine import Machine
-from sasimc.isa.objects import Geometry, Matrix, Table, Tile, View
+from sasimc.isa.objects import EXP_ONE, Geometry, Matrix, Table, Tile, View
 from sasimc.isa.program import Instr, Program
 from sasimc.isa.spec import Field, GeomField, MatField, Reg, RowsField, TableField, ViewField
 
@@ -157,10 +157,12 @@ def check_table(program: Program, t: Table) -> Iterator[str]:
     for name, value in t.ints.items():
         if not -INT32 <= value < INT32:
             yield f"{name} = {value} does not fit in 32 bits"
-    if t.kind in ("requant", "addq") and not -128 <= t.ints["lo"] <= t.ints["hi"] <= 255:
+    if "lo" in t.ints and t.kind != "mask" and not -128 <= t.ints["lo"] <= t.ints["hi"] <= 255:
         yield f"the bounds {t.ints['lo']}..{t.ints['hi']} are not of an 8-bit type"
-    if t.kind == "addq" and not 1 <= t.ints["shift"] <= 62:
+    if "shift" in t.ints and not 1 <= t.ints["shift"] <= 62:
         yield f"shift {t.ints['shift']} is outside 1..62"
+    if t.kind == "norm" and not (t.ints["eps"] >= 0 and 0 <= t.ints["up"] <= 31):
+        yield f"eps {t.ints['eps']} must not be negative, and up {t.ints['up']} within 0..31"
     if t.kind == "loss" and t.ints["mult"] < 1:
         yield f"mult {t.ints['mult']} is not positive"
     values = {}
@@ -171,12 +173,15 @@ def check_table(program: Program, t: Table) -> Iterator[str]:
         values[role] = program.table_array(t, role)
     if len({v.size for v in values.values()}) > 1:
         yield "its arrays differ in length: " + ", ".join(f"{role} {v.size}" for role, v in values.items())
+    if t.kind == "softmax" and "exp" in values and values["exp"].size and int(values["exp"][0]) != EXP_ONE:
+        yield f"exp begins with {values['exp'][0]}, not with {EXP_ONE}, which is 1"
     limits = {
         "bias": (-INT32, INT32 - 1),
         "mult": (-INT32, INT32 - 1),
         "shift": (0, 62),
         "k": (-INT32, INT32 - 1),
         "values": (-128, 255),
+        "exp": (0, EXP_ONE),
     }
     for role, v in values.items():
         low, high = limits[role]

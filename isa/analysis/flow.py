@@ -364,6 +364,8 @@ class Flow(Walker):
             summed = [n if have == 1 else 1 for have, n in zip(acc.shape, (rows, *o.a.shape[1:]), strict=True)]
             return float(np.prod(summed)) * _spread(o.a) * _spread(o.b)
         if any(f.scratch for f in spec.of_kind(MatField)):
+            if geom is None:  # two matrices: each sum along a row of the first
+                return o.a.channels * _spread(o.a) * _spread(o.b)
             return rows * o.e.width * 128.0 * (_reach(o.a) + abs(o.a.pad))
         if hasattr(o, "table"):
             ref = o.table.arrays.get("bias")

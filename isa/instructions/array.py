@@ -13,7 +13,7 @@ from sasimc.isa.machine import Machine, activation_steps
 from sasimc.isa.objects import Matrix, Tile
 from sasimc.isa.spec import Choice, Cost, GeomField, Imm, Instruction, MatField, RowsField, ViewField
 
-__all__ = ["INPUT_BITS", "MAX_SUM_LENGTH", "never_written", "scratch_tiles", "streamed_positions"]
+__all__ = ["INPUT_BITS", "MAX_SUM_LENGTH", "kept_zero", "never_written", "scratch_tiles", "streamed_positions"]
 
 INPUT_BITS = 8
 
@@ -270,6 +270,55 @@ class GradientProduct(Instruction):
         yield from _too_long(o)
         if o.stationary == "a" and (o.a.pad != 0 or o.a.dtype != "i8"):
             yield f"{o.a.name} can be kept in scratch rows only as i8 with pad value 0"
+
+
+class ActivationProduct(Instruction):
+    """Product of two activation matrices, each minus its zero point (the pad value of its view): acc[y, x, n] += sum over k of
+    (a[y, x, k] - pad) (b[0, k, n] - pad).
+
+    ``b`` is written into scratch rows of compute sub-arrays, a word line for each k, uint8 less 128; every pixel of ``a`` streams through them bit-serially
+    (8 bits, 9 with a pad value other than 0). Where the zero point of what stands there is not 0, one more column holds it, and its sum is
+    subtracted from that of every other column.
+    """
+
+    opcode = 0x2A
+    mnemonic = "vmma"
+    group = "array"
+    kernel = "activation_product"
+    split = "own"
+    acc = ViewField("output sums", "acc", "i32", "a")
+    a = ViewField("matrix that is streamed, a row of it in each pixel", "buf", "u8 i8", "r")
+    b = ViewField("matrix that is written, shape (1, K, N)", "buf", "u8 i8", "r", whole=True)
+    scratch = MatField("scratch rows", "scratch", "w", sums="k")
+    rows = RowsField("a")
+
+    @staticmethod
+    def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
+        pixels, k, n = (r1 - r0) * o.a.width, o.b.width, o.b.channels
+        less = kept_zero(o.b) != 0
+        cycles, events = _scratch_cost(machine, o.scratch, k, n + less, pixels, INPUT_BITS + (o.a.pad != 0))
+        events["accumulator_reads"] = events["accumulator_writes"] = pixels * n
+        return Cost(
+            machine.controller.issue_cycles + cycles,
+            instructions=1,
+            buffer_bits_read=(pixels + n) * k * 8,
+            add_ops=pixels * n * less,
+            **events,
+        )
+
+    @staticmethod
+    def legal(machine: Machine, o: Any) -> Iterator[str]:
+        if o.b.height != 1 or o.b.width != o.a.channels:
+            yield f"{o.b.name} is {o.b.shape}; rows of {o.a.channels} elements meet (1, {o.a.channels}, N)"
+        if o.acc.shape != (o.a.height, o.a.width, o.b.channels):
+            yield f"{o.acc.name} is {o.acc.shape}; the product is ({o.a.height}, {o.a.width}, {o.b.channels})"
+        if o.a.channels > MAX_SUM_LENGTH // 2:
+            yield f"sums of {o.a.channels} products; at most {MAX_SUM_LENGTH // 2} of 9 bits by 9 bits fit 32 bits"
+
+
+def kept_zero(b: Any) -> int:
+    """Zero point of the bytes that stand in scratch rows for a matrix of activations: int8, uint8 less 128."""
+    return int(b.pad) - (128 if b.dtype == "u8" else 0)
 
 
 class GradientDepthwise(Instruction):

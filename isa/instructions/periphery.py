@@ -8,7 +8,10 @@ from typing import Any
 from sasimc.isa.machine import Machine
 from sasimc.isa.spec import Cost, GeomField, Imm, Instruction, Reg, RowsField, TableField, ViewField
 
-__all__: list[str] = []
+__all__ = ["MOST_NORMALISED"]
+
+MOST_NORMALISED = 1 << 16
+"""Channels of a layer norm: n^2 times the variance has 48 bits."""
 
 
 def _elements(view: Any, r0: int, r1: int) -> int:
@@ -28,6 +31,12 @@ def _shapes(*views: Any) -> Iterator[str]:
     for v in views[1:]:
         if v.shape != first.shape:
             yield f"{first.name} is {first.shape} and {v.name} is {v.shape}: the shapes must agree"
+
+
+def _bounds(table: Any, dst: Any) -> Iterator[str]:
+    low, high = dst.limits
+    if not low <= table.ints["lo"] <= table.ints["hi"] <= high:
+        yield f"{table.name} clamps to {table.ints['lo']}..{table.ints['hi']}, outside {dst.dtype}"
 
 
 class _Periphery(Instruction):
@@ -70,9 +79,7 @@ class Requantise(_Periphery):
     @staticmethod
     def legal(machine: Machine, o: Any) -> Iterator[str]:
         yield from _shapes(o.dst, o.acc)
-        low, high = o.dst.limits
-        if not low <= o.table.ints["lo"] <= o.table.ints["hi"] <= high:
-            yield f"{o.table.name} clamps to {o.table.ints['lo']}..{o.table.ints['hi']}, outside {o.dst.dtype}"
+        yield from _bounds(o.table, o.dst)
 
 
 class AddLearnedBias(_Periphery):
@@ -217,6 +224,62 @@ class Product(_Periphery):
         for v in (o.b, o.acc):
             if any(have not in (1, want) for have, want in zip(v.shape, o.a.shape, strict=True)):
                 yield f"{v.name} is {v.shape} and {o.a.name} is {o.a.shape}: each size must be that of {o.a.name}, or 1"
+
+
+class Softmax(_Periphery):
+    """Softmax over the channels of every pixel (page "Arithmetic"): exponentials of max - src from the table, their sum's reciprocal, and
+    dst = clamp(rne(p mult, shift) + zero, lo, hi) of p = exp / sum in 24 bits. Three passes: the maximum, the sum, the results."""
+
+    opcode = 0x5D
+    mnemonic = "smax"
+    kernel = "softmax"
+    split = "pixels"
+    dst = ViewField("result", "buf", "u8 i8", "w")
+    src = ViewField("operand", "buf", "u8 i8", "r")
+    table = TableField("exponentials and factor", "softmax")
+    rows = RowsField("src")
+
+    @staticmethod
+    def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
+        n, pixels = _elements(o.src, r0, r1), (r1 - r0) * o.src.width
+        return _cost(
+            machine, 3 * n + pixels, pool_ops=n, lut_ops=2 * n, add_ops=n, requantise_ops=2 * n, relu_ops=n, reciprocal_ops=pixels,
+            buffer_bits_read=24 * n, buffer_bits_written=8 * n,
+        )  # fmt: skip
+
+    @staticmethod
+    def legal(machine: Machine, o: Any) -> Iterator[str]:
+        yield from _shapes(o.dst, o.src)
+        yield from _bounds(o.table, o.dst)
+
+
+class LayerNorm(_Periphery):
+    """Layer norm over the channels of every pixel (page "Arithmetic"): sums of the elements and of their squares, a reciprocal square root, and a factor
+    and an offset for each channel. Two passes: the sums, the results."""
+
+    opcode = 0x5E
+    mnemonic = "lnorm"
+    kernel = "layer_norm"
+    split = "pixels"
+    dst = ViewField("result", "buf", "u8 i8", "w")
+    src = ViewField("operand", "buf", "u8 i8", "r")
+    table = TableField("constants", "norm")
+    rows = RowsField("src")
+
+    @staticmethod
+    def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
+        n, pixels = _elements(o.src, r0, r1), (r1 - r0) * o.src.width
+        return _cost(
+            machine, 3 * n + pixels, product_ops=n, add_ops=n, requantise_ops=2 * n, relu_ops=n, reciprocal_ops=pixels,
+            buffer_bits_read=16 * n, buffer_bits_written=8 * n,
+        )  # fmt: skip
+
+    @staticmethod
+    def legal(machine: Machine, o: Any) -> Iterator[str]:
+        yield from _shapes(o.dst, o.src)
+        yield from _bounds(o.table, o.dst)
+        if o.src.channels > MOST_NORMALISED:
+            yield f"{o.src.name} has {o.src.channels} channels; a layer norm takes at most {MOST_NORMALISED}"
 
 
 class AddAligned(_Periphery):

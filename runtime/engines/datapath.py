@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 import sasimc.runtime.kernels.arrays
+import sasimc.runtime.kernels.norms
 import sasimc.runtime.kernels.periphery
 import sasimc.runtime.kernels.rows
 import sasimc.runtime.kernels.training  # noqa: F401  (they fill the table of kernels)

@@ -16,7 +16,7 @@ from sasimc.isa.analysis.check import check_matrix, check_view
 from sasimc.isa.errors import SasError
 from sasimc.isa.instructions.array import INPUT_BITS, MAX_SUM_LENGTH
 from sasimc.isa.machine import Machine, activation_steps
-from sasimc.isa.objects import Geometry, Matrix, Table, View
+from sasimc.isa.objects import EXP_ONE, Geometry, Matrix, Table, View
 from sasimc.isa.program import Program
 from sasimc.isa.record import table_type
 from sasimc.runtime.kernels.cells import tile_array
@@ -210,9 +210,11 @@ class BoundTable:
                 raise BindError("bad table", f"{table.name}: no array for {role} ({exc})") from None
         shift = values.get("shift")
         if (shift is not None and (shift < 1).any() | (shift > 62).any()) or (
-            table.kind == "addq" and not 1 <= table.ints["shift"] <= 62
+            "shift" in table.ints and not 1 <= table.ints["shift"] <= 62
         ):
             raise BindError("bad table", f"{table.name}: a shift is outside 1..62")
+        if "exp" in values and (values["exp"].min() < 0 or values["exp"][0] != EXP_ONE):
+            raise BindError("bad table", f"{table.name}: exponentials begin with {EXP_ONE} and are not negative")
         if shift is not None:
             values["half"] = (np.int64(1) << (shift - 1)) - 1  # rounding needs it at every row
             # several pixels of few channels are one run of the kernel

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sasimc.isa.analysis.footprint import covered_rows, window_rows
-from sasimc.isa.instructions.array import INPUT_BITS, scratch_tiles, streamed_positions
+from sasimc.isa.instructions.array import INPUT_BITS, kept_zero, scratch_tiles, streamed_positions
 from sasimc.isa.machine import activation_cycles, activation_schedule
 from sasimc.isa.objects import Geometry
 from sasimc.isa.spec import Instruction
@@ -299,6 +299,21 @@ class StepDatapath(Datapath):
         self._compare(counted, "row_activations_gradient", r0, r1)
         return self._add(acc, sums)
 
+    def activation_product(self, o: Any, r0: int, r1: int) -> int:
+        a, zero, counted = o.a, kept_zero(o.b), _Counted()
+        held = self._elements_of(o.b, 0, 1) ^ np.uint8(0 if o.b.signed else 128)
+        if zero:
+            held = np.concatenate([held, np.full((len(held), 1), zero & 255, np.uint8)], axis=1)
+        bits, pixels = INPUT_BITS + (a.pad != 0), self._elements_of(a, r0, r1)
+        values = (pixels.view(np.int8) if a.signed else pixels).astype(np.int64) - a.pad
+        out = np.zeros((len(pixels), held.shape[1]), np.int32)
+        streamed = np.ascontiguousarray(values & ((1 << bits) - 1))
+        self._passes(
+            o.scratch, np.ascontiguousarray(held), streamed, bits, a.signed or a.pad != 0, out, counted, width=held.shape[1]
+        )
+        self._compare(counted, "row_activations_gradient", r0, r1)
+        return self._add(o.acc, out[:, : o.b.channels] - (out[:, -1:] if zero else 0), r0)
+
     def gradient_depthwise(self, o: Any, r0: int, r1: int) -> int:
         chans, taps = o.a.channels, o.geom.taps
         values = self._patches(o, r0, r1).reshape(-1, taps, chans)
@@ -323,6 +338,7 @@ PRODUCTS: Final[Mapping[str, Callable[..., int]]] = {
     for product in (
         StepDatapath.forward_product, StepDatapath.transposed_product, StepDatapath.depthwise_product,
         StepDatapath.depthwise_transposed, StepDatapath.gradient_product, StepDatapath.gradient_depthwise,
+        StepDatapath.activation_product,
     )
 }  # fmt: skip
 """What stands in the place of a kernel."""

@@ -32,6 +32,7 @@ from sasimc.runtime.kernels.cells import driven_cycles, gather_block
 from sasimc.runtime.kernels.compiling import inner
 from sasimc.runtime.kernels.dense import (
     accumulate,
+    add_row,
     bitserial_range,
     fill_fused,
     fill_planes,
@@ -552,6 +553,123 @@ def gradient_fused(op, m, r0, r1, share, shares):  # type: ignore[no-untyped-def
     out = np.zeros((k1 - k0) * n, np.int32)
     fused_range(streamed, pairs, signed, out, (zero, n, n, k1 - k0, np.int64(1), n), zero, 0, n, zero)
     return _less_pad(op, m, out, totals, k0)
+
+
+# ------------------------------------------------------------------------------------------ products of two activations
+
+
+@inner
+def _kept_zero(b):  # type: ignore[no-untyped-def]
+    """Zero point of the bytes that stand in scratch rows (`isa.instructions.array.kept_zero`)."""
+    return b.pad - (np.int64(0) if b.signed else np.int64(128))
+
+
+@inner
+def _kept(op, m):  # type: ignore[no-untyped-def]
+    """Write the second matrix into the scratch rows; returns it, int8 [K, N], or N + 1 with the column of its zero point."""
+    b, data, zero = op.b, buf(m), _kept_zero(op.b)
+    n, flip = b.channels, np.uint8(0 if b.signed else 128)
+    values = np.empty((b.width, n + (zero != 0)), np.uint8)
+    for i in range(b.width):
+        of, line = b.base + i * b.pixel, values[i]
+        for c in range(n):
+            line[c] = data[of + c] ^ flip
+        for c in range(n, line.shape[0]):
+            line[c] = np.uint8(zero & 255)
+    _hold(op, m, values)
+    sums = words_at(m.work, values.shape[1])
+    sums[:] = 0
+    for i in range(b.width):
+        for c in range(values.shape[1]):
+            sums[c] += np.int32(np.int8(values[i, c]))
+    return values.view(np.int8)
+
+
+@inner
+def _behind_sums(op, m):  # type: ignore[no-untyped-def]
+    """(columns in the scratch rows, address of the prepared matrix behind the sums of its columns)."""
+    columns, size = op.b.channels + (_kept_zero(op.b) != 0), np.int64(64)
+    return columns, m.work + (4 * columns + size - 1) // size * size
+
+
+@inner
+def _streamed_pixels(op, m, r0, r1, share, shares):  # type: ignore[no-untyped-def]
+    """First pixel of a share and its pixels, uint8 [P, K]; counts what they drive."""
+    a, zero = op.a, np.int64(0)
+    p0, p1 = part(r0 * a.width, r1 * a.width, _PIXELS, share, shares)
+    if p0 >= p1:
+        return p0, np.empty((zero, a.channels), np.uint8)
+    pixels = _windows(a, _plane(zero, a.height, zero, a.width, a), np.int64(1), buf(m), p0, p1)
+    flat = pixels.reshape(-1)
+    driven = _nine_bit_ones(flat, a.signed, a.pad) if a.pad else ones(flat, 0, flat.shape[0])
+    count(op, m, ONES, driven * _INPUT_BITS * _behind_sums(op, m)[0])
+    return p0, pixels
+
+
+@inner
+def _less_zeros(op, m, out, p0):  # type: ignore[no-untyped-def]
+    """Take the zero points off sums [P, columns] of stored values and add them to the accumulators, pixels from p0 on."""
+    columns, n, pad, v = out.shape[1], op.b.channels, np.int32(op.a.pad), op.acc
+    of_columns, line, wrapped = words_at(m.work, columns), np.empty(n, np.int32), np.int32(0)
+    for i in range(out.shape[0]):
+        zero = out[i, n] - pad * of_columns[n] if columns > n else np.int32(0)
+        for c in range(n):
+            line[c] = np.int32(out[i, c] - pad * of_columns[c] - zero)
+        to = v.base + (((p0 + i) // v.width) % v.ring) * v.row + (p0 + i) % v.width * v.pixel
+        wrapped |= add_row(acc(m), to, line, n)
+    return 1 if wrapped < 0 else 0
+
+
+def _activations(engine: str) -> dict[str, Any]:
+    return {"ns": lambda o: o.a.width * o.a.channels * o.b.channels * _NS[engine]}
+
+
+def _activations_work(engine: str) -> dict[str, Any]:
+    def work(o: Any) -> int:
+        k, n = o.b.width, o.b.channels + 1
+        return 4 * n + math.prod(_SHAPE[engine](k, n)) * _BYTES[engine] + 128
+
+    return {"split": "whole", "work": work}
+
+
+@kernel("activation_product", "bitserial", **_activations_work("bitserial"))
+def activations_kept_bitserial(op, m, r0, r1):  # type: ignore[no-untyped-def]
+    values, (columns, held) = _kept(op, m), _behind_sums(op, m)
+    blocks, groups = _planes_of(op.b.width, columns)
+    _pack(values, held, blocks, groups)
+    return 0
+
+
+@kernel("activation_product", "fused", **_activations_work("fused"))
+def activations_kept_fused(op, m, r0, r1):  # type: ignore[no-untyped-def]
+    values, (columns, held) = _kept(op, m), _behind_sums(op, m)
+    blocks, groups = _pairs_of(op.b.width, columns)
+    _fuse(values, held, blocks, groups)
+    return 0
+
+
+@kernel("activation_product", "bitserial", **_activations("bitserial"))
+def activations_bitserial(op, m, r0, r1, share, shares):  # type: ignore[no-untyped-def]
+    p0, pixels = _streamed_pixels(op, m, r0, r1, share, shares)
+    (columns, held), zero = _behind_sums(op, m), np.int64(0)
+    if not pixels.shape[0]:
+        return 0
+    blocks, groups = _planes_of(op.b.width, columns)
+    out, whole = np.zeros(pixels.shape[0] * columns, np.int32), (zero, columns, columns, pixels.shape[0], np.int64(1), columns)
+    bitserial_range(pixels, _planes(held, blocks, groups), op.a.signed != 0, out, whole, zero, 0, columns, zero)
+    return _less_zeros(op, m, out.reshape(pixels.shape[0], columns), p0)
+
+
+@kernel("activation_product", "fused", **_activations("fused"))
+def activations_fused(op, m, r0, r1, share, shares):  # type: ignore[no-untyped-def]
+    p0, pixels = _streamed_pixels(op, m, r0, r1, share, shares)
+    (columns, held), zero = _behind_sums(op, m), np.int64(0)
+    if not pixels.shape[0]:
+        return 0
+    blocks, groups = _pairs_of(op.b.width, columns)
+    out, whole = np.zeros(pixels.shape[0] * columns, np.int32), (zero, columns, columns, pixels.shape[0], np.int64(1), columns)
+    fused_range(pixels, _pairs(held, blocks, groups), op.a.signed != 0, out, whole, zero, 0, columns, zero)
+    return _less_zeros(op, m, out.reshape(pixels.shape[0], columns), p0)
 
 
 def _patch_work(o: Any) -> int:
