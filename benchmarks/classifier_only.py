@@ -1,6 +1,6 @@
-"""Does the recipe `pooled`, unchanged, ever end below a classifier alone? Folders of 2 to 100 classes and 6 to some hundred images a class, INT8 on the device.
+"""Does the default recipe, unchanged, ever end below a classifier alone? Folders of 2 to 100 classes and 6 to some hundred images a class, INT8 on the device.
 
-    python benchmarks/classifier_only.py --data FOLDER [--folders two,pets] [--seeds 0] [--size 96] [--epochs 10]
+    python benchmarks/classifier_only.py --data FOLDER [--folders two,pets] [--seeds 0] [--size 96] [--epochs 10] [--recipe default]
 
 Each folder is written anew (given sets, halves and mixtures of them, drawn ones), then learned twice with the same images, order, seed and recipe: the classifier
 alone (the same network, its modules as they begin), and with the modules. Top-1 is of the folder's test images, which are read once, after the last
@@ -94,6 +94,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=lambda t: [int(s) for s in t.split(",")], default=[0])
     parser.add_argument("--size", type=int, default=96)
     parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--recipe", default="default", help="name or file")
     o = parser.parse_args()
     data, rows = data_folder(o), []
     print(environment(1), flush=True)
@@ -103,7 +104,7 @@ def main() -> None:
             classes = write_folder(FOLDERS[name], folder, data, o.size)
             results: dict[str, list[np.ndarray]] = {"classifier": [], "modules": []}
             for seed in o.seeds:
-                recipe = load_recipe("pooled").model_copy(update={"seed": seed, "epochs": o.epochs})
+                recipe = load_recipe(o.recipe).model_copy(update={"seed": seed, "epochs": o.epochs})
                 for what, trainable in (("classifier", "classifier"), ("modules", None)):
                     results[what].append(learn(folder, recipe, str(data / "weights"), o.size, trainable))
         alone, both = (np.mean(results[what], axis=0) for what in ("classifier", "modules"))
