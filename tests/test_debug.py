@@ -301,7 +301,8 @@ def test_a_trap_stands_before_its_instruction() -> None:
 @pytest.fixture(scope="module")
 def steps() -> tuple[Session, Any]:
     device = Device(short_program(), "fused", 1)
-    data, recipe = dataset(), Recipe.model_validate({"epochs": 2, "batch": 2, "seed": 3})
+    modules = {"latest": 0.1}  # they wait in the first step alone
+    data, recipe = dataset(), Recipe.model_validate({"epochs": 2, "batch": 2, "seed": 3, "modules": modules})
     return Session(device, training(device, data, recipe)), (data, recipe)
 
 

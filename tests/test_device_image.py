@@ -497,4 +497,4 @@ def test_early_stopping(scene: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "stopped: 2 epochs without a better" in capsys.readouterr().out
     made = json.loads(report.read_text())
     assert len(made["epochs"]) == 3
-    assert made["best_epoch"] == 0
+    assert made["best_epoch"] == 2  # of equal ones the last

@@ -24,7 +24,8 @@ from sasimc.isa.analysis.estimate import estimate
 from sasimc.isa.errors import SasError
 from sasimc.passes.backward import Backward
 from sasimc.runtime.device import Device
-from sasimc.training.recipe import Recipe, Schedule
+from sasimc.training.level import ModulesSection
+from sasimc.training.recipe import Recipe
 from sasimc.training.trainer import train
 from sasimc.zoo.zoo import DEFAULT_MODULES, ZooOptions, build, write
 
@@ -254,7 +255,7 @@ def test_a_whole_epoch_ends_with_the_same_weights_on_both_engines(tmp_path: Path
     for engine in ("fused", "bitserial"):
         device = Device(program, engine, 1)
         before = device.state()
-        result = train(device, dataset, Recipe(epochs=1, seed=3, keep="last", module_exponent=Schedule(first=2, last=-2)))
+        result = train(device, dataset, Recipe(epochs=1, seed=3, keep="last", modules=ModulesSection(wait=1)))
         ends[engine] = device.state(), device.interpreter.cycles, device.interpreter.events, result.epochs[0].loss
         assert all((w != before[name]).any() for name, w in device.state().items()), "every layer has learned"
     (a, *counts), (b, *others) = ends.values()
