@@ -234,6 +234,9 @@ def test_compile_and_zoo_take_a_recipe(tmp_path: Path) -> None:
     made = json.loads(meta["note.sasimc.zoo"])
     assert (made["logit_exponent"], made["headroom"], made["rep_gain"]) == (-2, 1.5, ZooOptions().rep_gain)
     assert float(meta["logit_scale"]) == 0.25
+    recipe.write_text("[zoo]\nlogit_exponent = -3", encoding="utf-8")  # of another network
+    assert invoke(sasc.app, ["compile", str(model), "-o", str(tmp_path / "q.s"), "--recipe", str(recipe), "--no-verify"]) == 2
+    assert not (tmp_path / "q.s").exists()
 
 
 def test_one_command_builds_model_program_and_device(tmp_path: Path) -> None:

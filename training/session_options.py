@@ -20,7 +20,7 @@ from sasimc.training.image.image import AUTO
 from sasimc.training.program_notes import ZOO
 from sasimc.training.recipe import Recipe, load_recipe
 
-__all__ = ["SessionOptions", "check_made_with", "check_options", "make_recipe"]
+__all__ = ["SessionOptions", "check_made_with", "check_network", "check_options", "make_recipe"]
 
 
 @dataclass(frozen=True)
@@ -110,18 +110,24 @@ def make_recipe(name: str | None, changes: Mapping[str, Any], begun: Recipe | No
         raise SasError(f"--{first.path[0].replace('_', '-')}: {first.message}", hint=first.hint) from None
 
 
-def check_made_with(recipe: Recipe, o: SessionOptions, program: Program) -> None:
-    """Refuse a recipe (of a file that was named) whose sections ``compile`` and ``zoo`` are not what the program was made with."""
-    sections = recipe.model_fields_set if o.recipe else frozenset[str]()
-    made_with = json.loads(program.meta.get(ZOO, "{}"))
-    for key, value in recipe.zoo.model_dump().items() if "zoo" in sections else ():
+def check_network(recipe: Recipe, name: str, meta: Mapping[str, str]) -> None:
+    """Refuse a recipe of that name whose section ``zoo`` is not what the network was made with; ``meta``: of its program."""
+    made_with = json.loads(meta.get(ZOO, "{}"))
+    for key, value in recipe.zoo.model_dump().items() if "zoo" in recipe.model_fields_set else ():
         if made_with.get(key) != value:
             raise SasError(
                 f"the recipe is for a network with {key} = {value}; this one was made with {made_with.get(key, 'something unknown')}",
-                hint=f"sasc zoo --recipe {o.recipe} builds one, or take a recipe without [zoo]",
+                hint=f"sasc zoo --recipe {name} builds one, or take a recipe without [zoo]",
             )
+
+
+def check_made_with(recipe: Recipe, o: SessionOptions, program: Program) -> None:
+    """Refuse a recipe (of a file that was named) whose sections ``compile`` and ``zoo`` are not what the program was made with."""
+    if not o.recipe:
+        return
+    check_network(recipe, o.recipe, program.meta)
     wanted = texts_of(recipe.compile, BackwardOptions)
-    for made in options_of(BackwardOptions) if "compile" in sections else ():
+    for made in options_of(BackwardOptions) if "compile" in recipe.model_fields_set else ():
         if (was := program.meta.get(made.name, "")) != wanted[made.name]:
             raise SasError(
                 f"the recipe is for a program compiled with {made.flag} {wanted[made.name] or 'left out'}; this one was compiled with {was!r}",

@@ -183,16 +183,22 @@ def compile_command(
     from sasimc.isa.files import save_program
     from sasimc.zoo.zoo import default_model_path
 
+    tuned = None
     if recipe:
         from sasimc.training.recipe import load_recipe
 
-        given = options.over(load_recipe(recipe).compile_options(), given)
+        tuned = load_recipe(recipe)
+        given = options.over(tuned.compile_options(), given)
     require_suffix(output, ".s", ".bin")
     require_writable(output, json_file)
     with progress("compiling") as show:
         compiled = compile_model(
             model or default_model_path(), CompileOptions(**given, verify=not no_verify), progress=lambda what, done=None: show(f"compiling: {what}", done), sink=print
         )  # fmt: skip
+        if recipe and tuned:
+            from sasimc.training.session_options import check_network
+
+            check_network(tuned, recipe, compiled.program.meta)
         show("writing")
         compiled = replace(compiled, program=save_program(compiled.program, output))
     made = compile_report(compiled, time.perf_counter() - start)
