@@ -6,7 +6,8 @@
 After each task the test images of every task learned so far are run again. The matrix shows their accuracies; the logits are
 compared bit by bit with those right after the task was learned, and any difference ends the benchmark with an error. Each task is also
 tested right before it is learned, and all before any is: backward transfer, forgetting and forward transfer are printed. ``SET:A-B``
-takes classes A to B of a set. ``--slots N`` allows only N places in the arrays, so that tasks are swapped in and out.
+takes classes A to B of a set. ``--slots N`` allows only N places in the arrays, so that tasks are swapped in and out. After each task the most written
+word lines are shown, of scratch and of weights; ``--level scratch`` turns scratch rows. At the end all tasks are evaluated without being said.
 Results: the matrix on the screen, ``--csv`` and ``--plot`` (PNG, with matplotlib), ``--json``.
 """
 
@@ -22,16 +23,20 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from common import add_common, data_folder, environment, finish, table
 
 from sasimc.api import CompileOptions, compile_model
 from sasimc.datasets.dataset import Dataset, open_dataset
 from sasimc.datasets.loader import Loader
+from sasimc.isa.choices import LEVELS
 from sasimc.isa.program import Program
 from sasimc.runtime.interface import Interface
 from sasimc.training.image.image import DeviceImage
+from sasimc.training.image.recogniser import recogniser, settle
 from sasimc.training.image.tasks import TaskStore
 from sasimc.training.recipe import Recipe
+from sasimc.training.recognition import Recognised, class_means, evaluate_unsaid, of_tasks
 from sasimc.training.trainer import TrainState, train
 from sasimc.training.transfer import Transfer, transfer
 from sasimc.zoo.zoo import ZooOptions, build, default_model_path, write
@@ -100,6 +105,25 @@ def untrained(p: Program, dataset: Dataset, o: argparse.Namespace) -> float:
     return top1
 
 
+def wear_by_kind(image: DeviceImage, p: Program) -> dict[str, dict[str, float]]:
+    """The most written word line and the mean, of scratch rows and of all others that are written."""
+    scratch = np.zeros((image.shape.subarrays, image.shape.rows), bool)
+    for tile in (t for m in p.matrices.values() if m.kind == "scratch" for t in m.tiles):
+        scratch[tile.subarray, tile.row : tile.row + tile.rows] = True
+    kinds = {"scratch": image.kept & scratch.reshape(-1), "weights": image.kept & ~scratch.reshape(-1)}
+    return {kind: {"worst": int(image.wear[rows].max()), "mean": float(image.wear[rows].mean())} for kind, rows in kinds.items()}
+
+
+def recognised(bank: TaskStore, sets: list[Dataset], limit: int | None) -> list[Recognised]:
+    """Every task's test images, without saying whose they are."""
+    device, found = recogniser(bank), list[Recognised]()
+    for dataset in sets:
+        numbered, _ = of_tasks(dataset, [bank.task(name) for name in device.tasks], device.labels)
+        found += evaluate_unsaid(device, numbered, "test", limit=limit)[0]
+    settle(bank, device)
+    return found
+
+
 def transfer_lines(t: Transfer) -> str:
     """The figures at the end of the sequence, and those over all of it."""
     rows = [
@@ -138,6 +162,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--resolution", type=int, default=96, help="input size of the network that is built for real data")
     parser.add_argument("--wiring", choices=("add", "pooled"), default="add", help="where modules join in that network")
+    parser.add_argument("--level", choices=LEVELS, default="none", help="level the wear of these rows")
     parser.add_argument("--slots", type=int, help="use only so many places in the arrays")
     parser.add_argument("--csv", type=Path)
     parser.add_argument("--plot", type=Path)
@@ -150,10 +175,11 @@ def main() -> None:
     print(f"{p.machine.name}, {Interface.of(p).classes} outputs, {len(sets)} tasks")
     names, digests, matrix = [s.name for s in sets], dict[str, str](), list[list[float]]()
     initial, before = [untrained(p, s, o) for s in sets], list[float]()
+    worn = list[dict[str, dict[str, float]]]()
     recipe, wall = Recipe(epochs=o.epochs, limit=o.limit), time.perf_counter()
     with tempfile.TemporaryDirectory() as temporary:
         image = DeviceImage.open(Path(temporary) / "device.sas", p)
-        bank = TaskStore(image, p, "fused", o.threads)
+        bank = TaskStore(image, p, "fused", o.threads, o.level)
         if o.slots:
             del bank.slots[o.slots :]
         print(f"places in the arrays: {len(bank.slots)}")
@@ -172,6 +198,13 @@ def main() -> None:
                 keep=bank.keep,
             )
             bank.learned(run, {"val": run.best_top1})
+            image.means[dataset.name] = class_means(p, dataset, "fused", o.threads, o.limit)[0]
+            worn.append(wear_by_kind(image, p))
+            print(
+                "  "
+                + "; ".join(f"{kind}: most written row {w['worst']} times, mean {w['mean']:.1f}" for kind, w in worn[-1].items()),
+                flush=True,
+            )
             row = []
             for known in sets[: len(matrix) + 1]:
                 top1, digest = test(bank, known.name, known, o.limit)
@@ -180,13 +213,21 @@ def main() -> None:
                 row.append(top1)
             matrix.append(row)
             print(f"{dataset.name}: {', '.join(f'{n} {a:.1f} %' for n, a in zip(names, row, strict=False))}", flush=True)
-        tasks = list(image.tasks.values())
+        tasks, unsaid = list(image.tasks.values()), recognised(bank, sets, o.limit)
         wear = image.wear_summary()
         image.close()
     print(table(["after", *names], [[n, *row, *[""] * (len(names) - len(row))] for n, row in zip(names, matrix, strict=True)]))
     square = [[*row, *before[len(row) : len(row) + 1], *[None] * (len(sets) - len(row) - 1)] for row in matrix]
     moved = transfer(square, initial)
     print(transfer_lines(moved))
+    print(
+        table(
+            ["task", "recognised / %", "top-1 / %", "with the task said / %"],
+            [[r.task, r.recognised, r.top1, r.known] for r in unsaid],
+        )
+    )
+    means = [sum(getattr(r, name) for r in unsaid) / len(unsaid) for name in ("recognised", "top1", "known")]
+    print("means over tasks: " + "; ".join(f"{m:.1f} %" for m in means))
     print(
         f"before learning: {', '.join(f'{n} {a:.1f} % ({b:.1f} % on a new device)' for n, a, b in zip(names, before, initial, strict=True))}"
     )
@@ -228,6 +269,9 @@ def main() -> None:
         "transfer": dataclasses.asdict(moved),
         "logits_sha256": digests,
         "wear": wear,
+        "wear_by_kind": worn,
+        "unsaid": [dataclasses.asdict(r) for r in unsaid],
+        "level": o.level,
     }
     finish(o, {**figures, "slots": len(bank.slots), "epochs": o.epochs, "limit": o.limit})
 

@@ -11,6 +11,7 @@ __all__ = [
     "ENGINES",
     "INTERPOLATIONS",
     "LANE_KINDS",
+    "LEVELS",
     "MATCHES",
     "PRESETS",
     "SPLITS",
@@ -21,6 +22,7 @@ __all__ = [
 
 ENGINES = ("step", "bitserial", "fused")
 SPLITS = ("train", "val", "test")
+LEVELS = ("none", "scratch")
 MATCHES = ("name", "position")
 """How classes of data and program belong together."""
 LANE_KINDS = ("auto", "subarray", "bank", "group")

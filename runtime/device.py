@@ -22,6 +22,7 @@ from sasimc.runtime.crosscheck import cross_check
 from sasimc.runtime.faults import FaultPlan, Faults
 from sasimc.runtime.interface import Interface
 from sasimc.runtime.interpreter import Interpreter
+from sasimc.runtime.levelling import ScratchLevelling
 from sasimc.runtime.ports import inputs_of, outputs_of, port_named
 from sasimc.runtime.state import RowWrites
 
@@ -59,7 +60,7 @@ class Device:
 
     ``programmed``: what the host wrote to the arrays (:meth:`program_state`); ``seen``: images classified and steps done, ``replayed``: how many of
     them ran on another engine as well (:meth:`cross_check`); ``images``: images that were classified or learned from; ``faults``: the bit errors
-    of its arrays (:meth:`inject`; None: none).
+    of its arrays (:meth:`inject`; None: none); ``levelling``: of its scratch rows (:meth:`level`; None: none).
     """
 
     def __init__(self, program: Program | str | Path, engine: str = "bitserial", threads: int | None = None) -> None:
@@ -81,6 +82,7 @@ class Device:
         self._every = 0
         self._other: Interpreter | None = None
         self.faults: Faults | None = None
+        self.levelling: ScratchLevelling | None = None
         self._execute: Callable[[str], None] = self.interpreter.run
 
     def __repr__(self) -> str:
@@ -133,6 +135,10 @@ class Device:
         """From now on the arrays have bit errors; what is loaded is written anew with them (not ``fresh``: it stands there already). A plan
         without rates changes nothing."""
         self.faults = Faults(plan, self.interpreter, fresh=fresh) if plan.active else None
+
+    def level(self, what: str, turns: int = 0) -> None:
+        """``scratch``: from now on training steps turn the scratch rows of gradients, which were turned ``turns`` times before; ``none``: they do not."""
+        self.levelling = ScratchLevelling(self.program, self.interpreter.state, turns) if what == "scratch" else None
 
     def run_with(self, run: Callable[[str], None]) -> None:
         """From now on execute entry points with ``run``, for instance of a tracer (replays of :meth:`cross_check` are not run with it)."""
@@ -300,7 +306,8 @@ class Device:
         y = self.feed_step(images, labels, head_exponent=head_exponent, module_exponent=module_exponent)
         n = len(y)
         self.images += n
-        self._run(self.step_entry, 1)
+        with self.levelling.turned() if self.levelling else nullcontext():
+            self._run(self.step_entry, 1)
         words = [int(self.interpreter.read_view(self.io["loss"], b).reshape(-1)[0]) for b in range(n)]
         loss, classes = float(np.mean(words)), self._collect(n).classes
         if self.values:

@@ -87,10 +87,10 @@ def _of_module(model: onnx.ModelProto, value: str) -> bool:
 def test_means_are_rounded_halves_upwards() -> None:
     view = features_of(program())
     assert view
-    sums = Sums(2, dataclasses.replace(view, shape=(1, 1, 3)))
+    sums = Sums(3, dataclasses.replace(view, shape=(1, 1, 3)))
     sums.add(np.array([[1, 2, 255], [2, 2, 254]], np.uint8), np.array([0, 0]))
     sums.add(np.array([[7, 0, 1]], np.uint8), np.array([1]))
-    assert sums.means.tolist() == [[2, 2, 255], [7, 0, 1]]
+    assert sums.means.tolist() == [[2, 2, 255], [7, 0, 1], [3, 1, 170]]
 
 
 @pytest.mark.parametrize("count", [1, 3, 40])

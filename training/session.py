@@ -100,8 +100,8 @@ class Session:
             )
         if data.training:
             check_made_with(self.recipe, o, self.program)
-        elif o.freeze:
-            raise SasError("--freeze holds for a training", hint="--train DATASET")
+        elif o.freeze or o.level != SessionOptions.level:
+            raise SasError(f"{'--freeze' if o.freeze else '--level'} holds for a training", hint="--train DATASET")
         self._unsaid = self.image.use_any() if self.image and o.task == AUTO else None
         uses = self.image is not None and data.training is None
         if self._unsaid:

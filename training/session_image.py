@@ -56,7 +56,7 @@ def fingerprint(dataset: Dataset) -> str:
 @dataclass(frozen=True)
 class Begun:
     """What an unfinished training was begun with; ``outputs``: files that are to be written at the end (``save``, ``json``, ``trace``);
-    ``added``: it adds classes to a task, of which the first ``fixed`` keep their logits."""
+    ``added``: it adds classes to a task, of which the first ``fixed`` keep their logits; ``level``: what wear is levelled of."""
 
     task: str
     train: str
@@ -69,6 +69,7 @@ class Begun:
     outputs: Mapping[str, str] = field(default_factory=dict)
     added: bool = False
     fixed: int = 0
+    level: str = "none"
 
     @staticmethod
     def of(image: DeviceImage) -> Begun:
@@ -96,6 +97,8 @@ class Begun:
             SasError: one of them is not.
         """
         given: dict[str, tuple[Any, Any]] = {"--task": (o.task, self.task), "--freeze": (o.freeze or None, self.freeze)}
+        if o.level != SessionOptions.level:
+            given["--level"] = (o.level, self.level)
         if o.match != SessionOptions.match:
             given["--match"] = (o.match, self.match)
         if o.train and not Path(o.train).exists():  # a folder may have moved; whether its images are the same is seen later
@@ -152,7 +155,9 @@ def plain_device(program: Program, o: SessionOptions, training: Dataset | None) 
     if training is not None:
         program = learner(program, learned_classes(Interface.of(program), training))
     frozen = frozen_layers(program, o.freeze)
-    return Device(without_writes(program, frozen), o.engine, o.threads)
+    device = Device(without_writes(program, frozen), o.engine, o.threads)
+    device.level(o.level)
+    return device
 
 
 class SessionImage:
@@ -164,8 +169,8 @@ class SessionImage:
         self.path = o.image
         self.image = DeviceImage.open(o.image, program)
         try:
-            self.bank = TaskStore(self.image, program, o.engine, o.threads)
             self.begun = self._begun()
+            self.bank = TaskStore(self.image, program, o.engine, o.threads, self.begun.level if self.begun else o.level)
         except BaseException:
             self.image.close()
             raise
@@ -342,7 +347,7 @@ def _begun(task: str, o: SessionOptions, dataset: Dataset, recipe: Recipe, compi
     train = str(Path(given).absolute()) if given and Path(given).exists() else given or dataset.name
     data = str(o.data.absolute()) if o.data else None
     outputs = {name: str(path.absolute()) for name, path in o.outputs.items()}
-    return Begun(task, train, data, o.evaluate, fingerprint(dataset), recipe, o.freeze, o.match, outputs)
+    return Begun(task, train, data, o.evaluate, fingerprint(dataset), recipe, o.freeze, o.match, outputs, level=o.level)
 
 
 def _digest(name: str, items: Iterable[Item]) -> str:

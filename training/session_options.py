@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from sasimc.isa.choices import ENGINES, MATCHES
+from sasimc.isa.choices import ENGINES, LEVELS, MATCHES
 from sasimc.isa.described import findings
 from sasimc.isa.errors import SasError, near
 from sasimc.isa.options import options_of, texts_of
@@ -28,7 +28,8 @@ class SessionOptions:
     """The options of ``sasrun``; ``program`` is a path or a compiled program, ``what`` names it in the first line.
 
     ``add``: data set with further classes for a learned ``task``, whose own are trained too if ``retrain``. ``recipe``: name or file; ``changes``: fields of it that were given one by one. ``image``: the device image, in which ``task`` is learned
-    or used (``auto``: the one that an image belongs to), and an unfinished training goes on (``resume``). ``freeze``: patterns of trainable layers that stay as they are. ``preprocess`` (a
+    or used (``auto``: the one that an image belongs to), and an unfinished training goes on (``resume``). ``level``: what wear is levelled of in training, ``none`` or ``scratch`` rows.
+    ``freeze``: patterns of trainable layers that stay as they are. ``preprocess`` (a
     preset or JSON) and ``preprocess_changes`` (fields): what is done to images. ``match``: how classes of data and program belong together, by
     ``name`` or ``position``. ``made_by``: words of the command line that make a compiled ``program`` again. ``strict``: a damaged file ends the run before it begins. ``outputs``: files to write (``save``, ``json``, ``trace``).
     """
@@ -50,6 +51,7 @@ class SessionOptions:
     image: Path | None = None
     task: str | None = None
     resume: bool = False
+    level: str = "none"
     split: str = "test"
     cross_check: int = 0
     top: int = 5
@@ -71,6 +73,8 @@ def check_options(o: SessionOptions) -> None:
         raise SasError(f"--cross-check {o.cross_check}: a number from 1, or 0 for none")
     if o.split not in ("train", "val", "test"):
         raise SasError(f"no split {o.split!r}", hint=near(o.split, ("train", "val", "test")) or "train, val or test")
+    if o.level not in LEVELS:
+        raise SasError(f"--level {o.level}", hint=near(o.level, LEVELS) or " or ".join(LEVELS))
     if o.match not in MATCHES:
         raise SasError(f"--match {o.match}", hint=near(o.match, MATCHES) or " or ".join(MATCHES))
     if o.add and (o.task is None or o.train or o.freeze or o.match != "name"):

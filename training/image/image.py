@@ -104,6 +104,7 @@ class _Head(_Model):
     tasks: tuple[Task, ...] = ()
     pending: Pending | None = None
     moment: Count = 0
+    turns: Count = 0
 
 
 @dataclass
@@ -113,7 +114,8 @@ class DeviceImage:
     ``cells`` uint8 [word lines, width] and ``wear`` int64 [word lines] (row writes) over all sub-arrays; ``kept`` marks the word lines the image
     speaks for, all others are as the program has them. ``stored``: weights of tasks on the host, by task and matrix; of those in the arrays learned
     biases, by view. ``means``: of the frozen features of every class of a task [classes, K]. ``pending`` with its
-    arrays ``left`` (counters, best weights, host memory): an unfinished training. ``moment`` counts uses. ``rolled_back``: an incomplete
+    arrays ``left`` (counters, best weights, host memory): an unfinished training. ``moment`` counts uses, ``turns`` those of
+    scratch rows (``--level scratch``). ``rolled_back``: an incomplete
     step was found at the end and left out.
     """
 
@@ -129,6 +131,7 @@ class DeviceImage:
     pending: Pending | None = None
     left: dict[str, Array] = field(default_factory=dict)
     moment: int = 0
+    turns: int = 0
     rolled_back: bool = False
     _end: int = 0
     _snapshot: int = 0
@@ -226,7 +229,7 @@ class DeviceImage:
         cells[at] = content
         wear[arrays["wear_at"]] = arrays["wear"]
         image = DeviceImage(medium, head.identity, shape, cells, wear, kept, {t.name: t for t in head.tasks})
-        image.pending, image.moment = head.pending, head.moment
+        image.pending, image.moment, image.turns = head.pending, head.moment, head.turns
         for name, array in arrays.items():
             group, _, rest = name.partition("/")
             if group == "left":
@@ -247,7 +250,12 @@ class DeviceImage:
     def save(self) -> None:
         """Write a snapshot in the file's place. Raises SasError when it cannot be written."""
         head = _Head(
-            identity=self.identity, shape=self.shape, tasks=tuple(self.tasks.values()), pending=self.pending, moment=self.moment
+            identity=self.identity,
+            shape=self.shape,
+            tasks=tuple(self.tasks.values()),
+            pending=self.pending,
+            moment=self.moment,
+            turns=self.turns,
         )
         rows, worn = np.flatnonzero(self.kept).astype(np.int32), np.flatnonzero(self.wear).astype(np.int32)
         arrays: dict[str, Array] = {"rows": rows, "cells": self.cells[rows], "wear_at": worn, "wear": self.wear[worn]}
@@ -308,6 +316,7 @@ class DeviceImage:
         self.left["counters"], self.left["counter_rows"] = grown, np.concatenate([rows, a["counter_rows"]])
         # rows of finished epochs come one at a time, everything else anew
         before = self.pending.state
+        self.turns = step.head.pop("turns", self.turns)
         state = {**step.head, "epochs": [*before.get("epochs", []), *step.head.get("epochs", [])]}
         self.pending = self.pending.model_copy(update={"state": {**before, **state}})
 

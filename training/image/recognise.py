@@ -18,7 +18,7 @@ import numpy.typing as npt
 from sasimc.isa.errors import SasError
 from sasimc.isa.instructions import array, control, movement, periphery  # noqa: F401  (the instructions that are emitted)
 from sasimc.isa.objects import Table, View
-from sasimc.isa.program import Instr, Program
+from sasimc.isa.program import Instr, Program, Tensor
 from sasimc.isa.spec import TABLE, MatField, Reg, RowRange, RowsField
 from sasimc.training.image.rebind import trainable_matrices
 
@@ -59,9 +59,10 @@ class Sums:
 
     @property
     def means(self) -> Mean:
-        """[classes, K]; 0 for a class without an image."""
-        n = np.maximum(self._counts, 1)[:, None]
-        return ((2 * self._sums + n) // (2 * n)).astype(self._dtype)
+        """[classes, K]; a class without an image has the mean of all images."""
+        sums, n = self._sums.copy(), self._counts.copy()
+        sums[n == 0], n[n == 0] = self._sums.sum(axis=0), self._counts.sum()
+        return ((2 * sums + n[:, None]) // (2 * n[:, None])).astype(self._dtype)
 
 
 def half_norms(means: Mean) -> npt.NDArray[np.int64]:
@@ -217,7 +218,7 @@ def recognise_code(program: Program, means: Mean) -> Program:
     )  # fmt: skip
 
 
-def classify_code(program: Program, suffix: str, weights: Mapping[str, npt.NDArray[np.int8]]) -> Program:
+def classify_code(program: Program, suffix: str, weights: Mapping[str, Tensor]) -> Program:
     """Entry ``infer`` alone, with its trained matrices and their tensors renamed by a suffix, and with these weights (by first matrix)."""
     trained = trainable_matrices(program)
     values = {trained[name].tensor: w for name, w in weights.items()}

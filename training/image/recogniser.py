@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sasimc.isa.errors import SasError
-from sasimc.isa.program import Program
+from sasimc.isa.program import Program, Tensor
 from sasimc.runtime.device import Device, Inference
 from sasimc.runtime.state import RowWrites
 from sasimc.training.image.rebind import Slot, at_slot, trainable_matrices, with_classes, written_rows
@@ -31,8 +31,8 @@ class Candidate:
     name: str
     classes: tuple[str, ...]
     means: Mean
-    weights: Mapping[str, npt.NDArray[np.int8]]
-    biases: Mapping[str, npt.NDArray[np.int32]]
+    weights: Mapping[str, Tensor]
+    biases: Mapping[str, Tensor]
     slot: Slot
     resident: bool
 

@@ -50,9 +50,12 @@ def _first_matrices(program: Program) -> dict[str, str]:
 
 
 class TaskStore:
-    """The tasks of an image, on the program it belongs to. ``engine`` and ``threads`` as for :class:`Device`."""
+    """The tasks of an image, on the program it belongs to. ``engine`` and ``threads`` as for :class:`Device`, ``level`` as for :meth:`Device.level`."""
 
-    def __init__(self, image: DeviceImage, program: Program, engine: str = "fused", threads: int | None = None) -> None:
+    def __init__(
+        self, image: DeviceImage, program: Program, engine: str = "fused", threads: int | None = None, level: str = "none"
+    ) -> None:
+        self.level = level
         self.image, self.program, self.engine, self.threads = image, program, engine, threads
         self.slots = place_slots(program)
         self._task: Task | None = None
@@ -199,6 +202,7 @@ class TaskStore:
         self._task, self._device = task, Device(program, self.engine, self.threads)
         self.load(self._device)
         self._device.load_state(self.image.stored.get(name, {}))
+        self._device.level(self.level, self.image.turns)
         return self._device
 
     def adopt(self, device: Device, name: str, classes: Sequence[str], dataset: str) -> Task:
@@ -242,6 +246,8 @@ class TaskStore:
             "replayed": device.replayed,
         }
         state |= {"programmed": asdict(device.programmed), "level": asdict(run.level)}
+        if device.levelling:
+            state["turns"] = device.levelling.turns
         if run.lap != known.lap:
             state["lap"] = run.lap
         cells = it.state.cells.reshape(-1, self.image.shape.width)

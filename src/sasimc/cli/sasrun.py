@@ -129,6 +129,10 @@ __all__ = ["app", "embedded", "main"]
     show_default="the data set's name",
     help="Task of the device image to learn or use; auto: for --eval and --input the one that an image belongs to.",
 )
+@option(
+    "--level", section="Device", type=Choice("sasimc.isa.choices:LEVELS"), default="none",
+    help="Level the wear of these rows in training: every step writes others of the scratch rows.",
+)  # fmt: skip
 @option("--resume", section="Device", is_flag=True, help="Resume interrupted training.")
 @option(
     "--bit-error-rate", section="Device", metavar="RATES", multiple=True,
@@ -209,7 +213,7 @@ def _session(
     weights: str | None, evaluate: str | None, save: Path | None, data: Path | None, split: str, limit: int | None, top: int, recipe: str | None,
     epochs: int | None, batch: int | None, seed: int | None, patience: int | None, head_exponent: str | None, module_exponent: str | None,
     augment: bool | None, freeze: str, image: Path | None, task: str | None, resume: bool, match: str, strict: bool, preprocess: str | None,
-    cluster: str | None, workers: int | None, power: str | None, **fields: Any,
+    cluster: str | None, workers: int | None, power: str | None, level: str, **fields: Any,
 ) -> None:  # fmt: skip
     """Classify, train, evaluate."""
     from sasimc.datasets.images import Augment
@@ -246,7 +250,7 @@ def _session(
     what_to_do = SessionOptions(
         program=runnable, inputs=inputs, train=train, add=add, retrain=retrain, evaluate=evaluate, data=data, engine=outcome.engine,
         threads=outcome.threads, recipe=recipe, changes=changes, freeze=freeze, image=image, task=task, resume=resume, split=split,
-        cross_check=cross_check, top=top, preprocess=preprocess, preprocess_changes=preprocess_changes, match=match, strict=strict,
+        cross_check=cross_check, top=top, preprocess=preprocess, preprocess_changes=preprocess_changes, match=match, strict=strict, level=level,
         outputs={k: v for k, v in (("save", save), ("json", outcome.json_file), ("trace", outcome.trace)) if v},
     )  # fmt: skip
     check_options(what_to_do)
