@@ -304,7 +304,7 @@ def _mixed(h: Ints) -> Ints:
 def _drawn(stream: int, shape: tuple[int, ...], memory: Mapping[str, Ints]) -> Ints:
     """The numbers from 0 to 2^32 - 1 that decide for the elements [B, H, W, C] of a tensor in this step."""
     samples, rows, pixels, channels = np.ogrid[tuple(slice(n) for n in shape)]
-    tensor = _mixed(_mixed(np.asarray(memory.get("rounding.step", 0), np.int64)) ^ stream)
+    tensor = _mixed(_mixed(np.full(1, memory.get("rounding.step", 0), np.int64)) ^ stream)
     pixel = _mixed(_mixed(tensor ^ samples) ^ (rows << 16) + pixels)
     return _mixed(pixel + channels * 0x9E3779B9 & 0xFFFFFFFF)
 

@@ -16,6 +16,7 @@ from tiny_task import dataset, learn, logits
 
 from sasimc.api import CompileOptions, compile_model
 from sasimc.export import export_onnx
+from sasimc.isa.analysis.lint import lint
 from sasimc.isa.errors import SasError
 from sasimc.isa.files import load_program, save_program
 from sasimc.isa.program import Program
@@ -47,6 +48,7 @@ def test_programs_without_them_say_nothing_of_them() -> None:
     assert not {"train_biases", "learned_biases"} & plain.meta.keys()
     assert not {"badd", "bupd"} & {i.spec.mnemonic for i in plain.code}
     assert {"badd", "bupd"} <= {i.spec.mnemonic for i in program().code}
+    assert lint(program()) == []
 
 
 @pytest.mark.parametrize("form", ["prog.s", "prog.bin"])
@@ -170,7 +172,7 @@ def test_export_puts_them_into_the_model(name: str) -> None:
         "cnn": lambda: plain_cnn(train="all"),
         "module": lambda: tiny_task.mobilenet_like(size=8, width=4, modules=1),
     }[name]()
-    options = CompileOptions(batch=4, train_biases=True)
+    options = CompileOptions(batch=4, train_biases=True, unbiased_updates=True, verify=True)
     compiled = compile_model(model, options)
     device = Device(compiled.program, "fused", 1)
     x = stored(compiled, 4)

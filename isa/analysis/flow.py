@@ -360,6 +360,8 @@ class Flow(Walker):
         geom = getattr(o, "geom", None)
         if matrix is not None and geom is not None and source is not None:
             return self._product(spec, matrix, geom.taps, source, acc.channels)
+        if hasattr(o, "down"):
+            return 2.0 ** (30 - o.down)  # ``bupd`` keeps learned biases within 2^30
         if any(f.broadcast for f in spec.of_kind(ViewField)):
             summed = [n if have == 1 else 1 for have, n in zip(acc.shape, (rows, *o.a.shape[1:]), strict=True)]
             return float(np.prod(summed)) * _spread(o.a) * _spread(o.b)
