@@ -22,6 +22,7 @@ import sasimc.frontend.ops_unary
 import sasimc.frontend.ops_window  # noqa: F401
 from sasimc.frontend.inputs import FLOATS, INTS, graph_inputs
 from sasimc.frontend.load import load_model, model_opset, sorted_nodes
+from sasimc.frontend.norms import as_layer_norms
 from sasimc.frontend.ops_quant import fold
 from sasimc.frontend.qdq_form import qdq_form
 from sasimc.frontend.state import (
@@ -119,7 +120,7 @@ def obstacles(found: FloatImport) -> tuple[Finding, ...]:
 
 def import_float(model: ModelProto) -> FloatImport:
     """Walk all nodes. An unsupported node becomes an ``opaque`` operation so that the rest is still looked at."""
-    graph, nodes = model.graph, sorted_nodes(model.graph)
+    graph, nodes = model.graph, as_layer_norms(sorted_nodes(model.graph), model)
     imp = Importer(model_opset(model))
     operators: dict[str, str] = {}
     shapes = _InferredShapes(model)

@@ -165,7 +165,8 @@ def _mean(imp: Importer, node: NodeProto, act: Act, x: str, out: str, axes: Sequ
     over = {name for i in axes for name, _, _ in parts[i]} if parts else {"C"}
     if over - {"H", "W"} or any(over & {name for name, _, _ in p} for i, p in enumerate(parts) if i not in axes):
         raise Unsupported(
-            f"mean over {[layout.dims[i] for i in axes]} of {list(imp.dims(act))}", "reduce over the whole height, width or both"
+            f"mean over {[layout.dims[i] for i in axes]} of {list(imp.dims(act))}",
+            "reduce over the whole height, width or both; a layer norm must not be quantised inside: sasc quantize keeps it whole",
         )
     kernel = (h if "H" in over else 1, w if "W" in over else 1)
     shape = (h // kernel[0], w // kernel[1], c)

@@ -21,6 +21,7 @@ import onnxruntime
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+from sasimc.frontend.norms import with_layer_norms
 from sasimc.isa.errors import SasError
 from sasimc.isa.files import write_atomically
 from sasimc.quantise.samples import InputPlane, Samples
@@ -77,6 +78,7 @@ def quantise(
         try:
             noisy.setLevel(logging.ERROR)  # it advises the very preparation that is done here
             quant_pre_process(source, prepared, skip_symbolic_shape=True)
+            onnx.save(with_layer_norms(onnx.load(prepared)), prepared)
             quantize_static(
                 prepared, made, _Reader(plane.name, samples, progress), quant_format=QuantFormat.QDQ, activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8, per_channel=per_channel, calibrate_method=METHODS[method],

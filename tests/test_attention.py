@@ -13,6 +13,7 @@ from qdq_net import Net, run_ort
 
 from sasimc.backend.compile import compile_graph
 from sasimc.frontend.check import check_model
+from sasimc.frontend.norms import with_layer_norms
 from sasimc.frontend.onnx_import import import_float, import_graph, import_model
 from sasimc.ir import interp
 from sasimc.isa.analysis.lint import lint
@@ -181,6 +182,42 @@ def test_small_graphs(name: str) -> None:
     want = np.rint(run_ort(model, x)[0] / t.scale) + t.zero
     assert np.abs(got.reshape(-1)[axes.index()].reshape(want.shape) - want).max() <= 1
     assert len(np.unique(want)) > 8
+
+
+def written_out(net: Net, x: str, gamma: str, beta: str, square: str = "Pow") -> str:
+    """A layer norm as PyTorch exports it to opsets before 17."""
+    mean = {"axes": [-1]}
+    d = net.node("Sub", x, net.node("ReduceMean", x, **mean))
+    two = net.node("Pow", d, net.const(2.0)) if square == "Pow" else net.node("Mul", d, d)
+    root = net.node("Sqrt", net.node("Add", net.node("ReduceMean", two, **mean), net.const(1e-5)))
+    return net.node("Add", net.node("Mul", net.node("Div", d, root), gamma), beta)
+
+
+@pytest.mark.parametrize("square", ["Pow", "Mul"])
+def test_a_layer_norm_that_is_written_out(square: str) -> None:
+    """It is one again, in the importer and for the quantiser, with the same numbers; not where something else reads its inside."""
+    net = Net(("n", 5, 12), opset=13, seed=2)
+    gamma, beta = net.const(net.rng.normal(1, 0.3, 12)), net.const(net.rng.normal(0, 0.3, 12))
+    x = np.random.default_rng(1).normal(0, 1, (3, 5, 12)).astype(np.float32)
+    plain = net.model(written_out(net, "x", gamma, beta, square))
+    whole = with_layer_norms(plain)
+    assert [n.op_type for n in whole.graph.node] == ["LayerNormalization"]
+    assert whole.opset_import[0].version == 17
+    assert np.allclose(run_ort(whole, x)[0], run_ort(plain, x)[0], atol=1e-5)
+    made = net.q(net.nodes[-1].output[0])
+    net.nodes.insert(0, onnx.helper.make_node("QuantizeLinear", ["x", *net.nodes[-1].input[1:]], ["xq"]))
+    net.nodes.insert(1, onnx.helper.make_node("DequantizeLinear", ["xq", *net.nodes[-1].input[1:]], ["xf"]))
+    for node in net.nodes[2:]:
+        node.input[:] = ["xf" if name == "x" else name for name in node.input]
+    model = net.model(made)
+    graph = import_model(model, "")
+    assert [op.kind for op in graph.ops] == ["layernorm"]
+    stored = interp.quantize_input(graph, x.reshape(3, *graph.type("x").shape))
+    got = interp.run(graph, {"x": stored})[graph.outputs[0]].reshape(3, 5, 12)
+    assert np.abs(got - np.rint(run_ort(model, x)[0] / 0.02)).max() <= 1
+    sub = next(n for n in plain.graph.node if n.op_type == "Sub")
+    plain.graph.output.append(onnx.helper.make_empty_tensor_value_info(sub.output[0]))
+    assert with_layer_norms(plain) is plain
 
 
 def test_softmax_over_pixels_is_refused_in_the_middle() -> None:
