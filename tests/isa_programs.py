@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import sasimc.isa.instructions  # noqa: F401
 from sasimc.isa.machine import Machine, load_machine
-from sasimc.isa.objects import Geometry, Matrix, Table, Tile, View
+from sasimc.isa.objects import EXP_ONE, LUT_ENTRIES, Geometry, Matrix, Table, Tile, View
 from sasimc.isa.program import Instr, Origin, Program
 from sasimc.isa.spec import TABLE, RowRange
 
@@ -81,6 +81,8 @@ def _tables(draw: st.DrawFn, name: str, n: int) -> Table:
         values["lo"], values["hi"] = draw(st.sampled_from([(0, 255), (-128, 127), (3, 40)]))
     if "shift" in values:
         values["shift"] = draw(st.integers(1, 62))
+    if "up" in values:
+        values["up"] = draw(st.integers(0, 31))
     limit = {
         "bias": (-(1 << 31), (1 << 31) - 1),
         "mult": (-(1 << 31), (1 << 31) - 1),
@@ -89,6 +91,8 @@ def _tables(draw: st.DrawFn, name: str, n: int) -> Table:
     }
     if kind == "lut":
         return Table(name, kind, values, {"values": tuple(draw(st.sampled_from((range(256), range(127, -129, -1)))))})
+    if kind == "softmax":
+        return Table(name, kind, values, {"exp": (EXP_ONE, *[draw(st.integers(0, EXP_ONE))] * (LUT_ENTRIES - 1))})
     return Table(name, kind, values, {r: tuple(draw(st.lists(st.integers(*limit[r]), min_size=n, max_size=n))) for r in roles})
 
 
