@@ -132,8 +132,9 @@ def check_made_with(recipe: Recipe, o: SessionOptions, program: Program) -> None
     check_network(recipe, o.recipe, program.meta)
     wanted = texts_of(recipe.compile, BackwardOptions)
     for made in options_of(BackwardOptions) if "compile" in recipe.model_fields_set else ():
-        if (was := program.meta.get(made.name, "")) != wanted[made.name]:
+        asked, was = wanted.get(made.name, ""), program.meta.get(made.name, "")
+        if was != asked:
             raise SasError(
-                f"the recipe is for a program compiled with {made.flag} {wanted[made.name] or 'left out'}; this one was compiled with {was!r}",
+                f"the recipe is for a program compiled with {made.flag} {asked or 'left out'}; this one was compiled with {was!r}",
                 hint=f"sasc compile --recipe {o.recipe}, or take a recipe without [compile]",
             )
