@@ -19,7 +19,7 @@ from pathlib import Path
 from common import add_common, data_folder, environment, finish, table
 from forgetting import DRAWN, REAL, part, program, recognised, wear_by_kind
 
-from sasimc.evaluation.technologies.technology import load_technology
+from sasimc.evaluation.technologies.load import load_technology
 from sasimc.isa.choices import LEVELS
 from sasimc.training.image.image import DeviceImage
 from sasimc.training.image.tasks import TaskStore
