@@ -118,8 +118,8 @@ def recognised(bank: TaskStore, sets: list[Dataset], limit: int | None) -> list[
     """Every task's test images, without saying whose they are."""
     device, found = recogniser(bank), list[Recognised]()
     for dataset in sets:
-        numbered, _ = of_tasks(dataset, [bank.task(name) for name in device.tasks], device.labels)
-        found += evaluate_unsaid(device, numbered, "test", limit=limit)[0]
+        numbers, _ = of_tasks(dataset, [bank.task(name) for name in device.tasks])
+        found += evaluate_unsaid(device, dataset, numbers, "test", limit=limit)[0]
     settle(bank, device)
     return found
 

@@ -215,8 +215,8 @@ def test_tasks_without_a_place_are_swapped_in_and_counted(learned: Path, tmp_pat
     wear, placed = image.wear.sum(), sum(t.placing.rows for t in store.tasks.values())
     device = recogniser(store)
     data = open_dataset(str(learned / "garden"), size=8)
-    found, _ = of_tasks(data, [store.task(n) for n in device.tasks], device.labels)
-    rows, _ = evaluate_unsaid(device, found, "train")
+    numbers, _ = of_tasks(data, [store.task(n) for n in device.tasks])
+    rows, _ = evaluate_unsaid(device, data, numbers, "train")
     settle(store, device)
     assert [r.task for r in rows] == ["garden"]
     assert [t.slot for t in store.tasks.values()].count(0) == 1
@@ -232,10 +232,21 @@ def test_tasks_without_a_place_are_swapped_in_and_counted(learned: Path, tmp_pat
 def test_a_folder_of_several_tasks(learned: Path) -> None:
     image = DeviceImage.read(learned / "d.sas")
     tasks = [image.tasks[n] for n in ("garden", "forms")]
-    labels = [f"{t.name}: {c}" for t in tasks for c in t.classes]
     mixed = dataclasses.replace(dataset(2), name="mixed", classes=("pretrain2", "flowers1"))
-    found, _ = of_tasks(mixed, tasks, labels)
-    assert [i.class_id for i in found.items("test")] == [5, 1]
+    assert of_tasks(mixed, tasks)[0].tolist() == [5, 1]
+    assert of_tasks(dataclasses.replace(mixed, name="forms", classes=("pretrain3", "pretrain0")), tasks)[0].tolist() == [6, 3]
+
+
+def test_drawn_images_of_a_later_task(learned: Path, tmp_path: Path) -> None:
+    """Their class decides what is drawn: it stays theirs, whatever its number among all tasks."""
+    image = DeviceImage.open(_copy(learned, tmp_path) / "d.sas", program(2))
+    store, data = TaskStore(image, program(2), threads=1), dataset(3)
+    device = recogniser(store)
+    numbers = np.arange(3) + device.offsets[1]
+    rows, confusion = evaluate_unsaid(device, data, numbers, "test")
+    image.close()
+    assert [(r.task, r.images) for r in rows] == [("forms", 3)]
+    assert sorted(c for c, _, _ in confusion) == sorted(numbers.tolist())
 
 
 def test_a_broken_off_training_has_its_means(learned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

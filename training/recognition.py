@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sasimc.datasets.classes import align
-from sasimc.datasets.dataset import Dataset
+from sasimc.datasets.dataset import Dataset, Item
 from sasimc.datasets.loader import Loader
 from sasimc.isa.errors import SasError
 from sasimc.isa.program import Program
@@ -55,9 +55,9 @@ def class_means(
     return sums.means, images, cycles
 
 
-def of_tasks(dataset: Dataset, tasks: Sequence[Task], labels: Sequence[str]) -> tuple[Dataset, str]:
-    """The data set with the class numbers of a :class:`Recogniser` over these tasks, and what was done, in words. A data set that bears a task's name, or
-    that a task was learned from, is of that task; of any other, every class is of the task that alone knows a class of its name.
+def of_tasks(dataset: Dataset, tasks: Sequence[Task]) -> tuple[Ints, str]:
+    """Number of each class of a data set [classes] among those of all tasks (:class:`Recogniser`), and how they were matched, in words. A data set that
+    bears a task's name, or that a task was learned from, is of that task; of any other, every class is of the task that alone knows a class of its name.
 
     Raises:
         SasError: a class that no task knows, or several.
@@ -67,29 +67,21 @@ def of_tasks(dataset: Dataset, tasks: Sequence[Task], labels: Sequence[str]) -> 
         i for i, t in enumerate(tasks) if t.dataset == dataset.name
     ]
     if len(own) == 1:
-        task = tasks[own[0]]
-        aligned, words = align(dataset, task.classes, learns=False)
-        splits = {
-            s: tuple(dataclasses.replace(i, class_id=i.class_id + offsets[own[0]]) for i in items)
-            for s, items in aligned.splits.items()
-        }
-        return dataclasses.replace(aligned, classes=tuple(labels), splits=splits), ", ".join(
-            w for w in (f"images of task {task.name}", words) if w
-        )
+        task, one_each = tasks[own[0]], tuple(Item("", c) for c in range(len(dataset.classes)))
+        aligned, words = align(dataclasses.replace(dataset, splits={"test": one_each}), task.classes, learns=False)
+        found = [offsets[own[0]] + i.class_id for i in aligned.items("test")]
+        return np.array(found), ", ".join(w for w in (f"images of task {task.name}", words) if w)
     numbers: list[int] = []
     for name in dataset.classes:
-        found = [(t.name, at + t.classes.index(name)) for t, at in zip(tasks, offsets, strict=False) if name in t.classes]
-        if len(found) != 1:
-            which = f"tasks {', '.join(n for n, _ in found)} know" if found else "no task of the device knows"
+        known = [(t.name, at + t.classes.index(name)) for t, at in zip(tasks, offsets, strict=False) if name in t.classes]
+        if len(known) != 1:
+            which = f"tasks {', '.join(n for n, _ in known)} know" if known else "no task of the device knows"
             raise SasError(
                 f"{dataset.name}: {which} a class {name!r}: to which task do its images belong?",
                 hint="name the folder as the task, or its sub-folders as classes that one task alone knows",
             )
-        numbers.append(found[0][1])
-    splits = {
-        s: tuple(dataclasses.replace(i, class_id=numbers[i.class_id]) for i in items) for s, items in dataset.splits.items()
-    }
-    return dataclasses.replace(dataset, classes=tuple(labels), splits=splits), "classes matched by name over all tasks"
+        numbers.append(known[0][1])
+    return np.array(numbers), "classes matched by name over all tasks"
 
 
 @dataclass(frozen=True)
@@ -105,9 +97,10 @@ class Recognised:
 
 
 def evaluate_unsaid(
-    device: Recogniser, dataset: Dataset, split: str, watch: Watch | None = None, limit: int | None = None
+    device: Recogniser, dataset: Dataset, numbers: Ints, split: str, watch: Watch | None = None, limit: int | None = None
 ) -> tuple[list[Recognised], list[tuple[int, int, int]]]:  # fmt: skip
-    """Evaluate images whose task is not said: a row for each task that has images, and (class, predicted class, images).
+    """Evaluate images whose task is not said: a row for each task that has images, and (class, predicted class, images). ``numbers``: of the data set's
+    classes among those of all tasks (:func:`of_tasks`), as which classes are counted.
 
     All images are recognised first; then every task that is needed runs its own once, so that each is swapped in once at most. Raises SasError when no
     image can be read.
@@ -116,7 +109,7 @@ def evaluate_unsaid(
     chosen, truth, at = list[int](), list[int](), list[int]()
     for images, labels, positions in loader.epoch(0):
         chosen += device.recognise(images).tolist()
-        truth, at = truth + labels.tolist(), at + positions.tolist()
+        truth, at = truth + numbers[labels].tolist(), at + positions.tolist()
         if watch:
             watch(Progress("which task", len(at), loader.images, simulated_s=device.simulated_s))
     if not at:

@@ -106,7 +106,7 @@ class Session:
         uses = self.image is not None and data.training is None
         if self._unsaid:
             assert self.image
-            data.match_tasks([self.image.bank.task(name) for name in self._unsaid.tasks], self._unsaid.labels)
+            data.match_tasks([self.image.bank.task(name) for name in self._unsaid.tasks])
         else:
             data.match(
                 self.about.labels,
@@ -209,8 +209,8 @@ class Session:
             self.report["ended"] = exc.diagnostic.message if isinstance(exc, SasError) else "interrupted"
             raise
         finally:
-            if self._unsaid and self.image:
-                self.image.settle(self._unsaid, self._evaluation, self.options.split, self._recognised)
+            if self._unsaid and self.image and self.data:
+                self.image.settle(self._unsaid, self.data, self.options.split, self._recognised)
             self._fill_report()
             if self.show.images:
                 damaged = len(self.data.damaged) if self.data else 0
@@ -278,7 +278,10 @@ class Session:
 
     def _evaluate(self, dataset: Dataset) -> None:
         if self._unsaid:
-            found, self._recognised = measure_unsaid(self._unsaid, dataset, self.options.split, self.recipe.limit, self.show)
+            assert self.data
+            found, self._recognised = measure_unsaid(
+                self._unsaid, dataset, self.data.numbers, self.options.split, self.recipe.limit, self.show
+            )
             self.report.update(found)
             return
         found = measure(self.device, dataset, self.options.split, self.recipe.limit, self.show, self._run)

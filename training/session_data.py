@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sasimc.datasets.catalog import CATALOGUE
 from sasimc.datasets.check import BackgroundCheck, check_files, check_headers
 from sasimc.datasets.classes import align, extend
@@ -27,13 +29,15 @@ _SHOWN = 5
 
 
 class SessionData:
-    """``training`` and ``evaluation``: the data sets that a session works on, or None; ``notes``: what was done with them, in words."""
+    """``training`` and ``evaluation``: the data sets that a session works on, or None; ``notes``: what was done with them, in words; ``numbers``: of the
+    classes of ``evaluation`` among those of all tasks, where theirs is not said."""
 
     def __init__(self, o: SessionOptions, about: Interface, data: Path | None, say: Callable[[str], None]) -> None:
         self._options, self._about, self._data, self._say = o, about, data, say
         self.training: Dataset | None = None
         self.evaluation: Dataset | None = None
         self.notes: list[str] = []
+        self.numbers = np.zeros(0, np.int64)
         self._said = 0
         self._background: BackgroundCheck | None = None
 
@@ -80,10 +84,10 @@ class SessionData:
             self.evaluation, words = align(self.evaluation, wanted, learns=False, by_position=by_position)
             self.notes.append(words)
 
-    def match_tasks(self, tasks: Sequence[Task], labels: Sequence[str]) -> None:
-        """Give the data to evaluate class numbers over all tasks (``labels``)."""
+    def match_tasks(self, tasks: Sequence[Task]) -> None:
+        """Find the classes of the data to evaluate among those of all tasks (``numbers``)."""
         if self.evaluation is not None:
-            self.evaluation, words = of_tasks(self.evaluation, tasks, labels)
+            self.numbers, words = of_tasks(self.evaluation, tasks)
             self.notes.append(words)
 
     def check(self, split: str, watch: Callable[[int, int], None]) -> None:

@@ -28,6 +28,7 @@ from sasimc.training.image.tasks import TaskStore
 from sasimc.training.program_notes import with_labels, with_notes
 from sasimc.training.recipe import Recipe
 from sasimc.training.recognition import Recognised, class_means
+from sasimc.training.session_data import SessionData
 from sasimc.training.session_options import SessionOptions, make_recipe
 from sasimc.training.trainer import TrainState, batch_of
 
@@ -258,12 +259,12 @@ class SessionImage:
         """A device for all tasks that are learned, which finds out to which of them an image belongs."""
         return recogniser(self.bank)
 
-    def settle(self, device: Recogniser, dataset: Dataset | None, split: str, found: Sequence[Recognised]) -> None:
+    def settle(self, device: Recogniser, data: SessionData, split: str, found: Sequence[Recognised]) -> None:
         """What such a device did, and what was measured on it, into the image."""
         for row in found:
-            assert dataset is not None
-            items = [i for i in dataset.items(split) if device.tasks[int(device.task_of(np.array(i.class_id)))] == row.task]
-            digest = _digest(dataset.name, items)
+            assert data.evaluation is not None
+            classes = {c for c, task in enumerate(device.task_of(data.numbers)) if device.tasks[task] == row.task}
+            digest = _digest(data.evaluation.name, (i for i in data.evaluation.items(split) if i.class_id in classes))
             self.bank.note(row.task, split, digest, row.images, top1=row.known, recognised=row.recognised, unsaid=row.top1)
         settle(self.bank, device)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from sasimc.datasets.arrays import ArrayFile
 from sasimc.datasets.dataset import Dataset
@@ -165,11 +166,11 @@ def measure(device: Device, dataset: Dataset, split: str, limit: int | None, sho
 
 
 def measure_unsaid(
-    device: Recogniser, dataset: Dataset, split: str, limit: int | None, show: Shower
+    device: Recogniser, dataset: Dataset, numbers: npt.NDArray[np.int64], split: str, limit: int | None, show: Shower
 ) -> tuple[dict[str, Any], list[Recognised]]:  # fmt: skip
     """Evaluate a split whose images' task is not said; says how it went; for the report, and by task."""
     with show.bar() as watch:
-        rows, confusion = evaluate_unsaid(device, dataset, split, watch, limit)
+        rows, confusion = evaluate_unsaid(device, dataset, numbers, split, watch, limit)
     for row in rows:
         show.line(
             f"task {row.task} {split}: {row.recognised:.2f} % of {row.images} images recognised; top-1 {row.top1:.2f} %, with the task said {row.known:.2f} %"
@@ -186,7 +187,7 @@ def measure_unsaid(
     found = {
         "top1": mean["top1"],
         "top1_error": error,
-        "classes": list(dataset.classes),
+        "classes": list(device.labels),
         "confusion": [list(c) for c in confusion],
         "split": split,
     }
