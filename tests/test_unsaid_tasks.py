@@ -21,7 +21,7 @@ from sasimc.cli.common import invoke
 from sasimc.datasets.dataset import Dataset, open_dataset
 from sasimc.datasets.procedural import draw
 from sasimc.isa.files import save_program
-from sasimc.isa.program import Program
+from sasimc.isa.program import Program, Tensor
 from sasimc.runtime.device import Device
 from sasimc.training.image.image import DeviceImage
 from sasimc.training.image.recognise import FEATURES, Sums, feature_program, features_of, half_norms, recognise_code
@@ -73,10 +73,10 @@ def test_features_are_those_of_the_network_without_its_modules() -> None:
     )
     assert (ours == theirs.astype(int) + shift).mean() > 0.9
     learned = program(train_biases=True)
-    state = {
-        n: np.random.default_rng(0).integers(-50, 50, x.shape).astype(x.dtype)
-        for n, x in Device(learned, "fused", 1).state().items()
-    }
+    state: dict[str, Tensor] = {}
+    for name, values in Device(learned, "fused", 1).state().items():
+        drawn = np.random.default_rng(0).integers(-50, 50, values.shape)
+        state[name] = drawn.astype(np.int8) if values.dtype == np.int8 else drawn.astype(np.int32)
     np.testing.assert_array_equal(_features(learned.with_trained(state), images)[0], ours)
 
 
