@@ -233,7 +233,10 @@ def _named(host: Host, name: str) -> Neck:
     every = _names(host.model.graph)
     if name in every:
         raise SasError(f"--at {name}: not all data pass its result", hint=f"for instance {', '.join(known[:6])}")
-    raise SasError(f"--at {name}: there is no such operation", hint=near(name, known) or f"for instance {', '.join(known[:6])}")
+    raise SasError(
+        f"--at {name}: there is no such operation",
+        hint=near(name, known) or f"for instance {', '.join((known or sorted(every))[:6])}",
+    )
 
 
 def _names(graph: GraphProto) -> set[str]:

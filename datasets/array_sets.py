@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sasimc.datasets.arrays import ArrayFile, role_of
+from sasimc.datasets.arrays import ArrayFile, refuse_nan, role_of
 from sasimc.datasets.labels_csv import MAX_CLASSES, SPLIT_NAMES, Entry
 from sasimc.isa.errors import SasError
 
@@ -57,6 +57,8 @@ def read_array_set(file: ArrayFile, values: int | None = None) -> ArraySet:
             raise SasError(f"{where}: {array} and {pairs[role[1]][role[0]]} mean the same", hint=_HINT)
     if not pairs or any("x" not in p or ("y" not in p and values is None) for p in pairs.values()):
         raise SasError(f"{where}: no x with its y among {', '.join(file.names) or 'no arrays'}", hint=_HINT)
+    for p in pairs.values():
+        refuse_nan(file[p["x"]], f"{where}/{p['x']}" if p["x"] else where)
     targets = {p["x"]: p["y"] for p in pairs.values() if "y" in p and values is not None and _are_targets(file[p["y"]], values)}
     if targets and len(targets) < len(pairs):
         raise SasError(f"{where}: {', '.join(targets.values())} holds targets, other examples have none", hint=_HINT)

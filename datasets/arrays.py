@@ -180,5 +180,15 @@ def as_input(
     )
 
 
+def refuse_nan(x: Array, where: str) -> None:
+    """SasError where real values are no numbers."""
+    for first in range(0, len(x) if x.ndim and x.dtype.kind == "f" else 0, 1024):
+        if count := int(np.isnan(part := x[first : first + 1024]).sum()):
+            raise SasError(
+                f"{where}: {count} of {part.size} values from example {first} on are no numbers (NaN)",
+                hint="repair what wrote the array",
+            )
+
+
 def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(n for n in shape if n != 1)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -242,7 +243,16 @@ def _from_path(name: str, path: Path, seed: int, values: int | None = None) -> D
     note = f"{name}: {kinds}, {counts} {what} (train / val / test) from {path} ({table.layout})"
     left_out = (*table.left, *sorted(table.tree.system))
     note = "; ".join(
-        part for part in (note, table.note, drawn, _shown(table.left, "left out: {}"), _system(table.tree.system)) if part
+        part
+        for part in (
+            note,
+            table.note,
+            drawn,
+            _shown(_alike(table.classes), "classes differ in case only: {}"),
+            _shown(table.left, "left out: {}"),
+            _system(table.tree.system),
+        )
+        if part
     )
     return Dataset(name, table.classes, splits, str(path), False, note, table.named, left_out, _source=source, _targets=targets)
 
@@ -253,6 +263,12 @@ def _shown(names: Sequence[str], words: str) -> str:
         return ""
     more = f", ... ({len(names)} in all)" if len(names) > 3 else ""
     return words.format(", ".join(names[:3]) + more)
+
+
+def _alike(names: Sequence[str]) -> list[str]:
+    """Names that another one equals but for the case of letters."""
+    count = Counter(n.casefold() for n in names)
+    return [n for n in names if count[n.casefold()] > 1]
 
 
 def _system(names: set[str]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from sasimc.datasets.arrays import ArrayFile
+from sasimc.datasets.arrays import ArrayFile, refuse_nan
 from sasimc.datasets.images import read_image
 from sasimc.datasets.network_input import NetworkInput
 from sasimc.isa.errors import SasError
@@ -25,7 +25,8 @@ def read_input(path: Path, network: NetworkInput) -> list[tuple[str, npt.NDArray
         with path.open("rb") as f:
             head = f.read(6)
     except OSError as e:
-        raise SasError(f"{path}: cannot be read ({e.strerror or e})") from e
+        hint = "--eval takes folders; --input one file, or a pattern of them" if path.is_dir() else ""
+        raise SasError(f"{path}: cannot be read ({e.strerror or e})", hint=hint) from e
     if not head.startswith((b"\x93NUMPY", b"PK\x03\x04")):
         if network.preprocess is None:
             raise SasError(f"{path}: the network takes no pictures", hint=f"{network}; give them as .npy or .npz")
@@ -34,6 +35,7 @@ def read_input(path: Path, network: NetworkInput) -> list[tuple[str, npt.NDArray
     out: list[tuple[str, npt.NDArray[Any]]] = []
     for array in file.names:
         x, name = file[array], f"{path}/{array}" if array else str(path)
+        refuse_nan(x, name)
         try:
             count = len(network.integers(x))
         except SasError as e:

@@ -227,6 +227,8 @@ def read_labels(tree: Tree, files: Sequence[tuple[str, str]]) -> Table:
     absent: list[tuple[_File, int, str]] = []
     for f, given in read:
         for row in f.rows:
+            if not (row.name or with_ids):
+                raise f.bad("the class is missing", row.line)
             class_id = classes.by_id(f, row) if with_ids else classes.by_name(f, row)
             split = row.split.lower()
             if split and split not in SPLIT_NAMES:

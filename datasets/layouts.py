@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sasimc.datasets.class_folders import read_class_folders, split_of
+from sasimc.datasets.class_folders import images_below, read_class_folders, split_of
 from sasimc.datasets.labels_csv import Entry, Table, is_labels_csv, read_labels, text_lines
 from sasimc.datasets.names import FLOWERS17_NAMES, FLOWERS102_NAMES
 from sasimc.datasets.store import FolderTree, SubTree, Tree, is_archive, open_tree
@@ -231,8 +231,22 @@ def read_layout(tree: Tree) -> Table:
         return table
     if any(re.fullmatch(r"(jpg/|images/)?image_00001\.jpg", n) for f in ("", "jpg", "images") for n in tree.names(f)):
         raise SasError(f"{tree.where}: imagelabels.mat and setid.mat are missing", hint="without them the images have no labels")
-    empty = not tree.names() and not tree.folders()
     raise SasError(
-        f"{tree.where}: {'the folder is empty' if empty else 'no data set is recognised here'}",
+        f"{tree.where}: {_nothing(tree)}",
         hint="needed: labels.csv (file, class_id, class_name, split), or one sub-folder a class, or an official layout",
+    )
+
+
+def _nothing(tree: Tree) -> str:
+    """Why there is no data set."""
+    folders = tree.folders()
+    if not folders:
+        return "no data set is recognised here" if tree.names() else "the folder is empty"
+    full = [f for f in folders if images_below(SubTree(tree, f))[0]]
+    if not full:
+        return f"no images in {', '.join(folders[:6])}{', ...' if len(folders) > 6 else ''}"
+    return (
+        f"one folder with images only, {full[0]!r}: one class is nothing to tell apart"
+        if len(full) == 1
+        else "no data set is recognised here"
     )

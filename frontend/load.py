@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError, Message
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from sasimc.isa.errors import SasError
+from sasimc.isa.readable import ONNX, seems
 
 __all__ = ["MAX_BYTES", "MIN_OPSET", "load_model", "model_opset", "sorted_nodes", "validate"]
 
@@ -38,12 +39,11 @@ def load_model(path: str | Path) -> ModelProto:
     try:
         model.ParseFromString(data)
     except (DecodeError, ValueError, RuntimeError) as e:
-        raise SasError(
-            f"{path}: not an ONNX model, or cut off while it was written ({len(data)} bytes)",
-            hint="export or copy the file again",
+        raise _no_model(
+            path, data, f", or cut off while it was written ({len(data)} bytes)", "export or copy the file again"
         ) from e
     if not model.HasField("graph") or model.ir_version <= 0:
-        raise SasError(f"{path}: not an ONNX model (no graph in it)", hint="pass a .onnx file")
+        raise _no_model(path, data, " (no graph in it)", "pass a .onnx file")
     try:
         _check_text(model)
         _load_external(model, path)
@@ -52,6 +52,13 @@ def load_model(path: str | Path) -> ModelProto:
     except SasError as e:
         raise SasError(f"{path}: {e.diagnostic.message}", where="", hint=e.diagnostic.hint) from e
     return model
+
+
+def _no_model(path: Path, data: bytes, why: str, hint: str) -> SasError:
+    kind, remedy = seems(data)
+    if kind in ("", ONNX):
+        return SasError(f"{path}: not an ONNX model{why}", hint=hint)
+    return SasError(f"{path}: not an ONNX model but {kind}", hint=remedy or hint)
 
 
 def _read(path: Path) -> bytes:
@@ -277,6 +284,9 @@ def _load_external(model: ModelProto, path: Path) -> None:
         except ValueError as e:
             raise SasError(f"{refuse} has a bad offset or length") from e
         except OSError as e:
-            raise SasError(f"{refuse} cannot be read ({e.strerror or e})") from e
+            raise SasError(
+                f"{refuse} cannot be read ({e.strerror or e})",
+                hint="copy it from where the model was exported, into the model's folder",
+            ) from e
         tensor.data_location = TensorProto.DEFAULT
         del tensor.external_data[:]

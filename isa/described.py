@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from sasimc.isa.errors import Diagnostic, DiagnosticsError, SasError, Span, near
+from sasimc.isa.readable import text_of
 
 __all__ = [
     "Finding",
@@ -72,9 +73,7 @@ def read_source(path: str | Path, what: str) -> Source:
             data = f.read(MAX_DESCRIPTION_BYTES + 1)
         if len(data) > MAX_DESCRIPTION_BYTES:
             raise SasError(f"too large for a {what}: more than {MAX_DESCRIPTION_BYTES >> 20} MiB", where=str(path))
-        return Source(str(path), data.decode("utf-8"))
-    except UnicodeDecodeError as exc:
-        raise SasError(f"not a text file (byte {exc.start} is not UTF-8)", where=str(path)) from None
+        return Source(str(path), text_of(data, str(path)))
     except (OSError, ValueError) as exc:
         raise SasError(f"cannot read the {what}: {getattr(exc, 'strerror', None) or exc}", where=str(path)) from None
 

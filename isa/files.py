@@ -20,6 +20,7 @@ from sasimc.isa.binary.container import MAGIC, decode_program, encode_program
 from sasimc.isa.cache import cache_of, pack, unpack
 from sasimc.isa.errors import DiagnosticsError, SasError
 from sasimc.isa.program import Program, Tensor
+from sasimc.isa.readable import text_of
 from sasimc.isa.text.assembler import Assembly, assemble_source
 from sasimc.isa.text.printer import with_lines
 
@@ -50,24 +51,29 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def write_together(files: Mapping[Path, bytes]) -> None:
-    """Write several files: all are complete on the disk before the first takes its name, in the order given.
+    """Write several files: all are complete on the disk before the first takes its name, in the order given. A link stays one, and what is no
+    file (a device, a pipe) is written into.
 
     Raises:
         SasError: one of them cannot be written; none is then (unless the system fails between two renamings).
     """
-    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in files}
+    ends = {path: Path(os.path.realpath(path)) for path in files}
+    temporary = {
+        path: end.with_name(f".{end.name}.{os.getpid()}.tmp") for path, end in ends.items() if end.is_file() or not end.exists()
+    }
     path = next(iter(files))
     try:
         try:
             for path, data in files.items():
                 if path.is_dir():
                     raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-                with open(temporary[path], "wb") as f:
+                with open(temporary.get(path, path), "wb") as f:
                     f.write(data)
                     f.flush()
-                    os.fsync(f.fileno())
-            for path in files:
-                os.replace(temporary[path], path)
+                    if path in temporary:
+                        os.fsync(f.fileno())
+            for path, made in temporary.items():
+                os.replace(made, ends[path])
         except BaseException:
             for rest in temporary.values():
                 with contextlib.suppress(OSError):
@@ -135,7 +141,7 @@ def weights_loader(folder: Path, source: str) -> Callable[[str, str], tuple[Mapp
 
 def read_text(path: Path) -> str:
     """The text of a program, as it stands."""
-    return _text(path, _read(path, "program"))
+    return text_of(_read(path, "program"), str(path))
 
 
 def load_assembly(path: str | Path) -> Assembly:
@@ -144,18 +150,8 @@ def load_assembly(path: str | Path) -> Assembly:
     return _assemble(path, _read(path, "program"))
 
 
-def _text(path: Path, data: bytes) -> str:
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as exc:
-        raise SasError(f"not a text file (byte {exc.start} is not UTF-8)", where=str(path)) from None
-    if "\0" in text:
-        raise SasError("not a text file (it contains zero bytes)", where=str(path))
-    return text
-
-
 def _assemble(path: Path, data: bytes) -> Assembly:
-    return assemble_source(_text(path, data), str(path), weights_loader(path.parent, str(path)))
+    return assemble_source(text_of(data, str(path)), str(path), weights_loader(path.parent, str(path)))
 
 
 def load_program(path: str | Path) -> Program:

@@ -507,7 +507,7 @@ UNSUPPORTED: dict[str, tuple[Callable[[Net], str], str, str]] = {
         lambda n: n.node("QuantizeLinear", "x", *n.quant(0.1, 0, np.int16)), "zero point has type int16", "8 bits"
     ),
     "per-channel activations": (
-        lambda n: n.node("QuantizeLinear", "x", n.const([0.1] * 3), n.const([0] * 3, np.int8)), "quantised per channel", "per tensor"
+        lambda n: n.node("QuantizeLinear", "x", n.const([0.1] * 3), n.const([0, 1, 0], np.int8)), "different zero points", "per tensor"
     ),
     "two scales for one tensor": (
         lambda n: n.q(n.node("DequantizeLinear", n.node("QuantizeLinear", "x", *n.quant(0.1, 0, np.int8)), *n.quant(0.2, 0, np.int8))),
@@ -529,7 +529,7 @@ UNSUPPORTED: dict[str, tuple[Callable[[Net], str], str, str]] = {
     ),
     "matrices": (lambda n: n.q(n.node("MatMul", x_of(n), n.node("GlobalAveragePool", x_of(n)))), "multiplies [1, 3, 6, 6]", "last two axes"),
     "left operand": (lambda n: n.q(n.node("MatMul", n.weight((6, 6), 1), x_of(n))), "the constant is the left operand", "transpose"),
-    "product of activations": (lambda n: n.q(n.node("Div", x_of(n), x_of(n))), "Div of two activations", "constant"),
+    "quotient of activations": (lambda n: n.q(n.node("Div", x_of(n), n.node("Transpose", x_of(n), perm=[0, 1, 3, 2]))), "divides", "same order"),
     "plane of no numbers": (lambda n: n.q(n.node("Mul", x_of(n), n.const(np.full((6, 6), np.nan) * np.arange(6)))), "NaN", "repair"),
     "division by zero": (lambda n: n.q(n.node("Div", x_of(n), n.const(0.0))), "by zero", ""),
     "dilated pool": (lambda n: n.q(n.node("MaxPool", x_of(n), kernel_shape=[2, 2], dilations=[2, 2])), "dilations", "on the host"),

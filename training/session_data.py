@@ -202,6 +202,10 @@ class SessionData:
 def _with_training(dataset: Dataset) -> Dataset:
     if dataset.items("train"):
         return dataset
+    if len(dataset.items("test")) == sum(dataset.counts().values()) == len(dataset.classes):
+        raise SasError(
+            f"{dataset.name} has one image a class: nothing is left to learn from beside it", hint="give each class more images"
+        )
     there = " and ".join(f"{s} ({n} images)" for s, n in dataset.counts().items() if n)
     raise SasError(
         f"{dataset.name} has no training images, only {there}: which are to be learned from?",

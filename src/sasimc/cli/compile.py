@@ -233,8 +233,8 @@ def _summary(output: Path, made: dict[str, Any]) -> None:
     clock = made["clock_hz"]
     for entry, cycles in made["cycles"].items():
         say(f"{entry}: {cycles} cycles = {1e3 * cycles / clock:.3g} ms at {clock / 1e6:g} MHz")
-    ratio = made["cycles"]["infer"] / made["bound_cycles"] if made["bound_cycles"] else float("nan")
-    say(f"bound of infer: {made['bound_cycles']} cycles (x {ratio:.2f})")
+    bound = made["bound_cycles"]
+    say(f"bound of infer: {bound} cycles" + (f" (x {made['cycles']['infer'] / bound:.2f})" if bound else ""))
     mapping = made["mapping"]
     gap = "" if mapping["gap"] is None else f"; mapping lower bound: {mapping['limit']:.0f} cycles (gap {mapping['gap']:.2%})"
     say(f"mapping: products of {mapping['cycles']:.0f} cycles a sample{gap}")
