@@ -38,8 +38,8 @@ MAY_IMPORT = {
 }
 """Folder -> folders of ours it may import."""
 
-ISA_FOR_IR = {"sasimc.isa.errors", "sasimc.isa.options"}
-"""What ir, passes and frontend know of the instruction set: the errors users see, and how options are declared."""
+ISA_FOR_IR = {"sasimc.isa.errors", "sasimc.isa.options", "sasimc.isa.readable"}
+"""What ir, passes and frontend know of the instruction set: the errors users see, how options are declared, and what files seem to be."""
 
 HEAVY = {
     "onnx": {"frontend", "zoo", "attach", "quantise", "reference", "verify"},
