@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -106,7 +106,7 @@ def attach(model: ModelProto, options: AttachOptions, images: Sequence[npt.NDArr
         scales[site] = learner_scale(stat, options, grows=site.endswith("conv1")) if learns else affine_scale(stat.lo, stat.hi)
     made, missing = emitted(weights)
     assert not missing, missing
-    _metadata(made, [conv.name for m, _ in modules for conv in (m.conv1, m.conv2)] + ["classifier"], options.labels)
+    _metadata(made, [conv.name for m, _ in modules for conv in (m.conv1, m.conv2)] + ["classifier"], options, len(images))
     onnx.checker.check_model(made)
     return Attached(made, modules, features)
 
@@ -214,10 +214,17 @@ def _refuse_twice(host: Host, e: Emitter, constants: Mapping[str, TensorProto]) 
         )
 
 
-def _metadata(model: ModelProto, trainable: Sequence[str], labels: Sequence[str]) -> None:
+_OF_MODULES = ("wiring", "rep_gain", "rep_weight_max", "module_scales")
+
+
+def _metadata(model: ModelProto, trainable: Sequence[str], options: AttachOptions, images: int) -> None:
+    """Also what the new part was made with, as the zoo notes it, so that a recipe can say what it is for; what modules alone have, only where there are any."""
+    labels = options.labels
     kept = {p.key: p.value for p in model.metadata_props if p.key != "sasimc.labels"}
     kept["sasimc.trainable"] = json.dumps(list(trainable))
     kept["sasimc.untrained"] = json.dumps("classifier")
+    tuned = [f.name for f in fields(LearnerOptions) if options.modules or f.name not in _OF_MODULES]
+    kept["sasimc.zoo"] = json.dumps({**{name: getattr(options, name) for name in tuned}, "calibration_images": images})
     if labels:
         kept["sasimc.labels"] = json.dumps(list(labels))
     helper.set_model_props(model, kept)

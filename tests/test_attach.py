@@ -22,6 +22,8 @@ from sasimc.isa.errors import SasError
 from sasimc.quantise.quantise import quantise
 from sasimc.quantise.samples import Samples, input_plane
 from sasimc.runtime.device import Device
+from sasimc.training.recipe import load_recipe
+from sasimc.training.session_options import check_network
 from sasimc.zoo.zoo import ZooOptions, build
 
 
@@ -226,6 +228,17 @@ def test_grey_images_and_only_a_classifier(tmp_path: Path) -> None:
     with_modules = attach(model, AttachOptions(classes=3), images(4, channels=1))
     assert with_modules.modules[0][0].cin == 1
     assert check_model(with_modules.model).ok
+    # recipes say which networks they are for: the default none, `pooled` those with pooled modules; one without modules may be either
+    notes = [{f"note.{p.key}": p.value for p in m.metadata_props} for m in (made.model, with_modules.model, model)]
+    for meta in notes:
+        check_network(load_recipe("default"), "default", meta)
+    check_network(load_recipe("pooled"), "pooled", notes[0])
+    with pytest.raises(SasError, match=r"zoo\.wiring = pooled; this one was made with add[\s\S]*sasc attach --wiring pooled"):
+        check_network(load_recipe("pooled"), "pooled", notes[1])
+    with pytest.raises(SasError, match=r"zoo\.wiring = pooled; this one was made neither by sasc zoo nor by sasc attach"):
+        check_network(load_recipe("pooled"), "pooled", notes[2])
+    pooled = attach(model, AttachOptions(classes=3, wiring="pooled", headroom=2.0), images(4, channels=1))
+    check_network(load_recipe("pooled"), "pooled", {f"note.{p.key}": p.value for p in pooled.model.metadata_props})
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -189,7 +189,7 @@ def _session(recipe: Path, **compiled: Any) -> Session:
             r"--update direct; this one was compiled with 'momentum'[\s\S]*sasc compile --recipe",
         ),
         ("[compile]\neps = 0.2", {"eps": 0.3}, "--eps 0.2; this one was compiled with '0.3'"),
-        ("[zoo]\nlogit_exponent = -3", {}, r"made with something unknown[\s\S]*sasc zoo --recipe"),
+        ("[zoo]\nlogit_exponent = -3", {}, r"made neither by sasc zoo nor by sasc attach[\s\S]*sasc zoo --recipe"),
     ],
 )
 def test_a_recipe_for_another_program_is_refused(tmp_path: Path, text: str, compiled: dict[str, Any], said: str) -> None:

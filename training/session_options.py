@@ -115,13 +115,15 @@ def make_recipe(name: str | None, changes: Mapping[str, Any], begun: Recipe | No
 
 
 def check_network(recipe: Recipe, name: str, meta: Mapping[str, str]) -> None:
-    """Refuse a recipe of that name whose section ``zoo`` is not what the network was made with; ``meta``: of its program."""
+    """Refuse a recipe of that name that asks in its section ``zoo`` for what the network was not made with; ``meta``: of its program. A key that says nothing
+    about a network (one of modules, where there are none) does not matter; nothing at all is known of one that neither sasc zoo nor sasc attach made."""
     made_with = json.loads(meta.get(ZOO, "{}"))
-    for key, value in recipe.zoo.model_dump().items() if "zoo" in recipe.model_fields_set else ():
-        if made_with.get(key) != value:
+    for key, value in recipe.zoo.model_dump(exclude_unset=True).items():
+        if (not made_with or key in made_with) and made_with.get(key) != value:
+            was = f"was made with {made_with[key]}" if made_with else "was made neither by sasc zoo nor by sasc attach"
             raise SasError(
-                f"the recipe is for a network with {key} = {value}; this one was made with {made_with.get(key, 'something unknown')}",
-                hint=f"sasc zoo --recipe {name} builds one, or take a recipe without [zoo]",
+                f"the recipe {name} is for a network with zoo.{key} = {value}; this one {was}",
+                hint=f"sasc zoo --recipe {name} builds one, sasc attach --{key.replace('_', '-')} {value} adds one to a network of yours; or take a recipe without zoo.{key}",
             )
 
 
