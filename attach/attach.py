@@ -75,7 +75,7 @@ def attach(model: ModelProto, options: AttachOptions, images: Sequence[npt.NDArr
     options.check()
     host = examine(model)
     places = find_places(host, options.at) if options.modules else []
-    modules = tuple(zip(modules_of(host, places, options.wiring), places, strict=True))
+    modules = tuple(zip(modules_of(host, places), places, strict=True))
     rng = np.random.default_rng([options.seed, 1])
     weights: dict[str, QuantWeights] = {}
     for module, _ in modules:

@@ -12,7 +12,7 @@ from onnx import GraphProto, ModelProto
 
 from sasimc.frontend.load import sorted_nodes
 from sasimc.isa.errors import SasError, near
-from sasimc.zoo.arch import RepModule, plane_read
+from sasimc.zoo.arch import RepModule
 
 __all__ = ["Host", "Neck", "Place", "examine", "find_places", "modules_of"]
 
@@ -243,24 +243,24 @@ def _names(graph: GraphProto) -> set[str]:
     return {n.name for n in graph.node}
 
 
-def modules_of(host: Host, places: Sequence[Place], wiring: str = "add") -> tuple[RepModule, ...]:
+def modules_of(host: Host, places: Sequence[Place]) -> tuple[RepModule, ...]:
     """The modules of the places by the rule of the released Rep-Net: as many hidden channels as enter (8 for the image), 5 x 5 (3 x 3 on small planes) in two
     groups where they divide, then 1 x 1. That rule is made for narrow bottlenecks: where the modules together outgrow a share of the backbone, their hidden
     channels are halved until they do not."""
     part = 1
     while True:
-        modules = tuple(_module(host, number, place, part, wiring) for number, place in enumerate(places, 1))
+        modules = tuple(_module(host, number, place, part) for number, place in enumerate(places, 1))
         if sum(m.parameters for m in modules) <= _SHARE * host.weights or all(m.hidden <= _FEWEST for m in modules):
             return modules
         part *= 2
 
 
-def _module(host: Host, number: int, place: Place, part: int, wiring: str) -> RepModule:
+def _module(host: Host, number: int, place: Place, part: int) -> RepModule:
     image, out = place.entry is None, place.exit
     pool = max(1, host.resolution // out.size) if image else 1
     size_in = host.resolution // pool if place.entry is None else place.entry.size
     cin = host.channels if place.entry is None else place.entry.channels
     hidden = _FEWEST if image or cin // part < _FEWEST else cin // part
-    pooled = plane_read(size_in, wiring)
+    pooled = size_in // 2 if size_in > 1 else size_in
     groups = 1 if image or cin % 2 or hidden % 2 else 2
     return RepModule(number, image, pool, cin, hidden, out.channels, 5 if pooled > 4 else 3, groups, size_in, pooled, out.size)

@@ -202,16 +202,6 @@ def test_pooled_modules_are_features_and_leave_the_backbone_alone() -> None:
     assert not constants(build_mobilenetv2_repnet(replace(options, rep_gain=0)))["rep.4.conv2.weight_q"].any()
 
 
-@pytest.mark.parametrize("resolution", [64, 96, 224])
-def test_pooled_modules_read_small_planes_whole(resolution: int) -> None:
-    """The mean over all places comes behind the convolutions: averaging before them is for planes too large to convolve, and loses the edge of odd ones."""
-    added, pooled = (resolve_modules(mobilenet_v2(), DEFAULT_MODULES, resolution, wiring) for wiring in ("add", "pooled"))
-    for a, p in zip(added, pooled, strict=True):
-        assert (p.size_in, p.conv1, p.conv2) == (a.size_in, a.conv1, a.conv2)
-        assert a.pooled == a.size_in // 2 or a.size_in == 1
-        assert p.pooled == (p.size_in if p.size_in <= 7 else p.size_in // 2)
-
-
 def test_steps_of_logits_hold_the_margin_of_the_loss() -> None:
     """Label smoothing 0.1 is best served by the right logit ln 9C above the others; a class more never makes the step finer."""
     steps = [LearnerOptions().logit_step(classes) for classes in (2, 17, 37, 102, 196, 1000)]

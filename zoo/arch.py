@@ -18,7 +18,6 @@ __all__ = [
     "RepModule",
     "RepSpec",
     "mobilenet_v2",
-    "plane_read",
     "resolve_modules",
     "same_pads",
 ]
@@ -33,8 +32,6 @@ _STAGES: tuple[tuple[int, int, int, int], ...] = (
     (6, 160, 3, 2),
     (6, 320, 1, 1),
 )
-_WHOLE = 7
-"""Largest side of a plane that pooled modules read as it is: that of the last blocks at 224 px."""
 _STEM = 32
 _LAST = 1280
 
@@ -203,15 +200,7 @@ class RepModule:
         return total
 
 
-def plane_read(size: int, wiring: str) -> int:
-    """Side of the plane that a module convolves, of one of side ``size``: half of it. A pooled module averages all places behind its convolutions, and reads
-    small planes whole: halved, one pixel of 3 x 3 would be left of the last plane at 96 px."""
-    return size if size < 2 or (wiring == "pooled" and size <= _WHOLE) else size // 2
-
-
-def resolve_modules(
-    arch: Architecture, specs: tuple[RepSpec, ...], resolution: int, wiring: str = "add"
-) -> tuple[RepModule, ...]:
+def resolve_modules(arch: Architecture, specs: tuple[RepSpec, ...], resolution: int) -> tuple[RepModule, ...]:
     """Sizes and channels of every module; the first one reads the image, the later ones what enters their block.
 
     The image is first averaged down to the side of its block's output (4x4 for block 2, as in the table) when that divides it;
@@ -255,7 +244,7 @@ def resolve_modules(
                 kernel=spec.kernel,
                 groups=groups,
                 size_in=size_in,
-                pooled=plane_read(size_in, wiring),
+                pooled=size_in // 2 if size_in >= 2 else size_in,
                 size_out=size_out,
             )
         )

@@ -153,7 +153,7 @@ def build_mobilenetv2_repnet(options: ZooOptions, images: Iterable[npt.NDArray[n
     """
     options.check()
     arch = mobilenet_v2(options.width, options.last_channels)
-    modules = resolve_modules(arch, options.modules, options.resolution, options.wiring)
+    modules = resolve_modules(arch, options.modules, options.resolution)
     backbone = _backbone(options, arch)
     pooled = modules if options.wiring == "pooled" else ()
     head, new_head = _classifier(options, arch.features + sum(m.cout for m in pooled), backbone, bool(pooled))
