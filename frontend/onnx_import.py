@@ -210,7 +210,7 @@ def _one(imp: Importer, node: NodeProto, shapes: _InferredShapes) -> None:
 
 def _unknown(imp: Importer, node: NodeProto) -> None:
     operator = f"{node.domain}.{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type
-    known = near(operator, supported_operators())
+    known = "" if onnx.defs.has(node.op_type, node.domain) else near(operator, supported_operators())
     rewrite = _REWRITES.get(node.op_type) or (f"unknown operator; {known}" if known else f"no equal form is known here; {CUT}")
     imp.findings.append(Finding(node_name(node), operator, "operator is not supported", rewrite))
 

@@ -12,7 +12,7 @@ from onnx import NodeProto
 from sasimc.frontend.ops_linear import auto_pads, pair, requantize
 from sasimc.frontend.ops_slice import mosaic
 from sasimc.frontend.state import CUT, Act, Importer, Unsupported, handles
-from sasimc.ir.graph import Attr, TensorType
+from sasimc.ir.graph import Attr, Shape, TensorType
 from sasimc.ir.kinds import resize_index, window_output
 from sasimc.ir.layout import Layout
 
@@ -226,8 +226,7 @@ def resize(imp: Importer, node: NodeProto) -> None:
         raise Unsupported(f"keep_aspect_ratio_policy {attrs['keep_aspect_ratio_policy']!r}", "give the sizes themselves")
     shape, scales = _resized(imp, node, act)
     x = imp.type(act).shape
-    if max(shape) > 2**16:
-        raise Unsupported(f"the output would have shape {list(shape)}", "check the shapes in the file")
+    _bounded(shape)
     if mode == "nearest":
         for size_in, size_out, scale in zip(x[:2], shape[:2], scales, strict=True):
             rows = _nearest_rows(size_in, size_out, scale, coordinates, attrs.get("nearest_mode", "round_prefer_floor"))
@@ -245,6 +244,15 @@ def resize(imp: Importer, node: NodeProto) -> None:
             )
     else:
         raise Unsupported(f"mode {mode!r}", CUT)
+    _resize_to(imp, node, act, shape, mode)
+
+
+def _bounded(shape: Sequence[int]) -> None:
+    if max(shape) > 2**16:
+        raise Unsupported(f"the output would have shape {list(shape)}", "check the shapes in the file")
+
+
+def _resize_to(imp: Importer, node: NodeProto, act: Act, shape: Shape, mode: str) -> None:
     source, quant = act.value, imp.type(act)
     out = node.output[0]
     if (
@@ -255,6 +263,27 @@ def resize(imp: Importer, node: NodeProto) -> None:
     imp.bind(node, act, out)
     if quant.dtype != "f32":
         requantize(imp, node, imp.acts[node.output[0]], quant.scale, quant.zero, quant.dtype)
+
+
+@handles("Expand")
+def expand(imp: Importer, node: NodeProto) -> None:
+    """One row, column or pixel for all of a plane, as a gate of squeeze-and-excite: the nearest one."""
+    act, wanted = imp.act(node, 0), imp.ints(node, 1, "shape")
+    dims = imp.dims(act)
+    try:
+        made = np.broadcast_shapes(dims, wanted)
+    except ValueError:
+        raise Unsupported(f"expands {list(dims)} to {wanted}", "check the shapes in the file") from None
+    if made == dims:
+        imp.bind(node, act)
+        return
+    if len(dims) != 4 or made[:2] != dims[:2]:
+        raise Unsupported(
+            f"expands {list(dims)} to {list(made)}",
+            "expand height and width of N x C x H x W; Add and Mul broadcast by themselves",
+        )
+    _bounded(made)
+    _resize_to(imp, node, imp.plane(node, act), (made[2], made[3], dims[1]), "nearest")
 
 
 def _resized(imp: Importer, node: NodeProto, act: Act) -> tuple[tuple[int, int, int], tuple[float, float]]:

@@ -136,19 +136,19 @@ def _networks(folder: Path) -> list[tuple[str, Path, dict[str, Any]]]:
 
 
 def _depthwise() -> Any:
-    """A network whose depth-wise layer learns, behind it an average pool that errors pass."""
+    """A network whose depth-wise layer, of a kernel that is no square, learns; behind it a padded average pool that errors pass."""
     import models
 
     b = models.Builder(0, pow2=True)
     x = b.conv(b.input((3, 8, 8), low=0.0), 6, act="relu", trainable=True, name="first")
-    x = b.conv(x, 6, groups=6, act="relu", bias=False, per_channel=False, trainable=True, name="dw")
-    x = b.avgpool(x, 2, name="pool")
+    x = b.conv(x, 6, (5, 3), groups=6, act="relu", bias=False, per_channel=False, trainable=True, name="dw")
+    x = b.avgpool(x, 3, 2, pads=[1, 0, 1, 1], name="pool")
     return b.model(b.gemm(b.flatten(x), 4, trainable=True, name="head", dtype="int8"))
 
 
 def _odd() -> Any:
-    """Shapes that leave something over everywhere: 15 x 13 pixels, 19 and 21 channels, strides that do not divide, one-sided padding; all of
-    it learns, on a machine with the free rule of activation that skips zero bits."""
+    """Shapes that leave something over everywhere: 15 x 13 pixels, 19 and 21 channels, strides that do not divide, one-sided padding, also of a
+    pool whose zero is not 0; all of it learns, on a machine of large banks with the free rule of activation that skips zero bits."""
     import models
 
     b = models.Builder(3, pow2=True)
@@ -156,7 +156,8 @@ def _odd() -> Any:
     x = b.conv(image, 19, 3, stride=2, pads=[0, 1, 2, 0], act="relu", trainable=True, name="dense")
     x = b.conv(x, 38, 3, groups=19, pads=[2, 1, 0, 1], act="relu6", trainable=True, name="dw")
     x = b.maxpool(x, 3, stride=2, name="max")
-    x = b.add(b.conv(x, 21, 1, trainable=True, name="point"), b.conv(x, 21, 3, name="frozen"), name="join")
+    x = b.add(b.conv(x, 21, 1, trainable=True, name="point"), b.conv(x, 21, 3, name="frozen"), name="join", pow2=False)
+    x = b.avgpool(x, 3, 1, pads=[1, 1, 1, 1], name="smooth")
     x = b.resize(x, (2 * x.shape[1], 2 * x.shape[2]), mode="linear", name="up")
     x = b.conv(x, 12, 3, groups=3, pads=[1, 0, 1, 1], act="relu", trainable=True, name="grouped")
     return b.model(b.gemm(b.flatten(b.avgpool(x, 2, name="mean")), 7, trainable=True, name="head", dtype="int8"))
@@ -170,7 +171,7 @@ def _write_networks(folder: Path) -> None:
 
     skip = 'extends = "sas28"\n[bit_serial]\nzero_skip = "cycles"\n'
     (folder / "skip.toml").write_text(skip, encoding="utf-8")
-    (folder / "free.toml").write_text(f'{skip}[activation]\nrule = "free"\nbanks = [2, 4]\n', encoding="utf-8")
+    (folder / "free.toml").write_text(f'{skip}[activation]\nrule = "free"\nbanks = [1, 1]\n[array]\nbanks = [1, 4]\nmats = [4, 4]\nrows = 16\n', encoding="utf-8")
     size = ZooOptions(width=0.35, resolution=32, resize=32, classes=4, calibration_images=2)
     made = (
         models.mobilenet_like(linear=True),

@@ -41,11 +41,12 @@ class Error:
 
 @dataclass(frozen=True, eq=False)
 class TrainResult:
-    """Every error by name; gradients, and weights after the update, by forward operation."""
+    """Every error by name; gradients, and weights after the update, by forward operation; the loss of each sample as the device puts it out."""
 
     errors: Mapping[str, Error]
     gradients: Mapping[str, Ints]
     weights: Mapping[str, Ints]
+    losses: Ints
 
 
 def train_step(
@@ -66,6 +67,7 @@ def train_step(
     errors: dict[str, Error] = {}
     gradients: dict[str, Ints] = {}
     weights: dict[str, Ints] = {}
+    losses = np.zeros(0, np.int64)
     for op in train.ops:
         if op.kind == "update":
             conv = train.forward.op(op.str_attr("forward"))
@@ -81,13 +83,15 @@ def train_step(
             if "learned" in conv.attrs:
                 _learn_bias(train, op, conv, errors[op.inputs[1]].v, bits, mu, memory)
         elif op.kind == "xent":
-            errors[op.output] = Error(_xent(op, env[op.inputs[0]], targets), 0)
+            found, losses = _xent(op, env[op.inputs[0]], targets)
+            errors[op.output] = Error(found, 0)
         elif op.kind == "sqerr":
-            errors[op.output] = Error(env[op.inputs[0]] - np.asarray(targets, np.int64), 0)
+            found = env[op.inputs[0]] - np.asarray(targets, np.int64)
+            errors[op.output], losses = Error(found, 0), np.minimum((found**2).reshape(len(found), -1).sum(axis=1), 2**31 - 1)
         else:
             errors[op.output] = _error(train, op, errors, env, memory)
     memory["rounding.step"] = memory.get("rounding.step", np.zeros((), np.int64)) + 1
-    return TrainResult(errors, gradients, weights)
+    return TrainResult(errors, gradients, weights, losses)
 
 
 def _error(train: TrainGraph, op: Op, errors: Mapping[str, Error], env: Mapping[str, Ints], memory: dict[str, Ints]) -> Error:
@@ -181,9 +185,10 @@ def _carried(v: Ints, sh: int) -> Ints:
     return out
 
 
-def _xent(op: Op, logits: Ints, labels: Sequence[int] | Ints) -> Ints:
+def _xent(op: Op, logits: Ints, labels: Sequence[int] | Ints) -> tuple[Ints, Ints]:
+    """Errors of the logits, and losses in 4096ths of a bit."""
     q = logits.reshape(logits.shape[0], -1)
-    out = np.zeros_like(q)
+    out, losses = np.zeros_like(q), np.zeros(len(q), np.int64)
     for row, label in enumerate(labels):
         t = (q[row].max() - q[row]) * op.int_attr("logit_mult")
         n, f = t >> 12, t & 4095
@@ -194,7 +199,9 @@ def _xent(op: Op, logits: Ints, labels: Sequence[int] | Ints) -> Ints:
         error[label] += op.int_attr("t_other") - op.int_attr("t_label")
         error[label] -= error.sum()
         out[row] = error
-    return out.reshape(logits.shape)
+        m = s.bit_length() - 1
+        losses[row] = min(int(t[label]), 65536) + (m << 12) + ((s << 12 >> m) - 4096) - (15 << 12)
+    return out.reshape(logits.shape), losses
 
 
 # -- windows ------------------------------------------------------------------------------------------------------------

@@ -259,7 +259,7 @@ class Builder:
         self,
         x: Value,
         out: int,
-        kernel: int = 3,
+        kernel: int | tuple[int, int] = 3,
         *,
         stride: int = 1,
         pads: Sequence[int] | None = None,
@@ -275,15 +275,15 @@ class Builder:
     ) -> Value:
         """Convolution, padded to the same size when ``pads`` is None; trainable: no bias, one power-of-two weight scale."""
         name = name or self._fresh("conv")
-        cin = x.shape[0]
-        fan_in = cin // groups * kernel * kernel
+        cin, (kh, kw) = x.shape[0], (kernel, kernel) if isinstance(kernel, int) else kernel
+        fan_in = cin // groups * kh * kw
         if trainable:
             self.trainable.append(name)
             bias, per_channel, pow2 = False, False, True
-        w, scale = self._weight((out, cin // groups, kernel, kernel), fan_in, 0, per_channel, trainable, gain)
+        w, scale = self._weight((out, cin // groups, kh, kw), fan_in, 0, per_channel, trainable, gain)
         inputs = [x.name, w, *([self._bias(out, x, scale)] if bias else [])]
         start = len(self.nodes) - (2 if bias else 1)
-        half = [kernel // 2, kernel // 2, (kernel - 1) // 2, (kernel - 1) // 2]
+        half = [kh // 2, kw // 2, (kh - 1) // 2, (kw - 1) // 2]
         r = self._node(
             "Conv",
             inputs,
@@ -291,7 +291,7 @@ class Builder:
             strides=[stride] * 2,
             pads=list(half if pads is None else pads),
             group=groups,
-            kernel_shape=[kernel] * 2,
+            kernel_shape=[kh, kw],
         )
         return self._finish([x], r, name, act, dtype=dtype, pow2=pow2, start=start)
 
@@ -402,13 +402,15 @@ class Builder:
         kernel: int = 2,
         stride: int | None = None,
         *,
+        pads: Sequence[int] = (0, 0, 0, 0),
         name: str | None = None,
         dtype: str | None = None,
         pow2: bool | None = None,
     ) -> Value:
-        """Average pool without padding."""
+        """Average pool that counts its padding."""
         name, start = name or self._fresh("avgpool"), len(self.nodes)
-        r = self._node("AveragePool", [x.name], name, kernel_shape=[kernel] * 2, strides=[stride or kernel] * 2)
+        r = self._node("AveragePool", [x.name], name, kernel_shape=[kernel] * 2, strides=[stride or kernel] * 2, pads=list(pads),
+                       count_include_pad=1)  # fmt: skip
         return self._finish([x], r, name, None, dtype=dtype, pow2=pow2, start=start)
 
     def maxpool(

@@ -245,6 +245,12 @@ OPERATORS: dict[str, Callable[[Net, str], str]] = {
     ),
     "resize nearest x2 half pixel": lambda net, x: net.node("Resize", x, "", net.const([1, 1, 2, 2])),
     "resize linear": lambda net, x: net.node("Resize", x, "", net.const([1, 1, 2, 2]), mode="linear"),
+    "expand": lambda net, x: net.node(
+        "Mul", x, net.node("Expand", net.q(net.node("GlobalAveragePool", x), 0.005, 3), net.const([1, 1, 6, 6], np.int64))
+    ),
+    "expand of rows": lambda net, x: net.node(
+        "Expand", net.q(net.node("ReduceMean", x, axes=[2], keepdims=1), 0.01), net.const([6, 1], np.int64)
+    ),
     "concat": lambda net, x: net.node("Concat", x, net.q(net.conv(x, 3, 2, 1), 0.03, 7), x, axis=1),
     "concat of unquantised": lambda net, x: net.node("Concat", net.conv(x, 3, 2, 1), x, axis=1),
     "pad": lambda net, x: net.node("Pad", x, net.const([0, 0, 1, 0, 0, 0, 2, 1], np.int64)),
@@ -538,6 +544,10 @@ UNSUPPORTED: dict[str, tuple[Callable[[Net], str], str, str]] = {
     "nearest rounding": (
         lambda n: n.q(n.node("Resize", x_of(n), "", n.const([1, 1, 1.5, 1.5]), nearest_mode="ceil")), "nearest resize 6 -> 9 with 'half_pixel'", "on the host"
     ),
+    "expand of channels": (
+        lambda n: n.q(n.node("Expand", n.q(n.conv(x_of(n), 3, 1)), n.const([1, 3, 4, 4], np.int64))), "expands [1, 1, 4, 4] to [1, 3, 4, 4]", "Mul broadcast"
+    ),
+    "an operator whose name is like another's": (lambda n: n.q(n.node("Sinh", x_of(n))), "not supported", "no equal form"),
     "huge resize": (lambda n: n.q(n.node("Resize", x_of(n), "", n.const([1, 1, 60000, 60000]))), "would have shape", "check the shapes"),
     "random constant": (
         lambda n: n.q(n.node("Mul", x_of(n), n.node("Bernoulli", n.const([0.5])))), "constant expression", "fold constants"

@@ -197,6 +197,13 @@ def test_a_wrong_training_step_is_found(tmp_path: Path, monkeypatch: Monkey) -> 
         compiled(models.mobilenet_like(), tmp_path)
 
 
+def test_a_wrong_loss_is_found(tmp_path: Path, monkeypatch: Monkey) -> None:
+    right = interp_train._xent
+    monkeypatch.setattr(interp_train, "_xent", lambda *a: (right(*a)[0], right(*a)[1] + np.array([0, 1])))
+    with pytest.raises(Difference, match=r"the loss of a training step of the program .* 1 of 2"):
+        compiled(models.residual_net(), tmp_path)
+
+
 def test_a_wrong_requantised_input_is_found(tmp_path: Path, monkeypatch: Monkey) -> None:
     """A pass that may change results a little may not change them much."""
     right = sasimc.passes.zero_inputs._symmetric

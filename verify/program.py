@@ -29,7 +29,7 @@ HEAD_EXPONENT, MODULE_EXPONENT = 8, 7
 
 
 def against_graph(compiled: Compiled, env: Mapping[str, Ints], targets: Ints, progress: Progress) -> None:
-    """Compare logits, and with a training graph all weights after one step on as many samples as there are
+    """Compare logits, and with a training graph losses and all weights after one step on as many samples as there are
     ``targets`` (class numbers [B], or stored values of the output [B, H, W, C]).
 
     ``env``: all values of the compiled graph [B, H, W, C].
@@ -110,6 +110,9 @@ def _train(compiled: Compiled, device: Device, env: Mapping[str, Ints], targets:
     _set(device, batch=n, head_exponent=HEAD_EXPONENT, module_exponent=MODULE_EXPONENT)
     it.run(device.step_entry)
     graph = compiled.graph
+    losses = np.array([int(it.read_view(device.io["loss"], b).reshape(-1)[0]) for b in range(n)])
+    if (hit := first_difference(losses, expected.losses)) is not None:
+        raise Difference("the loss of a training step of the program", "that of the graph", graph.outputs[0], "loss", *hit)
     constants = dict(graph.constants)
     for layer, weights in expected.weights.items():
         constants[graph.op(layer).consts["weight"]] = weights.astype(np.int8)

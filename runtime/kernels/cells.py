@@ -19,7 +19,6 @@ from sasimc.runtime.kernels.simd import popcount
 
 __all__ = [
     "count_writes",
-    "covers",
     "driven_cycles",
     "gather_block",
     "load",
@@ -194,16 +193,3 @@ def driven_cycles(streamed, tiles, place, unit, units, copies, mats, banks):  # 
             total += time
         cycles += max(longest, (total + banks - 1) // banks)
     return cycles
-
-
-def covers(tiles: npt.NDArray[np.int64], k: int, n: int, copy: int) -> bool:
-    """Whether the tiles of ``copy`` hold every weight of a [k, n] matrix exactly once."""
-    own = tiles[tiles[:, 7] == copy]
-    if int((own[:, 5] * own[:, 6]).sum()) != k * n:
-        return False
-    if (own[:, 3:7] < 0).any() or (own[:, 3] + own[:, 5] > k).any() or (own[:, 4] + own[:, 6] > n).any():
-        return False
-    seen = np.zeros((k, n), np.bool_)
-    for t in own:
-        seen[t[3] : t[3] + t[5], t[4] : t[4] + t[6]] = True
-    return bool(seen.all())

@@ -24,7 +24,7 @@ from sasimc.runtime.kernels.taps import (
     taps_fused_unsigned,
 )
 
-__all__ = ["ENGINES", "Geom", "dw_scatter", "dw_scatter_t", "make_geom"]
+__all__ = ["ENGINES", "Geom", "dw_scatter", "make_geom"]
 
 Geom = tuple[int, int, int, int, int, int, int, int, int, int, int, int]
 """(kh, kw, sh, sw, dh, dw, pt, pl, h, w, ho, wo)."""
@@ -269,28 +269,3 @@ def dw_t_band(engine, ebuf, ev, w, geom, r0, r1, acc, av, i0, i1):  # type: igno
     hold(scratch)
     hold(sums)
     return wrapped < 0
-
-
-def dw_scatter_t(
-    engine: str,
-    ebuf: npt.NDArray[np.uint8],
-    ev: View,
-    w: npt.NDArray[np.int8],
-    geom: Geom,
-    r0: int,
-    r1: int,
-    acc: npt.NDArray[np.int32],
-    av: View,
-) -> int:
-    """The transposed depth-wise product: error rows r0..r1 (int8) stream, e * w is added at the input position of its tap.
-
-    acc rows are input rows; positions in the padding are dropped. Returns non-zero if an accumulator wrapped.
-    """
-    kh, _, sh, _, dh, _, pt, _, h, _, _, _ = geom
-    # input rows that the error rows reach
-    i0 = max(0, r0 * sh - pt)
-    i1 = min(h, (r1 - 1) * sh - pt + (kh - 1) * dh + 1)
-    if i1 <= i0:
-        return 0
-    code = ENGINES[engine]
-    return int(dw_t_band(code, ebuf, ev, w, geom, r0, r1, acc, av, i0, i1))
