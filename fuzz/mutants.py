@@ -171,7 +171,10 @@ def _write_networks(folder: Path) -> None:
 
     skip = 'extends = "sas28"\n[bit_serial]\nzero_skip = "cycles"\n'
     (folder / "skip.toml").write_text(skip, encoding="utf-8")
-    (folder / "free.toml").write_text(f'{skip}[activation]\nrule = "free"\nbanks = [1, 1]\n[array]\nbanks = [1, 4]\nmats = [4, 4]\nrows = 16\n', encoding="utf-8")
+    (folder / "free.toml").write_text(
+        f'{skip}[activation]\nrule = "free"\nbanks = [1, 1]\n[array]\nbanks = [1, 4]\nmats = [4, 4]\nrows = 16\n',
+        encoding="utf-8",
+    )
     size = ZooOptions(width=0.35, resolution=32, resize=32, classes=4, calibration_images=2)
     made = (
         models.mobilenet_like(linear=True),

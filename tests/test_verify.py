@@ -92,7 +92,7 @@ def test_layers_of_which_only_zero_points_moved_are_computed_once(part: str, wro
                      .reshape(after.constants[name].shape) * wrong}  # fmt: skip
         after = after.with_changes(constants=constants)
     run, right = [], interp.run_op
-    monkeypatch.setattr(interp, "run_op", lambda g, op, *x: run.append((g, op.output)) or right(g, op, *x))
+    monkeypatch.setattr(interp, "run_op", lambda g, op, *x, **k: run.append((g, op.output)) or right(g, op, *x, **k))
     if part:
         with pytest.raises(Difference, match="second"):
             against_import(before, after, {"x": samples(before, 4)})
