@@ -57,7 +57,7 @@ def _names(op: Op) -> tuple[str, ...]:
 
 
 def _matches(pattern: str, name: str) -> bool:
-    if fnmatchcase(name, pattern):
+    if name == pattern or fnmatchcase(name, pattern):  # a name may hold what is special in a pattern
         return True
     try:
         return re.fullmatch(pattern, name) is not None
@@ -69,10 +69,10 @@ def matching_layers(convs: list[Op], patterns: Sequence[str], option: str) -> se
     """Names of the layers one of the globs or regular expressions (full match) hits, in ONNX nodes or weight initialisers. SasError,
     naming ``option``, for a pattern that hits none."""
     chosen: set[str] = set()
-    for pattern in filter(None, map(str.strip, patterns)):
-        found = {op.name for op in convs if any(_matches(pattern, n) for n in _names(op) if n)}
+    for pattern in filter(str.strip, patterns):
+        found = {op.name for op in convs if any(_matches(pattern, n) or _matches(pattern.strip(), n) for n in _names(op) if n)}
         if not found:
-            raise SasError(f"{option}: no layer with weights matches {pattern!r}", hint=_some(pattern, convs))
+            raise SasError(f"{option}: no layer with weights matches {pattern.strip()!r}", hint=_some(pattern.strip(), convs))
         chosen |= found
     return chosen
 

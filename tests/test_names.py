@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +12,12 @@ import onnx
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from qdq_net import Net
 
 from sasimc.api import CompileOptions, compile_model
+from sasimc.cli import sasc, sasrun
+from sasimc.cli.common import invoke
 from sasimc.isa.binary.container import decode_program, encode_program
 from sasimc.isa.files import load_program, save_program
 from sasimc.isa.text.assembler import assemble
@@ -85,6 +90,53 @@ def test_any_name_works_everywhere(name: str, tmp_path: Path) -> None:
         assert list(Device(back, "fused").state()) == [name]
         assert {i.origin.node for i in back.code if name in i.origin.node}
     assert encode_program(load_program(tmp_path / "p.s")) == encode_program(load_program(tmp_path / "p.bin"))
+
+
+HOSTILE = ("a*[b]", " lead", "a,b", "<blink>x</blink>", "</script>", "it's", "%s", "${x}", "../up", "..", "-x", "NaN", "\x1b[31m")
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("colours")
+    for name, colour in (("a", "red"), ("b", "green"), ("c", "blue")):
+        (folder / name).mkdir()
+        for k in range(3):
+            Image.new("RGB", (4, 4), colour).save(folder / name / f"{k}.png")
+    return folder
+
+
+class _Tags(HTMLParser):
+    """Tags of a page, by name."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.count = Counter[str]()
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.count[tag] += 1
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_any_name_survives_training_export_and_pages(name: str, colours: Path, tmp_path: Path) -> None:
+    """Patterns of one name, ``--save``, the trained network out, the report and the explorer: the commands as users type them."""
+
+    def run(app: object, *words: object) -> None:
+        assert invoke(app, [str(w) for w in words]) == 0, words  # type: ignore[arg-type]
+
+    onnx.save(network("backbone", name), model := tmp_path / "m.onnx")
+    before, after, report = tmp_path / "p.s", tmp_path / "q.s", tmp_path / "r.json"
+    run(sasc.app, "compile", model, "--trainable", f"backbone,{name}", "--backprop-through", name, "-o", before, "--no-verify")
+    run(sasrun.app, before, "--train", colours, "--epochs", 1, "--engine", "fused", "--save", after, "--json", report)
+    assert set(Device(load_program(after), "fused").state()) == {"backbone", name}
+    run(sasc.app, "export", after, "--model", model, "-o", tmp_path / "e.onnx")
+    assert name in {n.name for n in onnx.load(tmp_path / "e.onnx").graph.node}
+    for page, words in (("rep.html", ("report", report)), ("ex.html", ("explore", before))):
+        run(sasc.app, *words, "-o", tmp_path / page)
+        tags = _Tags((tmp_path / page).read_text(encoding="utf-8")).count
+        assert tags["script"] >= 1
+        assert not tags["blink"]
 
 
 @settings(max_examples=6, deadline=None)
