@@ -186,10 +186,9 @@ def test_small_graphs(name: str) -> None:
 
 def written_out(net: Net, x: str, gamma: str, beta: str, square: str = "Pow") -> str:
     """A layer norm as PyTorch exports it to opsets before 17."""
-    mean = {"axes": [-1]}
-    d = net.node("Sub", x, net.node("ReduceMean", x, **mean))
+    d = net.node("Sub", x, net.node("ReduceMean", x, axes=[-1]))
     two = net.node("Pow", d, net.const(2.0)) if square == "Pow" else net.node("Mul", d, d)
-    root = net.node("Sqrt", net.node("Add", net.node("ReduceMean", two, **mean), net.const(1e-5)))
+    root = net.node("Sqrt", net.node("Add", net.node("ReduceMean", two, axes=[-1]), net.const(1e-5)))
     return net.node("Add", net.node("Mul", net.node("Div", d, root), gamma), beta)
 
 
