@@ -29,7 +29,7 @@ SHAPES = {
     "s": ("buf", "i32", (H, W, C)), "v": ("buf", "i32", (H, W, C)), "a": ("acc", "i32", (H, W, C)), "t": ("acc", "i32", (H, W, C)),
     "up": ("acc", "i32", (2 * H, 2 * W, C)), "big": ("buf", "i8", (2 * H, 2 * W, C)), "g9": ("acc", "i32", (9 * C, 1, C)),
     "gd": ("acc", "i32", (C, 1, 9)), "r": ("buf", "i8", (9 * C, 1, C)), "delta": ("buf", "i8", (9 * C, 1, C)),
-    "q": ("buf", "i8", (1, 1, C)), "p": ("buf", "i32", (1, 1, C)),
+    "k": ("buf", "i8", (1, C, C)), "q": ("buf", "i8", (1, 1, C)), "p": ("buf", "i32", (1, 1, C)),
 }  # fmt: skip
 BITS = {"bits": ("buf", "bit", (H, W, C))}
 MATRICES = (
@@ -50,6 +50,8 @@ TABLES = (
     Table("k", "scale", {}, {"k": (20000, -5, 16384, 3, 32767)}),
     Table("m", "mask", {"lo": 5, "hi": 200, "use_lo": 1, "use_hi": 1}),
     Table("curve", "lut", {}, {"values": tuple(range(-128, 128))}),
+    Table("shares", "softmax", {"mult": 1 << 30, "shift": 46, "zero": -128, "lo": -128, "hi": 127}, {"exp": tuple((1 << 24) >> i for i in range(256))}),
+    Table("norm", "norm", {"eps": 9, "up": 1, "zero": 2, "lo": -128, "hi": 127}, {"bias": (0, 99, -5, 1, 7), "mult": (1 << 30,) * 5, "shift": (30,) * 5}),
     Table("loss", "loss", {"mult": 900, "t_other": 655, "t_label": 30148}),
 )  # fmt: skip
 SOME = RowRange(0, 1, 2)
@@ -75,6 +77,8 @@ CASES: dict[str, tuple[tuple[Any, ...], ...]] = {
     "usr": (("usr", "d", "s", 4, 5, 6, 7, 2, ALL), ("usr", "v", "v", 4, 0, 0, 9, 0, SOME)),
     "mom": (("mom", "v", "s", 3, ALL),), "carry": (("carry", "d", "y", "v", ALL),), "argmax": (("argmax", 6, "q"), ("argmax", 6, "p")),
     "lut": (("lut", "d", "y", "curve", ALL), ("lut", "d", "x", "curve", SOME)), "prod": (("prod", "a", "y", "e", ALL), ("prod", "t", "x", "y", SOME)),
+    "vmma": (("vmma", "a", "x", "k", "sc", ALL), ("vmma", "t", "y", "k", "sc", SOME)), "smax": (("smax", "d", "x", "shares", ALL), ("smax", "d", "y", "shares", SOME)),
+    "lnorm": (("lnorm", "d", "x", "norm", ALL), ("lnorm", "d", "y", "norm", SOME)),
     "xent": (("xent", "p", "q", "loss", 4, 6),), "sqerr": (("sqerr", "p", "q", "q", 6), ("sqerr", "v", "y", "y", 6)),
 }  # fmt: skip
 
