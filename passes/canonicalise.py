@@ -75,9 +75,14 @@ class Unknown:
 
 
 Real = View | Pending | Curve | Unknown
+Operation = Callable[[Op, Real], Real]
 
 
 @dataclass(frozen=True)
+class _Nameless(Exception):
+    """A real value that would have to be stored is none of the graph's."""
+
+
 class Canonicalise:
     name: ClassVar[str] = "canonicalise"
 
@@ -379,6 +384,16 @@ class _State:
         self.real[value] = View(stored)
         return self.real[value]
 
+    def _held(self, op: Op, a: Real) -> Real:
+        """The first operand of ``op``, which is ``a`` by now, as a stored one.
+
+        Raises:
+            _Nameless: ``a`` is a part of a join to which something was done already: no tensor of the graph is it.
+        """
+        if self._read(op, op.inputs[0]) is not a:
+            raise _Nameless
+        return self._view(op, op.inputs[0])
+
     def _scale(self, value: str, low: float, high: float, limits: tuple[float, float] | None) -> TensorType | None:
         """dtype, scale and zero point for a real value inside [low, high] whose readers tell apart what is inside ``limits``."""
         beside = [self.graph.type(r.output) for r in self.graph.consumers(value) if r.kind == "quantize"]
@@ -468,28 +483,31 @@ class _State:
         if isinstance(a, Curve):
             return self._through(op, a, "Clip", {"low": lo, "high": hi})
         if isinstance(a, Pending) and any(m.kind == "pad" for m in a.moves):
-            a = self._view(op, op.inputs[0])
+            a = self._held(op, a)
         if isinstance(a, View):
             a = Pending(replace(op, kind="rescale"), (a.stored,))
         if not isinstance(a, Pending):
             return a
         if a.op.kind == "concat" or (a.op.kind == "mosaic" and lo <= 0 <= hi):
-            return self._each(op, a, [self._clip] * len(a.parts))
+            return self._each(op, a, [self._clip] * len(a.parts), self._clip)
         if a.op.kind == "mosaic":
-            return self._clip(op, self._view(op, op.inputs[0]))
+            return self._clip(op, self._held(op, a))
         new_lo, new_hi = min(max(a.lo, lo), hi), max(min(a.hi, hi), lo)
         return replace(a, lo=new_lo, hi=new_hi, origins=(*a.origins, op.origin))
 
-    def _each(self, op: Op, a: Pending, parts: Sequence[Callable[[Op, Real], Real]]) -> Real:
-        """An operation on a join: on each of its parts."""
-        done = tuple(f(replace(op, inputs=(a.op.inputs[i],)), p) for i, (f, p) in enumerate(zip(parts, a.parts, strict=True)))
+    def _each(self, op: Op, a: Pending, parts: Sequence[Operation], again: Operation) -> Real:
+        """An operation on a join: on each of its parts, or ``again`` on the whole, stored, where a part would have to be stored."""
+        try:
+            done = tuple(f(replace(op, inputs=(a.op.inputs[i],)), p) for i, (f, p) in enumerate(zip(parts, a.parts, strict=True)))
+        except _Nameless:
+            return again(op, self._held(op, a))
         if any(isinstance(p, Unknown) for p in done):
             return Unknown()
         return replace(a, parts=done, origins=(*a.origins, op.origin))
 
     def _through(self, op: Op, a: Curve, function: str, parameters: dict[str, Any]) -> Real:
         """A curve through a function; behind a move it is stored first."""
-        known = self._as_curve(a) or self._as_curve(self._view(op, op.inputs[0]))
+        known = self._as_curve(a) or self._as_curve(self._held(op, a))
         return known.through(op, function, parameters) if known is not None else Unknown()
 
     def _affine(self, op: Op, a: Real, c: Array | None = None) -> Real:
@@ -498,9 +516,13 @@ class _State:
             return self._through(op, a, "Mul" if op.kind == "mul_f" else "Add", {"c": c})
         if isinstance(a, Pending) and a.op.kind == "concat" and not a.moves:
             ends = np.cumsum([self.graph.type(v).shape[2] for v in a.op.inputs])[:-1]
-            return self._each(op, a, [partial(self._affine, c=part) for part in np.split(c, ends)])
+            return self._each(op, a, [partial(self._affine, c=part) for part in np.split(c, ends)], partial(self._affine, c=c))
+        if isinstance(a, Pending) and a.op.kind == "mosaic":
+            a = self._settle(a)
         if isinstance(a, Pending) and a.op.kind == "mosaic" and not a.moves and op.kind == "mul_f":
-            return self._each(op, a, [partial(self._affine, c=c)] * len(a.parts))
+            starts, step = a.op.ints("starts")[2::3], a.op.ints("step")[2]
+            shares = (c[start::step][: self.graph.type(v).shape[2]] for start, v in zip(starts, a.op.inputs, strict=True))
+            return self._each(op, a, [partial(self._affine, c=share) for share in shares], partial(self._affine, c=c))
         if op.kind == "mul_f" and (scaled := self._scaled(op, a, c)) is not None:
             return scaled
         unclipped = not isinstance(a, Pending) or (a.lo, a.hi) == (-math.inf, math.inf)
@@ -509,7 +531,7 @@ class _State:
             (isinstance(a, Pending) and (a.lo, a.hi) == (0.0, math.inf)) or (c == c[0]).all()
         )  # fmt: skip
         if isinstance(a, Pending) and (a.op.kind != "rescale" or a.moves or not (unclipped or commutes)):
-            a = self._view(op, op.inputs[0])
+            a = self._held(op, a)
         if isinstance(a, View):
             a, unclipped = Pending(replace(op, kind="rescale", consts={}), (a.stored,), scale=np.ones(c.shape)), True
         if not isinstance(a, Pending):

@@ -16,8 +16,8 @@ RUNS = {
     "test_add, one tensor for all inputs": "Add", "test_mul, one tensor for all inputs": "Mul", "test_elu": "Elu", "test_hardswish": "HardSwish",
 }  # fmt: skip
 REFUSED = (
-    "test_maxpool_3d_default",
     "test_mul_bcast",
+    "test_maxpool_3d_default",
     "test_reshape_reordered_all_dims",
     "test_resize_upsample_scales_cubic",
     "test_flatten_axis0",

@@ -122,7 +122,8 @@ TRIED = {"compared": 0, "refused": 0}
 @given(st.data())
 @settings(PROPERTY, max_examples=150)
 def test_layout_changes_anywhere(data: st.DataObject) -> None:
-    """The whole network against onnxruntime: a wrong order of elements is off by tens of steps, roundings by a few."""
+    """The whole network against onnxruntime: a wrong order of elements is off by as much as an output varies, tens of steps; roundings, which no
+    layer takes back, by at most 9 and in the mean 2.2 in 3,000 such networks."""
     model, x = _net(data)
     report = check_model(model)
     if not report.ok:
@@ -139,8 +140,27 @@ def test_layout_changes_anywhere(data: st.DataObject) -> None:
     t = graph.type(graph.outputs[0])
     want = np.rint(run_ort(model, x)[0] / t.scale) + t.zero
     off = np.abs(env[graph.outputs[0]].reshape(3, -1) - want)
-    assert off.max() <= 6
-    assert (off > 2).mean() <= 0.25
+    assert off.max() <= 12
+    assert off.mean() <= 3
+
+
+@pytest.mark.parametrize("constants", ["Mul", "Add", "BatchNormalization"])
+@pytest.mark.parametrize("joins", [1, 2])
+def test_a_flattened_tensor_joined_with_itself_takes_constants_of_each_element(constants: str, joins: int) -> None:
+    """The order of a Flatten is made of slices inside the join; a normalisation is two operations on each part."""
+    net = Net(("n", 2, 2, 3))
+    x = net.node("Flatten", net.q("x", 0.011))
+    for _ in range(joins):
+        x = net.node("Concat", x, x, axis=1)
+    n = 12 * 2**joins
+    numbers = (net.rng.uniform(0.5, 1.5, n), net.rng.normal(size=n), net.rng.normal(size=n), net.rng.uniform(0.5, 1, n))
+    taken = numbers if constants == "BatchNormalization" else [numbers[0]]
+    model = net.model(net.q(net.node(constants, x, *map(net.const, taken)), 0.03))
+    image = np.random.default_rng(0).uniform(-1, 1, (2, 2, 2, 3)).astype(np.float32)
+    graph = import_model(model)
+    got = interp.run(graph, {"x": interp.quantize_input(graph, image.transpose(0, 2, 3, 1))})[graph.outputs[0]]
+    want = np.rint(run_ort(model, image)[0] / np.float32(0.03))
+    assert np.abs(got.reshape(2, -1) - want).max() <= 1
 
 
 @pytest.mark.parametrize("function", ["", "Sigmoid", "HardSwish"])
