@@ -144,7 +144,7 @@ def import_float(model: ModelProto) -> FloatImport:
                 imp.findings.append(
                     Finding(
                         out.name, "output", f"is laid out {shown!r}; a vector must be in the order of its plane",
-                        "pool before the Flatten, or let a Gemm follow it",
+                        "end the network before the Flatten or Reshape: the same values, as a plane",
                     )
                 )  # fmt: skip
             outputs.append(act.value)

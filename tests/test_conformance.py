@@ -14,9 +14,9 @@ RUNS = {
     "test_identity": "Identity", "test_squeeze_negative_axes": "Squeeze", "test_unsqueeze_axis_2": "Unsqueeze", "test_basic_conv_with_padding": "Conv",
     "test_gemm_transposeB": "Gemm", "test_maxpool_1d_default": "MaxPool", "test_averagepool_2d_strides": "AveragePool", "test_batchnorm_epsilon": "BatchNormalization",
     "test_add, one tensor for all inputs": "Add", "test_mul, one tensor for all inputs": "Mul", "test_elu": "Elu", "test_hardswish": "HardSwish",
+    "test_mul_bcast": "Mul",
 }  # fmt: skip
 REFUSED = (
-    "test_mul_bcast",
     "test_maxpool_3d_default",
     "test_reshape_reordered_all_dims",
     "test_resize_upsample_scales_cubic",
