@@ -103,19 +103,15 @@ def instruction_page(spec: type[Instruction]) -> Iterator[str]:
     yield from _layout(spec)
     yield ""
     if spec.legal is not Instruction.legal:
-        yield "Legal unless:"
-        yield ""
-        yield "```python"
-        yield _source(spec.legal)
-        yield "```"
-        yield ""
+        yield from _shown("Legal unless:", spec.legal)
+    if spec.operand is not Instruction.operand:
+        yield from _shown("Rows and columns of what it writes into scratch rows (`operand`):", spec.operand)
     unit = getattr(spec, "unit", "")
-    yield f"Cycles and events{f' (unit: {unit})' if unit else ''}:"
-    yield ""
-    yield "```python"
-    yield _source(spec.cost)
-    yield "```"
-    yield ""
+    yield from _shown(f"Cycles and events{f' (unit: {unit})' if unit else ''}:", spec.cost)
+
+
+def _shown(title: str, function: object) -> tuple[str, ...]:
+    return title, "", "```python", _source(function), "```", ""
 
 
 INTRODUCTION = """# The SAS instruction set

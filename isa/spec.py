@@ -403,6 +403,11 @@ class Instruction:
         raise NotImplementedError
 
     @staticmethod
+    def operand(o: Any, r0: int, r1: int) -> tuple[int, int]:
+        """Rows and columns of the operand that rows ``r0`` to ``r1`` write into scratch rows; (0, 0) where none is."""
+        return 0, 0
+
+    @staticmethod
     def legal(machine: Machine, o: Any) -> Iterator[str]:
         """Texts of what is wrong with these operands; nothing when legal."""
         yield from ()

@@ -7,6 +7,7 @@ from typing import Final
 
 from sasimc.isa.choices import LANE_KINDS
 from sasimc.isa.errors import SasError, near
+from sasimc.isa.instructions.array import scratch_tiles
 from sasimc.isa.machine import activation_cycles
 from sasimc.isa.objects import Matrix
 from sasimc.isa.program import Program
@@ -96,8 +97,8 @@ class Lanes:
         return self._free(loads, whole)
 
     def _loads(self, index: int, mat: Matrix, r0: int, r1: int, events: Mapping[str, int]) -> dict[int, int]:
-        """Lines driven in each sub-array, in proportion: the columns for a transposed product, the part of the scratch rows that a gradient's
-        operand fills, the rows worked on for reads and writes, else all word lines of the matrix."""
+        """Lines driven in each sub-array, in proportion: the columns for a transposed product, the part of the scratch rows that an operand
+        fills, the rows worked on for reads and writes, else all word lines of the matrix."""
         if "column_activations" in events:
             return mat.column_loads
         if "row_activations_gradient" in events:
@@ -107,18 +108,9 @@ class Lanes:
         return mat.loads
 
     def _scratch_tiles(self, index: int, mat: Matrix, r0: int, r1: int) -> int:
-        """Scratch tiles that the stationary operand of a gradient product takes."""
+        """Scratch tiles that an operand takes which the instruction writes there."""
         instr = self.program.code[index]
-        o = self.program.resolve(instr)
-        rows, cols = mat.tiles[0].rows, mat.tiles[0].cols
-        pixels = (r1 - r0) * o.e.width
-        if getattr(o, "stationary", "") == "e":
-            high, wide = pixels, o.e.channels
-        elif getattr(o, "stationary", "") == "a":
-            high, wide = pixels, o.acc.height
-        else:
-            high, wide = pixels * o.e.channels, o.geom.taps
-        return max(1, min(len(mat.tiles), -(-high // rows) * -(-wide // cols)))
+        return len(scratch_tiles(mat, *instr.spec.operand(self.program.resolve(instr), r0, r1))[: len(mat.tiles)])
 
     def _in_turn(self, loads: dict[int, int], whole: int) -> tuple[Share, ...]:
         """Rule ``row``: group after group, each as long as its busiest sub-array."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -12,12 +14,18 @@ from golden import Golden
 from qdq_net import Net, run_ort
 
 from sasimc.backend.compile import compile_graph
+from sasimc.cli import sasc, sasrun
+from sasimc.cli.common import invoke
+from sasimc.debug import runs
+from sasimc.debug.microscope import Tree, bits
+from sasimc.debug.session import Session
 from sasimc.frontend.check import check_model
 from sasimc.frontend.norms import with_layer_norms
 from sasimc.frontend.onnx_import import import_float, import_graph, import_model
 from sasimc.ir import interp
 from sasimc.isa.analysis.lint import lint
 from sasimc.isa.errors import SasError
+from sasimc.isa.files import load_program
 from sasimc.isa.machine import load_machine
 from sasimc.passes.backward import Backward
 from sasimc.passes.manager import run_passes
@@ -223,3 +231,25 @@ def test_softmax_over_pixels_is_refused_in_the_middle() -> None:
     net = Net(("n", 3, 5, 6))
     report = check_model(net.model(net.q(net.conv(net.q(net.node("Softmax", net.q("x"), axis=2)), 3, 4, 1))))
     assert any("a Softmax over 5 elements" in f.reason for f in report.findings)
+
+
+def test_all_faces_show_it(tmp_path: Path) -> None:
+    """A trace, a report, an explorer page, and the debugger down to the word lines of a product of activations."""
+    onnx.save(vision(), tmp_path / "v.onnx")
+    np.save(tmp_path / "x.npy", images(1)[0])
+    prog, x, run = str(tmp_path / "v.s"), str(tmp_path / "x.npy"), str(tmp_path / "r.json")
+    assert invoke(sasc.app, ["compile", str(tmp_path / "v.onnx"), "-o", prog, "--no-verify"]) == 0
+    assert invoke(sasrun.app, [prog, "--input", x, "--trace", str(tmp_path / "t.json"), "--json", run]) == 0
+    assert invoke(sasc.app, ["report", run, "-o", str(tmp_path / "r.html")]) == 0
+    assert invoke(sasc.app, ["explore", prog, "-o", str(tmp_path / "e.html")]) == 0
+    shown = {e["name"] for e in json.loads((tmp_path / "t.json").read_text())["traceEvents"]}
+    assert {"vmma", "smax", "lnorm"} <= shown
+    device = Device(load_program(tmp_path / "v.s"), "fused", 1)
+    session = Session(device, runs.images(device, [("x", images(1)[0])]))
+    while session.pc is not None and session.program.code[session.pc].spec.mnemonic != "vmma":
+        session.step()
+    sums = [m for m in bits(session) if isinstance(m, Tree)][-1].sums
+    instr = session.program.resolve(session.program.code[session.pc or 0])
+    session.step()
+    found = session.it.read_rows(instr.acc.name, 0, 1)[0]
+    assert np.array_equal(sums[:, : found.shape[1]] - sums[:, found.shape[1] :] * (sums.shape[1] > found.shape[1]), found)

@@ -231,7 +231,7 @@ def _write_lines(report: Mapping[str, Any], worn: str) -> Iterator[str]:
     def a_step(bits: int) -> str:
         return f" ({bits / steps:.3g} a step)" if steps else ""
 
-    for kind, words in (("weights", "weights"), ("scratch", "scratch rows of gradients")):
+    for kind, words in (("weights", "weights"), ("scratch", "scratch rows")):
         w = written[kind]
         yield (
             f"{words}: {w['rows']} row writes, {w['bits_written']} bits written, {w['bits_flipped']} flipped{a_step(w['bits_flipped'])}; "

@@ -254,12 +254,14 @@ class GradientProduct(Instruction):
     rows = RowsField("e", "error rows")
 
     @staticmethod
+    def operand(o: Any, r0: int, r1: int) -> tuple[int, int]:
+        return (r1 - r0) * o.e.width, o.e.channels if o.stationary == "e" else o.acc.height
+
+    @staticmethod
     def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
         pixels, k, n = (r1 - r0) * o.e.width, o.acc.height, o.e.channels
-        if o.stationary == "e":
-            cycles, events = _scratch_cost(machine, o.scratch, pixels, n, k, INPUT_BITS + (o.a.pad != 0))
-        else:
-            cycles, events = _scratch_cost(machine, o.scratch, pixels, k, n, INPUT_BITS)
+        streamed, bits = (k, INPUT_BITS + (o.a.pad != 0)) if o.stationary == "e" else (n, INPUT_BITS)
+        cycles, events = _scratch_cost(machine, o.scratch, *GradientProduct.operand(o, r0, r1), streamed, bits)
         return Cost(machine.controller.issue_cycles + cycles, instructions=1, buffer_bits_read=pixels * (k + n) * 8, **events)
 
     @staticmethod
@@ -293,16 +295,19 @@ class ActivationProduct(Instruction):
     rows = RowsField("a")
 
     @staticmethod
+    def operand(o: Any, r0: int, r1: int) -> tuple[int, int]:
+        return o.b.width, o.b.channels + (kept_zero(o.b) != 0)
+
+    @staticmethod
     def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
-        pixels, k, n = (r1 - r0) * o.a.width, o.b.width, o.b.channels
-        less = kept_zero(o.b) != 0
-        cycles, events = _scratch_cost(machine, o.scratch, k, n + less, pixels, INPUT_BITS + (o.a.pad != 0))
+        pixels, (k, wide), n = (r1 - r0) * o.a.width, ActivationProduct.operand(o, r0, r1), o.b.channels
+        cycles, events = _scratch_cost(machine, o.scratch, k, wide, pixels, INPUT_BITS + (o.a.pad != 0))
         events["accumulator_reads"] = events["accumulator_writes"] = pixels * n
         return Cost(
             machine.controller.issue_cycles + cycles,
             instructions=1,
             buffer_bits_read=(pixels + n) * k * 8,
-            add_ops=pixels * n * less,
+            add_ops=pixels * n * (wide - n),
             **events,
         )
 
@@ -338,10 +343,14 @@ class GradientDepthwise(Instruction):
     rows = RowsField("e", "error rows")
 
     @staticmethod
+    def operand(o: Any, r0: int, r1: int) -> tuple[int, int]:
+        wide = 2 if o.a.pad != 0 or o.a.dtype == "u8" else 1  # a 9-bit value takes two weight columns
+        return (r1 - r0) * o.e.width * o.e.channels, o.geom.taps * wide
+
+    @staticmethod
     def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
         pixels, channels, taps = (r1 - r0) * o.e.width, o.e.channels, o.geom.taps
-        width = taps * (2 if o.a.pad != 0 or o.a.dtype == "u8" else 1)  # a 9-bit value takes two weight columns
-        cycles, events = _scratch_cost(machine, o.scratch, pixels * channels, width, 1, INPUT_BITS)
+        cycles, events = _scratch_cost(machine, o.scratch, *GradientDepthwise.operand(o, r0, r1), 1, INPUT_BITS)
         events["accumulator_reads"] = events["accumulator_writes"] = channels * taps
         events["adder_tree_ops"] = pixels * channels * taps
         return Cost(
