@@ -201,7 +201,7 @@ def test_mistakes(old: str, new: str, message: str, place: tuple[int, int]) -> N
 
 def test_near_names() -> None:
     for old, new, hint in (
-        ("vmm a", "vmmm a", "did you mean 'vmm', 'vmmt'?"),
+        ("vmm a", "vmmm a", "did you mean 'vmm', 'vmmt', 'vmma'?"),
         ("req y,", "req yy,", "did you mean 'y'?"),
         (".geom g", ".goem g", "did you mean '.geom'"),
         ("addr=64", "adr=64", "did you mean 'addr'"),

@@ -79,7 +79,7 @@ def test_another_toolchain_is_no_hit(path: Path, what: str, monkeypatch: pytest.
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_damage_is_no_hit(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     folder = tmp_path_factory.mktemp("damaged")
     with pytest.MonkeyPatch.context() as m:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from models import plain_cnn
 from rich.console import Console
@@ -75,7 +75,7 @@ recipes = st.builds(
 
 
 @given(recipes)
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_text_round_trip(recipe: Recipe) -> None:
     from sasimc.training.recipe import recipe_text
 

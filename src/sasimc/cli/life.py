@@ -38,13 +38,16 @@ __all__ = ["life"]
     help="Time between scrubbings of words with a code; 0: none.",
 )
 @option("--nominal", section="Use", is_flag=True, help="All cells alike, without the variation of the stack.")
-@option("--level", section="Use", is_flag=True, help="Share the writes of scratch rows out among them.")
+@option(
+    "--level", section="Use", type=Choice("sasimc.isa.choices:LEVELS"), default="none",
+    help="Share the writes of these rows out among them.",
+)  # fmt: skip
 @options.interpretation
 @options.circuit
 @options.json_file()
 @options.isa
 def life(
-    run: Path, technologies: tuple[str, ...], runs_per_day: float | None, codes: tuple[str, ...], scrub: float, nominal: bool, level: bool,
+    run: Path, technologies: tuple[str, ...], runs_per_day: float | None, codes: tuple[str, ...], scrub: float, nominal: bool, level: str,
     interpretation: str | None, circuit: Path | None, json_file: Path | None,
 ) -> None:  # fmt: skip
     """Show how long a device lives that does what a run did, again and again.
@@ -60,7 +63,7 @@ def life(
     found, notes = [], []
     for name in technologies:
         cost = cost_of_report(run, name, interpretation, circuit)
-        memory, rows = cost.model.technology, rows_of(cost, level)
+        memory, rows = cost.model.technology, rows_of(cost, level == "scratch")
         with progress(f"cells of {memory.name}"):
             cells = flips(memory, variation=not nominal)
         each = runs_per_day / 86400 if runs_per_day is not None else 1 / max(cost.run.seconds, 1e-12)
