@@ -27,8 +27,8 @@ class ModulesSection(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    wait: Annotated[float, Field(gt=0, le=1)] = 0.6
-    latest: Annotated[float, Field(ge=0, le=1)] = 0.5
+    wait: Annotated[float, Field(gt=0, le=1)] = 0.8
+    latest: Annotated[float, Field(ge=0, le=1)] = 0.25
     follow: Annotated[int, Field(ge=0, le=8)] = 1
 
     def joins(self, guess: int) -> int:
