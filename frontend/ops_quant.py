@@ -18,11 +18,12 @@ __all__ = ["fold"]
 Array = npt.NDArray[Any]
 
 # Operators on shapes and weights that may be computed at compile time; any other on constants is an unsupported node.
-_FOLDABLE = frozenset({
-    "Abs", "Add", "And", "Cast", "Ceil", "Clip", "Concat", "ConstantOfShape", "Div", "Equal", "Exp", "Expand", "Flatten", "Shelves",
-    "Gather", "Greater", "Identity", "Less", "Log", "Max", "Min", "Mod", "Mul", "Neg", "Not", "Or", "Pow", "Range", "Reciprocal",
-    "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "Reshape", "Round", "Shape", "Sign", "Slice", "Sqrt",
-    "Squeeze", "Sub", "Transpose", "Unsqueeze", "Where",
+_FOLDABLE = frozenset({  # none of them makes more elements than it reads, but for those whose result is measured before (`_evaluate`)
+    "Abs", "Add", "And", "ArgMax", "ArgMin", "Cast", "Ceil", "Clip", "Concat", "ConstantOfShape", "Conv", "Cos", "CumSum", "Div", "Equal", "Erf", "Exp",
+    "Expand", "Flatten", "Floor", "Gather", "GatherElements", "Gemm", "Greater", "GreaterOrEqual", "Identity", "Less", "LessOrEqual", "Log", "MatMul", "Max",
+    "Min", "Mod", "Mul", "Neg", "Not", "Or", "Pow", "Range", "Reciprocal", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
+    "ReduceSum", "Relu", "Reshape", "Round", "ScatterElements", "ScatterND", "Shape", "Sigmoid", "Sign", "Sin", "Slice", "Softmax", "Sqrt",
+    "Squeeze", "Sub", "Tanh", "Transpose", "Trilu", "Unsqueeze", "Where",
 })  # fmt: skip
 MAX_FOLDED = 2**28
 
@@ -129,8 +130,12 @@ def _evaluate(imp: Importer, node: NodeProto, feeds: dict[str, Array]) -> Array:
         size = max(size, math.prod(float(v) for v in feeds[node.input[-1]].ravel()))
     elif node.op_type == "Range":
         size = _range_size(feeds, node)
+    elif node.op_type in ("Conv", "Gemm", "MatMul"):
+        a, b = feeds[node.input[0]], feeds[node.input[1]]
+        shared = a.shape[1:2] if node.op_type == "Conv" else a.shape
+        size = a.size * float(b.size) / max(1, min(shared, default=1))  # of products, at most
     if not size <= MAX_FOLDED:
-        raise Unsupported(f"constant expression of {size:.3g} elements", "check the shapes in the file")
+        raise Unsupported(f"constant expression of {size:.3g} elements or products", "check the shapes in the file")
     inputs = [helper.make_tensor_value_info(k, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape) for k, v in feeds.items()]
     outputs = [helper.make_empty_tensor_value_info(node.output[0])]
     graph = helper.make_graph([node], "fold", inputs, outputs)

@@ -281,7 +281,7 @@ class _State:
                 )
                 self._problem(
                     op, f"{'a LogSoftmax' if op.flag('log') else 'a Softmax'} {shown} in the middle of the network",
-                    "only Softmax over the axis that is stored as channels, and only at the end of the network LogSoftmax",
+                    "let the Softmax run over the channels; a LogSoftmax can only end a network",
                 )  # fmt: skip
                 return Unknown()
         if op.kind in _MOVES:

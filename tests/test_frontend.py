@@ -824,3 +824,22 @@ def test_metadata_travels() -> None:
     model = models.mobilenet_like()
     model.metadata_props.add(key="sasimc.preprocess", value=json.dumps({"mean": [0.5], "std": [0.5], "size": 16}))
     assert json.loads(import_model(model).notes["sasimc.preprocess"])["size"] == 16
+
+
+def test_constant_expressions_are_computed_whatever_they_are() -> None:
+    """Positions of EdgeNeXt: sums along an axis, sines, a convolution of constants; onnxruntime computes them as it does everything."""
+
+    def make(n: Net) -> str:
+        ramp = n.node("CumSum", n.const(np.ones((1, 2, 4, 5), np.float32)), n.const(3, np.int64))
+        waves = n.node("Concat", n.node("Sin", ramp), n.node("Cos", ramp), axis=1)
+        places = n.node("Conv", waves, n.const(np.random.default_rng(0).normal(size=(3, 4, 1, 1)).astype(np.float32)))
+        return n.q(n.node("Add", n.q("x", 0.02), places), 0.05)
+
+    net = Net(("n", 3, 4, 5))
+    model = net.model(make(net))
+    image = np.random.default_rng(1).uniform(-2, 2, (2, 3, 4, 5)).astype(np.float32)
+    graph = import_model(model)
+    got = interp.run(graph, {"x": interp.quantize_input(graph, image.transpose(0, 2, 3, 1))})[graph.outputs[0]]
+    want = np.rint(run_ort(model, image)[0] / np.float32(0.05)).transpose(0, 2, 3, 1)
+    assert np.abs(got - want).max() <= 1
+    assert np.ptp(want) > 40
