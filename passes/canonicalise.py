@@ -281,7 +281,7 @@ class _State:
                 )
                 self._problem(
                     op, f"{'a LogSoftmax' if op.flag('log') else 'a Softmax'} {shown} in the middle of the network",
-                    "let the Softmax run over the channels; a LogSoftmax can only end a network",
+                    "a Softmax runs over the channels here (a transpose in front and one behind keep the result); a LogSoftmax can only end a network",
                 )  # fmt: skip
                 return Unknown()
         if op.kind in _MOVES:
