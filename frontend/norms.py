@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from onnx import ModelProto, NodeProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper
+
+from sasimc.frontend.state import Unsupported, tensor_array
 
 __all__ = ["as_layer_norms", "with_layer_norms"]
 
 _FIRST_OPSET = 17
+_OPERANDS = {"Add": (2,), "Div": (2,), "Mul": (2,), "Pow": (2,), "Sub": (2,), "Sqrt": (1,), "ReduceMean": (1, 2)}
 
 
 def as_layer_norms(nodes: Sequence[NodeProto], model: ModelProto) -> list[NodeProto]:
@@ -42,18 +45,14 @@ def with_layer_norms(model: ModelProto) -> ModelProto:
 
 class _Norms:
     def __init__(self, nodes: Sequence[NodeProto], model: ModelProto) -> None:
-        self.values: dict[str, npt.NDArray[np.generic]] = {
-            i.name: numpy_helper.to_array(i) for i in model.graph.initializer if _small(i.dims)
-        }
+        self.tensors: dict[str, TensorProto] = {i.name: i for i in model.graph.initializer if _small(i.dims)}
         self.constant = {i.name for i in model.graph.initializer}
         self.maker: dict[str, NodeProto] = {}
         self.readers: dict[str, list[NodeProto]] = {}
         self.outputs = {o.name for o in model.graph.output}
         for node in nodes:
             if node.op_type == "Constant":
-                self.values |= {
-                    name: numpy_helper.to_array(a.t) for name in node.output for a in node.attribute if a.name == "value"
-                }
+                self.tensors |= {name: a.t for name in node.output for a in node.attribute if a.name == "value"}
             if all(name in self.constant for name in node.input if name):
                 self.constant.update(node.output)
             for name in set(node.input):
@@ -62,18 +61,29 @@ class _Norms:
 
     def at(self, div: NodeProto) -> tuple[NodeProto, list[str]] | None:
         """The layer norm whose quotient this is, and the outputs that vanish with it."""
+        if not _well_formed(div):
+            return None
         difference, root = div.input
         sub, sqrt = self._made(difference, "Sub"), self._made(root, "Sqrt")
         add = self._made(sqrt.input[0], "Add") if sqrt else None
         spread, eps = self._and_constant(add)
         mean = self._made(spread, "ReduceMean")
         square = self._made(mean.input[0], "Pow", "Mul") if mean and self._last_axis(mean) else None
-        if sub is None or sqrt is None or add is None or mean is None or square is None or eps is None or eps.size != 1:
+        if (
+            sub is None
+            or sqrt is None
+            or add is None
+            or mean is None
+            or square is None
+            or eps is None
+            or eps.size != 1
+            or eps.dtype.kind not in "fiu"
+        ):
             return None
         first = self._made(sub.input[1], "ReduceMean")
-        exponent = self.values.get(square.input[1]) if square.op_type == "Pow" else None
+        exponent = self._value(square.input[1]) if square.op_type == "Pow" else None
         squared = square.input[0] == difference and (
-            square.input[1] == difference or (exponent is not None and np.all(exponent == 2))
+            square.input[1] == difference or (exponent is not None and exponent.size > 0 and np.all(exponent == 2))
         )
         if first is None or first.input[0] != sub.input[0] or not self._last_axis(first) or not squared:
             return None
@@ -94,25 +104,32 @@ class _Norms:
 
     def _made(self, value: str, *operators: str) -> NodeProto | None:
         node = self.maker.get(value)
-        return node if node is not None and node.op_type in operators else None
+        return node if node is not None and node.op_type in operators and _well_formed(node) else None
+
+    def _value(self, name: str) -> npt.NDArray[np.generic] | None:
+        """A small constant; None where there is none, or numpy cannot hold it."""
+        try:
+            return tensor_array(self.tensors[name]) if name in self.tensors else None
+        except Unsupported:
+            return None
 
     def _and_constant(self, add: NodeProto | None) -> tuple[str, npt.NDArray[np.generic] | None]:
         if add is None:
             return "", None
         for value, other in (add.input, add.input[::-1]):
-            if other in self.values:
-                return value, self.values[other]
+            if (found := self._value(other)) is not None:
+                return value, found
         return "", None
 
     def _last_axis(self, mean: NodeProto) -> bool:
-        attrs: Mapping[str, object] = {a.name: helper.get_attribute_value(a) for a in mean.attribute}
-        axes = self.values.get(mean.input[1]) if len(mean.input) > 1 else attrs.get("axes")
-        return axes is not None and list(np.ravel(axes)) == [-1] and attrs.get("keepdims", 1) == 1  # type: ignore[arg-type]
+        attrs = {a.name: a for a in mean.attribute}
+        axes = self._value(mean.input[1]) if len(mean.input) > 1 else np.array(attrs["axes"].ints if "axes" in attrs else ())
+        return axes is not None and axes.ravel().tolist() == [-1] and ("keepdims" not in attrs or attrs["keepdims"].i == 1)
 
     def _following(self, node: NodeProto, operator: str) -> tuple[NodeProto | None, str]:
         """The one reader of a node if it is such an operator with a constant, and the constant."""
         readers = self.readers.get(node.output[0], [])
-        if len(readers) != 1 or readers[0].op_type != operator or node.output[0] in self.outputs:
+        if len(readers) != 1 or readers[0].op_type != operator or not _well_formed(readers[0]) or node.output[0] in self.outputs:
             return None, ""
         others = [name for name in readers[0].input if name != node.output[0]]
         return (readers[0], others[0]) if len(others) == 1 and others[0] in self.constant else (None, "")
@@ -121,9 +138,15 @@ class _Norms:
         """Whether nobody else reads what vanishes."""
         names = {node.output[0] for node in (*inner, end)}
         return all(
-            node.output[0] not in self.outputs and all(r.output[0] in names for r in self.readers.get(node.output[0], []))
+            node.output[0] not in self.outputs
+            and all(names.issuperset(r.output or [""]) for r in self.readers.get(node.output[0], []))
             for node in inner
         )
+
+
+def _well_formed(node: NodeProto) -> bool:
+    """Whether one of the operators of a layer norm has the operands and the result that it must have; what has not is refused where it is read."""
+    return node.domain in ("", "ai.onnx") and len(node.output) == 1 and len(node.input) in _OPERANDS[node.op_type]
 
 
 def _small(dims: Iterable[int]) -> bool:

@@ -227,6 +227,38 @@ def test_a_layer_norm_that_is_written_out(square: str) -> None:
     assert with_layer_norms(plain) is plain
 
 
+def test_damaged_layer_norms_are_not_one() -> None:
+    """An operand or the result missing, one too many, an element type that nobody knows, an operator of that name in another domain: left as it is."""
+    net = Net(("n", 5, 12), opset=13, seed=2)
+    plain = net.model(written_out(net, "x", net.const(np.ones(12)), net.const(np.zeros(12))))
+
+    def damage(node: onnx.NodeProto, how: str) -> None:
+        match how:
+            case "no operand":
+                del node.input[-1]
+            case "one more":
+                node.input.append("x")
+            case "no result":
+                del node.output[:]
+            case "two results":
+                node.output.append("other")
+            case "domain":
+                node.domain = "com.example"
+
+    for how in ("no operand", "one more", "no result", "two results", "domain"):
+        for i in range(len(plain.graph.node) - 1):  # the last adds a bias, which need not be
+            model = onnx.ModelProto()
+            model.CopyFrom(plain)
+            damage(model.graph.node[i], how)
+            if (plain.graph.node[i].op_type, how) == ("ReduceMean", "one more"):
+                continue  # axes, as later opsets have them
+            assert not [n for n in with_layer_norms(model).graph.node if n.op_type == "LayerNormalization"], (how, i)
+    for tensor in plain.graph.initializer:
+        if not tensor.dims:
+            tensor.data_type = 100_000_000
+    assert with_layer_norms(plain) is plain
+
+
 def test_softmax_over_pixels_is_refused_in_the_middle() -> None:
     net = Net(("n", 3, 5, 6))
     report = check_model(net.model(net.q(net.conv(net.q(net.node("Softmax", net.q("x"), axis=2)), 3, 4, 1))))
