@@ -116,10 +116,9 @@ def evaluate_unsaid(
         raise SasError(f"{dataset.name}: no image of the {split!r} split can be read")
     found, classes, where = np.array(chosen), np.array(truth), np.array(at)
     own = device.task_of(classes)
-    predicted, known = np.full(len(where), -1), np.full(len(where), -1)
+    predicted, known, items = np.full(len(where), -1), np.full(len(where), -1), dataset.items(split)
     for task in device.handiest(set(found.tolist()) | set(own.tolist())):
         rows = np.flatnonzero((found == task) | (own == task))
-        items = dataset.items(split)
         part = dataclasses.replace(dataset, splits={**dataset.splits, split: tuple(items[where[r]] for r in rows)})
         seen = 0
         for images, _, positions in Loader(part, split, device.preprocess, device.batch_size, shuffle=False).epoch(0):

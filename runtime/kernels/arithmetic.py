@@ -6,7 +6,7 @@ import numpy as np
 
 from sasimc.runtime.kernels.compiling import inner
 
-__all__ = ["at", "rne", "runs", "value8"]
+__all__ = ["at", "binary_digits", "rne", "runs", "value8"]
 
 
 @inner
@@ -39,3 +39,12 @@ def value8(byte, signed):  # type: ignore[no-untyped-def]
     """A byte as the number it stands for."""
     flip = np.int64(128) if signed else np.int64(0)
     return (np.int64(byte) ^ flip) - flip
+
+
+@inner
+def binary_digits(value):  # type: ignore[no-untyped-def]
+    """Binary digits of a number that is not negative."""
+    digits = np.int64(0)
+    while value >> digits:
+        digits += 1
+    return digits

@@ -7,7 +7,7 @@ from math import isqrt
 import numpy as np
 
 from sasimc.runtime.kernel import buf, kernel, vector
-from sasimc.runtime.kernels.arithmetic import at, rne, value8
+from sasimc.runtime.kernels.arithmetic import at, binary_digits, rne, value8
 from sasimc.runtime.kernels.compiling import inner
 
 __all__: list[str] = []
@@ -17,18 +17,9 @@ _ROOTS = np.array([isqrt((1 << 44) // (256 * i + 128)) for i in range(256)], np.
 
 
 @inner
-def _digits(value):  # type: ignore[no-untyped-def]
-    """Binary digits of a number that is not negative."""
-    digits = np.int64(0)
-    while value >> digits:
-        digits += 1
-    return digits
-
-
-@inner
 def _reciprocal_root(value):  # type: ignore[no-untyped-def]
     """(r, s): 1 / sqrt(value) is about r / 2^(22 + s); value is positive."""
-    s = (_digits(value) + 1) // 2 - 8
+    s = (binary_digits(value) + 1) // 2 - 8
     m = value >> (2 * s) if s >= 0 else value << (-2 * s)
     r = _ROOTS[m >> 8]
     return (r * ((3 << 16) - ((m * r * r) >> 28))) >> 17, s
@@ -46,7 +37,7 @@ def softmax(op, m, first, last):  # type: ignore[no-untyped-def]
             top = max(top, value8(source[c], signed))
         for c in range(n):
             total += exp[top - value8(source[c], signed)]
-        e = _digits(total) - 16
+        e = binary_digits(total) - 16
         reciprocal = (np.int64(1) << 31) // (total >> e)
         for c in range(n):
             share = rne(exp[top - value8(source[c], signed)] * reciprocal, 7 + e)

@@ -13,38 +13,33 @@ from sasimc.runtime.kernels.simd import hold
 __all__: list[str] = []
 
 
-@kernel("add_bias", ns=0.5)
-def add_bias(op, m, first, last):  # type: ignore[no-untyped-def]
-    sums, n = acc(m), op.acc.channels
-    bias = vector(op.table.bias, n)
-    outside = np.int64(0)
+@inner
+def _add_to_each(sums, v, bias, first, last):  # type: ignore[no-untyped-def]
+    """Add a number for each channel to the sums of rows; 1 where one leaves 32 bits."""
+    n, outside = v.channels, np.int64(0)
     for y in range(first, last):
-        for x in range(op.acc.width):
-            to = at(op.acc, y, x)
+        for x in range(v.width):
+            to = at(v, y, x)
             target = sums[to : to + n]
             for c in range(n):
                 total = np.int64(target[c]) + bias[c]
                 outside |= total ^ np.int64(np.int32(total))
                 target[c] = np.int32(total)
     return 1 if outside else 0
+
+
+@kernel("add_bias", ns=0.5)
+def add_bias(op, m, first, last):  # type: ignore[no-untyped-def]
+    return _add_to_each(acc(m), op.acc, vector(op.table.bias, op.acc.channels), first, last)
 
 
 @kernel("add_learned_bias", ns=0.6)
 def add_learned_bias(op, m, first, last):  # type: ignore[no-untyped-def]
-    sums, n, of = acc(m), op.acc.channels, op.src.base
-    words = buf32(m)[of : of + n]
-    bias, outside = np.empty(n, np.int64), np.int64(0)
+    n, of = op.acc.channels, op.src.base
+    words, bias = buf32(m)[of : of + n], np.empty(n, np.int64)
     for c in range(n):
         bias[c] = rne(np.int64(words[c]), op.down)
-    for y in range(first, last):
-        for x in range(op.acc.width):
-            to = at(op.acc, y, x)
-            target = sums[to : to + n]
-            for c in range(n):
-                total = np.int64(target[c]) + bias[c]
-                outside |= total ^ np.int64(np.int32(total))
-                target[c] = np.int32(total)
-    return 1 if outside else 0
+    return _add_to_each(acc(m), op.acc, bias, first, last)
 
 
 @kernel("requantise", ns=0.7)

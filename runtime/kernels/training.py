@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from sasimc.runtime.kernel import SATURATED, buf, buf8, buf32, count, kernel, raise_reg, reg, set_reg, vector
-from sasimc.runtime.kernels.arithmetic import at, rne, runs, value8
+from sasimc.runtime.kernels.arithmetic import at, binary_digits, rne, runs, value8
 from sasimc.runtime.kernels.compiling import inner
 from sasimc.runtime.kernels.masks import GROUP, keep_bytes, keep_words, pack_bits
 from sasimc.runtime.kernels.rounding import STEP, shift_run
@@ -21,15 +21,6 @@ STEP_LIMIT = 127 << 8
 
 
 @inner
-def _digits(value):  # type: ignore[no-untyped-def]
-    """Binary digits of a number that is not negative."""
-    digits = np.int64(0)
-    while value >> digits:
-        digits += 1
-    return digits
-
-
-@inner
 def _largest(src, data, first, last):  # type: ignore[no-untyped-def]
     """Binary digits of the largest magnitude in some rows."""
     columns, n = runs(src, src)
@@ -41,7 +32,7 @@ def _largest(src, data, first, last):  # type: ignore[no-untyped-def]
             for c in range(n):
                 low = min(low, values[c])
                 high = max(high, values[c])
-    return _digits(max(-np.int64(low), np.int64(high)))
+    return binary_digits(max(-np.int64(low), np.int64(high)))
 
 
 @kernel("range_bits", ns=0.15)
@@ -340,7 +331,7 @@ def cross_entropy(op, m, first, last):  # type: ignore[no-untyped-def]
     p[label] -= rest
     for c in range(n):
         out[op.dst.base + c] = p[c]
-    digits = _digits(total) - 1
+    digits = binary_digits(total) - 1
     log2 = (digits << 12) + (((total << 12) >> digits) - 4096)
     set_reg(m, op.rloss, min((top - q[label]) * t.mult, 65536) + log2 - 61440)
     return 0

@@ -58,6 +58,7 @@ class Probe:
 def probe(runner: Runner, cell: Cell) -> Probe:
     """Train a cell for one epoch on a few images and classify a few validation images; the test images are not read."""
     devices: list[Device] = []
+    prices = price_list("sas")
 
     def made(*given: Any) -> Device:
         devices.append(runner.compile(*given))
@@ -67,7 +68,7 @@ def probe(runner: Runner, cell: Cell) -> Probe:
         wall = time.perf_counter()
         if not devices:
             return Cost(wall)
-        it, energy = devices[0].interpreter, joules_of(devices[0].program, price_list("sas"))
+        it, energy = devices[0].interpreter, joules_of(devices[0].program, prices)
         bits = sum(n for event, n in it.events.items() if event.startswith("bits_written_"))
         return Cost(wall, devices[0].simulated_s, energy(it.events, it.cycles), bits)
 
