@@ -34,6 +34,9 @@ CONFIGURATIONS: Mapping[int, str] = {
 }
 """The rows of the paper's table I."""
 
+_FORM = 2
+"""Of a finished cell's file: one with the same name has the same keys."""
+
 Compile = Callable[[Path, Recipe], Device]
 Watch = Callable[[Progress], None]
 
@@ -121,7 +124,7 @@ class Runner:
             if cell.config == 1:
                 recipe["reference"] = classifier
                 del recipe["modules"]
-        what = [cell.config, cell.seed, data.name, data.counts(), s.size, s.width, s.weights, s.split, recipe]
+        what = [_FORM, cell.config, cell.seed, data.name, data.counts(), s.size, s.width, s.weights, s.split, recipe]
         digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
         return s.out / "cells" / f"{cell.name}-{digest}.json"
 
@@ -195,8 +198,16 @@ class Runner:
         rates = recipe.reference
         network = FloatReference(model, int8=cell.config == 3, batch_norm=rates.batch_norm and cell.config > 1, gain=rates.gain)
         result = train_float(network, data, recipe, watch, on_epoch)
-        top1 = accuracy(network, data, self.settings.split, watch, recipe.limit)
-        return result, {"top1": top1, "simulated_s": None, "bits_written": None, "bits_flipped": None, "cross_checked": None}
+        marks: dict[int, bool] = {}
+        top1 = accuracy(network, data, self.settings.split, watch, recipe.limit, marks)
+        return result, {
+            "top1": top1,
+            "right": _digits(marks),
+            "simulated_s": None,
+            "bits_written": None,
+            "bits_flipped": None,
+            "cross_checked": None,
+        }
 
     def _on_device(
         self,
@@ -216,8 +227,9 @@ class Runner:
             "bits_written": _bits(events, "written"),
             "bits_flipped": _bits(events, "flipped"),
         }
-        top1, _ = evaluate(device, data, self.settings.split, watch, recipe.limit)
-        return result, {"top1": top1, **figures, "cross_checked": device.replayed}
+        marks: dict[int, bool] = {}
+        top1, _ = evaluate(device, data, self.settings.split, watch, recipe.limit, marks=marks)
+        return result, {"top1": top1, "right": _digits(marks), **figures, "cross_checked": device.replayed}
 
 
 def use_threads(threads: int) -> None:
@@ -230,6 +242,11 @@ def use_threads(threads: int) -> None:
 def _side(data: Dataset) -> int:
     """Median short side of a few training images, pixels."""
     return int(np.median([min(image.shape[:2]) for image in training_examples(data, 9)]))
+
+
+def _digits(marks: Mapping[int, bool]) -> str:
+    """1 for an image that is right, 0 for one that is not, in the order of the split (- for one that cannot be read)."""
+    return "".join("01"[marks[n]] if n in marks else "-" for n in range(max(marks, default=-1) + 1))
 
 
 def _bits(events: Mapping[str, int], what: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 import tomllib
@@ -28,7 +29,8 @@ def summary(results: Sequence[Result]) -> dict[str, Any]:
 
     ``rows``: a row a data set and configuration: mean and standard deviation (n - 1) over seeds, the binomial standard error of the test
     images, sums of wall time, simulated time and bits. ``differences``: configuration 4 less 2, 4 less 1 and 2 less 1, seed by
-    seed (the images are the same), mean and standard error over seeds, and for all data sets together.
+    seed, mean and standard error, over seeds (the images are the same) and over images (paired, each as the mean of its seeds), and for all data
+    sets together.
     """
     rows = [_row(group) for group in _groups(results).values()]
     return {"rows": rows, "differences": [d for pair in ((4, 2), (4, 1), (2, 1), (3, 2)) for d in _differences(results, *pair)]}
@@ -70,21 +72,39 @@ def _total(group: Sequence[Result], key: str) -> float | None:
 
 def _differences(results: Sequence[Result], ours: int, other: int) -> list[dict[str, Any]]:
     """Of two configurations, on the seeds that both have."""
-    by_seed = {(r["dataset"], r["config"], r["seed"]): r["top1"] for r in results}
+    cells = {(r["dataset"], r["config"], r["seed"]): r for r in results}
     rows: list[dict[str, Any]] = []
     for dataset in dict.fromkeys(r["dataset"] for r in results):
-        pairs = [v - by_seed[dataset, other, s] for (d, c, s), v in by_seed.items()
-                 if d == dataset and c == ours and (dataset, other, s) in by_seed]  # fmt: skip
+        pairs = [(r, cells[dataset, other, s]) for (d, c, s), r in cells.items()
+                 if d == dataset and c == ours and (dataset, other, s) in cells]  # fmt: skip
         if pairs:
-            error = statistics.stdev(pairs) / math.sqrt(len(pairs)) if len(pairs) > 1 else None
-            rows.append({"dataset": dataset, "config": ours, "less": other, "seeds": len(pairs), "points": statistics.fmean(pairs),
-                         "standard_error": error})  # fmt: skip
+            points = [a["top1"] - b["top1"] for a, b in pairs]
+            rows.append({"dataset": dataset, "config": ours, "less": other, "seeds": len(pairs), "points": statistics.fmean(points),
+                         "standard_error": _error(points), "images_standard_error": _error(_by_image(pairs))})  # fmt: skip
     if len(rows) > 1:
-        errors = [r["standard_error"] for r in rows]
-        together = None if None in errors else math.sqrt(sum(e * e for e in errors)) / len(errors)
+        errors = {k: _together([r[k] for r in rows]) for k in ("standard_error", "images_standard_error")}
         rows.append({"dataset": f"mean of {len(rows)}", "config": ours, "less": other, "seeds": min(r["seeds"] for r in rows),
-                     "points": statistics.fmean(r["points"] for r in rows), "standard_error": together})  # fmt: skip
+                     "points": statistics.fmean(r["points"] for r in rows), **errors})  # fmt: skip
     return rows
+
+
+def _by_image(pairs: Sequence[tuple[Result, Result]]) -> list[float]:
+    """Difference of an image, in points, as the mean over seeds; images that could not be read are left out."""
+    columns = zip(*(zip(a["right"], b["right"], strict=True) for a, b in pairs), strict=True)
+    return [
+        100 * statistics.fmean(int(x) - int(y) for x, y in column) for column in columns if "-" not in itertools.chain(*column)
+    ]
+
+
+def _error(values: Sequence[float]) -> float | None:
+    """Standard error of the mean."""
+    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+
+
+def _together(errors: Sequence[float | None]) -> float | None:
+    """Standard error of the mean of independent figures."""
+    known = [e for e in errors if e is not None]
+    return math.hypot(*known) / len(errors) if len(known) == len(errors) else None
 
 
 def not_comparable(results: Sequence[Result]) -> list[str]:
@@ -127,10 +147,11 @@ def text(results: Sequence[Result]) -> str:
             f"{_or(r['paper_top1'], 'g')} | {r['wall_s']:.3g} | {_or(r['simulated_s'], '.3g')} | {_or(r['bits_written'], '.3g')} |"
         )
     lines += ["", "± is the standard deviation over seeds; times and bits are of one run (mean).", "",
-              "| data set | difference | points | standard error over seeds |", "|---|---|---|---|"]  # fmt: skip
+              "| data set | difference | points | standard error over seeds | over images |", "|---|---|---|---|---|"]  # fmt: skip
     for d in made["differences"]:
         lines.append(
-            f"| {d['dataset']} | {d['config']} less {d['less']} | {d['points']:+.2f} | {_or(d['standard_error'], '.2f')} |"
+            f"| {d['dataset']} | {d['config']} less {d['less']} | {d['points']:+.2f} | "
+            f"{_or(d['standard_error'], '.2f')} | {_or(d['images_standard_error'], '.2f')} |"
         )
     images = {r["dataset"]: r for r in made["rows"]}.values()
     lines += ["", "Standard error by the number of images measured (the same for all configurations, which share them): "

@@ -73,19 +73,25 @@ class _Prefix:
 
 
 def accuracy(
-    network: FloatReference, dataset: Dataset, split: str, watch: Watch | None = None, limit: int | None = None
+    network: FloatReference, dataset: Dataset, split: str, watch: Watch | None = None, limit: int | None = None,
+    marks: dict[int, bool] | None = None,
+) -> float:  # fmt: skip
+    """Top-1 accuracy in percent on a split; ``marks`` gets position in the split -> whether it is right."""
+    loader = Loader(dataset, split, network.preprocess, EVAL_BATCH, limit=limit)
+    return _accuracy(network, loader, _Prefix(network, False), watch, marks)
+
+
+def _accuracy(
+    network: FloatReference, loader: Loader, prefix: _Prefix, watch: Watch | None, marks: dict[int, bool] | None = None
 ) -> float:
-    """Top-1 accuracy in percent on a split."""
-    return _accuracy(network, Loader(dataset, split, network.preprocess, EVAL_BATCH, limit=limit), _Prefix(network, False), watch)
-
-
-def _accuracy(network: FloatReference, loader: Loader, prefix: _Prefix, watch: Watch | None) -> float:
     network.eval()
     right = seen = 0
     with torch.no_grad():
         for images, labels, positions in loader.epoch(0):
-            right += int((network.rest(prefix(images, positions, 0)).argmax(1).numpy() == labels).sum())
-            seen += len(labels)
+            hits = network.rest(prefix(images, positions, 0)).argmax(1).numpy() == labels
+            if marks is not None:
+                marks.update(zip(positions.tolist(), hits.tolist(), strict=True))
+            right, seen = right + int(hits.sum()), seen + len(labels)
             if watch:
                 watch(Progress(loader.split, seen, loader.images, top1=100 * right / seen))
     return 100.0 * right / max(1, seen)

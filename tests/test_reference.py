@@ -178,7 +178,7 @@ def test_training_repeats_and_learns(model: Path) -> None:
 def result(dataset: str, config: int, seed: int, top1: float, **more: Any) -> dict[str, Any]:
     base = {"dataset": dataset, "config": config, "seed": seed, "top1": top1, "counts": {"train": 90, "val": 10, "test": 100},
             "classes": 5, "side_px": 64, "size": 96, "split": "test", "epochs": [{}] * 7, "wall_s": 2.0, "simulated_s": None,
-            "bits_written": None, "bits_flipped": None, "cross_checked": None}  # fmt: skip
+            "bits_written": None, "bits_flipped": None, "cross_checked": None, "right": "1" * round(top1) + "0" * (100 - round(top1))}  # fmt: skip
     return {**base, **more}
 
 
@@ -204,6 +204,13 @@ def test_summary_means_deviations_and_paired_differences() -> None:
         differences["mean of 2", 4, 2]["standard_error"], math.hypot(1 / math.sqrt(3), math.sqrt(8) / math.sqrt(2)) / 2
     )
     assert ("a", 4, 1) not in differences
+    # over images, of the means of three seeds: one gains a third (seed 0), one loses a third (seed 1), 98 are the same
+    assert math.isclose(differences["a", 4, 2]["images_standard_error"], math.sqrt(2 * (100 / 3) ** 2 / 99) / 10)
+
+
+def test_images_that_cannot_be_read_have_no_difference() -> None:
+    (difference,) = table1.summary([result("a", 2, 0, 50, right="-110"), result("a", 4, 0, 50, right="-011")])["differences"]
+    assert math.isclose(difference["images_standard_error"], 100 / math.sqrt(3))
 
 
 def test_what_is_not_comparable_is_said() -> None:
@@ -230,6 +237,9 @@ def test_the_whole_table_on_drawn_images(
     first = json.loads((tmp_path / "t.json").read_text())
     assert [r["config"] for r in first["rows"]] == [1, 2, 3, 4]
     assert first["rows"][3]["cross_checked"] > 0
+    for cell in first["cells"]:
+        assert len(cell["right"]) == 12
+        assert math.isclose(100 * cell["right"].count("1") / 12, cell["top1"])
     assert first["rows"][3]["bits_written"] > 0
     lines = (tmp_path / "o" / "curves.csv").read_text().splitlines()
     assert len(lines) == 5

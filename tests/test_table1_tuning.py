@@ -107,7 +107,7 @@ def test_the_command_says_the_cost_and_takes_the_best(
         ran.append((split, rate))
         made = {
             "dataset": cell.dataset, "config": cell.config, "seed": cell.seed, "top1": 1e4 * rate, "counts": {"train": 1, "val": 1, "test": 1}, "classes": 2, "side_px": 32,
-            "size": 32, "split": split, "epochs": [], "wall_s": 0.0, "simulated_s": None, "bits_written": None, "bits_flipped": None, "cross_checked": None,
+            "size": 32, "split": split, "epochs": [], "wall_s": 0.0, "simulated_s": None, "bits_written": None, "bits_flipped": None, "cross_checked": None, "right": "1",
         }  # fmt: skip
         self.keep(cell, made)
         return made

@@ -86,9 +86,10 @@ def run_here(device: Device, loader: Loader) -> Iterator[Answers]:
 
 def evaluate(
     device: Device, dataset: Dataset, split: str, watch: Watch | None = None, limit: int | None = None, threads: int = 1,
-    answers: Counter[tuple[int, int]] | None = None, run: Run = run_here,
+    answers: Counter[tuple[int, int]] | None = None, run: Run = run_here, marks: dict[int, bool] | None = None,
 ) -> tuple[float, int]:  # fmt: skip
-    """Top-1 accuracy in percent on the images of a split that can be read, and their number. ``answers`` counts (class, class that was predicted).
+    """Top-1 accuracy in percent on the images of a split that can be read, and their number. ``answers`` counts (class, class that was predicted),
+    ``marks`` gets position in the split -> whether it is right.
 
     Raises:
         SasError: no image can be read, or the program predicts values.
@@ -102,6 +103,8 @@ def evaluate(
     right = seen = 0
     for some in run(device, loader):
         right += int((some.found == some.classes).sum())
+        if marks is not None:
+            marks.update(zip(some.positions.tolist(), (some.found == some.classes).tolist(), strict=True))
         if answers is not None:
             answers.update(zip(some.classes.tolist(), some.found.tolist(), strict=True))
         seen += len(some.classes)
