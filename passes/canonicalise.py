@@ -27,6 +27,7 @@ from sasimc.isa.errors import Diagnostic, DiagnosticsError
 from sasimc.passes import integer_ops
 from sasimc.passes.curves import Curve, roots_of, table_of
 from sasimc.passes.factors import FactorError, clamp_bounds
+from sasimc.passes.fold_constants import SUNK
 
 __all__ = ["PLACED", "RANGES", "UNKNOWN_RANGE", "Canonicalise", "canonicalise", "unscaled"]
 
@@ -132,12 +133,15 @@ class _State:
     placed: dict[str, str] = field(default_factory=dict)
     roots: dict[str, str] = field(default_factory=dict)
     unscaled: dict[str, bool] = field(default_factory=dict)
+    reals: dict[str, Array] = field(default_factory=dict)  # stored constant -> what it was stored from
+    sunk: dict[str, str] = field(default_factory=dict)  # value that the file does not have -> the one of the same range
     index: dict[str, int] = field(default_factory=dict)
     position: dict[str, int] = field(default_factory=dict)  # new value -> place of its main operation in the old graph
 
     def __post_init__(self) -> None:
         self.index = {op.name: i for i, op in enumerate(self.graph.ops)}
         self.roots = roots_of(self.graph)
+        self.sunk = json.loads(self.graph.notes.get(SUNK, "{}"))
         for name in self.graph.inputs:
             t = self.graph.type(name)
             if t.dtype != "f32":
@@ -400,8 +404,9 @@ class _State:
         widest = max(beside, key=lambda t: t.scale, default=None)
         if limits is not None:
             low, high = max(low, limits[0]), min(high, limits[1])
-        self.unscaled[value] = widest is not None or (math.isfinite(low) and math.isfinite(high))
-        if (measured := self.ranges(value)) is not None:
+        known = self.sunk.get(value, value)
+        self.unscaled[known] = widest is not None or (math.isfinite(low) and math.isfinite(high))
+        if (measured := self.ranges(known)) is not None:
             low, high = max(low, measured[0]), min(high, measured[1])
         if widest is not None:
             ends = [widest.scale * (q - widest.zero) for q in type_range(widest.dtype)]
@@ -642,8 +647,11 @@ class _State:
             return self._add(replace(a.op, inputs=tuple(parts), output=output, origin=origins), t)
         if a.op.kind == "constant":
             lo, hi = type_range(t.dtype)
-            values = np.clip(np.rint(self.graph.constant(a.op, "values") / t.scale) + t.zero, lo, hi).astype(np.int16)
-            return self._with_consts(Op(a.op.name, "constant", (), output, {}, {}, origins), {"values": values}, t)
+            real = self.graph.constant(a.op, "values")
+            values = np.clip(np.rint(real / t.scale) + t.zero, lo, hi).astype(np.int16)
+            made = self._with_consts(Op(a.op.name, "constant", (), output, {}, {}, origins), {"values": values}, t)
+            self.reals[made] = real
+            return made
         low, high = a.lo, a.hi
         if low < 0 and t.zero == type_range(t.dtype)[0] and self._may_be_negative(a):
             low, high = 0.0, min(high, self._left_out(t))
@@ -654,8 +662,11 @@ class _State:
             case "conv_f":
                 lowered = integer_ops.conv(self.graph, base, a.op, x, t, a.gain, a.scale)
             case "add_f":
+                self._near(base, t, (1.0, 1.0))
                 lowered = integer_ops.add(base, x, self.values[a.sources[1]], t, a.op.flag("minus"))
             case "product_f":
+                if (product := self._with_constant(base, t)) is not None:
+                    return product
                 lowered = integer_ops.mul(replace(base, kind="mul"), x, self.values[a.sources[1]], t)
             case "quotient_f":
                 return self._quotient(base, t)
@@ -674,21 +685,66 @@ class _State:
         return self._with_consts(*lowered, t)
 
     def _quotient(self, op: Op, t: TensorType) -> str:
-        """A tensor times the reciprocal of another in 16 bits: the products with either half, added."""
-        (over, under), products = op.inputs, list[str]()
-        x, y = self.values[over], self.values[under]
-        for i, (form, consts) in enumerate(integer_ops.reciprocal(y, self._ends(under))):
-            to = integer_ops.whole_range(x, form) if i else t
+        """A tensor times the reciprocal of another in 16 bits."""
+        (over, under), halves = op.inputs, list[str]()
+        y = self.values[under]
+        tables = integer_ops.reciprocal(y, self._ends(under))
+        first = tables[0][0]
+        self._near(op, t, (first.scale * type_range(first.dtype)[1], 0.0))
+        for i, (form, consts) in enumerate(tables):
             table = replace(
                 op, name=f"{op.name}:inverse{i}", kind="lut", inputs=(under,), output=f"{op.output}:inverse{i}", attrs={}
             )
-            inverse = self._with_consts(table, consts, form.shaped_like(y))
+            halves.append(self._with_consts(table, consts, form.shaped_like(y)))
+        return self._by_halves(op, over, halves, t)
+
+    def _by_halves(self, op: Op, x: str, halves: Sequence[str], t: TensorType) -> str:
+        """A tensor times another in 16 bits: the products with either half, added."""
+        products = list[str]()
+        for i, half in enumerate(halves):
+            form = self.values[half]
+            to = integer_ops.whole_range(self.values[x], form) if i else t
             attrs = clamp_bounds(to.dtype, to.scale, to.zero, -math.inf, math.inf)
-            times = Op(f"{op.name}:times{i}", "mul", (over, inverse), f"{op.output}:times{i}", dict(attrs), {}, op.origin)
-            products.append(self._with_consts(*integer_ops.mul(times, x, form, to), to.shaped_like(t)))
+            times = Op(f"{op.name}:times{i}", "mul", (x, half), f"{op.output}:times{i}", dict(attrs), {}, op.origin)
+            products.append(self._with_consts(*integer_ops.mul(times, self.values[x], form, to), to.shaped_like(t)))
         left, right = products
         made = replace(op, kind="add", inputs=(left, right))
         return self._with_consts(*integer_ops.add(made, self.values[left], self.values[right], t), t)
+
+    def _with_constant(self, op: Op, t: TensorType) -> str | None:
+        """A product with a constant of its own at every position in 16 bits, if 8 bits of it may move the result by a step; None if they do not."""
+        held = [self.values[v] for v in op.inputs]
+        most = [max(abs(h.scale * (q - h.zero)) for q in self._ends(v)) for v, h in zip(op.inputs, held, strict=True)]
+        for i, (v, h) in enumerate(zip(op.inputs, held, strict=True)):
+            found = self._constant(v)
+            if found is None or found[1] * most[1 - i] < t.scale:
+                continue
+            forms = [(form.shaped_like(h), ints.astype(np.int16)) for form, ints in integer_ops.halves(found[0])]
+            rest = forms[1][0].scale / 2 * most[1 - i] + integer_ops.whole_range(held[1 - i], forms[1][0]).scale / 2
+            if rest >= t.scale / 2:
+                raise _coarse(op, 1 + rest / t.scale)
+            parts = (Op(f"{op.name}:half{n}", "constant", (), f"{v}:half{n}", {}, {}, op.origin) for n in range(2))
+            made = [self._with_consts(o, {"values": ints}, form) for o, (form, ints) in zip(parts, forms, strict=True)]
+            return self._by_halves(op, op.inputs[1 - i], made, t)
+        return None
+
+    def _constant(self, stored: str) -> tuple[Array, float] | None:
+        """Real values [H, W, C] of a stored constant that has one at every position, and how far the stored ones are off at most."""
+        made, t = None, self.values[stored]
+        while self.reals and (made := next((o for o in self.ops if o.output == stored), None)) and made.kind == "reshape":
+            stored = made.inputs[0]
+        real = self.reals.get(stored)
+        if made is None or real is None:
+            return None
+        low, high = (t.scale * (q - t.zero) for q in type_range(t.dtype))
+        off = np.abs(np.clip(real, low, high) - t.scale * (self.constants[made.consts["values"]] - t.zero))
+        return real.reshape(t.shape), float(off.max())
+
+    def _near(self, op: Op, t: TensorType, slopes: Sequence[float]) -> None:
+        """Raises FactorError where a constant in 8 bits moves the result by a step; ``slopes``: of the result to each operand."""
+        for v, slope in zip(op.inputs, slopes, strict=True):
+            if (found := self._constant(v)) is not None and found[1] * slope >= t.scale:
+                raise _coarse(op, found[1] * slope / t.scale)
 
     @staticmethod
     def _left_out(t: TensorType) -> float:
@@ -753,7 +809,7 @@ class _State:
         inputs = tuple(n for n in self.graph.inputs if n in self.inputs)
         return Graph(
             self.graph.name, self.values, self._ordered(), self.constants, inputs, tuple(outputs),
-            {**self.graph.notes, **self.notes},
+            {**{k: v for k, v in self.graph.notes.items() if k != SUNK}, **self.notes},
         )  # fmt: skip
 
     def _ordered(self) -> tuple[Op, ...]:
@@ -775,6 +831,12 @@ class _State:
                 if not waiting[reader.output]:
                     heapq.heappush(heap, (self.position[reader.output], len(order) + len(heap), reader.output))
         return tuple(order)
+
+
+def _coarse(op: Op, steps: float) -> FactorError:
+    return FactorError(
+        f"the constant of {op.origin!r} has a number at every position; as stored they move its result by {steps:.1f} steps"
+    )
 
 
 def _part(op: Op, index: int, output: str) -> Op:

@@ -7,6 +7,8 @@ Squeeze) is moved behind the constants and clips that follow it, for these are p
 
 from __future__ import annotations
 
+import itertools
+import json
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -15,9 +17,11 @@ import numpy.typing as npt
 
 from sasimc.ir.graph import Graph, Op
 
-__all__ = ["FoldConstants"]
+__all__ = ["SUNK", "FoldConstants"]
 
 _FOLDS = ("addc_f", "mul_f")
+SUNK = "sunk"
+"""Note of a float-level graph: JSON, values that stand in front of a reshape they were behind, and the value of the file that has the same elements."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class FoldConstants:
 
 def _sunk(graph: Graph) -> Graph:
     ops: list[Op] = []
-    values = dict(graph.values)
+    values, sunk = dict(graph.values), dict[str, str]()
     for op in graph.ops:
         before = ops[-1] if ops else None
         if (
@@ -55,15 +59,14 @@ def _sunk(graph: Graph) -> Graph:
             and graph.consumers(before.output) == (op,)
             and before.output not in graph.outputs
         ):
-            # the value between keeps its name and now stands in front of the reshape
-            values[before.output] = values[before.inputs[0]]
-            ops[-1:] = [
-                replace(op, inputs=before.inputs, output=before.output),
-                replace(before, inputs=(before.output,), output=op.output),
-            ]
+            front = next(name for i in itertools.count() if (name := f"{op.output}:sunk{i}") not in values)
+            values[front], sunk[front] = values[before.inputs[0]], op.output
+            del values[before.output]
+            ops[-1:] = [replace(op, inputs=before.inputs, output=front), replace(before, inputs=(front,), output=op.output)]
         else:
             ops.append(op)
-    return graph.with_changes(ops=tuple(ops), values=values)
+    notes = {**graph.notes, SUNK: json.dumps(sunk)} if sunk else graph.notes
+    return graph.with_changes(ops=tuple(ops), values=values, notes=notes)
 
 
 def _fold(before: Op, op: Op, constants: dict[str, npt.NDArray[Any]]) -> Op | None:

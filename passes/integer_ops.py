@@ -17,7 +17,7 @@ from sasimc.ir.graph import Attr, Graph, Op, TensorType, type_range
 from sasimc.passes.factors import FactorError, add_factors, factor, factors
 
 __all__ = [
-    "BIAS_TOLERANCE", "add", "avgpool", "conv", "layer_norm", "matmul", "mul", "narrow", "reciprocal", "rescale", "resize", "softmax", "whole_range",
+    "BIAS_TOLERANCE", "add", "avgpool", "conv", "halves", "layer_norm", "matmul", "mul", "narrow", "reciprocal", "rescale", "resize", "softmax", "whole_range",
 ]  # fmt: skip
 
 Array = npt.NDArray[Any]
@@ -46,14 +46,19 @@ def reciprocal(
     low, high = type_range(y.dtype)
     real = y.scale * (np.clip(np.arange(low, high + 1), *ends) - y.zero)
     inverse = 1 / np.where(real == 0, y.scale, real)
-    dtype, steps = ("u8", 255) if (real >= 0).all() else ("i8", 127)
-    first = TensorType(dtype, (1, 1, 1), float(np.abs(inverse).max()) / steps)
-    table = np.trunc(inverse / first.scale + np.sign(inverse) * 1e-9)
-    second = TensorType(dtype, (1, 1, 1), first.scale / steps)
-    rest = np.clip(np.rint((inverse - table * first.scale) / second.scale), *type_range(dtype))
+    (first, table), (second, rest) = halves(inverse)
     slopes = (np.where(real == 0, 0.0, -(inverse**2)), np.zeros(len(real)))
     (a, b) = ({"table": t.astype(np.int16), "slope": s} for t, s in zip((table, rest), slopes, strict=True))
     return (first, a), (second, b)
+
+
+def halves(real: Array) -> tuple[tuple[TensorType, Array], tuple[TensorType, Array]]:
+    """Real numbers in 16 bits: type and integers of the first half, and of what it leaves; both have the number's sign."""
+    dtype, steps = ("u8", 255) if (real >= 0).all() else ("i8", 127)
+    first = TensorType(dtype, (1, 1, 1), float(np.abs(real).max()) / steps)
+    ints = np.trunc(real / first.scale + np.sign(real) * 1e-9)
+    second = TensorType(dtype, (1, 1, 1), first.scale / steps)
+    return (first, ints), (second, np.clip(np.rint((real - ints * first.scale) / second.scale), *type_range(dtype)))
 
 
 def whole_range(x: TensorType, y: TensorType) -> TensorType:

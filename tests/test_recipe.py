@@ -19,6 +19,7 @@ from tiny_task import machine
 from sasimc.api import CompileOptions, compile_model
 from sasimc.cli import sasc, sasrun
 from sasimc.cli.common import invoke
+from sasimc.cli.launch import Launch, open_session
 from sasimc.datasets.dataset import hold_back, open_dataset
 from sasimc.datasets.images import Augment, eval_crop, train_crop
 from sasimc.datasets.loader import Loader
@@ -26,6 +27,7 @@ from sasimc.datasets.preprocess import Preprocess
 from sasimc.isa.choices import shipped_recipes
 from sasimc.isa.errors import SasError
 from sasimc.isa.files import load_program
+from sasimc.isa.program import Program
 from sasimc.passes.options import BackwardOptions
 from sasimc.training.recipe import Recipe, Schedule, load_recipe, save_recipe
 from sasimc.training.session import Session
@@ -173,9 +175,13 @@ def test_hold_back_keeps_test_images_and_every_class() -> None:
 TRAINED = {"data": None, "train": "drawn-flowers", "engine": "fused", "threads": 1}
 
 
-def _session(recipe: Path, **compiled: Any) -> Session:
+def _program(**compiled: Any) -> Program:
     model = plain_cnn(size=8, channels=(3,), classes=10)
-    program = compile_model(model, CompileOptions(batch=2, machine=machine(2), **compiled)).program
+    return compile_model(model, CompileOptions(batch=2, machine=machine(2), **compiled)).program
+
+
+def _session(recipe: Path, **compiled: Any) -> Session:
+    program = _program(**compiled)
     options = SessionOptions(program=program, recipe=str(recipe), changes={"limit": 2, "epochs": 1}, **TRAINED)
     return Session(options, Console(quiet=True))
 
@@ -197,6 +203,15 @@ def test_a_recipe_for_another_program_is_refused(tmp_path: Path, text: str, comp
     path.write_text(text, encoding="utf-8")
     with pytest.raises(SasError, match=said):
         _session(path, **compiled)
+
+
+def test_a_recipe_for_another_program_is_refused_without_a_training(tmp_path: Path) -> None:
+    path, program = tmp_path / "mine.toml", _program()
+    path.write_text("[compile]\neps = 0.2", encoding="utf-8")
+    with pytest.raises(SasError, match="compiled with --eps"):
+        Session(SessionOptions(program=program, recipe=str(path), evaluate="drawn-flowers"), Console(quiet=True))
+    with pytest.raises(SasError, match="compiled with --eps"):
+        open_session(Launch(program, entries=("infer",), recipe=str(path)))
 
 
 def test_a_recipe_for_this_program_is_taken(tmp_path: Path) -> None:
@@ -236,6 +251,8 @@ def test_compile_and_zoo_take_a_recipe(tmp_path: Path) -> None:
     recipe.write_text("[zoo]\nlogit_exponent = -3", encoding="utf-8")  # of another network
     assert invoke(sasc.app, ["compile", str(model), "-o", str(tmp_path / "q.s"), "--recipe", str(recipe), "--no-verify"]) == 2
     assert not (tmp_path / "q.s").exists()
+    assert invoke(sasc.app, ["explore", str(model), "-o", str(tmp_path / "q.html"), "--recipe", str(recipe)]) == 2
+    assert not (tmp_path / "q.html").exists()
 
 
 def test_one_command_builds_model_program_and_device(tmp_path: Path) -> None:

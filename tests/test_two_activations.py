@@ -16,7 +16,9 @@ from sasimc.api import CompileOptions, compile_model
 from sasimc.frontend.onnx_import import import_model
 from sasimc.ir import interp
 from sasimc.ir.interp_train import train_step
+from sasimc.isa.errors import SasError
 from sasimc.passes.backward import Backward
+from sasimc.quantise.ranges import with_ranges
 from sasimc.runtime.device import Device
 
 H, W, C = 5, 7, 6
@@ -78,6 +80,42 @@ def test_a_constant_divided_by_an_activation_is_a_table() -> None:
     off = np.abs(got - run_ort(model, x)[0])
     assert off.max() < 0.0201
     assert (off > 1e-6).mean() < 0.02
+
+
+def test_a_product_with_a_constant_at_every_position_is_right_where_eight_bits_of_it_are_not() -> None:
+    net = Net(("n", C, H, W))
+    constant = net.rng.uniform(0.2, 5, (C, H, W))
+    model = net.model(net.q(net.node("Mul", net.q("x", 0.02), net.const(constant)), 0.01, -128))
+    compiled = compile_model(model, CompileOptions(verify=True, batch=4))
+    x = np.random.default_rng(3).uniform(0, 2.5, (4, C, H, W)).astype(np.float32)
+    (got,) = Device(compiled.program, "fused").run(x).values()
+    off = np.abs(got - run_ort(model, x)[0])
+    assert off.max() < 0.0101
+    assert (off > 1e-6).mean() < 0.2
+    assert [op.kind for op in compiled.graph.ops].count("mul") == 2
+
+
+def test_a_constant_that_no_integers_carry_is_refused() -> None:
+    net = Net(("n", C, H, W))
+    constant = net.rng.uniform(-900, 900, (C, H, W))
+    model = net.model(net.q(net.node("Mul", net.q("x", 0.02), net.const(constant)), 0.01))
+    with pytest.raises(SasError, match="number at every position; as stored they move its result by") as refused:
+        import_model(model)
+    assert "Mul" in str(refused.value)
+
+
+def test_what_is_stored_in_front_of_a_shuffle_is_no_tensor_of_the_file() -> None:
+    """A bound and factors of channels move in front of the shuffle, and what the bound makes has to be stored there."""
+    net = Net(("n", 4, 3, 5))
+    x = net.node("Reshape", net.q("x", 0.02), net.const([0, 2, 2, 3, 5], np.int64))
+    x = net.node("Reshape", net.node("Transpose", x, perm=[0, 2, 1, 3, 4]), net.const([0, 4, 3, 5], np.int64))
+    x = net.node("Max", x, net.const(0.3))
+    x = net.node("Div", x, net.const(net.rng.uniform(0.7, 2, (4, 1, 1))))
+    model = with_ranges(net.model(net.q(x, 0.03))).model
+    compiled = compile_model(model, CompileOptions(verify=True, batch=2))
+    images = np.random.default_rng(3).uniform(-2.5, 2.5, (2, 4, 3, 5)).astype(np.float32)
+    (got,) = Device(compiled.program, "fused").run(images).values()
+    assert np.abs(got - run_ort(model, images)[0]).max() < 0.0301
 
 
 def test_coordinate_attention() -> None:

@@ -98,9 +98,9 @@ class Session:
             raise SasError(
                 "the program has no train_step", where=self.program.source, hint="compile a model with trainable layers"
             )
-        if data.training:
-            check_made_with(self.recipe, o, self.program)
-        elif o.freeze or o.level != SessionOptions.level:
+        if o.recipe:
+            check_made_with(self.recipe, o.recipe, self.program)
+        if not data.training and (o.freeze or o.level != SessionOptions.level):
             raise SasError(f"{'--freeze' if o.freeze else '--level'} holds for a training", hint="--train DATASET")
         self._unsaid = self.image.use_any() if self.image and o.task == AUTO else None
         uses = self.image is not None and data.training is None

@@ -127,16 +127,14 @@ def check_network(recipe: Recipe, name: str, meta: Mapping[str, str]) -> None:
             )
 
 
-def check_made_with(recipe: Recipe, o: SessionOptions, program: Program) -> None:
-    """Refuse a recipe (of a file that was named) whose sections ``compile`` and ``zoo`` are not what the program was made with."""
-    if not o.recipe:
-        return
-    check_network(recipe, o.recipe, program.meta)
+def check_made_with(recipe: Recipe, name: str, program: Program) -> None:
+    """Refuse a recipe of that name whose sections ``compile`` and ``zoo`` are not what the program was made with."""
+    check_network(recipe, name, program.meta)
     wanted = texts_of(recipe.compile, BackwardOptions)
     for made in options_of(BackwardOptions) if "compile" in recipe.model_fields_set else ():
         asked, was = wanted.get(made.name, ""), program.meta.get(made.name, "")
         if was != asked:
             raise SasError(
                 f"the recipe is for a program compiled with {made.flag} {asked or 'left out'}; this one was compiled with {was!r}",
-                hint=f"sasc compile --recipe {o.recipe}, or take a recipe without [compile]",
+                hint=f"sasc compile --recipe {name}, or take a recipe without [compile]",
             )

@@ -59,15 +59,16 @@ def explore(
     from sasimc.costs import cost_of_report, price_list
     from sasimc.explore.page import explore_page
     from sasimc.isa.files import write_atomically
+    from sasimc.training.recipe import load_recipe
+    from sasimc.training.session_options import check_network
 
     target = output or subject.with_suffix(".html")
     if target.resolve() in (subject.resolve(), run.resolve() if run else None):
         raise SasError(f"{target} would overwrite what it is made from", hint="give another name with -o")
     require_writable(target)
-    if recipe:
-        from sasimc.training.recipe import load_recipe
-
-        given = options.over(load_recipe(recipe).compile_options(), given)
+    tuned = load_recipe(recipe) if recipe else None
+    if tuned:
+        given = options.over(tuned.compile_options(), given)
     with progress(f"reading {subject}") as show:
         measured = cost_of_report(run, technology, interpretation, circuit) if run else None
         memory, taken = technology or "sas", interpretation
@@ -75,6 +76,8 @@ def explore(
             memory, taken = technology or str(measured.run.report.get("technology", "sas")), measured.model.interpretation_name
         prices = price_list(memory, taken, circuit)
         made = _subject(subject, given, measured, prices, show)
+        if recipe and tuned:
+            check_network(tuned, recipe, made.program.meta)
         show("laying out the page")
         data = explore_page(made).encode()
     write_atomically(target, data)

@@ -147,10 +147,14 @@ def _of_entries(o: Launch) -> tuple[Any, Any]:
     from sasimc.isa.files import load_program
     from sasimc.runtime.interpreter import Interpreter
     from sasimc.runtime.warmup import warm_up
+    from sasimc.training.recipe import load_recipe
+    from sasimc.training.session_options import check_made_with
 
     program = _program(o)
     if isinstance(program, Path):
         program = load_program(program)
+    if o.recipe:
+        check_made_with(load_recipe(o.recipe), o.recipe, program)
     if not o.entries and "io" in program.meta and len(program.entries) > 1:
         raise SasError("what is to be run?", hint="--input IMAGE, --train DATASET or --entry NAME")
     if o.image is not None:
