@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,7 @@ def _files(*folders: str) -> Iterator[Path]:
         yield from files
 
 
+@cache
 def imports_of(source: str) -> list[tuple[int, str, int]]:
     """(line, dotted name, relative level) of every import, also inside functions; ``from a.b import c`` gives a.b and a.b.c."""
     out: list[tuple[int, str, int]] = []
