@@ -1,8 +1,8 @@
 """Emit the backward pass of a batch: errors layer by layer, gradients, updates.
 
 Error tensors live in host memory (int8 mantissas, one exponent register each). Where the range of this batch decides the exponent, a layer is propagated
-for all samples before it is known (docs/reference/numerics.md), so its 32-bit sums pass through one host scratch tensor (explicit, counted movement), or they
-are computed once for their range and once more for the result. Where the steps before decide it, sums are cut to 8 bits before they leave the buffer.
+for all samples before it is known (docs/reference/numerics.md), so its sums pass through one host scratch tensor (explicit, counted movement), as 32 bits or, where
+rounding to nearest makes no difference of it, as 16; or they are computed once for their range and once more for the result. Where the steps before decide it, sums are cut to 8 bits before they leave the buffer.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sasimc.backend.forward import geometry_of
 from sasimc.backend.mapping import LayerMatrix, Placement, spread
 from sasimc.backend.stripes import ring_rows, window
 from sasimc.ir.graph import Op, TrainGraph
-from sasimc.isa.objects import Matrix
+from sasimc.isa.objects import DTYPE_BYTES, Matrix
 from sasimc.isa.spec import RowRange
 
 __all__ = ["BackwardEmitter"]
@@ -48,9 +48,8 @@ class Arena:
 
 @dataclass(frozen=True)
 class Leave:
-    """How finished 32-bit sums leave the buffer, to ``host``: as they are, their range kept in register ``bits`` (without ``host`` that is all); or, with an
-    instruction ``narrow``, cut to 8 bits by register ``shift``, their range kept likewise where there is a register for it; ``stream``: of the random numbers that
-    ``usr`` takes."""
+    """How finished 32-bit sums leave the buffer, to ``host``: as they are, or as 16 or 8 bits that an instruction ``narrow`` makes of them, to 8 by register
+    ``shift``; their range is kept in register ``bits``, where there is one. Without ``host`` that is all. ``stream``: of the random numbers that ``usr`` takes."""
 
     host: str
     bits: int = 0
@@ -59,9 +58,14 @@ class Leave:
     stream: int = 0
 
     @property
+    def dtype(self) -> str:
+        """Type of what leaves."""
+        return {"": "i32", "cut16": "i16"}.get(self.narrow, "i8")
+
+    @property
     def word(self) -> int:
         """Bytes of the buffer that an element takes."""
-        return 5 if self.narrow else 4
+        return 4 + (DTYPE_BYTES[self.dtype] if self.narrow else 0)
 
 
 @dataclass(frozen=True)
@@ -178,10 +182,11 @@ class BackwardEmitter:
     def _forward(self, op: Op) -> Op:
         return self.train.forward.op(op.str_attr("forward"))
 
-    def _host32(self, shape: Shape) -> str:
-        """The scratch tensor of 32-bit sums, in this shape."""
+    def _waiting(self, shape: Shape, dtype: str) -> str:
+        """The scratch tensor of sums that wait, in this shape."""
         h, w, c = shape
-        return self.b.view("e32", "host", "i32", shape, self.scratch_addr, batch=h * w * c * 4)
+        size = DTYPE_BYTES[dtype]
+        return self.b.view(f"e{8 * size}", "host", dtype, shape, self.scratch_addr, batch=h * w * c * size)
 
     def _level_as(self, value: str, other: str, more: int = 0) -> None:
         if other in self.levels:
@@ -269,10 +274,15 @@ class BackwardEmitter:
         def sums(leave: Leave) -> None:
             self._sums(op, product, shape, leave)
 
-        def spill() -> None:
-            sums(Leave(self._host32(shape), bits))
+        def spill(cut: str = "") -> None:
+            leave = Leave("", bits, cut)
+            waiting = self._waiting(shape, leave.dtype)
+            sums(replace(leave, host=waiting))
             self._shift_of(shift, bits)
-            self._pass2(op, shape, Leave(host, 0, narrow, shift, stream))
+            self._pass2(op, waiting, Leave(host, 0, narrow, shift, stream))
+
+        def half() -> None:
+            spill("cut16")
 
         def again() -> None:
             sums(Leave("", bits))
@@ -291,10 +301,11 @@ class BackwardEmitter:
             self._shift_of(shift, shift)
             sums(Leave(host, bits, narrow, shift, stream))
         else:
-            policy = self.train.options.get("spill", "cheaper")
-            b.cheapest(
-                self.batch, self.batch_size, *([again] if policy != "always" else []), *([spill] if policy != "never" else [])
-            )
+            nearest = narrow == "shr8"  # what 16 bits give, too
+            ways = {
+                "always": [spill], "half": [half if nearest else spill], "never": [again], "cheaper": [again, *([half] if nearest else []), spill]
+            }  # fmt: skip
+            b.cheapest(self.batch, self.batch_size, *ways[self.train.options.get("spill", "cheaper")])
         if self.ranges:
             b.emit("add", bits, bits, exponent)
             self.levels[op.output] = (
@@ -379,26 +390,28 @@ class BackwardEmitter:
         """Room for finished sums, ``rows`` at a time; ``host``: a part of where they go, from channel ``first`` on."""
         b, (_, w, c), held = self.b, shape, min(rows, shape[0])
         sums = b.view("e.sum", "buf", "i32", shape, arena.take(held * w * c * 4), ring=rows)
-        small = b.view("e.small", "buf", "i8", shape, arena.take(held * w * c), ring=rows) if leave.narrow else ""
+        small = ""
+        if leave.narrow:
+            size = held * w * c * DTYPE_BYTES[leave.dtype]
+            small = b.view("e.small", "buf", leave.dtype, shape, arena.take(size), ring=rows)
         return Stripe(sums, small, replace(leave, host=host or leave.host), first)
 
     def _out(self, stripe: Stripe, sums: str, rr: RowRange) -> None:
         """Finished sums to host memory."""
         b, leave = self.b, stripe.leave
-        if not leave.narrow:
-            b.emit("range", leave.bits, sums, rr)
-            if leave.host:
-                b.emit("hst", leave.host, sums, self.sample, rr)
-            return
         if leave.bits:
-            b.emit("rangec", leave.bits, sums, leave.shift, rr)
-        self._cut(leave, stripe.small, sums, stripe.first, rr)
-        b.emit("hst", leave.host, stripe.small, self.sample, rr)
+            b.emit(*(("rangec", leave.bits, sums, leave.shift) if leave.dtype == "i8" else ("range", leave.bits, sums)), rr)
+        if leave.narrow:
+            self._cut(leave, stripe.small, sums, stripe.first, rr)
+            sums = stripe.small
+        if leave.host:
+            b.emit("hst", leave.host, sums, self.sample, rr)
 
     def _cut(self, leave: Leave, small: str, sums: str, first: int, rr: RowRange) -> None:
-        """Sums of channels from ``first`` on to 8 bits."""
+        """Sums of channels from ``first`` on to 16 or 8 bits."""
+        shift = (leave.shift,) if leave.dtype == "i8" else ()
         drawn = (self._step, self.sample, leave.stream, first) if leave.narrow == "usr" else ()
-        self.b.emit(leave.narrow, small, sums, leave.shift, *drawn, rr)
+        self.b.emit(leave.narrow, small, sums, *shift, *drawn, rr)
 
     def _post(self, op: Op, view: str, mask: str, rr: RowRange, first: int = 0) -> None:
         """Pool factor, mask and channel scale in place on a 32-bit stripe of channels from ``first`` on."""
@@ -472,15 +485,17 @@ class BackwardEmitter:
         with b.overlapped(), b.batch_loop(self.batch, self.sample):
             stripe_loop(b, [Stage(rows, 0, h, run)])
 
-    def _pass2(self, op: Op, shape: Shape, leave: Leave) -> None:
-        b, (h, w, c) = self.b, shape
-        rows = self._fit_rows(h, 5 * w * c)
+    def _pass2(self, op: Op, waiting: str, leave: Leave) -> None:
+        """Sums that wait in host memory to 8 bits."""
+        b, v = self.b, self.b.views[waiting]
+        h, w, c = shape = v.shape
+        rows = self._fit_rows(h, (v.unit + 1) * w * c)
         arena = Arena(b.machine.buffer.bytes, op.origin or op.name)
-        wide = b.view("e.wide", "buf", "i32", shape, arena.take(rows * w * c * 4), ring=rows)
+        wide = b.view("e.wide", "buf", v.dtype, shape, arena.take(rows * w * c * v.unit), ring=rows)
         small = b.view("e.small", "buf", "i8", shape, arena.take(rows * w * c), ring=rows)
 
         def run(rr: RowRange) -> None:
-            b.emit("hld", wide, self._host32(shape), self.sample, rr)
+            b.emit("hld", wide, waiting, self.sample, rr)
             self._cut(leave, small, wide, 0, rr)
             b.emit("hst", leave.host, small, self.sample, rr)
 

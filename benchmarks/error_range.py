@@ -14,7 +14,7 @@ import math
 import statistics
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from ablation import Cache, Row, numbers, run, run_key
 from common import add_common, environment, finish, table
@@ -22,12 +22,11 @@ from common import add_common, environment, finish, table
 from sasimc.api import CompileOptions, compile_model
 from sasimc.costs import price_list
 from sasimc.ir.kinds import ERROR_RANGES
+from sasimc.ir.words import Spill
 from sasimc.zoo.zoo import ZooOptions, build, write
 
 SENSED = 0.25
-SETTINGS = (
-    CompileOptions(spill="always"), CompileOptions(spill="never"), CompileOptions(spill="cheaper"), CompileOptions(error_range="previous"),
-)  # fmt: skip
+SETTINGS = (*(CompileOptions(spill=spill) for spill in get_args(Spill)), CompileOptions(error_range="previous"))
 DEFAULTS = ["compile.update=momentum", "compile.round_errors=carried"]
 
 

@@ -15,7 +15,7 @@ from sasimc.debug.stops import Hit
 from sasimc.isa.analysis.footprint import footprint
 from sasimc.isa.analysis.standing import part_of
 from sasimc.isa.errors import SasError, near
-from sasimc.isa.objects import Tile, View
+from sasimc.isa.objects import DTYPES, Tile, View
 from sasimc.isa.program import Program
 from sasimc.isa.spec import ViewField
 from sasimc.runtime.activations import StoredTensor, stored_tensors
@@ -248,7 +248,7 @@ def _writing_nodes(program: Program, view: str) -> set[str]:
 
 
 def _dtype(view: View) -> Any:
-    return {"u8": np.uint8, "i8": np.int8, "i32": np.int32, "bit": np.uint8}[view.dtype]
+    return DTYPES[view.dtype]
 
 
 # ----------------------------------------------------------------------------------------------------------------- sub-arrays

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from sasimc.debug.expressions import Expression, Index, Name, parse, whole_number
 from sasimc.isa.analysis.footprint import footprint
 from sasimc.isa.errors import SasError, near
-from sasimc.isa.objects import Matrix, View
+from sasimc.isa.objects import DTYPES, Matrix, View, limits_of
 from sasimc.isa.program import Program
 from sasimc.isa.spec import NO_ROWS, MatField, Reg, RowsField, ViewField
 from sasimc.isa.walk import EMPTY
@@ -59,13 +59,13 @@ class Place:
         found = memory[self.units]
         if self.bits is not None:
             return (found >> self.bits.astype(np.uint8) & 1).reshape(self.shape)
-        return found.view({"u8": np.uint8, "i8": np.int8, "i32": np.int32}[self.dtype]).reshape(self.shape)
+        return found.view(DTYPES[self.dtype]).reshape(self.shape)
 
     def check(self, values: npt.ArrayLike) -> None:
         """Raise SasError for values that the place cannot hold: one for all elements, or as many as there are."""
         array = np.asarray(values)
         size = int(np.prod(self.shape))
-        low, high = {"u8": (0, 255), "i8": (-128, 127), "i32": (-(1 << 31), (1 << 31) - 1), "bit": (0, 1)}[self.dtype]
+        low, high = limits_of(self.dtype)
         if array.dtype.kind not in "iub" or array.size not in (1, size):
             raise SasError(f"{self.text} takes {size} whole numbers or one for all")
         if array.min() < low or array.max() > high:
@@ -93,8 +93,7 @@ class Place:
                 for unit, bit, value in zip(self.units.tolist(), self.bits.tolist(), new.tolist(), strict=True):
                     memory[unit] = memory[unit] & ~(1 << bit) & 255 | value << bit
             else:
-                dtype = {"u8": np.uint8, "i8": np.int8, "i32": np.int32}[self.dtype]
-                memory[self.units] = np.ascontiguousarray(new.astype(dtype)).view(np.uint8)
+                memory[self.units] = np.ascontiguousarray(new.astype(DTYPES[self.dtype])).view(np.uint8)
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,7 @@ def _odd_leaf(names: Sequence[str]) -> Callable[[Any, random.Random], Any]:
     def leaf(value: Any, rng: random.Random) -> Any:
         if isinstance(value, str):
             return rng.choice(
-                (*names, *names, value, "u8", "i8", "i32", "bit", "buf", "acc", "host", "window", "linear2", "nearest")
+                (*names, *names, value, "u8", "i8", "i16", "i32", "bit", "buf", "acc", "host", "window", "linear2", "nearest")
             )
         if type(value) is int and rng.randrange(2):
             return rng.choice(

@@ -15,5 +15,5 @@ ErrorRange = Literal["batch", "previous"]
 Rounding = Literal["nearest", "stochastic", "carried", "unbiased"]
 """How a ``stage`` rounds errors to int8; absent: the first. ``carried``: what a channel lost goes to the next one, so that sums are kept;
 ``unbiased``: up with the probability of what is cut off."""
-Spill = Literal["cheaper", "always", "never"]
-"""Whether 32-bit errors wait in host memory for the range of their batch, or are computed twice; values do not depend on it."""
+Spill = Literal["cheaper", "always", "half", "never"]
+"""Whether errors wait in host memory for the range of their batch, as 32 or 16 bits, or are computed twice; values do not depend on it."""

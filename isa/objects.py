@@ -9,11 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
-__all__ = ["DTYPE_BYTES", "EXP_ONE", "LUT_ENTRIES", "Geometry", "Matrix", "Space", "Table", "Tile", "View"]
+import numpy as np
 
-DTYPE_BYTES: Final[Mapping[str, int]] = {"u8": 1, "i8": 1, "i32": 4, "bit": 0}
+__all__ = ["DTYPES", "DTYPE_BYTES", "EXP_ONE", "LUT_ENTRIES", "Geometry", "Matrix", "Space", "Table", "Tile", "View", "limits_of"]
+
+DTYPES: Final[Mapping[str, Any]] = {"u8": np.uint8, "i8": np.int8, "i32": np.int32, "bit": np.uint8, "i16": np.int16}
+"""Types of elements, in the order of their codes in binary programs, and those of numpy that hold them."""
+
+DTYPE_BYTES: Final[Mapping[str, int]] = {"u8": 1, "i8": 1, "i32": 4, "bit": 0, "i16": 2}
 
 LUT_ENTRIES: Final = 256
 """Entries of a table of a unary function: one for each value of an 8-bit type, the lowest first."""
@@ -22,6 +27,12 @@ EXP_ONE: Final = 1 << 24
 """What 1 is in the exponentials of a softmax table."""
 
 Space = str  # "buf" | "host" | "acc"
+
+
+def limits_of(dtype: str) -> tuple[int, int]:
+    """Smallest and largest value of a type."""
+    info = np.iinfo(DTYPES[dtype])
+    return (0, 1) if dtype == "bit" else (int(info.min), int(info.max))
 
 
 @dataclass(frozen=True)
@@ -68,7 +79,7 @@ class View:
     @property
     def row_bits(self) -> int:
         """Payload bits of one row (for the traffic counters)."""
-        return self.width * self.channels * {"u8": 8, "i8": 8, "i32": 32, "bit": 1}[self.dtype]
+        return self.width * self.channels * (8 * DTYPE_BYTES[self.dtype] or 1)
 
     @property
     def unit(self) -> int:
@@ -86,7 +97,7 @@ class View:
     @property
     def limits(self) -> tuple[int, int]:
         """Smallest and largest value of the type."""
-        return {"u8": (0, 255), "i8": (-128, 127), "i32": (-(1 << 31), (1 << 31) - 1), "bit": (0, 1)}[self.dtype]
+        return limits_of(self.dtype)
 
     @staticmethod
     def dense_strides(space: Space, dtype: str, shape: tuple[int, int, int]) -> tuple[int, int, int]:

@@ -75,7 +75,7 @@ EVENTS: Mapping[str, str] = {
     "product_ops": "element-wise products of two activations, or of errors and what they pass",
     "lut_ops": "look-ups in tables of unary functions",
     "reciprocal_ops": "reciprocals of a softmax, reciprocal square roots of a layer norm",
-    "shift_ops": "shifts with rounding to 8 bits",
+    "shift_ops": "shifts with rounding to 8 or 16 bits",
     "scale_ops": "error scalings by a fixed-point constant",
     "range_ops": "elements whose bits were counted",
     "saturated": "errors beyond the 8 bits of an exponent from the step before",

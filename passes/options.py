@@ -50,8 +50,8 @@ class BackwardOptions:
     )
     spill: Spill = option(
         "cheaper",
-        "Where 32-bit errors are until the range of their batch is known. always: in host memory; never: nowhere, they are computed a second time; "
-        "cheaper: what takes fewer cycles, layer by layer (values are the same)",
+        "Where 32-bit errors are until the range of their batch is known. always: in host memory; half: there as 16 bits, where errors are rounded to nearest; "
+        "never: nowhere, they are computed a second time; cheaper: what takes the fewest cycles, layer by layer (values are the same)",
     )
     gradient_power: Literal[0, 1, 2] = option(0, "Divide gradients by this power of their output channel's weight scale")
     gradient_range: Range = option(

@@ -48,6 +48,7 @@ __all__ = [
     "address",
     "buf",
     "buf8",
+    "buf16",
     "buf32",
     "bytes_at",
     "cells",
@@ -96,6 +97,12 @@ def buf(m):  # type: ignore[no-untyped-def]
 def buf8(m):  # type: ignore[no-untyped-def]
     """The buffer, signed bytes."""
     return carray(pointer(m.buf), (m.buf_size,), np.int8)
+
+
+@inner
+def buf16(m):  # type: ignore[no-untyped-def]
+    """The buffer, 16-bit words."""
+    return carray(pointer(m.buf), (m.buf_size >> 1,), np.int16)
 
 
 @inner

@@ -21,6 +21,7 @@ __all__ = [
     "channel_factors",
     "channel_scale",
     "cross_entropy",
+    "from_16",
     "gradient_scale",
     "mask",
     "merge",
@@ -33,6 +34,7 @@ __all__ = [
     "requantise",
     "rne",
     "round_half_even",
+    "to_16",
     "update",
 ]
 
@@ -114,6 +116,20 @@ def residual_factors(f_a: float, f_b: float) -> tuple[int, int, int]:
     if s < 1:
         raise ValueError("a residual add needs a left shift")
     return round_half_even(math.ldexp(f_a, s)), round_half_even(math.ldexp(f_b, s)), s
+
+
+def to_16(v: I64) -> I64:
+    """int32 sums as numbers of 16 bits, rounded to odd ("Sums that wait")."""
+    size = np.abs(v)
+    s = np.maximum(np.array([bits(n) for n in size.reshape(-1).tolist()], np.int64).reshape(v.shape) - 11, 0)
+    return np.sign(v) * (1024 * s + (size // 2**s | (size % 2**s != 0)))
+
+
+def from_16(h: I64) -> I64:
+    """What numbers of 16 bits stand for."""
+    size = np.abs(h.astype(np.int64))
+    s = np.maximum(size // 1024 - 1, 0)
+    return np.sign(h) * (size - 1024 * s) * 2**s
 
 
 # -- errors -------------------------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ SHAPES = {
     "s": ("buf", "i32", (H, W, C)), "v": ("buf", "i32", (H, W, C)), "a": ("acc", "i32", (H, W, C)), "t": ("acc", "i32", (H, W, C)),
     "up": ("acc", "i32", (2 * H, 2 * W, C)), "big": ("buf", "i8", (2 * H, 2 * W, C)), "g9": ("acc", "i32", (9 * C, 1, C)),
     "gd": ("acc", "i32", (C, 1, 9)), "r": ("buf", "i8", (9 * C, 1, C)), "delta": ("buf", "i8", (9 * C, 1, C)),
-    "k": ("buf", "i8", (1, C, C)), "q": ("buf", "i8", (1, 1, C)), "p": ("buf", "i32", (1, 1, C)),
+    "h": ("buf", "i16", (H, W, C)), "k": ("buf", "i8", (1, C, C)), "q": ("buf", "i8", (1, 1, C)), "p": ("buf", "i32", (1, 1, C)),
 }  # fmt: skip
 BITS = {"bits": ("buf", "bit", (H, W, C))}
 MATRICES = (
@@ -73,7 +73,7 @@ CASES: dict[str, tuple[tuple[Any, ...], ...]] = {
     "mask": (("mask", "bits", "x", "m", ALL),), "emask": (("emask", "s", "s", "bits", ALL), ("emask", "v", "e", "bits", SOME)),
     "escale": (("escale", "s", "s", "k", ALL), ("escale", "v", "e", "k", SOME)), "range": (("range", 6, "s", ALL),),
     "rangec": (("rangec", 6, "s", 4, ALL),),
-    "shr8": (("shr8", "d", "s", 4, ALL),), "shr8c": (("shr8c", "d", "s", 4, ALL),), "psr": (("psr", "d", "s", 4, ALL), ("psr", "v", "v", 4, SOME)),
+    "cut16": (("cut16", "h", "s", SOME),), "shr8": (("shr8", "d", "s", 4, ALL), ("shr8", "d", "h", 4, SOME)), "shr8c": (("shr8c", "d", "s", 4, ALL),), "psr": (("psr", "d", "s", 4, ALL), ("psr", "v", "v", 4, SOME)),
     "usr": (("usr", "d", "s", 4, 5, 6, 7, 2, ALL), ("usr", "v", "v", 4, 0, 0, 9, 0, SOME)),
     "mom": (("mom", "v", "s", 3, ALL),), "carry": (("carry", "d", "y", "v", ALL),), "argmax": (("argmax", 6, "q"), ("argmax", 6, "p")),
     "lut": (("lut", "d", "y", "curve", ALL), ("lut", "d", "x", "curve", SOME)), "prod": (("prod", "a", "y", "e", ALL), ("prod", "t", "x", "y", SOME)),
@@ -93,8 +93,9 @@ def views(odd: bool) -> tuple[View, ...]:
     """All views side by side; ``odd``: channels are not neighbours, so that kernels of arrays and periphery work on dense copies."""
     out, ends = [], {"buf": 0, "acc": 0}
     for name, (space, dtype, shape) in SHAPES.items():
-        unit = 1 if space == "acc" else 4 if dtype == "i32" else 1
-        strides = (unit, unit * shape[0], unit * shape[0] * shape[1]) if odd else View.dense_strides(space, dtype, shape)
+        strides = View.dense_strides(space, dtype, shape)
+        if odd:
+            strides = strides[2], strides[2] * shape[0], strides[2] * shape[0] * shape[1]
         v = View(name, space, dtype, shape, ends[space], *strides, 0, 0, 3 if name == "x" else 0)
         ends[space] = -(-v.end // 64) * 64
         out.append(v)

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from golden_numbers import from_16, to_16
+from golden_numbers import rne as rne_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_runtime import ALL, program, trap_of
@@ -38,7 +40,7 @@ class Bench:
         if dtype == "bit":
             row, pix, chan = -(-w * c // 8) + 1, 0, 0
         else:
-            chan = 1 if space == "acc" else 4 if dtype == "i32" else 1
+            chan = View.dense_strides(space, dtype, shape)[2]
             pix, row = (c + gap) * chan, ((c + gap) * w + gap) * chan
         v = View(name, space, dtype, shape, self.ends[space], row, pix, chan, ring, 0, pad)
         self.views.append(v)
@@ -271,6 +273,32 @@ def test_range_and_shift_to_eight_bits() -> None:
     b.view("s", "buf", "i32", shape)
     assert b.run({"s": np.full(shape, -(2**31))}, ("range", 5, "s", ALL)).regs[5] == 32
     assert b.run({}, ("range", 5, "s", ALL)).regs[5] == 0
+
+
+def test_sixteen_bits_on_the_way_to_eight_change_nothing() -> None:
+    """Sums near every tie, the extremes and zeros, beside larger ones than themselves: cut to 16 bits they are IEEE's binary16 (that of numpy), one of the two
+    nearest, and shifted to 8 bits they are what they would have been."""
+    rng, c, low = np.random.default_rng(7), 133, -(2**31)
+    steps = np.array([(2 * i + 1) << s for s in range(24) for i in (0, 1, 31, 62, 63)])
+    near = np.concatenate([sign * (steps + d) for sign in (1, -1) for d in (-1, 0, 1)])
+    for width, data in (
+        (32, np.array([low, low + 1, 2**31 - 1, 0, -1, 1])), (0, np.zeros(c, np.int64)), (31, near), (30, near), (28, rng.integers(-(2**28), 2**28, 4 * c)),
+        (21, rng.integers(-3000, 3000, 4 * c)), *((w, rng.integers(1 - 2**w, 2**w, 4 * c)) for w in (1, 7, 8, 11, 12, 13, 19, 31)),
+    ):  # fmt: skip
+        shift, shape = max(0, width - 7), (4, -(-data.size // (4 * c)), c)
+        sums = np.resize(data, shape)
+        b = Bench()
+        for name, dtype in (("s", "i32"), ("h", "i16"), ("d", "i8")):
+            b.view(name, "buf", dtype, shape, gap=int(width % 2))
+        it = b.run({"s": sums}, ("cut16", "h", "s", ALL), ("li", 6, shift), ("shr8", "d", "h", 6, ALL))
+        found, real = it.read_view("h"), np.abs(sums) * 2.0**-24
+        nearest = real.astype(np.float16)
+        below = np.where(nearest > real, np.nextafter(nearest, np.float16(0)), nearest)
+        odd = below.view(np.int16) | (below != real)
+        assert np.array_equal(found, np.sign(sums) * odd)
+        assert np.array_equal(found, to_16(sums))
+        assert np.array_equal(rne_of(from_16(found), shift), rne_of(sums, shift))
+        assert it.read_view("d").reshape(-1).tolist() == [min(max(rne(int(v), shift), -127), 127) for v in sums.reshape(-1)]
 
 
 @pytest.mark.parametrize("dtype", ["u8", "i8"])

@@ -54,10 +54,10 @@ def check_view(machine: Machine, v: View) -> Iterator[str]:
         yield f"accumulators hold i32, not {v.dtype}"
     if v.batch and v.space != "host":
         yield "only views on host memory have a batch stride"
-    if v.dtype == "i32" and v.space != "acc":
-        odd = [name for name in ("addr", "row", "pix", "chan", "batch") if strides[name] % 4]
+    if v.unit > 1:
+        odd = [name for name in ("addr", "row", "pix", "chan", "batch") if strides[name] % v.unit]
         if odd:
-            yield f"{odd[0]} is {strides[odd[0]]}, not a multiple of 4 as i32 needs"
+            yield f"{odd[0]} is {strides[odd[0]]}, not a multiple of {v.unit} as {v.dtype} needs"
     size = memory_size(machine, v.space)
     if v.end > size:
         unit = "words" if v.space == "acc" else "bytes"

@@ -33,8 +33,9 @@ FOLLOWED = {"buf": 1 << 28, "acc": 1 << 25}
 """Buffer bytes and accumulators that are followed: the marks of both take 2 GiB at most."""
 _ROWS = 1 << 16  # rows a mark can tell apart
 _UNKNOWN = 1  # mark of memory written by nobody in particular
-_WIDTHS = {"u8": 1, "i8": 1, "i32": 2, "bit": 3}
-_WIDTH_NAMES = ("", "8-bit numbers", "32-bit numbers", "packed bits")
+_WIDTHS = {"u8": 1, "i8": 1, "i32": 2, "bit": 3, "i16": 4}
+_WIDTH_NAMES = ("", "8-bit numbers", "32-bit numbers", "packed bits", "16-bit numbers")
+_KINDS = 8  # widths a mark can tell apart
 
 
 Layout = tuple[int, int, int, int]
@@ -234,12 +235,12 @@ class Flow(Walker):
     def _family(self, v: View) -> int:
         """Number of the ring a view walks through; views on the same ring share it."""
         key = (v.addr, v.row, v.rows_held)
-        return self._families.setdefault(key, len(self._families) + 1) if len(self._families) < (1 << 13) - 1 else 0
+        return self._families.setdefault(key, len(self._families) + 1) if len(self._families) < (1 << 12) - 1 else 0
 
     def _write(self, v: View, first: int, last: int, certain: bool = True) -> None:
         marks, held = self._bytes(v), v.rows_held
         family = self._family(v) if certain and v.ring else 0
-        mark = (family * 4 + _WIDTHS[v.dtype]) * _ROWS if certain else 0
+        mark = (family * _KINDS + _WIDTHS[v.dtype]) * _ROWS if certain else 0
         if not family:
             if last - first >= held:
                 marks[...] = mark + _UNKNOWN
@@ -271,7 +272,7 @@ class Flow(Walker):
             rows[rows == 0] = _UNKNOWN
             return
         width = _WIDTHS[v.dtype]
-        widths = seen >> _ROWS.bit_length() - 1 & 3
+        widths = seen // _ROWS % _KINDS
         foreign = (widths != 0) & (widths != width)
         if foreign.any():
             names = _WIDTH_NAMES[width], _WIDTH_NAMES[int(widths[foreign].flat[0])]
@@ -283,7 +284,7 @@ class Flow(Walker):
         family = self._family(v)
         for i, y in enumerate(range(lower, t.last)):
             mark = int(rows[i].flat[0])
-            if family and mark // _ROWS // 4 == family and mark % _ROWS - 2 != y:
+            if family and mark // _ROWS // _KINDS == family and mark % _ROWS - 2 != y:
                 hint = f"its ring of {held} rows was overwritten or not yet filled"
                 self.report(pc, "error", f"reads row {y} of {v.name}, but row {mark % _ROWS - 2} stands in its place", hint)
                 return

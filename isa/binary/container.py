@@ -25,7 +25,7 @@ from sasimc.isa.binary.encoding import Names, decode_word, encode_word
 from sasimc.isa.described import Source, validate
 from sasimc.isa.errors import DiagnosticsError, SasError
 from sasimc.isa.machine import Machine
-from sasimc.isa.objects import Geometry, Matrix, Table, Tile, View
+from sasimc.isa.objects import DTYPES, Geometry, Matrix, Table, Tile, View
 from sasimc.isa.program import Instr, Origin, Program
 from sasimc.isa.spec import WORD_BYTES
 from sasimc.isa.text.assembler import WeightsLoader
@@ -35,7 +35,7 @@ __all__ = ["CONTAINER_VERSION", "MAGIC", "decode_program", "encode_program", "en
 MAGIC = b"SASBIN\r\n"
 CONTAINER_VERSION = 1
 _TAGS = ("MACH", "STRS", "VIEW", "GEOM", "MATS", "TABL", "DATA", "CODE", "ORIG", "INFO")
-_SPACES, _DTYPES = ("buf", "host", "acc"), ("u8", "i8", "i32", "bit")
+_SPACES, _DTYPES = ("buf", "host", "acc"), tuple(DTYPES)
 _MODES, _KINDS, _ARRAYS = ("window", "linear2", "nearest"), ("dense", "depthwise", "scratch"), ("compute", "transposable")
 _TABLES = tuple(Table.KINDS)
 
@@ -142,7 +142,8 @@ def _write_views(w: _Writer, p: Program) -> None:
         strided = (v.row, v.pix, v.chan) != dense
         extra = bool(v.ring or v.batch or v.pad)
         w.text(v.name)
-        w.unsigned(_SPACES.index(v.space) | _DTYPES.index(v.dtype) << 2 | strided << 4 | extra << 5, *v.shape, v.addr)
+        dtype = _DTYPES.index(v.dtype)
+        w.unsigned(_SPACES.index(v.space) | (dtype & 3) << 2 | strided << 4 | extra << 5 | (dtype >> 2) << 6, *v.shape, v.addr)
         if strided:
             w.unsigned(v.row, v.pix, v.chan)
         if extra:
@@ -153,10 +154,13 @@ def _write_views(w: _Writer, p: Program) -> None:
 def _read_views(r: _Reader) -> dict[str, View]:
     out: dict[str, View] = {}
     for _ in range(r.count()):
-        name, flags = r.text(), r.unsigned(64)
+        name, flags = r.text(), r.unsigned(128)
         if flags & 3 > 2:
             raise r.fail("unknown memory space")
-        space, dtype = _SPACES[flags & 3], _DTYPES[flags >> 2 & 3]
+        code = flags >> 2 & 3 | flags >> 6 << 2
+        if code >= len(_DTYPES):
+            raise r.fail("unknown type of elements")
+        space, dtype = _SPACES[flags & 3], _DTYPES[code]
         shape = (r.unsigned(), r.unsigned(), r.unsigned())
         addr = r.unsigned()
         row, pix, chan = (r.unsigned(), r.unsigned(), r.unsigned()) if flags & 16 else View.dense_strides(space, dtype, shape)

@@ -10,7 +10,7 @@ from sasimc.isa.spec import Cost, Imm, Instruction, Reg, RowsField, ViewField
 
 __all__: list[str] = []
 
-ANY = "u8 i8 i32 bit"
+ANY = "u8 i8 i16 i32 bit"
 
 
 def _same(a: Any, b: Any) -> Iterator[str]:

@@ -550,21 +550,43 @@ class RangeBeyond(Range):
     rows = RowsField("src")
 
 
+class CutTo16(_Periphery):
+    """dst = src as a number of 16 bits with its own exponent, rounded to odd (page "Arithmetic"): 11 digits stay, the lowest is 1 if a digit that is cut was.
+    With s = max(0, bits(src) - 11): |dst| = s 2^10 + (floor(|src| / 2^s), or 1), with the sign of src. ``shr8`` reads it, and rounds it as it would round src."""
+
+    opcode = 0x60
+    mnemonic = "cut16"
+    kernel = "cut16"
+    dst = ViewField("numbers of 16 bits", "buf", "i16", "w")
+    src = ViewField("operand", "buf", "i32", "r")
+    rows = RowsField("src")
+
+    @staticmethod
+    def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
+        n = _elements(o.src, r0, r1)
+        return _cost(machine, n, shift_ops=n, buffer_bits_read=32 * n, buffer_bits_written=16 * n)
+
+    @staticmethod
+    def legal(machine: Machine, o: Any) -> Iterator[str]:
+        yield from _shapes(o.dst, o.src)
+
+
 class ShiftTo8(_Periphery):
-    """Dynamic shift to 8 bits: dst = clamp(rne(src, rs), -127, 127); a register shift of zero or less shifts nothing."""
+    """Dynamic shift to 8 bits: dst = clamp(rne(src, rs), -127, 127); a register shift of zero or less shifts nothing. An i16 source holds what ``cut16`` made;
+    where rs is the shift of the largest of all, as training has it, the result is that of the number before it was cut."""
 
     opcode = 0x50
     mnemonic = "shr8"
     kernel = "shift8"
     dst = ViewField("mantissas", "buf", "i8", "w")
-    src = ViewField("operand", "buf", "i32", "r")
+    src = ViewField("operand", "buf", "i32 i16", "r")
     rs = Reg("shift")
     rows = RowsField("src")
 
     @staticmethod
     def cost(machine: Machine, o: Any, r0: int, r1: int) -> Cost:
         n = _elements(o.src, r0, r1)
-        return _cost(machine, n, shift_ops=n, buffer_bits_read=32 * n, buffer_bits_written=8 * n)
+        return _cost(machine, n, shift_ops=n, buffer_bits_read=_bits(o.src, r0, r1), buffer_bits_written=8 * n)
 
     @staticmethod
     def legal(machine: Machine, o: Any) -> Iterator[str]:

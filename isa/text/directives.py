@@ -13,7 +13,7 @@ from sasimc.isa.analysis.check import check_geometry, check_view
 from sasimc.isa.described import findings
 from sasimc.isa.errors import SasError, near
 from sasimc.isa.machine import Machine, load_machine
-from sasimc.isa.objects import Geometry, Matrix, Table, Tile, View
+from sasimc.isa.objects import DTYPES, Geometry, Matrix, Table, Tile, View
 from sasimc.isa.plan import AsmTest
 from sasimc.isa.program import Origin
 from sasimc.isa.text.arguments import Arguments, Problem, integer, integers, string
@@ -195,7 +195,7 @@ def _param(state: State, a: Arguments) -> None:
 def _view(state: State, a: Arguments) -> None:
     name = a.name("a name")
     space = a.word("the memory", ("buf", "host", "acc"))
-    dtype = a.word("the type", ("u8", "i8", "i32", "bit"))
+    dtype = a.word("the type", tuple(DTYPES))
     h, w, c = a.size(a.value("a shape"), "the shape", 3, high=1 << 24)
     row, pix, chan = View.dense_strides(space, dtype, (h, w, c))
     view = View(
@@ -354,7 +354,7 @@ DIRECTIVES: dict[str, Directive] = {
     ".view": Directive(
         _view,
         ".desc",
-        ".view NAME buf|host|acc u8|i8|i32|bit HxWxC [addr= row= pix= chan= ring= batch= pad=]",
+        ".view NAME buf|host|acc u8|i8|i16|i32|bit HxWxC [addr= row= pix= chan= ring= batch= pad=]",
         "a strided window on a memory; strides default to dense",
         declares="view",
     ),

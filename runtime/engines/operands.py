@@ -16,7 +16,7 @@ from sasimc.isa.analysis.check import check_matrix, check_view
 from sasimc.isa.errors import SasError
 from sasimc.isa.instructions.array import INPUT_BITS, MAX_SUM_LENGTH
 from sasimc.isa.machine import Machine, activation_steps
-from sasimc.isa.objects import EXP_ONE, Geometry, Matrix, Table, View
+from sasimc.isa.objects import DTYPES, EXP_ONE, Geometry, Matrix, Table, View
 from sasimc.isa.program import Program
 from sasimc.isa.record import table_type
 from sasimc.runtime.kernels.cells import tile_array
@@ -24,7 +24,6 @@ from sasimc.runtime.state import State
 
 __all__ = ["BindError", "BoundMatrix", "BoundTable", "BoundView", "geometry_record", "is_plain"]
 
-_DTYPES: Final = {"u8": np.uint8, "i8": np.int8, "i32": np.int32, "bit": np.uint8}
 _MODES: Final = ("window", "linear2", "nearest")
 _RUN = 256
 
@@ -67,7 +66,7 @@ class BoundView:
         self.rows_held, self.limits, self.unit = view.rows_held, view.limits, view.unit
         self.pad_byte, self.signed = view.pad & 255, view.dtype == "i8"
         self.plain = is_plain(view)
-        self.np_dtype = np.dtype(_DTYPES[view.dtype])
+        self.np_dtype = np.dtype(DTYPES[view.dtype])
         bits = view.dtype == "bit"
         run = (1, (self.width * self.channels + 7) // 8) if bits else (self.width, self.channels)
         self.phys_shape = (self.rows_held, *run)

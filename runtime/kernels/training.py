@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sasimc.runtime.kernel import SATURATED, buf, buf8, buf32, count, kernel, raise_reg, reg, set_reg, vector
+from sasimc.runtime.kernel import SATURATED, buf, buf8, buf16, buf32, count, kernel, raise_reg, reg, set_reg, vector
 from sasimc.runtime.kernels.arithmetic import at, binary_digits, rne, runs, value8
 from sasimc.runtime.kernels.compiling import inner
 from sasimc.runtime.kernels.masks import GROUP, keep_bytes, keep_words, pack_bits
@@ -14,6 +14,8 @@ from sasimc.runtime.kernels.simd import LANES, hold
 
 __all__ = ["STEP_LIMIT"]
 
+DIGITS = 11
+"""Digits that a number of 16 bits keeps; its exponent stands above them, the highest of which is understood."""
 BIAS_LIMIT = 1 << 30
 """Largest magnitude of a learned bias."""
 STEP_LIMIT = 127 << 8
@@ -57,18 +59,55 @@ def range_beyond(op, m, first, last):  # type: ignore[no-untyped-def]
     return 0
 
 
-@kernel("shift8", ns=0.5)
-def shift8(op, m, first, last):  # type: ignore[no-untyped-def]
-    words, out, shift = buf32(m), buf(m), reg(m, op.rs)
+@kernel("cut16", ns=0.8)
+def cut16(op, m, first, last):  # type: ignore[no-untyped-def]
+    words, out = buf32(m), buf16(m)
     count, n = runs(op.src, op.dst)
     for y in range(first, last):
         for x in range(count):
             of, to = at(op.src, y, x), at(op.dst, y, x)
             source, target = words[of : of + n], out[to : to + n]
+            for c in range(n):
+                value = np.int64(source[c])
+                size = abs(value)
+                digits = ((np.float64(source[c]).view(np.int64) >> 52) & 2047) - 1022  # float64 holds it exactly; 0 has none
+                cut = max(digits - DIGITS, np.int64(0))
+                kept = size >> cut
+                code = (cut << (DIGITS - 1)) + (kept | np.int64((kept << cut) != size))
+                target[c] = np.int16(-code if value < 0 else code)
+    return 0
+
+
+@inner
+def _restored(source, target):  # type: ignore[no-untyped-def]
+    """What numbers of 16 bits stand for."""
+    for c in range(source.shape[0]):
+        value = np.int32(source[c])
+        size = abs(value)
+        cut = max((size >> np.int32(DIGITS - 1)) - np.int32(1), np.int32(0))
+        size = (size - (cut << np.int32(DIGITS - 1))) << cut
+        target[c] = -size if value < 0 else size
+
+
+@kernel("shift8", ns=0.5)
+def shift8(op, m, first, last):  # type: ignore[no-untyped-def]
+    words, halves, out, shift = buf32(m), buf16(m), buf(m), reg(m, op.rs)
+    count, n = runs(op.src, op.dst)
+    line = np.empty(n if op.src.item == 2 else 0, np.int32)
+    for y in range(first, last):
+        for x in range(count):
+            of, to = at(op.src, y, x), at(op.dst, y, x)
+            target = out[to : to + n]
+            if op.src.item == 2:
+                _restored(halves[of : of + n], line)
+                source = line
+            else:
+                source = words[of : of + n]
             steps = n // STEP if 0 < shift < 32 else np.int64(0)
             shift_run(source.ctypes.data, target.ctypes.data, shift, steps)
             for c in range(steps * STEP, n):
                 target[c] = np.uint8(min(max(rne(np.int64(source[c]), shift), -127), 127))
+    hold(line)
     return 0
 
 

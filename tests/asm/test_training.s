@@ -6,6 +6,7 @@
 .view e8 buf i8 2x2x3 addr=96
 .view out buf i32 2x2x3 addr=128
 .view m buf i8 2x2x3 addr=192
+.view half buf i16 2x2x3 addr=320
 .view logits buf i8 1x1x5 addr=256
 .view err buf i32 1x1x5 addr=264
 .view wanted buf i8 1x1x5 addr=288
@@ -48,6 +49,10 @@
     halt
 .entry shift
     shr8 m, e, r1, all
+    halt
+.entry halves
+    cut16 half, e, all
+    shr8 m, half, r1, all
     halt
 .entry carried
     shr8c m, e, r1, all
@@ -150,6 +155,14 @@
 .init_reg r1 -4
 .run shift
 .expect m [0, 1, -1, 8, -12, 12, 20, -20, 127, -127, 127, -127]
+
+.test "numbers of 16 bits: 11 digits stay, the last is odd where something was cut; the shift to 8 bits is that of the sums"
+.init e [0, -1, 2047, -2048, 2049, 4098, -4100, 98305, -98304, 98303, 32768, -65537]
+.init_reg r1 10
+.run halves
+.expect half [0, -1, 2047, -2048, 2049, 3073, -3073, 7681, -7680, 7679, 6144, -7169]
+.expect m [0, 0, 2, -2, 2, 4, -4, 96, -96, 96, 32, -64]
+.expect_event shift_ops 24
 
 .test "shift that keeps the sums of pixels"
 .init e [5, 5, 5, 5, 5, -20, 8, -12, 12, 20, -20, 2047]
