@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import sasimc.isa.instructions  # noqa: F401
 from sasimc.isa.machine import Machine, load_machine
-from sasimc.isa.objects import EXP_ONE, LUT_ENTRIES, Geometry, Matrix, Table, Tile, View
+from sasimc.isa.objects import DTYPE_BYTES, DTYPES, EXP_ONE, LUT_ENTRIES, Geometry, Matrix, Table, Tile, View
 from sasimc.isa.program import Instr, Origin, Program
 from sasimc.isa.spec import TABLE, RowRange
 
@@ -60,12 +60,12 @@ def small_machine(**changes: Any) -> Machine:
 @st.composite
 def _views(draw: st.DrawFn, name: str) -> View:
     space = draw(st.sampled_from(["buf", "host", "acc"]))
-    dtype = "i32" if space == "acc" else draw(st.sampled_from(["u8", "i8", "i32", "bit"]))
+    dtype = "i32" if space == "acc" else draw(st.sampled_from(sorted(DTYPES)))
     shape = draw(st.tuples(*[st.integers(1, 9)] * 3))
     dense = View.dense_strides(space, dtype, shape)
-    step = 4 if dtype == "i32" else 1
+    step = DTYPE_BYTES[dtype] or 1
     strides = draw(st.one_of(st.just(dense), st.tuples(*[st.integers(0, 40).map(lambda v: v * step)] * 3)))
-    low, high = {"u8": (0, 255), "i8": (-128, 127), "i32": (-128, 127), "bit": (0, 1)}[dtype]
+    low, high = {"u8": (0, 255), "bit": (0, 1)}.get(dtype, (-128, 127))
     return View(
         name, space, dtype, shape, draw(st.integers(0, 9000)) * step, *strides, draw(st.integers(0, 12)),
         draw(st.integers(0, 99)) * 4 if space == "host" else 0, draw(st.integers(low, high)),
