@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import ClassVar
@@ -12,7 +12,7 @@ from typing import ClassVar
 from sasimc.ir.graph import Graph, Op
 from sasimc.isa.errors import SasError, near
 
-__all__ = ["NOTE", "MarkTrainable", "matching_layers"]
+__all__ = ["NOTE", "MarkTrainable", "matching_layers", "pattern_of"]
 
 NOTE = "sasimc.trainable"
 
@@ -63,6 +63,11 @@ def _matches(pattern: str, name: str) -> bool:
         return re.fullmatch(pattern, name) is not None
     except re.error:
         return False
+
+
+def pattern_of(layers: Iterable[str]) -> str:
+    """The pattern of :class:`MarkTrainable` for layers of these names (a comma, which separates patterns, becomes any character)."""
+    return ",".join(name.replace(",", "?") for name in layers)
 
 
 def matching_layers(convs: list[Op], patterns: Sequence[str], option: str) -> set[str]:

@@ -21,6 +21,11 @@ class BackwardOptions:
         "cross-entropy",
         "What training lowers. cross-entropy: of classes; squared-error: of real targets, as for regression, or of the inputs themselves, as for an autoencoder",
     )
+    train_budget: tuple[str, ...] = option(
+        (),
+        "Train only the most important layers, so that the program keeps a limit: transposable=300 (sub-arrays), cycles=10M, writes=2M (bits written at most) or host-bits=100M, "
+        "the last three of a training step; may be given more than once",
+    )
     backprop: Literal["exact", "truncated"] = option(
         "exact", "exact: errors pass every layer; truncated: they stop at frozen layers with weights where they can"
     )

@@ -13,7 +13,7 @@ from sasimc.passes.store_outputs import StoreOutputs
 from sasimc.passes.to_unsigned import ToUnsigned
 from sasimc.passes.zero_inputs import ZeroInputs
 
-__all__ = ["forward_passes", "import_passes"]
+__all__ = ["forward_passes", "import_passes", "marking_passes", "unmarked_passes"]
 
 
 def import_passes() -> tuple[Pass, ...]:
@@ -21,16 +21,16 @@ def import_passes() -> tuple[Pass, ...]:
     return (EliminateDead(), FoldConstants(), Canonicalise())
 
 
+def unmarked_passes() -> tuple[Pass, ...]:
+    """From a float-level graph to the integer graph, as far as it does not matter which layers are trainable."""
+    return (*import_passes(), ToUnsigned(), Simplify(), EliminateDead(), JoinTables())
+
+
+def marking_passes(trainable: str | None = None) -> tuple[Pass, ...]:
+    """From there to the integer graph the backend maps, with its trainable layers marked."""
+    return (MarkTrainable(pattern=trainable), ZeroInputs(), StoreOutputs(), EliminateDead())
+
+
 def forward_passes(trainable: str | None = None) -> tuple[Pass, ...]:
     """From a float-level graph to the integer graph the backend maps, with its trainable layers marked."""
-    return (
-        *import_passes(),
-        ToUnsigned(),
-        Simplify(),
-        EliminateDead(),
-        JoinTables(),
-        MarkTrainable(pattern=trainable),
-        ZeroInputs(),
-        StoreOutputs(),
-        EliminateDead(),
-    )
+    return (*unmarked_passes(), *marking_passes(trainable))

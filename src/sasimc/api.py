@@ -13,29 +13,37 @@ from onnx import ModelProto
 from sasimc.backend.bound import bound_cycles
 from sasimc.backend.compile import Compiled, compile_graph
 from sasimc.backend.explain import explain, explain_training
+from sasimc.choosing import choose_layers, map_within
+from sasimc.datasets.dataset import Dataset
 from sasimc.frontend.load import load_model
 from sasimc.frontend.onnx_import import import_graph
 from sasimc.frontend.weights_out import model_digest
 from sasimc.ir.graph import TrainGraph
 from sasimc.isa.binary.container import encode_program
+from sasimc.isa.errors import SasError
 from sasimc.isa.machine import Machine, load_machine
 from sasimc.isa.options import check_options, options_of
 from sasimc.isa.program import Program
 from sasimc.options import CompileOptions
 from sasimc.passes.backward import Backward
 from sasimc.passes.manager import Watch, run_passes
+from sasimc.passes.mark_trainable import pattern_of
 from sasimc.passes.options import BackwardOptions
 from sasimc.passes.pipeline import forward_passes
 from sasimc.quantise.ranges import with_ranges
 
 __all__ = ["CompileOptions", "compile", "compile_model", "compile_report"]
 
+CHOICE = "train_choice"
+"""Entry of a program's meta data: what was chosen within a budget, as JSON (:meth:`~sasimc.budget.Choice.as_dict`)."""
+
 
 def compile_model(
     model: str | Path | ModelProto, options: CompileOptions | None = None, *, progress: Callable[..., None] = lambda *_: None,
-    sink: Callable[[str], None] | None = None, watch: Watch | None = None,
+    sink: Callable[[str], None] | None = None, watch: Watch | None = None, data: Dataset | None = None,
 ) -> Compiled:  # fmt: skip
-    """Compile an ONNX file; entries ``infer`` and, when the model has trainable layers, ``train_step``. ``watch`` sees the graph after every pass."""
+    """Compile an ONNX file; entries ``infer`` and, when the model has trainable layers, ``train_step``. ``watch`` sees the graph after every pass; ``data``: labelled images that
+    choose layers within a budget, where the options name none."""
     opt = options or CompileOptions()
     check_options(opt)
     machine = opt.machine if isinstance(opt.machine, Machine) else load_machine(opt.machine)
@@ -43,10 +51,17 @@ def compile_model(
     trainable = "" if opt.inference_only else opt.trainable  # an empty pattern: nothing is trained, nothing need be transposable
     ranged = with_ranges(model if isinstance(model, ModelProto) else load_model(model), opt.calibrate)
     proto = ranged.model
+    imported, choice = import_graph(proto), None
+    if opt.train_budget:
+        choice = choose_layers(imported, machine, opt, data, progress)
+        trainable = pattern_of(name for name in choice.layers if name in choice.chosen)
+    elif opt.importance_data is not None:
+        raise SasError("--importance-data goes with --train-budget", hint="--train-budget cycles=10M")
     passes = (*forward_passes(trainable), Backward.of(opt))
-    result = run_passes(import_graph(proto), passes, print_ir_after=opt.print_ir_after, sink=sink, watch=watch)
+    result = run_passes(imported, passes, print_ir_after=opt.print_ir_after, sink=sink, watch=watch)
     graph, train = (result.forward, result) if isinstance(result, TrainGraph) else (result, None)
-    compiled = compile_graph(graph, machine, train, batch=opt.batch, progress=progress)
+    mapped = map_within(graph, machine, train, choice.limits) if choice else None
+    compiled = compile_graph(graph, machine, train, batch=opt.batch, mapped=mapped, progress=progress)
     verified = "no"
     if opt.verify:
         from sasimc.verify.check import verify_compiled
@@ -55,6 +70,8 @@ def compile_model(
         verified = str(verify_compiled(proto, compiled, graph, progress))
     origin = {"sha256": model_digest(proto), "trainable": trainable}
     meta = {**compiled.program.meta, "loss": opt.loss, "verified": verified, "model": json.dumps(origin)}
+    if choice:
+        meta[CHOICE] = json.dumps(choice.as_dict())
     if ranged.tensors:
         meta["note.calibrated"] = str(ranged)
     return replace(compiled, program=replace(compiled.program, meta=meta))
@@ -93,5 +110,7 @@ def compile_report(compiled: Compiled, wall_s: float) -> dict[str, Any]:
         report["cycles"]["train_step"] = compiled.train_step.cycles
         report["phases"]["train_step"] = compiled.train_step.phases
         report["training"] = [asdict(row) for row in explain_training(compiled)]
+        if CHOICE in p.meta:
+            report[CHOICE] = json.loads(p.meta[CHOICE])
         report |= {o.name: p.meta.get(o.name, str(o.default)) for o in options_of(BackwardOptions)}
     return report

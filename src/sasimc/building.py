@@ -33,7 +33,11 @@ def model_for(dataset: str, data: Path | None, weights: str | None, size: int, r
 
 
 def program_for(dataset: str, data: Path | None, weights: str | None, size: int, recipe: Recipe) -> Program:
-    """:func:`model_for`, compiled as the recipe's section compile asks for."""
+    """:func:`model_for`, compiled as the recipe's section compile asks for; layers within a budget are chosen on the same training images."""
     from sasimc.api import CompileOptions, compile_model
 
-    return compile_model(model_for(dataset, data, weights, size, recipe), CompileOptions(**recipe.compile_options())).program
+    budget = recipe.compile.train_budget
+    opened = hold_back(open_dataset(dataset, data, size=size), recipe.data.hold_back) if budget else None
+    return compile_model(
+        model_for(dataset, data, weights, size, recipe), CompileOptions(**recipe.compile_options()), data=opened
+    ).program

@@ -94,6 +94,8 @@ def options_at(spec: Mapping[str, Any]) -> CompileOptions:
         **{**(recipe.compile_options() if recipe else {}), **part(point, "compile"), "machine": machine_of(point)}
     )
     check_options(options)
+    if options.train_budget or options.importance_data:
+        raise SasError("a study chooses no layers within a budget", hint="compile.trainable = PATTERN, one value for each set of layers")
     return options
 
 

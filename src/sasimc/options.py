@@ -24,6 +24,10 @@ class CompileOptions(BackwardOptions):
     trainable: str | None = option(
         None, "Pattern over node and initialiser names: the layers to train; default: what the file's metadata say"
     )
+    importance_data: str | None = option(
+        None,
+        "With --train-budget: labelled images of the new classes that layers' importance is measured on, a data set or a folder of classes; default: the last layers are the most important",
+    )
     calibrate: str | None = option(
         None,
         "Images that give float tensors without a scale their ranges: a data set, a folder, or an array x (.npz); default: drawn ones",

@@ -209,10 +209,40 @@ def compile_command(
     if explain:
         print_tables(*_explained(made))
         say()
+    if choice := made.get("train_choice"):
+        print_tables(_chosen(choice))
+        say()
     _summary(output, made)
     if ranged := compiled.program.meta.get("note.calibrated"):
         say(ranged)
     say(f"verified: {compiled.program.meta['verified']}")
+
+
+def _chosen(choice: dict[str, Any]) -> Table:
+    """What was chosen within the budget, layer by layer."""
+    from sasimc.budget import FIGURES
+    from sasimc.evaluation.table import Table
+
+    limits = choice["budget"]
+    rows = [
+        (
+            row["layer"],
+            f"{row['importance']:.3g}",
+            *(str(row["alone"][name]) for name in limits),
+            "yes" if row["chosen"] else "no",
+        )
+        for row in choice["layers"]
+    ]
+    for what, figures, count in (
+        ("chosen", choice["taken"], sum(row["chosen"] for row in choice["layers"])),
+        ("all layers", choice["all"], len(rows)),
+        ("budget", limits, ""),
+    ):
+        rows.append((what, "", *(str(figures[name]) for name in limits), str(count)))
+    limited = ", ".join(FIGURES[name] for name in limits)
+    always = ", ".join(row["layer"] for row in choice["layers"] if row["always"])
+    title = f"layers to train; importance: {choice['criterion']}; {limited} of a program in which besides {always} this layer alone learns"
+    return Table(title, ("layer", "importance", *limits, "trains"), rows, (0,))
 
 
 def _handover(compiled: Compiled) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from sasimc.options import CompileOptions
 __all__ = ["compile_options"]
 
 _OPTIONS: Final = (
-    ("calibrate", "Input", "[NAME|FOLDER|FILE.npz]"), ("trainable", "Training", "PATTERN"), ("inference_only", "Training", None), ("batch", "Training", None),
+    ("calibrate", "Input", "[NAME|FOLDER|FILE.npz]"), ("trainable", "Training", "PATTERN"), ("train_budget", "Training", "FIGURE=NUMBER"),
+    ("importance_data", "Training", "[NAME|FOLDER|FILE.npz]"), ("inference_only", "Training", None), ("batch", "Training", None),
     ("loss", "Training", None), ("eps", "Training", None), ("backprop", "Training", None), ("backprop_through", "Training", "PATTERN"),
     ("update", "Training", None), ("train_biases", "Training", None), ("round_errors", "Training", None), ("unbiased_updates", "Training", None), ("error_range", "Training", None), ("spill", "Training", None),
     ("gradient_power", "Training", None), ("gradient_range", "Training", None),
