@@ -1,0 +1,108 @@
+"""``--train-budget``: candidates compiled, their importance measured, the choice made (:mod:`sasimc.budget`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from sasimc.backend.builder import CapacityError
+from sasimc.backend.compile import Compiled, Mapped, compile_graph, map_graph
+from sasimc.budget import FIGURES, Choice, Figures, choose, parse_budget
+from sasimc.datasets.dataset import Dataset, open_dataset
+from sasimc.importance import by_gradients, by_place
+from sasimc.ir.graph import Graph, TrainGraph
+from sasimc.isa.analysis.estimate import Estimate
+from sasimc.isa.errors import SasError
+from sasimc.isa.machine import Machine
+from sasimc.options import CompileOptions
+from sasimc.passes.backward import Backward
+from sasimc.passes.manager import run_passes
+from sasimc.passes.mark_trainable import pattern_of
+from sasimc.passes.pipeline import marking_passes, unmarked_passes
+
+__all__ = ["choose_layers", "figures_of", "map_within"]
+
+TRANSPOSABLE = "transposable"
+
+
+def choose_layers(
+    imported: Graph, machine: Machine, options: CompileOptions, data: Dataset | None = None, progress: Callable[..., None] = lambda *_: None,
+    criteria: tuple[Mapping[str, float], str] | None = None,
+) -> Choice:  # fmt: skip
+    """The layers to train within ``options.train_budget``, of those that ``options.trainable`` or the file marks. ``imported``: the float-level graph;
+    ``data``: labelled images, where the options name none; ``criteria``: importance by layer and what it is called, where it is known.
+
+    Raises:
+        SasError: a budget that is none or cannot be kept, nothing that is trainable, images that do not fit.
+    """
+    limits = parse_budget(options.train_budget)
+    if options.inference_only:
+        raise SasError("--train-budget with --inference-only", hint="leave one of them out")
+    if options.importance_data is not None:
+        data = open_dataset(options.importance_data, size=max(8, imported.type(imported.inputs[0]).shape[0]))
+    unmarked = run_passes(imported, unmarked_passes())
+
+    def derived(trainable: str | None) -> TrainGraph:
+        made = run_passes(unmarked, (*marking_passes(trainable), Backward.of(options)))
+        if not isinstance(made, TrainGraph):
+            raise SasError(
+                "--train-budget: no layer is trainable",
+                hint="mark layers with --trainable PATTERN, or in the file's metadata (sasimc.trainable)",
+            )
+        return made
+
+    whole = derived(options.trainable)
+    layers = [op.name for op in whole.forward.ops if op.flag("trainable")]
+    heads = frozenset(op.name for op in whole.forward.ops if op.flag("head"))
+    progress("importance of layers")
+    importance, criterion = criteria or (
+        by_gradients(whole, options, data, progress) if data is not None else by_place(whole.forward)
+    )
+
+    def measure(chosen: frozenset[str]) -> Figures:
+        train = derived(pattern_of(name for name in layers if name in chosen))
+        mapped = map_within(train.forward, machine, train, limits)
+        if limits.keys() == {TRANSPOSABLE}:
+            return Figures({TRANSPOSABLE: mapped.placement.transposable_subarrays}, _needed(mapped, machine))
+        compiled = compile_graph(train.forward, machine, train, batch=options.batch, mapped=mapped)
+        taken = figures_of(compiled)
+        return Figures(taken, {**taken, **_needed(mapped, machine)})
+
+    return choose(layers, heads, importance, criterion, limits, measure, lambda done: progress("layers within the budget", done))
+
+
+def map_within(graph: Graph, machine: Machine, train: TrainGraph | None, limits: Mapping[str, int]) -> Mapped:
+    """Place the weights in as many transposable sub-arrays as are allowed; in as many as they would take if so few do not do."""
+    mapped = map_graph(graph, machine, train)
+    allowed = limits.get(TRANSPOSABLE, machine.subarrays)
+    if mapped.placement.transposable_subarrays <= allowed:
+        return mapped
+    whole_groups = allowed // machine.group_size * machine.group_size
+    section = machine.transposed.model_copy(update={"subarrays": whole_groups})
+    try:
+        return map_graph(graph, machine.model_copy(update={"transposed": section}), train)
+    except CapacityError:
+        return mapped
+
+
+def _needed(mapped: Mapped, machine: Machine) -> dict[str, float]:
+    """Transposable sub-arrays that the weights would fill without gaps or copies."""
+    transposed = set(mapped.train.transposed()) if mapped.train else set[str]()
+    parts = [part for parts in mapped.placement.layers.values() for part, _ in parts]
+    weights = sum(p.values.size for p in parts if p.trainable or (p.layer in transposed and p.kind == "dense"))
+    return {TRANSPOSABLE: weights / (machine.array.rows * machine.weights_per_row)}
+
+
+def figures_of(compiled: Compiled) -> dict[str, int]:
+    """What a budget limits (:data:`~sasimc.budget.FIGURES`), of a program with a training step."""
+    step = compiled.train_step or Estimate()
+    events = step.events
+    written = sum(events.get(f"bits_written_{kind}", 0) for kind in ("compute", "transposable"))
+    if compiled.train is not None and compiled.train.options["update"] != "direct":  # rows that do not change are left out
+        written += compiled.program.machine.array.weight_bits * events.get("update_ops", 0)
+    found = (
+        compiled.placement.transposable_subarrays,
+        step.cycles,
+        written,
+        sum(events.get(f"host_bits_{way}", 0) for way in ("in", "out")),
+    )
+    return dict(zip(FIGURES, found, strict=True))
