@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ import numpy as np
 from ablation import Cache, Row, changed, numbers, run, run_key
 from common import add_common, data_folder, environment, finish, table
 
-from sasimc.budget import Choice
-from sasimc.choosing import choose_layers
+from sasimc.budget import Choice, choose
+from sasimc.choosing import Candidates
 from sasimc.datasets.dataset import Dataset, hold_back, open_dataset
 from sasimc.datasets.examples import training_examples
 from sasimc.frontend.onnx_import import import_graph
@@ -32,9 +33,7 @@ from sasimc.ir.interp_train import train_step
 from sasimc.isa.machine import load_machine
 from sasimc.options import CompileOptions
 from sasimc.passes.backward import Backward
-from sasimc.passes.manager import run_passes
 from sasimc.passes.mark_trainable import pattern_of
-from sasimc.passes.pipeline import forward_passes
 from sasimc.training.recipe import load_recipe
 from sasimc.zoo.zoo import ZooOptions, build
 
@@ -70,24 +69,23 @@ def choices(name: str, seed: int, shares: list[float], o: argparse.Namespace) ->
         weights=str(folder / "weights"), classes=len(data.classes), resolution=o.resolution, seed=seed, **recipe.zoo.model_dump()
     )
     graph = import_graph(build("mobilenetv2-repnet", zoo, training_examples(data, zoo.calibration_images)))
-    train = run_passes(graph, (*forward_passes(None), Backward()))
-    assert isinstance(train, TrainGraph)
+    candidates = Candidates.of(graph, load_machine(None), CompileOptions(), {o.figure: 0})
+    measure, train = cache(candidates.measure), candidates.whole
+    whole = measure(frozenset(candidates.layers)).taken[o.figure]
     last = by_place(train.forward)[0]
-    drawn = np.random.default_rng(seed).permutation(list(last))
-    criteria: Mapping[str, Mapping[str, float]] = {
-        "chosen": by_gradients(train, Backward(), data)[0],
-        "last": last,
-        "random": {str(layer): 0.5**i for i, layer in enumerate(drawn)},
-        "fisher": fisher(train, data) if "fisher" in o.policies else {},
+    drawn = np.random.default_rng(seed).permutation(candidates.layers)
+    criteria: dict[str, Callable[[], Mapping[str, float]]] = {
+        "chosen": lambda: by_gradients(train, Backward(), data)[0],
+        "last": lambda: last,
+        "random": lambda: {str(layer): 0.5**i for i, layer in enumerate(drawn)},
+        "fisher": lambda: fisher(train, data),
     }
     found: dict[tuple[str, float], Choice] = {}
-    machine = load_machine(None)
-    for share in shares:
-        for policy in o.policies:
-            options = CompileOptions(train_budget=(f"{o.figure}=1G",))
-            whole = choose_layers(graph, machine, options, criteria=(last, "")).whole[o.figure]
-            options = CompileOptions(train_budget=(f"{o.figure}={int(share * whole)}",))
-            found[policy, share] = choose_layers(graph, machine, options, criteria=(criteria[policy], policy))
+    for policy in o.policies:
+        importance = criteria[policy]()
+        for share in shares:
+            limits = {o.figure: int(share * whole)}
+            found[policy, share] = choose(candidates.layers, candidates.heads, importance, policy, limits, measure)
     return found
 
 
@@ -107,7 +105,7 @@ def main() -> None:
     o = parser.parse_args()
     o.base = [*o.base, *DEFAULT]
     print(environment(1))
-    cache, rows = Cache(o.cache), list[list[Any]]()
+    runs, rows = Cache(o.cache), list[list[Any]]()
     values: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for seed in o.seeds:
         for name in o.datasets:
@@ -119,16 +117,16 @@ def main() -> None:
             for (policy, share), pattern in plans.items():
                 row = Row(policy, () if pattern is None else (f"trainable={pattern}",))
                 key = run_key(row, name, seed, o)
-                if key not in cache.all():
-                    cache.put(key, run(row, name, seed, o))
-                found = cache.all()[key]
+                if key not in runs.all():
+                    runs.put(key, run(row, name, seed, o))
+                found = runs.all()[key]
                 values.setdefault((name, f"{policy} {share:.2f}"), []).append((found["top1"], found["loss"]))
     for (name, what), each in values.items():
         top1, loss = zip(*each, strict=True)
         spread = [f"{statistics.stdev(part):.3g}" if len(part) > 1 else "" for part in (top1, loss)]
         rows.append([name, what, f"{statistics.mean(top1):.1f}", spread[0], f"{statistics.mean(loss):.3f}", spread[1], len(each)])
     print(table(["data set", "trained", "top-1, %", "sd", "loss, nats", "sd", "seeds"], rows))
-    finish(o, {"rows": rows, "runs": cache.all()})
+    finish(o, {"rows": rows, "runs": runs.all()})
 
 
 DEFAULT = tuple(

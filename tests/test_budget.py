@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from sasimc.importance import batches_of, by_gradients, with_learned_heads
 from sasimc.ir.graph import TrainGraph
 from sasimc.ir.interp import run
 from sasimc.isa.errors import SasError
+from sasimc.isa.machine import Machine, load_machine
 from sasimc.passes.backward import Backward
 from sasimc.passes.manager import run_passes
 from sasimc.passes.pipeline import forward_passes
@@ -36,6 +38,16 @@ from sasimc.runtime.device import Device
 from sasimc.training.recipe import load_recipe
 
 MODULES = ["rep0_conv1", "rep0_conv2", "rep2_conv1", "rep2_conv2"]
+
+
+@lru_cache
+def small_groups() -> Machine:
+    """Small sub-arrays in groups of two, so that how many are transposable makes a difference for a small network."""
+    data = load_machine().model_dump()
+    data["array"] |= {"banks": (16, 16), "mats": (1, 1), "rows": 16, "bit_columns": 128}
+    data["activation"] |= {"banks": (1, 2), "mats": (1, 1)}
+    data["gradient"]["scratch_subarrays"] = 2
+    return Machine.model_validate(data)
 
 
 def network(size: int = 16) -> ModelProto:
@@ -71,20 +83,20 @@ def counted(made: Compiled, steps: int = 2) -> dict[str, int]:
 
 @pytest.mark.parametrize("figure", list(FIGURES))
 def test_the_device_counts_no_more_than_the_budget(figure: str) -> None:
-    low, high = (figures_of(compiled(network(), trainable=t))[figure] for t in ("head", None))
-    assert low < high
-    limit = (low + high) // 2
-    made = compiled(network(), train_budget=(f"{figure}={limit}",))
+    options = {"machine": small_groups() if figure == "transposable" else machine(8)}
+    limit, high = (figures_of(compiled(network(), trainable=t, **options))[figure] for t in ("head,rep2_*", None))
+    assert limit < high
+    made = compiled(network(), train_budget=(f"{figure}={limit}",), **options)
     found = counted(made)
     assert 0 < found[figure] <= limit
     assert figures_of(made)[figure] <= limit
     if figure != "writes":  # an upper bound where rows are written that change
         assert found[figure] == figures_of(made)[figure]
-    assert 1 < len(chosen(made)) < 5
+    assert {"rep2_conv1", "rep2_conv2", "head"} <= set(chosen(made))
 
 
 def test_frozen_layers_stay_as_they_are_and_the_others_learn() -> None:
-    made = compiled(network(), train_budget=("writes=60k",))
+    made = compiled(network(), train_budget=("writes=9k",))
     device = Device(made.program, "fused", 1)
     matrices = {part.layer: m.name for parts in made.placement.layers.values() for part, m in parts}
     before = {layer: device.interpreter.read_matrix(name).copy() for layer, name in matrices.items()}
@@ -97,7 +109,7 @@ def test_frozen_layers_stay_as_they_are_and_the_others_learn() -> None:
 
 
 def test_the_program_is_that_of_the_same_layers_by_name_and_equals_the_golden_model() -> None:
-    made = compiled(network(), train_budget=("cycles=60k", "writes=70k"), batch=3)
+    made = compiled(network(), train_budget=("cycles=20k", "writes=9k"), batch=3)
     names = chosen(made)
     assert "head" in names
     assert set(names) < {*MODULES, "head"}
@@ -122,50 +134,44 @@ def test_attached_modules_and_images_that_choose(tmp_path: Path) -> None:
     assert 1 < len(chosen(made)) < len(worth)
 
 
-def _oracle(model: ModelProto) -> tuple[dict[str, float], dict[str, float]]:
-    """Importance of a perceptron's layers by the project, and by real softmax gradients of the same weights."""
-    data = open_dataset("drawn-flowers", size=8, per_class=(4, 1, 1))
-    made = run_passes(import_graph(model), (*forward_passes(None), Backward()))
-    assert isinstance(made, TrainGraph)
-    ours, _ = by_gradients(made, Backward(), data)
-    graph, batches = made.forward, batches_of(made.forward, data)
-    graph = with_learned_heads(graph, Backward(), batches)
-    convs = [op for op in graph.ops if op.kind == "conv"]
-    gradients: dict[str, list[np.ndarray]] = {op.name: [] for op in convs}
+def test_importance_is_what_a_normalised_step_gains_on_other_images(tmp_path: Path) -> None:
+    """Softmax regression through a hidden layer in real arithmetic, of the same weights: the product of the steps of a batch with the mean gradient of all others."""
+    rng = np.random.default_rng(0)
+    y = np.arange(60) % 5
+    np.savez(
+        tmp_path / "d.npz", x_train=(rng.uniform(0, 1, (5, 20))[y] + rng.uniform(0, 0.3, (60, 20))).astype(np.float32), y_train=y
+    )
+    data = open_dataset(tmp_path / "d.npz")
+    train = run_passes(import_graph(mlp()), (*forward_passes(None), Backward()))
+    assert isinstance(train, TrainGraph)
+    ours, _ = by_gradients(train, Backward(), data)
+    batches = batches_of(train.forward, data)
+    graph = with_learned_heads(train.forward, Backward(), batches)
+    layers = [op for op in graph.ops if op.kind == "conv"]
+    gradients: dict[str, list[Any]] = {op.name: [] for op in layers}
     for x, labels in batches:
-        env = run(graph, {graph.inputs[0]: x})
-        t = graph.type(convs[-1].output)
-        z = (env[convs[-1].output].reshape(len(x), -1) - t.zero) * t.scale
-        p = np.exp(z - z.max(1, keepdims=True))
-        p /= p.sum(1, keepdims=True)
-        target = np.full(z.shape, 0.1 / z.shape[1])
+        env = {v: q.reshape(len(x), -1) for v, q in run(graph, {graph.inputs[0]: x}).items()}
+        real = {v: (q - graph.type(v).zero) * graph.type(v).scale for v, q in env.items()}
+        p = np.exp(real[layers[-1].output])
+        target = np.full(p.shape, 0.1 / 5)
         target[np.arange(len(x)), labels] += 0.9
-        e = p - target
-        for op in reversed(convs):
-            w = graph.constant(op, "weight").reshape(-1, e.shape[1]).astype(float)
-            e = e * graph.constant(op, "wscale")
-            tx = graph.type(op.inputs[0])
-            a = (env[op.inputs[0]].reshape(len(x), -1) - tx.zero) * tx.scale
-            gradients[op.name].append(a.T @ e)
-            e = (e @ w.T) * (env[op.inputs[0]].reshape(len(x), -1) > 0)
-    theirs = {}
-    count = sum(len(labels) for _, labels in batches)
+        error = p / p.sum(1, keepdims=True) - target
+        for op in reversed(layers):
+            x_name = op.inputs[0]
+            error = error * graph.constant(op, "wscale")
+            gradients[op.name].append(real[x_name].T @ error)
+            weight = graph.constant(op, "weight").reshape(-1, error.shape[1]).astype(float)
+            error = (error @ weight.T) * (real[x_name] > 0)
+    assert ours.keys() == gradients.keys()
     for name, each in gradients.items():
-        total, gains = sum(each), []
-        for g, (_, labels) in zip(each, batches, strict=True):
-            step = g / np.abs(g).max()
-            gains.append(float((step * (total - g)).sum()) / (count - len(labels)))
-        theirs[name] = float(np.mean(gains))
-    return ours, theirs
-
-
-def test_importance_is_what_a_normalised_step_gains_on_other_images() -> None:
-    """Real arithmetic on the same network; steps of integers are a power of two short of the largest element, so up to half."""
-    ours, theirs = _oracle(mlp((192, 16, 10)))
-    assert ours.keys() == theirs.keys()
-    for name, value in theirs.items():
-        assert value > 0
-        assert 0.4 * value < ours[name] < 1.1 * value
+        gains = [
+            float((g * (sum(each) - g)).sum() / (len(y) - len(labels)) / 2.0 ** (np.floor(np.log2(np.abs(g).max())) + 1))
+            for g, (_, labels) in zip(each, batches, strict=True)
+        ]
+        assert abs(ours[name] - np.mean(gains)) < 0.4 * np.mean(np.abs(gains)), (
+            name
+        )  # a largest element beside a power of two may fall on either side
+    assert max(ours, key=ours.__getitem__) == layers[-1].name
 
 
 def _costs(seed: int, n: int, rough: float) -> tuple[list[str], dict[str, float], dict[frozenset[str], Figures]]:
@@ -183,10 +189,10 @@ def _costs(seed: int, n: int, rough: float) -> tuple[list[str], dict[str, float]
     return [*names, "head"], worth, found
 
 
-@pytest.mark.parametrize("rough", [0.0, 0.2])
+@pytest.mark.parametrize("rough", [0.0, 0.05])
 def test_no_set_within_the_budget_is_worth_more(rough: float) -> None:
-    """Where costs are what they seem; where they are not, little is lost and the limit is held."""
-    lost = []
+    """Where costs are what they seem; where they are not, the limit is held and little is lost."""
+    reached = []
     for seed in range(40):
         names, worth, found = _costs(seed, 7, rough)
         most = max(f.taken["cycles"] for f in found.values())
@@ -194,10 +200,9 @@ def test_no_set_within_the_budget_is_worth_more(rough: float) -> None:
         choice = choose(names, frozenset(["head"]), worth, "", limits, found.__getitem__)
         assert choice.taken["cycles"] <= limits["cycles"]
         best = max(sum(worth[name] for name in some) for some, f in found.items() if not f.over(limits))
-        reached = sum(worth[name] for name in choice.chosen)
-        lost.append(best - reached)
-        assert choice.compiled <= 2 * 7 + 2 + 20
-    assert max(lost) < 1e-9 if rough == 0 else np.mean(lost) < 0.15
+        reached.append(sum(worth[name] for name in choice.chosen) / best)
+        assert choice.compiled <= 3 * 7
+    assert min(reached) > 1 - 1e-9 if rough == 0 else np.mean(reached) > 0.97
 
 
 def test_many_layers_are_taken_in_groups() -> None:

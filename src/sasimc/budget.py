@@ -83,7 +83,7 @@ def parse_budget(texts: Iterable[str]) -> dict[str, int]:
         name, _, number = (part.strip() for part in text.partition("="))
         if name not in FIGURES:
             raise SasError(
-                f"--train-budget {text!r}: no figure {name!r}", hint=near(name, FIGURES) or f"one of {', '.join(FIGURES)}"
+                f"--train-budget {text!r}: no figure {name!r}", hint=near(name, list(FIGURES)) or f"one of {', '.join(FIGURES)}"
             )
         multiple = _MULTIPLES.get(number[-1:], 1) if not number[-1:].isdigit() else 1
         digits = number[:-1] if number[-1:] in _MULTIPLES else number

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 
 from sasimc.backend.builder import CapacityError
 from sasimc.backend.compile import Compiled, Mapped, compile_graph, map_graph
@@ -19,17 +21,67 @@ from sasimc.passes.manager import run_passes
 from sasimc.passes.mark_trainable import pattern_of
 from sasimc.passes.pipeline import marking_passes, unmarked_passes
 
-__all__ = ["choose_layers", "figures_of", "map_within"]
+__all__ = ["Candidates", "choose_layers", "figures_of", "map_within"]
 
 TRANSPOSABLE = "transposable"
 
 
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """What there is to choose from: ``whole`` trains all ``layers``; ``heads``: those of them nearest the output."""
+
+    unmarked: Graph
+    whole: TrainGraph
+    machine: Machine
+    options: CompileOptions
+    limits: Mapping[str, int]
+
+    @staticmethod
+    def of(imported: Graph, machine: Machine, options: CompileOptions, limits: Mapping[str, int]) -> Candidates:
+        """Of a float-level graph, by ``options.trainable`` or what the file marks.
+
+        Raises:
+            SasError: nothing is trainable.
+        """
+        unmarked = run_passes(imported, unmarked_passes())
+        return Candidates(unmarked, _derived(unmarked, options, options.trainable), machine, options, limits)
+
+    @cached_property
+    def layers(self) -> tuple[str, ...]:
+        return tuple(op.name for op in self.whole.forward.ops if op.flag("trainable"))
+
+    @cached_property
+    def heads(self) -> frozenset[str]:
+        return frozenset(op.name for op in self.whole.forward.ops if op.flag("head"))
+
+    def measure(self, chosen: frozenset[str]) -> Figures:
+        """Compile the program that trains some of the layers."""
+        train = _derived(self.unmarked, self.options, pattern_of(name for name in self.layers if name in chosen))
+        graph, machine, limit = train.forward, self.machine, self.limits.get(TRANSPOSABLE, self.machine.subarrays)
+        mapped = map_within(graph, machine, train, self.limits)
+        if chosen == self.heads and mapped.placement.transposable_subarrays > limit:  # the least that can be reached
+            groups = range(limit // machine.group_size + 1, mapped.placement.transposable_subarrays // machine.group_size)
+            mapped = next((m for n in groups if (m := _squeezed(graph, machine, train, n))), mapped)
+        if self.limits.keys() == {TRANSPOSABLE}:
+            return Figures({TRANSPOSABLE: mapped.placement.transposable_subarrays}, _needed(mapped, machine))
+        taken = figures_of(compile_graph(graph, machine, train, batch=self.options.batch, mapped=mapped))
+        return Figures(taken, {**taken, **_needed(mapped, machine)})
+
+
+def _derived(unmarked: Graph, options: CompileOptions, trainable: str | None) -> TrainGraph:
+    made = run_passes(unmarked, (*marking_passes(trainable), Backward.of(options)))
+    if not isinstance(made, TrainGraph):
+        raise SasError(
+            "--train-budget: no layer is trainable",
+            hint="mark layers with --trainable PATTERN, or in the file's metadata (sasimc.trainable)",
+        )
+    return made
+
+
 def choose_layers(
-    imported: Graph, machine: Machine, options: CompileOptions, data: Dataset | None = None, progress: Callable[..., None] = lambda *_: None,
-    criteria: tuple[Mapping[str, float], str] | None = None,
+    imported: Graph, machine: Machine, options: CompileOptions, data: Dataset | None = None, progress: Callable[..., None] = lambda *_: None
 ) -> Choice:  # fmt: skip
-    """The layers to train within ``options.train_budget``, of those that ``options.trainable`` or the file marks. ``imported``: the float-level graph;
-    ``data``: labelled images, where the options name none; ``criteria``: importance by layer and what it is called, where it is known.
+    """The layers to train within ``options.train_budget``. ``imported``: the float-level graph; ``data``: labelled images, where the options name none.
 
     Raises:
         SasError: a budget that is none or cannot be kept, nothing that is trainable, images that do not fit.
@@ -39,49 +91,36 @@ def choose_layers(
         raise SasError("--train-budget with --inference-only", hint="leave one of them out")
     if options.importance_data is not None:
         data = open_dataset(options.importance_data, size=max(8, imported.type(imported.inputs[0]).shape[0]))
-    unmarked = run_passes(imported, unmarked_passes())
-
-    def derived(trainable: str | None) -> TrainGraph:
-        made = run_passes(unmarked, (*marking_passes(trainable), Backward.of(options)))
-        if not isinstance(made, TrainGraph):
-            raise SasError(
-                "--train-budget: no layer is trainable",
-                hint="mark layers with --trainable PATTERN, or in the file's metadata (sasimc.trainable)",
-            )
-        return made
-
-    whole = derived(options.trainable)
-    layers = [op.name for op in whole.forward.ops if op.flag("trainable")]
-    heads = frozenset(op.name for op in whole.forward.ops if op.flag("head"))
+    found = Candidates.of(imported, machine, options, limits)
     progress("importance of layers")
-    importance, criterion = criteria or (
-        by_gradients(whole, options, data, progress) if data is not None else by_place(whole.forward)
+    importance, criterion = (
+        by_gradients(found.whole, options, data, progress) if data is not None else by_place(found.whole.forward)
     )
-
-    def measure(chosen: frozenset[str]) -> Figures:
-        train = derived(pattern_of(name for name in layers if name in chosen))
-        mapped = map_within(train.forward, machine, train, limits)
-        if limits.keys() == {TRANSPOSABLE}:
-            return Figures({TRANSPOSABLE: mapped.placement.transposable_subarrays}, _needed(mapped, machine))
-        compiled = compile_graph(train.forward, machine, train, batch=options.batch, mapped=mapped)
-        taken = figures_of(compiled)
-        return Figures(taken, {**taken, **_needed(mapped, machine)})
-
-    return choose(layers, heads, importance, criterion, limits, measure, lambda done: progress("layers within the budget", done))
+    return choose(
+        found.layers,
+        found.heads,
+        importance,
+        criterion,
+        limits,
+        found.measure,
+        lambda done: progress("layers within the budget", done),
+    )
 
 
 def map_within(graph: Graph, machine: Machine, train: TrainGraph | None, limits: Mapping[str, int]) -> Mapped:
     """Place the weights in as many transposable sub-arrays as are allowed; in as many as they would take if so few do not do."""
-    mapped = map_graph(graph, machine, train)
-    allowed = limits.get(TRANSPOSABLE, machine.subarrays)
-    if mapped.placement.transposable_subarrays <= allowed:
-        return mapped
-    whole_groups = allowed // machine.group_size * machine.group_size
-    section = machine.transposed.model_copy(update={"subarrays": whole_groups})
+    mapped, allowed = map_graph(graph, machine, train), limits.get(TRANSPOSABLE, machine.subarrays)
+    within = mapped.placement.transposable_subarrays <= allowed
+    return mapped if within else _squeezed(graph, machine, train, allowed // machine.group_size) or mapped
+
+
+def _squeezed(graph: Graph, machine: Machine, train: TrainGraph | None, groups: int) -> Mapped | None:
+    """The weights placed so that no more activation groups than these are transposable; None: there is no room."""
+    section = machine.transposed.model_copy(update={"subarrays": groups * machine.group_size})
     try:
         return map_graph(graph, machine.model_copy(update={"transposed": section}), train)
     except CapacityError:
-        return mapped
+        return None
 
 
 def _needed(mapped: Mapped, machine: Machine) -> dict[str, float]:

@@ -37,7 +37,7 @@ ONE = 32768
 """The loss error of a logit is 1 in these units."""
 
 Images = npt.NDArray[np.int8 | np.uint8]
-Labels = npt.NDArray[np.int32]
+Labels = npt.NDArray[np.int64]
 Show = Callable[[str, float], None]
 _NUMPY = {"u8": "uint8", "i8": "int8"}
 
@@ -83,7 +83,7 @@ def batches_of(graph: Graph, data: Dataset) -> list[tuple[Images, Labels]]:
     notes = {f"note.{key}": value for key, value in graph.notes.items()}
     plane = NetworkInput.of(t.shape, _NUMPY[t.dtype], t.scale, t.zero, notes)
     loader = Loader(data, "train", plane.preprocess, BATCH, limit=IMAGES)
-    batches = [(plane.integers(images), labels) for images, labels, _ in loader.epoch(0)]
+    batches = [(plane.integers(images), labels.astype(np.int64)) for images, labels, _ in loader.epoch(0)]
     if len(batches) < 2:
         raise SasError(
             f"--importance-data: {data.name} has {sum(len(labels) for _, labels in batches)} training images that can be read",

@@ -95,7 +95,9 @@ def options_at(spec: Mapping[str, Any]) -> CompileOptions:
     )
     check_options(options)
     if options.train_budget or options.importance_data:
-        raise SasError("a study chooses no layers within a budget", hint="compile.trainable = PATTERN, one value for each set of layers")
+        raise SasError(
+            "a study chooses no layers within a budget", hint="compile.trainable = PATTERN, one value for each set of layers"
+        )
     return options
 
 
