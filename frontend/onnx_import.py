@@ -139,14 +139,12 @@ def import_float(model: ModelProto) -> FloatImport:
                         out.name, "output", f"{list(imp.dims(act))} has no axis of its batch", "keep the batch as the first axis"
                     )
                 )
-            elif act.value not in imp.unknown and not _readable(imp, act):
-                shown = imp.layout(act).text(imp.type(act).shape)
+            elif act.value not in imp.unknown and act.batch:
                 imp.findings.append(
-                    Finding(
-                        out.name, "output", f"is laid out {shown!r}; a vector must be in the order of its plane",
-                        "end the network before the Flatten or Reshape: the same values, as a plane",
-                    )
-                )  # fmt: skip
+                    Finding(out.name, "output", f"has its batch along axis {act.batch}", "keep the batch as the first axis")
+                )
+            elif act.value not in imp.unknown and not _in_order(imp, act):
+                act = _as_row(imp, out.name, act)
             outputs.append(act.value)
             names.append(out.name)
         elif out.name in imp.consts:
@@ -174,10 +172,19 @@ def _initialisers(imp: Importer, model: ModelProto) -> None:
         imp.poisoned.add(sparse.values.name)
 
 
-def _readable(imp: Importer, act: Act) -> bool:
-    """Whether the host finds the ONNX tensor in the stored one; elements of a vector, which the device numbers, must stand in order."""
+def _in_order(imp: Importer, act: Act) -> bool:
+    """Whether the device may number the elements of an output: those of a vector stand in the order of the ONNX tensor, as those of a flattened plane do
+    not. Of other tensors it numbers none."""
     layout = imp.layout(act)
-    return act.batch == 0 and (len(layout.axes) != 1 or layout == Layout.rows(layout.dims))
+    return len(layout.axes) != 1 or layout == Layout.rows(layout.dims)
+
+
+def _as_row(imp: Importer, name: str, act: Act) -> Act:
+    """An output vector as a row of pixels, in which the device numbers nothing and the host finds every element."""
+    value, t = imp.fresh(name), imp.type(act)
+    imp.values[value] = replace(t, shape=(1, t.size, 1))
+    imp.ops.append(Op(imp.unique(name), "reshape", (act.value,), value, {}, {}, "", "import"))
+    return replace(act, value=value)
 
 
 def _one(imp: Importer, node: NodeProto, shapes: _InferredShapes) -> None:

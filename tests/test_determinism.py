@@ -6,6 +6,8 @@ import hashlib
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import models
@@ -22,15 +24,16 @@ from pathlib import Path
 from sasimc.api import CompileOptions, compile_model
 from sasimc.isa.files import save_program
 from tiny_task import machine
-model, out = Path(sys.argv[1]), Path(sys.argv[2])
+*models, out = map(Path, sys.argv[1:])
 for name, options in {
     "roomy": {"machine": None},
     "tight": {"machine": machine(8), "batch": 2, "backprop_through": ("*block*",), "update": "accumulate", "gradient_power": 1},
     "infer": {"machine": machine(8), "inference_only": True},
 }.items():
-    program = compile_model(model, CompileOptions(**options)).program
-    save_program(program, out / f"{name}.s")
-    save_program(program, out / f"{name}.bin")
+    for model in models:
+        program = compile_model(model, CompileOptions(**options)).program
+        save_program(program, out / f"{model.stem}.{name}.s")
+        save_program(program, out / f"{model.stem}.{name}.bin")
 """
 
 ZOO = """
@@ -42,25 +45,33 @@ write(build("mobilenetv2-repnet", options), Path(sys.argv[1]) / "zoo.onnx")
 """
 
 
-def made(seed: str, out: Path, code: str, *args: Path) -> dict[str, str]:
-    """The digests of the files that ``code`` writes into ``out`` in a process of its own."""
-    out.mkdir()
-    paths = os.pathsep.join([str(TESTS), *(p for p in sys.path if p)])
-    env = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": paths}
-    subprocess.run([sys.executable, "-c", code, *map(str, args), str(out)], check=True, env=env, timeout=300)
-    return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(out.iterdir())}
+def made(folder: Path, code: str, *args: Path, seeds: Sequence[str] = SEEDS) -> list[dict[str, str]]:
+    """The digests of the files that ``code`` writes in processes of their own, one a seed, as many at a time as there are cores."""
+
+    def one(seed: str) -> dict[str, str]:
+        out = folder / seed
+        out.mkdir()
+        paths = os.pathsep.join([str(TESTS), *(p for p in sys.path if p)])
+        env = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": paths}
+        subprocess.run([sys.executable, "-c", code, *map(str, args), str(out)], check=True, env=env, timeout=300)
+        return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(out.iterdir())}
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(one, seeds))
 
 
-@pytest.mark.parametrize(
-    "model",
-    [models.mobilenet_like(size=16, width=8), models.residual_net(size=12, width=6, blocks=2, train="all")],
-    ids=["mobilenet", "residual"],
-)
-def test_a_compiled_program(model: onnx.ModelProto, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
+    folder = tmp_path_factory.mktemp("compiled")
+    onnx.save(models.mobilenet_like(size=16, width=8), folder / "mobilenet.onnx")
+    onnx.save(models.residual_net(size=12, width=6, blocks=2, train="all"), folder / "residual.onnx")
+    return made(folder, COMPILE, folder / "mobilenet.onnx", folder / "residual.onnx")
+
+
+@pytest.mark.parametrize("name", ["mobilenet", "residual"])
+def test_a_compiled_program(compiled: list[dict[str, str]], name: str) -> None:
     """Text, binary and weights file of programs with copies, with twins and with training."""
-    path = tmp_path / "model.onnx"
-    onnx.save(model, path)
-    first, *others = (made(seed, tmp_path / seed, COMPILE, path) for seed in SEEDS)
+    first, *others = ({f: digest for f, digest in found.items() if f.startswith(name)} for found in compiled)
     assert len(first) == 9
     assert all(other == first for other in others)
 
@@ -76,5 +87,5 @@ def test_what_the_test_compiles_has_copies_and_twins() -> None:
 
 
 def test_a_model_of_the_zoo(tmp_path: Path) -> None:
-    first, *others = (made(seed, tmp_path / seed, ZOO) for seed in SEEDS[:2])
+    first, *others = made(tmp_path, ZOO, seeds=SEEDS[:2])
     assert all(other == first for other in others)

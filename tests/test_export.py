@@ -14,6 +14,7 @@ from models import Builder, gated, mlp, mobilenet_like, plain_cnn, random_graph,
 from onnx import numpy_helper
 from PIL import Image
 from round_trip import in_onnxruntime, infer, same_after_compiling, stored
+from whole_path import embedded
 
 import sasimc
 from sasimc.api import CompileOptions, compile_model
@@ -43,7 +44,7 @@ def scrambled(device: Device, seed: int) -> None:
 
 
 def test_the_embedded_network_after_training(tmp_path: Path) -> None:
-    compiled = sasimc.compile_model(default_model_path())
+    compiled = embedded()
     device = Device(compiled.program, "fused", 2)
     pictures = np.stack([draw("flowers", i, i, 96) for i in range(8)])
     for _ in range(4):

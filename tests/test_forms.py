@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -89,16 +90,27 @@ print(form())
 """
 
 
+@pytest.fixture(scope="module")
+def acted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, subprocess.CompletedProcess[str]]:
+    """The program on every processor that this one can act, as many at a time as there are cores."""
+
+    def run(env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-c", PROGRAM], env=env, capture_output=True, text=True)
+
+    known = {cpu: env for cpu in FORMS if (env := acting(cpu)) is not None}
+    folders = {cpu: str(tmp_path_factory.mktemp(cpu)) for cpu in known}
+    envs = [{**os.environ, **known[cpu], "NUMBA_CACHE_DIR": folders[cpu], "NUMBA_OPT": "1"} for cpu in known]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return dict(zip(known, pool.map(run, envs), strict=True))
+
+
 @pytest.mark.skipif("x86_64" not in llvm.get_process_triple(), reason="acts other x86 processors")
-@pytest.mark.parametrize("cpu", [cpu if cpu == "haswell" else pytest.param(cpu, marks=pytest.mark.slow) for cpu in FORMS])
-def test_every_form_gives_the_exact_products(cpu: str, tmp_path: Path) -> None:
-    acted = acting(cpu)
-    if acted is None:
+@pytest.mark.parametrize("cpu", FORMS)
+def test_every_form_gives_the_exact_products(cpu: str, acted: dict[str, subprocess.CompletedProcess[str]]) -> None:
+    if cpu not in acted:
         pytest.skip("this processor has not all of its instructions")
-    env = {**os.environ, **acted, "NUMBA_CACHE_DIR": str(tmp_path), "NUMBA_OPT": "1"}
-    done = subprocess.run([sys.executable, "-c", PROGRAM], env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split("\n")[0] == FORMS[cpu]
+    assert acted[cpu].returncode == 0, acted[cpu].stderr
+    assert acted[cpu].stdout.split("\n")[0] == FORMS[cpu]
 
 
 def test_the_form_follows_the_features() -> None:

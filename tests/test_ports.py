@@ -70,6 +70,20 @@ def test_all_outputs_are_those_of_onnxruntime() -> None:
             assert np.ptp(want[name]) > 5 * tolerance
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_a_flattened_plane_is_an_output(again: bool) -> None:
+    """In the file's order, also where the elements are quantised once more behind the Flatten; the device numbers none of them."""
+    net = Net()
+    y = net.node("Flatten", net.q(net.conv(net.q("x", 0.02, 5), 3, 6, pads=[1] * 4), 0.05, 4))
+    model = net.model(net.q(y, 0.06) if again else y)
+    device = Device(program(model), "fused")
+    x = np.random.default_rng(1).uniform(-2, 2, (2, 3, 6, 6)).astype(np.float32)
+    (name, want), *_ = ort(model, {"x": x}).items()
+    assert want.shape == (2, 6 * 6 * 6)
+    assert np.abs(device.run(x)[name] - want).max() < (0.0601 if again else 0.0501)
+    assert device.infer(x).classes.tolist() == [0, 0]
+
+
 def test_inputs_by_name_also_from_a_file(tmp_path: Path) -> None:
     """Two pictures of different sizes and a vector; sasrun takes the arrays of an .npz by name and reports all outputs."""
     net = Net(("n", 3, 6, 6))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny_task import program
+from tiny_task import short_program
 
 import sasimc.isa.files as files
 from sasimc.isa import cache
@@ -26,7 +25,7 @@ def every_text_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    save_program(program(), tmp_path / "prog.s")
+    save_program(short_program(), tmp_path / "prog.s")
     return tmp_path / "prog.s"
 
 
@@ -79,23 +78,18 @@ def test_another_toolchain_is_no_hit(path: Path, what: str, monkeypatch: pytest.
 
 
 @given(st.data())
-@settings(max_examples=12, deadline=None)
-def test_damage_is_no_hit(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
-    folder = tmp_path_factory.mktemp("damaged")
-    with pytest.MonkeyPatch.context() as m:
-        m.setattr(cache, "SHORTEST", 0)
-        path = folder / "prog.s"
-        save_program(program(), path)
-        first = load_program(path)
-        kept = bytearray(cache.cache_of(path).read_bytes())
-        if data.draw(st.booleans()):
-            kept[data.draw(st.integers(0, len(kept) - 1))] ^= data.draw(st.integers(1, 255))
-        else:
-            del kept[data.draw(st.integers(0, len(kept) - 1)) :]
-        cache.cache_of(path).write_bytes(kept)
-        assert assembled(m, path)
-        assert same(first, load_program(path))
-    shutil.rmtree(folder)
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_damage_is_no_hit(path: Path, monkeypatch: pytest.MonkeyPatch, data: st.DataObject) -> None:
+    cache.cache_of(path).unlink(missing_ok=True)  # of the example before
+    first = load_program(path)
+    kept = bytearray(cache.cache_of(path).read_bytes())
+    if data.draw(st.booleans()):
+        kept[data.draw(st.integers(0, len(kept) - 1))] ^= data.draw(st.integers(1, 255))
+    else:
+        del kept[data.draw(st.integers(0, len(kept) - 1)) :]
+    cache.cache_of(path).write_bytes(kept)
+    assert assembled(monkeypatch, path)
+    assert same(first, load_program(path))
 
 
 def test_weights_are_checked_all_the_same(path: Path) -> None:

@@ -17,7 +17,7 @@ import onnx
 import pytest
 from models import mobilenet_like, ort_session, plain_cnn, random_graph, residual_net, with_all_outputs
 from PIL import Image
-from whole_path import compile_onnx, machine_with
+from whole_path import compile_onnx, embedded, machine_with
 
 import sasimc
 from sasimc.backend.compile import Compiled
@@ -32,9 +32,9 @@ from sasimc.runtime.interpreter import Interpreter
 from sasimc.zoo.zoo import default_model_path
 
 
-@pytest.fixture(scope="module")
-def embedded() -> Compiled:
-    return sasimc.compile_model(default_model_path())
+@pytest.fixture(scope="module", name="embedded")
+def embedded_network() -> Compiled:
+    return embedded()
 
 
 def photos(n: int) -> npt.NDArray[np.uint8]:

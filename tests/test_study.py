@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import study_measures as measures
+from whole_path import embedded
 
 from sasimc.cli.common import invoke
 from sasimc.cli.sasc import app
@@ -237,12 +238,8 @@ def test_the_command_measures_shows_and_goes_on(tmp_path: Path, capsys: pytest.C
     text = page.read_text()
     assert "http://" not in text.replace("http://www.w3.org/2000/svg", "")
     points = json.loads((tmp_path / "t.json").read_text())["points"]
-    from sasimc.api import compile_model
-    from sasimc.zoo.zoo import default_model_path
-
-    compiled = compile_model(default_model_path())
     mine = next(p for p in points if p["point"] == {"machine.array.bit_columns": 512, "machine.array.rows": 64})
-    assert mine["metrics"]["cycles.infer"] == compiled.infer.cycles
+    assert mine["metrics"]["cycles.infer"] == embedded().infer.cycles
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from sasimc.backend.compile import Compiled
 from sasimc.isa.analysis.estimate import estimate
 from sasimc.isa.machine import Machine, load_machine
 from sasimc.runtime.device import Device
+from sasimc.zoo.zoo import default_model_path
 
-__all__ = ["Case", "check", "compile_onnx", "events_of", "images_for", "machine_with", "quantised"]
+__all__ = ["Case", "check", "compile_onnx", "embedded", "events_of", "images_for", "machine_with", "quantised"]
 
 MUS = ((3, 2), (1, 0), (-1, -2))
 
@@ -35,6 +37,12 @@ def machine_with(**changes: Any) -> Machine:
         else:
             data[section] = value
     return Machine.model_validate(data)
+
+
+@cache
+def embedded() -> Compiled:
+    """The embedded network with default options, compiled once for all tests; nobody changes it."""
+    return compile_model(default_model_path())
 
 
 def compile_onnx(model: onnx.ModelProto, **options: Any) -> Compiled:

@@ -35,7 +35,7 @@ def answer(device: Device, paths: Sequence[Path], top: int, show: Shower) -> lis
     if "inputs" in device.program.meta and len(inputs_of(device.program)) > 1:
         return [row for path in paths for row in _named(device, path, show)]
     ports = outputs_of(device.program) if "outputs" in device.program.meta else ()
-    several = len(ports) > 1 or any(len(p.dims) > 1 for p in ports)
+    several = len(ports) > 1 or any(len(p.dims) > 1 for p in ports) or device.output.shape[:2] != (1, 1)
     no_answers = untrained(device.program)[0]
     examples = [e for path in paths for e in read_input(path, device.input)]
     rows: list[dict[str, Any]] = []
