@@ -399,8 +399,10 @@ class BackwardEmitter:
     def _out(self, stripe: Stripe, sums: str, rr: RowRange) -> None:
         """Finished sums to host memory."""
         b, leave = self.b, stripe.leave
-        if leave.bits:
-            b.emit(*(("rangec", leave.bits, sums, leave.shift) if leave.dtype == "i8" else ("range", leave.bits, sums)), rr)
+        if leave.bits and leave.dtype == "i8":
+            b.emit("rangec", leave.bits, sums, leave.shift, rr)
+        elif leave.bits:
+            b.emit("range", leave.bits, sums, rr)
         if leave.narrow:
             self._cut(leave, stripe.small, sums, stripe.first, rr)
             sums = stripe.small
