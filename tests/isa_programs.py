@@ -131,7 +131,7 @@ def programs(draw: st.DrawFn) -> Program:
     for _ in range(draw(st.integers(0, 6))):
         which = draw(st.sampled_from(["li", "addi", "add", "loopi", "fill", "phase"]))
         origin = draw(origins)
-        buffers = [v.name for v in views.values() if v.space == "buf" and v.dtype != "bit"]
+        buffers = [v.name for v in views.values() if v.space == "buf" and v.dtype in TABLE["fill"].fields[0].dtypes]
         if which == "fill":
             if not buffers:
                 continue

@@ -311,7 +311,7 @@ def test_mobilenets(width: float, resolution: int, policy: str, banks: tuple[int
     compiled = compile_model(path, CompileOptions(machine=machine, backprop=policy))
     assert lint(compiled.program) == []
     assert len(compiled.program.code) < 20_000
-    assert len(encode_program(compiled.program)) < 256 * 1024
+    assert len(encode_program(compiled.program)) < 260 * 1024
     assert compiled.buffer_peak_bytes <= 401_408
     _prove_placement(compiled.placement, machine)
     if banks != (16, 16):

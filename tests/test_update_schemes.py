@@ -137,7 +137,7 @@ def test_errors_that_are_computed_twice_are_those_that_waited() -> None:
 def test_exponents_from_the_step_before_keep_wide_errors_in_the_buffer() -> None:
     """Errors saturate and are counted; behind the first step, which is exact, far fewer bits cross the host interface."""
     cases = {
-        name: check(models.mobilenet_like(), steps=4, error_range=name, rounding="carried", update="momentum")
+        name: check(models.mobilenet_like(), steps=4, error_range=name, rounding="carried", update="momentum", spill="always")
         for name in ("batch", "previous")
     }
     events = cases["previous"].events
