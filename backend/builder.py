@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -45,7 +46,7 @@ class Builder:
     entries: dict[str, int] = field(default_factory=dict)
     host_top: int = 0
     _names: dict[Any, str] = field(default_factory=dict)
-    _taken: set[str] = field(default_factory=set)
+    _taken: dict[str, None] = field(default_factory=dict)
     _origin: Origin = field(default_factory=Origin)
     _free: list[int] = field(default_factory=list)
     _region: bool = False
@@ -64,7 +65,7 @@ class Builder:
         while name in self._taken:
             i += 1
             name = f"{clean}.{i}"
-        self._taken.add(name)
+        self._taken[name] = None
         return name
 
     def _declare(self, pool: dict[str, Any], base: str, made: Any) -> str:
@@ -149,7 +150,7 @@ class Builder:
     def matrix(self, matrix: Matrix) -> str:
         """Declare a matrix under its own name."""
         if matrix.name not in self.matrices:
-            self._taken.add(matrix.name)
+            self._taken[matrix.name] = None
             self.matrices[matrix.name] = matrix
         return matrix.name
 
@@ -171,26 +172,37 @@ class Builder:
         return addr
 
     def cheapest(self, batch: int, size: int, *ways: Callable[[], None]) -> None:
-        """Emit the way that takes the fewest cycles (the first among equals) with ``size`` in register ``batch``; all leave registers as they were.
+        """Emit the way that takes the fewest cycles (the first among equals) with ``size`` in register ``batch``; all leave registers as they were. What the
+        others emitted and declared is gone.
 
         Raises:
             CapacityError: the machine has no room for any of them.
         """
-        first, free = len(self.code), list(self._free)
-        tried: list[tuple[int, list[Instr]]] = []
+        first, free, known = len(self.code), list(self._free), [len(pool) for pool in self._declared()]
+        tried: list[tuple[int, list[Instr], list[dict[Any, Any]]]] = []
         no_room: CapacityError | None = None
         for way in ways:
             try:
                 way()
+                cycles = self._cycles(self.code[first:], batch, size) if len(ways) > 1 else 0
+                tried.append(
+                    (cycles, self.code[first:], [_since(pool, n) for pool, n in zip(self._declared(), known, strict=True)])
+                )
             except CapacityError as exc:
                 no_room = exc
-                self.code[first:], self._free = [], list(free)
-                continue
-            code, self.code[first:], self._free = self.code[first:], [], list(free)
-            tried.append((self._cycles(code, batch, size) if len(ways) > 1 else 0, code))
+            self.code[first:], self._free = [], list(free)
+            for pool, n in zip(self._declared(), known, strict=True):
+                for key in _since(pool, n):
+                    del pool[key]
         if not tried and no_room:
             raise no_room
-        self.code += min(tried, key=lambda t: t[0])[1]
+        _, code, declared = min(tried, key=lambda t: t[0])
+        self.code += code
+        for pool, made in zip(self._declared(), declared, strict=True):
+            pool.update(made)
+
+    def _declared(self) -> tuple[dict[Any, Any], ...]:
+        return self.views, self.geometries, self.matrices, self.tables, self.tensors, self._names, self._taken
 
     def _cycles(self, code: Sequence[Instr], batch: int, size: int) -> int:
         program = Program(
@@ -271,6 +283,11 @@ class Builder:
         yield
         self.emit("addi", index, index, 1)
         self.emit("endl")
+
+
+def _since(pool: Mapping[Any, Any], known: int) -> dict[Any, Any]:
+    """What came into a pool after the first ``known``."""
+    return dict(itertools.islice(pool.items(), known, None))
 
 
 @dataclass(frozen=True)

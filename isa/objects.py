@@ -18,7 +18,7 @@ __all__ = ["DTYPES", "DTYPE_BYTES", "EXP_ONE", "LUT_ENTRIES", "Geometry", "Matri
 DTYPES: Final[Mapping[str, Any]] = {"u8": np.uint8, "i8": np.int8, "i32": np.int32, "bit": np.uint8, "i16": np.int16}
 """Types of elements, in the order of their codes in binary programs, and those of numpy that hold them."""
 
-DTYPE_BYTES: Final[Mapping[str, int]] = {"u8": 1, "i8": 1, "i32": 4, "bit": 0, "i16": 2}
+DTYPE_BYTES: Final[Mapping[str, int]] = {name: np.dtype(held).itemsize if name != "bit" else 0 for name, held in DTYPES.items()}
 
 LUT_ENTRIES: Final = 256
 """Entries of a table of a unary function: one for each value of an 8-bit type, the lowest first."""

@@ -133,7 +133,7 @@ class _State:
     placed: dict[str, str] = field(default_factory=dict)
     roots: dict[str, str] = field(default_factory=dict)
     unscaled: dict[str, bool] = field(default_factory=dict)
-    reals: dict[str, Array] = field(default_factory=dict)  # stored constant -> what it was stored from
+    reals: dict[str, tuple[Array, Array]] = field(default_factory=dict)  # stored constant -> its real values and its integers
     sunk: dict[str, str] = field(default_factory=dict)  # value that the file does not have -> the one of the same range
     index: dict[str, int] = field(default_factory=dict)
     position: dict[str, int] = field(default_factory=dict)  # new value -> place of its main operation in the old graph
@@ -197,7 +197,10 @@ class _State:
         """Add an operation whose constants are those of the old graph."""
         for name in op.consts.values():
             self.constants[name] = self.graph.constants[name]
-        return self._add(op, t)
+        value = self._add(op, t)
+        if op.kind == "reshape" and op.inputs[0] in self.reals:
+            self.reals[value] = self.reals[op.inputs[0]]
+        return value
 
     def _add(self, op: Op, t: TensorType) -> str:
         name, n = op.name, 1
@@ -650,7 +653,7 @@ class _State:
             real = self.graph.constant(a.op, "values")
             values = np.clip(np.rint(real / t.scale) + t.zero, lo, hi).astype(np.int16)
             made = self._with_consts(Op(a.op.name, "constant", (), output, {}, {}, origins), {"values": values}, t)
-            self.reals[made] = real
+            self.reals[made] = real, values
             return made
         low, high = a.lo, a.hi
         if low < 0 and t.zero == type_range(t.dtype)[0] and self._may_be_negative(a):
@@ -730,14 +733,11 @@ class _State:
 
     def _constant(self, stored: str) -> tuple[Array, float] | None:
         """Real values [H, W, C] of a stored constant that has one at every position, and how far the stored ones are off at most."""
-        made, t = None, self.values[stored]
-        while self.reals and (made := next((o for o in self.ops if o.output == stored), None)) and made.kind == "reshape":
-            stored = made.inputs[0]
-        real = self.reals.get(stored)
-        if made is None or real is None:
+        if stored not in self.reals:
             return None
+        (real, ints), t = self.reals[stored], self.values[stored]
         low, high = (t.scale * (q - t.zero) for q in type_range(t.dtype))
-        off = np.abs(np.clip(real, low, high) - t.scale * (self.constants[made.consts["values"]] - t.zero))
+        off = np.abs(np.clip(real, low, high) - t.scale * (ints - t.zero))
         return real.reshape(t.shape), float(off.max())
 
     def _near(self, op: Op, t: TensorType, slopes: Sequence[float]) -> None:

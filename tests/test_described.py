@@ -197,7 +197,7 @@ _parsed = cache(tomllib.loads)
 
 
 @given(data=st.data())
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=250, deadline=None)
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_whatever_stands_in_a_file_the_words_are_ours(kind: str, data: st.DataObject) -> None:
     """Any value anywhere, keys gone or renamed: it loads, or the error names the field in our words. (fuzz/kinds_descriptions.py goes on for longer.)"""

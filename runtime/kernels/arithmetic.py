@@ -6,7 +6,7 @@ import numpy as np
 
 from sasimc.runtime.kernels.compiling import inner
 
-__all__ = ["at", "binary_digits", "rne", "runs", "value8"]
+__all__ = ["at", "binary_digits", "digits32", "rne", "runs", "value8"]
 
 
 @inner
@@ -48,3 +48,9 @@ def binary_digits(value):  # type: ignore[no-untyped-def]
     while value >> digits:
         digits += 1
     return digits
+
+
+@inner
+def digits32(value):  # type: ignore[no-untyped-def]
+    """Binary digits of the magnitude of a 32-bit number. No loop, so that a loop over many becomes vectors: the exponent of a float64, which holds it exactly."""
+    return max(((np.float64(value).view(np.int64) >> 52) & 2047) - 1022, np.int64(0))

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from sasimc.runtime.kernel import SATURATED, buf, buf8, buf16, buf32, count, kernel, raise_reg, reg, set_reg, vector
-from sasimc.runtime.kernels.arithmetic import at, binary_digits, rne, runs, value8
+from sasimc.runtime.kernels.arithmetic import at, binary_digits, digits32, rne, runs, value8
 from sasimc.runtime.kernels.compiling import inner
 from sasimc.runtime.kernels.masks import GROUP, keep_bytes, keep_words, pack_bits
 from sasimc.runtime.kernels.rounding import STEP, shift_run
@@ -70,8 +70,7 @@ def cut16(op, m, first, last):  # type: ignore[no-untyped-def]
             for c in range(n):
                 value = np.int64(source[c])
                 size = abs(value)
-                digits = ((np.float64(source[c]).view(np.int64) >> 52) & 2047) - 1022  # float64 holds it exactly; 0 has none
-                cut = max(digits - DIGITS, np.int64(0))
+                cut = max(digits32(source[c]) - DIGITS, np.int64(0))
                 kept = size >> cut
                 code = (cut << (DIGITS - 1)) + (kept | np.int64((kept << cut) != size))
                 target[c] = np.int16(-code if value < 0 else code)

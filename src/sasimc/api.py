@@ -32,7 +32,7 @@ from sasimc.passes.options import BackwardOptions
 from sasimc.passes.pipeline import forward_passes
 from sasimc.quantise.ranges import with_ranges
 
-__all__ = ["CompileOptions", "compile", "compile_model", "compile_report"]
+__all__ = ["CHOICE", "CompileOptions", "compile", "compile_model", "compile_report"]
 
 CHOICE = "train_choice"
 """Entry of a program's meta data: what was chosen within a budget, as JSON (:meth:`~sasimc.budget.Choice.as_dict`)."""

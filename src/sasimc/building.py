@@ -6,7 +6,7 @@ from pathlib import Path
 
 from onnx import ModelProto
 
-from sasimc.datasets.dataset import hold_back, open_dataset
+from sasimc.datasets.dataset import Dataset, hold_back, open_dataset
 from sasimc.datasets.examples import training_examples
 from sasimc.isa.program import Program
 from sasimc.training.recipe import Recipe
@@ -22,22 +22,26 @@ def model_for(dataset: str, data: Path | None, weights: str | None, size: int, r
     Raises:
         SasError: no such data set or weights, options that do not fit.
     """
-    from sasimc.zoo.zoo import ZooOptions, build
-
-    opened = hold_back(open_dataset(dataset, data, size=size), recipe.data.hold_back)
-    made = ZooOptions(
-        weights=weights, resolution=size, classes=len(opened.classes), labels=opened.classes if opened.named else (), seed=recipe.seed,
-        **recipe.zoo.model_dump(),
-    )  # fmt: skip
-    return build("mobilenetv2-repnet", made, training_examples(opened, made.calibration_images))
+    return _model(_opened(dataset, data, size, recipe), weights, size, recipe)
 
 
 def program_for(dataset: str, data: Path | None, weights: str | None, size: int, recipe: Recipe) -> Program:
     """:func:`model_for`, compiled as the recipe's section compile asks for; layers within a budget are chosen on the same training images."""
     from sasimc.api import CompileOptions, compile_model
 
-    budget = recipe.compile.train_budget
-    opened = hold_back(open_dataset(dataset, data, size=size), recipe.data.hold_back) if budget else None
-    return compile_model(
-        model_for(dataset, data, weights, size, recipe), CompileOptions(**recipe.compile_options()), data=opened
-    ).program
+    opened = _opened(dataset, data, size, recipe)
+    return compile_model(_model(opened, weights, size, recipe), CompileOptions(**recipe.compile_options()), data=opened).program
+
+
+def _opened(dataset: str, data: Path | None, size: int, recipe: Recipe) -> Dataset:
+    return hold_back(open_dataset(dataset, data, size=size), recipe.data.hold_back)
+
+
+def _model(opened: Dataset, weights: str | None, size: int, recipe: Recipe) -> ModelProto:
+    from sasimc.zoo.zoo import ZooOptions, build
+
+    made = ZooOptions(
+        weights=weights, resolution=size, classes=len(opened.classes), labels=opened.classes if opened.named else (), seed=recipe.seed,
+        **recipe.zoo.model_dump(),
+    )  # fmt: skip
+    return build("mobilenetv2-repnet", made, training_examples(opened, made.calibration_images))

@@ -21,6 +21,7 @@ from sasimc.ir.graph import Graph, Op, TrainGraph
 from sasimc.ir.interp import Ints, run, run_op
 from sasimc.ir.interp_train import TrainResult, train_step
 from sasimc.isa.errors import SasError
+from sasimc.isa.objects import DTYPES
 from sasimc.passes.backward import Backward, channel_factors, logits_of
 from sasimc.passes.options import BackwardOptions
 from sasimc.training.level import Level
@@ -39,7 +40,6 @@ ONE = 32768
 Images = npt.NDArray[np.int8 | np.uint8]
 Labels = npt.NDArray[np.int64]
 Show = Callable[[str, float], None]
-_NUMPY = {"u8": "uint8", "i8": "int8"}
 
 
 def by_place(graph: Graph) -> tuple[dict[str, float], str]:
@@ -81,7 +81,7 @@ def batches_of(graph: Graph, data: Dataset) -> list[tuple[Images, Labels]]:
         )
     t = graph.type(graph.inputs[0])
     notes = {f"note.{key}": value for key, value in graph.notes.items()}
-    plane = NetworkInput.of(t.shape, _NUMPY[t.dtype], t.scale, t.zero, notes)
+    plane = NetworkInput.of(t.shape, np.dtype(DTYPES[t.dtype]).name, t.scale, t.zero, notes)
     loader = Loader(data, "train", plane.preprocess, BATCH, limit=IMAGES)
     batches = [(plane.integers(images), labels.astype(np.int64)) for images, labels, _ in loader.epoch(0)]
     if len(batches) < 2:

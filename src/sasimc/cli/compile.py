@@ -179,7 +179,7 @@ def compile_command(
     start = time.perf_counter()
     # the check's products run beside the linter and onnxruntime; several threads of BLAS would only spin for each other
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from sasimc.api import compile_model, compile_report
+    from sasimc.api import CHOICE, compile_model, compile_report
     from sasimc.isa.files import save_program
     from sasimc.zoo.zoo import default_model_path
 
@@ -209,7 +209,7 @@ def compile_command(
     if explain:
         print_tables(*_explained(made))
         say()
-    if choice := made.get("train_choice"):
+    if choice := made.get(CHOICE):
         print_tables(_chosen(choice))
         say()
     _summary(output, made)
