@@ -105,7 +105,6 @@ PLAIN = (
         "head_exponent=4:0",
         "module_exponent=2:-2",
         "modules.wait=1",
-        "modules.follow=0",
         "batch=8",
         "compile.backprop=exact",
         "compile.update=direct",

@@ -132,7 +132,7 @@ def main() -> None:
 DEFAULT = tuple(
     f"{key}={value}"
     for key, value in {
-        "head_exponent": "4:0", "module_exponent": "3:0", "modules.wait": 0.8, "modules.follow": 1, "compile.update": "momentum", "compile.round_errors": "carried",
+        "head_exponent": "4:0", "module_exponent": "3:0", "modules.wait": 0.8, "compile.update": "momentum", "compile.round_errors": "carried",
     }.items()
 )  # fmt: skip
 """The shipped recipe again, over the plain scheme of the ablation."""

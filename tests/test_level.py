@@ -1,11 +1,10 @@
-"""The level of the loss, when modules join, and the step exponents that follow it."""
+"""The level of the loss, and when modules join."""
 
 from __future__ import annotations
 
 import math
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_task import dataset, short_program
@@ -15,7 +14,7 @@ from sasimc.training.level import STILL, UNIT, Level, ModulesSection
 from sasimc.training.recipe import Recipe, Schedule
 from sasimc.training.trainer import TrainState, train
 
-HALF = ModulesSection(wait=0.5, latest=1, follow=1)
+HALF = ModulesSection(wait=0.5, latest=1)
 
 
 @given(st.integers(2, 1000), st.lists(st.integers(0, 20 * UNIT), max_size=60))
@@ -51,18 +50,8 @@ def test_modules_join_at_their_share_and_stay() -> None:
 
 def test_modules_join_at_the_latest_when_their_share_of_the_steps_is_done() -> None:
     """Also where the classifier alone learns nothing, as in a network all of whose layers are trained."""
-    modules = ModulesSection(wait=0.5, latest=0.5, follow=1)
+    modules = ModulesSection(wait=0.5, latest=0.5)
     assert [_exponent(Level.of(5, modules), modules, step) for step in range(10)] == [STILL] * 5 + [3] * 5
-
-
-@pytest.mark.parametrize(
-    ("level", "lower"), [(UNIT, 0), (UNIT // 2, 0), (UNIT // 4 + 1, 0), (UNIT // 4, 1), (UNIT // 8, 2), (0, 11)]
-)
-def test_the_exponent_falls_with_each_halving_of_the_level(level: int, lower: int) -> None:
-    """From half of a guess, where the modules join, down."""
-    at = Level(UNIT, level, joined=True)
-    for follow in (0, 1, 2):
-        assert _exponent(at, ModulesSection(wait=0.5, latest=1, follow=follow)) == 3 - follow * lower
 
 
 def test_values_have_the_loss_of_the_first_step_for_a_guess() -> None:
@@ -70,12 +59,12 @@ def test_values_have_the_loss_of_the_first_step_for_a_guess() -> None:
     assert not level.joined
     level = level.after(1000, HALF)
     assert (level.guess, level.level, level.joined) == (1000, 1000, False)
-    assert Level.of(0, ModulesSection(wait=1, latest=1, follow=0)).joined
+    assert Level.of(0, ModulesSection(wait=1, latest=1)).joined
 
 
 def test_modules_that_wait_keep_their_weights() -> None:
     """On the device: only the classifier learns until the modules join, then everything that is trainable moves."""
-    modules = ModulesSection(wait=0.1, latest=0.5, follow=1)
+    modules = ModulesSection(wait=0.1, latest=0.5)
     recipe = Recipe(epochs=2, head_exponent=Schedule(first=4, last=4), module_exponent=Schedule(first=4, last=4), modules=modules)
     device, data, moved = Device(short_program(update="direct"), "fused", 1), dataset(), list[set[str]]()
     begun = {name: values.copy() for name, values in device.state().items()}

@@ -1,4 +1,4 @@
-"""How far a training has come: the level of its loss, which the step exponents of the modules follow. Integers that the host makes of what it reads anyhow."""
+"""How far a training has come: the level of its loss, by which modules join. Integers that the host makes of what it reads anyhow."""
 
 from __future__ import annotations
 
@@ -19,17 +19,13 @@ _MEMORY = 4
 
 
 class ModulesSection(BaseModel):
-    """When modules join, and how their step sizes follow the loss.
-
-    ``wait``: modules stay as they are until the level of the loss is this share of what guessing has (1: they never wait), at the latest until the share
-    ``latest`` of the steps is done. ``follow``: for each time that the level halves from there on, their step exponent is so much lower.
-    """
+    """When modules join: they stay as they are until the level of the loss is the share ``wait`` of what guessing has (1: they never wait), at the latest
+    until the share ``latest`` of the steps is done."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     wait: Annotated[float, Field(gt=0, le=1)] = 0.8
     latest: Annotated[float, Field(ge=0, le=1)] = 0.25
-    follow: Annotated[int, Field(ge=0, le=8)] = 1
 
     def joins(self, guess: int) -> int:
         """The level at which modules join."""
@@ -64,8 +60,3 @@ class Level:
     def learns(self, step: int, steps: int, modules: ModulesSection) -> bool:
         """Whether modules learn in a step (0-based) of ``steps``."""
         return self.joined or step >= modules.latest * steps
-
-    def lower(self, modules: ModulesSection) -> int:
-        """By how much the step exponent of modules is lower than scheduled."""
-        halvings = (modules.joins(self.guess) // max(1, self.level)).bit_length() - 1
-        return modules.follow * max(0, halvings)

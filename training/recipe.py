@@ -117,7 +117,7 @@ class Recipe(_Section):
     """What the host decides about a training run, by default that of ``recipes/default.toml``.
 
     ``head_exponent`` and ``module_exponent``: the largest gradient of the classifier and of a module's layer moves its weight by about 2^mu
-    steps; negative values make updates sparse. ``modules``: when modules join, and how their exponent follows the loss. ``patience``: stop after this many epochs without a better validation accuracy
+    steps; negative values make updates sparse. ``modules``: when modules join. ``patience``: stop after this many epochs without a better validation accuracy
     (0: never). ``compile``: options of ``sasc compile`` that the run depends on. ``keep``: the weights of the epoch that is best on the validation split, or of the last. ``limit``: at most this
     many images of a split.
     """
@@ -139,10 +139,8 @@ class Recipe(_Section):
 
     def exponents(self, step: int, steps: int, level: Level) -> tuple[int, int]:
         """Step exponents of the classifier and of the modules in a step (0-based) of ``steps``; ``level``: of the loss, after the step before."""
-        module = (
-            self.module_exponent.at(step, steps) - level.lower(self.modules) if level.learns(step, steps, self.modules) else STILL
-        )
-        return self.head_exponent.at(step, steps), max(STILL, module)
+        module = self.module_exponent.at(step, steps) if level.learns(step, steps, self.modules) else STILL
+        return self.head_exponent.at(step, steps), module
 
     def compile_options(self) -> dict[str, Any]:
         """What a compile takes from the recipe, by the names of ``CompileOptions``."""
