@@ -10,34 +10,29 @@ all its readers read. One of which nothing is known is reported; all such places
 
 from __future__ import annotations
 
-import heapq
 import json
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from sasimc.ir.graph import INPUTS, OUTPUTS, Graph, Op, TensorType, type_range
 from sasimc.ir.layout import Layout
 from sasimc.isa.errors import Diagnostic, DiagnosticsError
-from sasimc.passes import integer_ops
-from sasimc.passes.curves import Curve, roots_of, table_of
-from sasimc.passes.factors import FactorError, clamp_bounds
+from sasimc.passes.curves import Curve, roots_of
+from sasimc.passes.factors import FactorError
 from sasimc.passes.fold_constants import SUNK
+from sasimc.passes.integer_graph import JOINS, MOVES, IntegerGraph
+from sasimc.passes.reals import Array, Pending, Real, Unknown, View, weighted
 
 __all__ = ["PLACED", "RANGES", "UNKNOWN_RANGE", "Canonicalise", "canonicalise", "unscaled"]
 
-Array = npt.NDArray[Any]
-_MOVES = ("maxpool", "reshape", "pad", "slice")
-_JOINS = ("concat", "mosaic")
 _PRODUCTS = ("product_f", "quotient_f")
-_KEEPS = ("clip_f", *_MOVES)  # what commutes with the quantize behind it
+_KEEPS = ("clip_f", *MOVES)  # what commutes with the quantize behind it
 UNKNOWN_RANGE = "no range of it is known"
-RELU6 = 6.0
 _SLACK = 1.1  # a quantisation holds a range that reaches this much further
 PLACED = "placed"
 """Note of an integer graph: JSON, real values of the float-level graph that were given a scale, and the stored value that holds each."""
@@ -45,37 +40,6 @@ RANGES = "sasimc.ranges"
 """Note of a float-level graph: JSON, [low, high] of real values that have no scale."""
 
 
-@dataclass(frozen=True)
-class View:
-    """A real value that is a stored tensor; ``softmax``: the one that has been passed (only the end of the graph may follow)."""
-
-    stored: str
-    softmax: Op | None = None
-
-
-@dataclass(frozen=True)
-class Pending:
-    """A real value not stored yet: ``op`` over stored ``sources`` (or a concat), clipped to [lo, hi], then moved. ``scale``, ``offset``: what a channel of
-    the result is multiplied by, and what is added; ``gain``: what a channel's products alone are multiplied by."""
-
-    op: Op
-    sources: tuple[str, ...]
-    lo: float = -math.inf
-    hi: float = math.inf
-    scale: Array | None = None
-    offset: Array | None = None
-    gain: Array | None = None
-    moves: tuple[Op, ...] = ()
-    parts: tuple[Any, ...] = ()
-    origins: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Unknown:
-    """Follows something already reported."""
-
-
-Real = View | Pending | Curve | Unknown
 Operation = Callable[[Op, Real], Real]
 
 
@@ -96,7 +60,7 @@ class Canonicalise:
 
 def canonicalise(graph: Graph) -> tuple[Graph, list[Diagnostic]]:
     """The integer graph and all that stands in its way; the graph is complete only when the list is empty."""
-    state = _State(graph, json.loads(graph.notes.get(RANGES, "{}")).get)
+    state = _State(graph, ranges=json.loads(graph.notes.get(RANGES, "{}")).get)
     for op in graph.ops:
         state.step(op)
     return state.finish(), state.problems
@@ -105,7 +69,7 @@ def canonicalise(graph: Graph) -> tuple[Graph, list[Diagnostic]]:
 def unscaled(graph: Graph) -> dict[str, bool]:
     """Real values that the integer graph would store and that the file gives no scale; for each, whether one follows from its readers and
     clips all the same."""
-    state = _State(graph, lambda _: (-1.0, 1.0))
+    state = _State(graph, ranges=lambda _: (-1.0, 1.0))
     for op in graph.ops:
         state.step(op)
     state.finish()
@@ -113,33 +77,24 @@ def unscaled(graph: Graph) -> dict[str, bool]:
 
 
 @dataclass(eq=False)
-class _State:
-    graph: Graph
-    ranges: Callable[[str], Sequence[float] | None]
+class _State(IntegerGraph):
+    """``ranges``: what is known of a real value; ``real``: of each what it is by now; ``stored``: quantised value of the old graph -> value of the new one;
+    ``moved``: real value -> the input it is, and the moves on it; ``sunk``: value that the file does not have -> the one of the same range."""
+
+    ranges: Callable[[str], Sequence[float] | None] = lambda _: None
     real: dict[str, Real] = field(default_factory=dict)
-    stored: dict[str, str] = field(default_factory=dict)  # quantised value of the old graph -> value of the new one
-    values: dict[str, TensorType] = field(default_factory=dict)
-    ops: list[Op] = field(default_factory=list)
-    constants: dict[str, Array] = field(default_factory=dict)
-    inputs: dict[str, str] = field(default_factory=dict)
+    stored: dict[str, str] = field(default_factory=dict)
     problems: list[Diagnostic] = field(default_factory=list)
-    made: dict[Hashable, str] = field(default_factory=dict)
-    names: set[str] = field(default_factory=set)
     notes: dict[str, str] = field(default_factory=dict)
     softmaxed: dict[str, Op] = field(default_factory=dict)
-    moved: dict[str, tuple[str, tuple[Op, ...]]] = field(
-        default_factory=dict
-    )  # real value -> the input it is, and the moves on it
+    moved: dict[str, tuple[str, tuple[Op, ...]]] = field(default_factory=dict)
     placed: dict[str, str] = field(default_factory=dict)
     roots: dict[str, str] = field(default_factory=dict)
     unscaled: dict[str, bool] = field(default_factory=dict)
-    reals: dict[str, tuple[Array, Array]] = field(default_factory=dict)  # stored constant -> its real values and its integers
-    sunk: dict[str, str] = field(default_factory=dict)  # value that the file does not have -> the one of the same range
-    index: dict[str, int] = field(default_factory=dict)
-    position: dict[str, int] = field(default_factory=dict)  # new value -> place of its main operation in the old graph
+    sunk: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.index = {op.name: i for i, op in enumerate(self.graph.ops)}
+        super().__post_init__()
         self.roots = roots_of(self.graph)
         self.sunk = json.loads(self.graph.notes.get(SUNK, "{}"))
         for name in self.graph.inputs:
@@ -163,7 +118,7 @@ class _State:
                 self._integer(op)
             case "argmax":
                 self._argmax(op)
-            case _ if op.kind in _MOVES and (op.inputs[0] in self.moved or self._bare_input(op.inputs[0])):
+            case _ if op.kind in MOVES and (op.inputs[0] in self.moved or self._bare_input(op.inputs[0])):
                 # a move of the real input: it commutes with the quantize behind it
                 source, moves = self.moved.get(op.inputs[0], (op.inputs[0], ()))
                 self.moved[op.output] = (source, (*moves, op))
@@ -192,30 +147,6 @@ class _State:
         self.stored[op.output] = self._keep(
             replace(op, inputs=tuple(s for s in sources if s is not None)), self.graph.type(op.output)
         )
-
-    def _keep(self, op: Op, t: TensorType) -> str:
-        """Add an operation whose constants are those of the old graph."""
-        for name in op.consts.values():
-            self.constants[name] = self.graph.constants[name]
-        value = self._add(op, t)
-        if op.kind == "reshape" and op.inputs[0] in self.reals:
-            self.reals[value] = self.reals[op.inputs[0]]
-        return value
-
-    def _add(self, op: Op, t: TensorType) -> str:
-        name, n = op.name, 1
-        while name in self.names:
-            n += 1
-            name = f"{op.name}:{n}"
-        self.names.add(name)
-        value, n = op.output, 1
-        while value in self.values:
-            n += 1
-            value = f"{op.output}:{n}"
-        self.values[value] = t
-        self.position[value] = self.index.get(op.name, self.index.get(op.name.rpartition(":")[0], len(self.index)))
-        self.ops.append(replace(op, name=name, output=value, made_by="canonicalise" if op.kind not in _MOVES else op.made_by))
-        return value
 
     def _argmax(self, op: Op) -> None:
         source = self.stored.get(op.inputs[0])
@@ -261,9 +192,9 @@ class _State:
         if op.kind == "constant":
             values = self.graph.constant(op, "values")
             return Pending(op, (), float(values.min()), float(values.max()), origins=trail)
-        if op.kind in _JOINS:
+        if op.kind in JOINS:
             return Pending(op, (), parts=tuple(args), origins=trail)
-        if op.kind in _MOVES and isinstance(first, (Pending, Curve)):
+        if op.kind in MOVES and isinstance(first, (Pending, Curve)):
             return replace(first, moves=(*first.moves, op), origins=(*first.origins, *trail))
         if op.kind == "clip_f":
             return self._clip(op, first)
@@ -291,7 +222,7 @@ class _State:
                     "a Softmax runs over the channels here (a transpose in front and one behind keep the result); a LogSoftmax can only end a network",
                 )  # fmt: skip
                 return Unknown()
-        if op.kind in _MOVES:
+        if op.kind in MOVES:
             out = self.values[sources[0]].shaped_like(self.graph.type(op.output))
             return View(self._keep(replace(op, inputs=sources), out))
         if op.kind == "unary_f":
@@ -350,7 +281,7 @@ class _State:
         readers = self.graph.consumers(value)
         if not isinstance(found, (Pending, Curve)) or len(readers) + (value in self.graph.outputs) < 2:
             return False
-        if _weighted(found):
+        if weighted(found):
             types = {self.graph.type(r.output).quant if r.kind == "quantize" else r.name for r in readers}
             return len(types) + (value in self.graph.outputs) > 1
         if self._as_curve(found) is not None:
@@ -446,16 +377,6 @@ class _State:
             return least - high, most - low
         return low - most, high - least
 
-    def _ends(self, stored: str) -> tuple[int, int]:
-        """The least and the largest integer that a stored value may be, as far as the operation that makes it says."""
-        made = next((o for o in reversed(self.ops) if o.output == stored), None)
-        if made is not None and made.kind == "lut":
-            table = self.constants[made.consts["table"]]
-            return int(table.min()), int(table.max())
-        if made is not None and "lo" in made.attrs:
-            return made.int_attr("lo"), made.int_attr("hi")
-        return type_range(self.values[stored].dtype)
-
     def _no_scale(self, op: Op, value: str) -> Unknown:
         self._problem(
             op, f"{op.str_attr('function', op.kind.removesuffix('_f'))} reads {value!r}, which is not quantised, and {UNKNOWN_RANGE}",
@@ -465,7 +386,7 @@ class _State:
 
     def _settle(self, a: Real) -> Real:
         """A pending value whose own quantisation is exact as a view: ReLU or a nearest resize of a stored tensor."""
-        if isinstance(a, Pending) and a.op.kind in _JOINS and all(isinstance(p, View) for p in a.parts):
+        if isinstance(a, Pending) and a.op.kind in JOINS and all(isinstance(p, View) for p in a.parts):
             have = [self.values[p.stored] for p in a.parts if isinstance(p, View)]
             if len({t.quant for t in have}) > 1:
                 return a
@@ -478,13 +399,6 @@ class _State:
             return a
         t = self.values[a.sources[0]]
         return View(self._moved(self._emit(a, t.shaped_like(self._base_type(a)), a.op.output), t, a.moves))
-
-    def _moved(self, value: str, t: TensorType, moves: Sequence[Op], last: int = 0, name: str = "") -> str:
-        """``value`` of the quantisation of ``t`` after the moves, the ``last`` of which gets the ``name``."""
-        for i, move in enumerate(moves, 1):
-            at = t.shaped_like(self.graph.type(move.output))
-            value = self._keep(replace(move, inputs=(value,), output=name if i == last else move.output), at)
-        return value
 
     def _clip(self, op: Op, a: Real) -> Real:
         lo, hi = op.float_attr("lo"), op.float_attr("hi")
@@ -624,161 +538,6 @@ class _State:
             return
         self.stored[op.output] = self._moved(source, t, moves, len(moves), op.output)
 
-    def _store(self, a: Real, t: TensorType, op: Op) -> str:
-        """The stored tensor of type ``t`` that holds the real value ``a``."""
-        if isinstance(a, View):
-            have = self.values[a.stored]
-            if have.quant == t.quant:
-                return a.stored
-            a = Pending(replace(op, kind="rescale", consts={}), (a.stored,), origins=(op.origin,))
-        assert isinstance(a, (Pending, Curve))
-        key = (_key(a), t.quant)
-        if key not in self.made:
-            base = a.op.output.removesuffix(":f")
-            # the last value that is stored anew takes the name; what only gives axes other names behind it will vanish
-            last = max((i + 1 for i, m in enumerate(a.moves) if not self._relabels(m)), default=0)
-            value = self._emit(a, t.shaped_like(self._base_type(a)), op.output if last == 0 else f"{base}:q")
-            self.made[key] = self._moved(value, t, a.moves, last, op.output)
-        return self.made[key]
-
-    def _emit(self, a: Pending | Curve, t: TensorType, output: str) -> str:
-        origins = ",".join(dict.fromkeys(o for part in (*a.origins, a.op.origin) for o in part.split(",") if o))
-        if isinstance(a, Curve):
-            return self._with_consts(Op(a.op.name, "lut", (a.source,), output, {}, {}, origins), table_of(a, t), t)
-        if a.op.kind in _JOINS:
-            parts = [self._store(p, t.shaped_like(self._real_type(p)), _part(a.op, i, output)) for i, p in enumerate(a.parts)]
-            return self._add(replace(a.op, inputs=tuple(parts), output=output, origin=origins), t)
-        if a.op.kind == "constant":
-            lo, hi = type_range(t.dtype)
-            real = self.graph.constant(a.op, "values")
-            values = np.clip(np.rint(real / t.scale) + t.zero, lo, hi).astype(np.int16)
-            made = self._with_consts(Op(a.op.name, "constant", (), output, {}, {}, origins), {"values": values}, t)
-            self.reals[made] = real, values
-            return made
-        low, high = a.lo, a.hi
-        if low < 0 and t.zero == type_range(t.dtype)[0] and self._may_be_negative(a):
-            low, high = 0.0, min(high, self._left_out(t))
-        bounds = clamp_bounds(t.dtype, t.scale, t.zero, low, high)
-        x = self.values[a.sources[0]]
-        base = Op(a.op.name, a.op.kind.removesuffix("_f"), a.sources, output, dict(bounds), {}, origins)
-        match a.op.kind:
-            case "conv_f":
-                lowered = integer_ops.conv(self.graph, base, a.op, x, t, a.gain, a.scale)
-            case "add_f":
-                self._near(base, t, (1.0, 1.0))
-                lowered = integer_ops.add(base, x, self.values[a.sources[1]], t, a.op.flag("minus"))
-            case "product_f":
-                if (product := self._with_constant(base, t)) is not None:
-                    return product
-                lowered = integer_ops.mul(replace(base, kind="mul"), x, self.values[a.sources[1]], t)
-            case "quotient_f":
-                return self._quotient(base, t)
-            case "softmax_f":
-                lowered = integer_ops.softmax(base, x, t)
-            case "layernorm_f":
-                lowered = integer_ops.layer_norm(self.graph, base, a.op, x, t)
-            case "matmul_f":
-                lowered = integer_ops.matmul(base, a.op, x, self.values[a.sources[1]], t)
-            case "avgpool_f":
-                lowered = integer_ops.avgpool(base, a.op, x, t)
-            case "resize_f":
-                lowered = integer_ops.resize(base, a.op.str_attr("mode"), x, t)
-            case _:
-                lowered = integer_ops.rescale(base, x, t, a.scale, a.offset)
-        return self._with_consts(*lowered, t)
-
-    def _quotient(self, op: Op, t: TensorType) -> str:
-        """A tensor times the reciprocal of another in 16 bits."""
-        (over, under), halves = op.inputs, list[str]()
-        y = self.values[under]
-        tables = integer_ops.reciprocal(y, self._ends(under))
-        first = tables[0][0]
-        self._near(op, t, (first.scale * type_range(first.dtype)[1], 0.0))
-        for i, (form, consts) in enumerate(tables):
-            table = replace(
-                op, name=f"{op.name}:inverse{i}", kind="lut", inputs=(under,), output=f"{op.output}:inverse{i}", attrs={}
-            )
-            halves.append(self._with_consts(table, consts, form.shaped_like(y)))
-        return self._by_halves(op, over, halves, t)
-
-    def _by_halves(self, op: Op, x: str, halves: Sequence[str], t: TensorType) -> str:
-        """A tensor times another in 16 bits: the products with either half, added."""
-        products = list[str]()
-        for i, half in enumerate(halves):
-            form = self.values[half]
-            to = integer_ops.whole_range(self.values[x], form) if i else t
-            attrs = clamp_bounds(to.dtype, to.scale, to.zero, -math.inf, math.inf)
-            times = Op(f"{op.name}:times{i}", "mul", (x, half), f"{op.output}:times{i}", dict(attrs), {}, op.origin)
-            products.append(self._with_consts(*integer_ops.mul(times, self.values[x], form, to), to.shaped_like(t)))
-        left, right = products
-        made = replace(op, kind="add", inputs=(left, right))
-        return self._with_consts(*integer_ops.add(made, self.values[left], self.values[right], t), t)
-
-    def _with_constant(self, op: Op, t: TensorType) -> str | None:
-        """A product with a constant of its own at every position in 16 bits, if 8 bits of it may move the result by a step; None if they do not."""
-        held = [self.values[v] for v in op.inputs]
-        most = [max(abs(h.scale * (q - h.zero)) for q in self._ends(v)) for v, h in zip(op.inputs, held, strict=True)]
-        for i, (v, h) in enumerate(zip(op.inputs, held, strict=True)):
-            found = self._constant(v)
-            if found is None or found[1] * most[1 - i] < t.scale:
-                continue
-            forms = [(form.shaped_like(h), ints.astype(np.int16)) for form, ints in integer_ops.halves(found[0])]
-            rest = forms[1][0].scale / 2 * most[1 - i] + integer_ops.whole_range(held[1 - i], forms[1][0]).scale / 2
-            if rest >= t.scale / 2:
-                raise _coarse(op, 1 + rest / t.scale)
-            parts = (Op(f"{op.name}:half{n}", "constant", (), f"{v}:half{n}", {}, {}, op.origin) for n in range(2))
-            made = [self._with_consts(o, {"values": ints}, form) for o, (form, ints) in zip(parts, forms, strict=True)]
-            return self._by_halves(op, op.inputs[1 - i], made, t)
-        return None
-
-    def _constant(self, stored: str) -> tuple[Array, float] | None:
-        """Real values [H, W, C] of a stored constant that has one at every position, and how far the stored ones are off at most."""
-        if stored not in self.reals:
-            return None
-        (real, ints), t = self.reals[stored], self.values[stored]
-        low, high = (t.scale * (q - t.zero) for q in type_range(t.dtype))
-        off = np.abs(np.clip(real, low, high) - t.scale * (ints - t.zero))
-        return real.reshape(t.shape), float(off.max())
-
-    def _near(self, op: Op, t: TensorType, slopes: Sequence[float]) -> None:
-        """Raises FactorError where a constant in 8 bits moves the result by a step; ``slopes``: of the result to each operand."""
-        for v, slope in zip(op.inputs, slopes, strict=True):
-            if (found := self._constant(v)) is not None and found[1] * slope >= t.scale:
-                raise _coarse(op, found[1] * slope / t.scale)
-
-    @staticmethod
-    def _left_out(t: TensorType) -> float:
-        """The upper bound of the activation left out in front of a type that begins at zero: none, or that of the ReLU6 where the type ends."""
-        return RELU6 if round(RELU6 / t.scale) + t.zero == type_range(t.dtype)[1] else math.inf
-
-    def _may_be_negative(self, a: Pending) -> bool:
-        """Whether a type that begins at zero cuts the result off, as the ReLU does that exporters leave out in front of such a quantize."""
-        signed = any(t.zero > type_range(t.dtype)[0] for t in map(self.values.__getitem__, a.sources))
-        return a.op.kind == "conv_f" or signed or any(c is not None and bool((c < 0).any()) for c in (a.scale, a.offset))
-
-    def _relabels(self, op: Op) -> bool:
-        """Whether an operation of the old graph only gives axes other names."""
-        return op.kind == "reshape" and self.graph.type(op.inputs[0]).shape == self.graph.type(op.output).shape
-
-    def _real_type(self, a: Real) -> TensorType:
-        if isinstance(a, View):
-            return self.values[a.stored]
-        assert isinstance(a, (Pending, Curve))
-        return self.graph.type(a.moves[-1].output) if a.moves else self._base_type(a)
-
-    def _base_type(self, a: Pending | Curve) -> TensorType:
-        """Shape and layout before the moves. A rescale may stem from this pass alone and then has no output in the old graph."""
-        if isinstance(a, Curve):
-            return self.values[a.source]
-        return self.values[a.sources[0]] if a.op.kind == "rescale" else self.graph.type(a.op.output)
-
-    def _with_consts(self, op: Op, consts: dict[str, Array], t: TensorType) -> str:
-        taken = any(f"{op.name}.{role}" in self.constants for role in consts)
-        tag = f"{op.name}@{op.output}" if taken else op.name
-        names = {role: f"{tag}.{role}" for role in consts}
-        self.constants.update({names[role]: a for role, a in consts.items()})
-        return self._add(replace(op, consts=names), t)
-
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def finish(self) -> Graph:
@@ -812,37 +571,6 @@ class _State:
             {**{k: v for k, v in self.graph.notes.items() if k != SUNK}, **self.notes},
         )  # fmt: skip
 
-    def _ordered(self) -> tuple[Op, ...]:
-        """Topological order, among the ready ones by place of the main node: readers' order matters in the backward pass."""
-        waiting = {op.output: {v for v in op.inputs if v not in self.inputs} for op in self.ops}
-        readers: dict[str, list[Op]] = {}
-        for op in self.ops:
-            for v in waiting[op.output]:
-                readers.setdefault(v, []).append(op)
-        by_output = {op.output: op for op in self.ops}
-        heap = [(self.position[v], i, v) for i, v in enumerate(waiting) if not waiting[v]]
-        heapq.heapify(heap)
-        order: list[Op] = []
-        while heap:
-            value = heapq.heappop(heap)[2]
-            order.append(by_output[value])
-            for reader in readers.get(value, []):
-                waiting[reader.output].discard(value)
-                if not waiting[reader.output]:
-                    heapq.heappush(heap, (self.position[reader.output], len(order) + len(heap), reader.output))
-        return tuple(order)
-
-
-def _coarse(op: Op, steps: float) -> FactorError:
-    return FactorError(
-        f"the constant of {op.origin!r} has a number at every position; as stored they move its result by {steps:.1f} steps"
-    )
-
-
-def _part(op: Op, index: int, output: str) -> Op:
-    """Name and origin of the rescale in front of input ``index`` of a concat."""
-    return replace(op, name=f"{op.name}:{index}", output=f"{output}:{index}")
-
 
 def _axes(t: TensorType) -> Sequence[Sequence[tuple[int, int]]]:
     return (t.layout or Layout.planes(t.shape)).axes
@@ -853,23 +581,6 @@ def _end(softmax: Op | None) -> dict[str, Any]:
     if softmax is None:
         return {}
     return {"end": "logsoftmax" if softmax.flag("log") else "softmax", "over": softmax.int_attr("axis")}
-
-
-def _key(a: Real) -> Hashable:
-    """What is computed."""
-    if isinstance(a, Curve):
-        return (a.op.output, a.source, tuple(m.output for m in a.moves), a.value.tobytes(), a.slope.tobytes())
-    if not isinstance(a, Pending):
-        return a
-    moves, constants = (
-        tuple(m.output for m in a.moves),
-        tuple(None if c is None else c.tobytes() for c in (a.scale, a.offset, a.gain)),
-    )
-    return (a.op.output, a.sources, moves, a.lo, a.hi, a.origins, tuple(map(_key, a.parts)), constants)
-
-
-def _weighted(a: Real) -> bool:
-    return isinstance(a, Pending) and (a.op.kind == "conv_f" or any(map(_weighted, a.parts)))
 
 
 def _is_one(scale: Array | None) -> bool:
