@@ -214,7 +214,7 @@ def _refuse_twice(host: Host, e: Emitter, constants: Mapping[str, TensorProto]) 
         )
 
 
-_OF_MODULES = ("wiring", "rep_gain", "rep_weight_max", "module_scales")
+_OF_MODULES = ("wiring", "rep_gain", "rep_weight_max", "module_weights", "module_scales")
 
 
 def _metadata(model: ModelProto, trainable: Sequence[str], options: AttachOptions, images: int) -> None:

@@ -156,6 +156,12 @@ class FloatReference(torch.nn.Module):
         """Logits [B, classes] of normalised images [B, 3, H, W]."""
         return self.rest(self.prefix(images))
 
+    def tensors(self, images: Tensor) -> Values:
+        """All tensors of normalised images [B, 3, H, W], by name."""
+        values = {self.input: images.contiguous(memory_format=self._layout)}
+        self._run(values, self._steps)
+        return values
+
     def _run(self, values: Values, steps: Iterable[Step]) -> None:
         for step in steps:
             values[step.output] = step.run(*(self._value(values, i) for i in step.inputs), a=step.attributes)

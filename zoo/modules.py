@@ -8,16 +8,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from sasimc.isa.errors import SasError
-from sasimc.zoo.arch import RepModule
+from sasimc.zoo.arch import ConvSpec, RepModule
 from sasimc.zoo.calibrate import Stats, affine_scale, power_of_two
 from sasimc.zoo.options import LearnerOptions
-from sasimc.zoo.weights import QuantWeights, Scale
+from sasimc.zoo.weights import QuantWeights, Scale, load_npz
 
 __all__ = ["calibrate_modules", "calibrate_pooled", "check_limits", "learner_scale", "new_classifier", "rep_weights"]
 
@@ -45,9 +46,17 @@ def new_classifier(features: int, classes: int, options: LearnerOptions) -> Quan
 
 
 def rep_weights(rng: np.random.Generator, module: RepModule, options: LearnerOptions) -> dict[str, QuantWeights]:
-    """Random int8 weights of one module, at He's scale rounded to a power of two (conv2's is corrected by calibration)."""
-    result = {}
+    """Int8 weights of one module: random, at He's scale rounded to a power of two (conv2's is corrected by calibration), or those of the file that the options
+    name, with as many steps.
+
+    Raises:
+        SasError: a file that cannot be read, or has no weights of this shape and name.
+    """
     deviation = options.rep_weight_max / 3
+    if options.module_weights is not None:
+        given = load_npz(Path(options.module_weights))
+        return {conv.name: _rounded(given, conv, deviation, options.module_weights) for conv in (module.conv1, module.conv2)}
+    result = {}
     for conv, gain in ((module.conv1, 2.0), (module.conv2, 1.0)):
         fan_in = math.prod(conv.weight_shape[1:])
         drawn = np.rint(rng.normal(0, deviation, conv.weight_shape))
@@ -55,6 +64,22 @@ def rep_weights(rng: np.random.Generator, module: RepModule, options: LearnerOpt
         exponent = round(math.log2(math.sqrt(gain / fan_in) / deviation))
         result[conv.name] = QuantWeights(weight, np.array([2.0**exponent], np.float32))
     return result
+
+
+def _rounded(given: Mapping[str, npt.NDArray[Any]], conv: ConvSpec, deviation: float, file: str) -> QuantWeights:
+    """Weights of a file in steps of a power of two, of which they deviate by about ``deviation``."""
+    if conv.name not in given:
+        raise SasError(f"there are no weights of {conv.name}", where=file, hint=f"it has {', '.join(given) or 'none at all'}")
+    real = np.asarray(given[conv.name])
+    if real.shape != tuple(conv.weight_shape) or real.dtype.kind != "f":
+        raise SasError(
+            f"weights of {conv.name} are {real.dtype} {list(real.shape)}, not float {list(conv.weight_shape)}", where=file
+        )
+    size = float(real.std(dtype=np.float64))
+    if not (math.isfinite(size) and size > 0):
+        raise SasError(f"weights of {conv.name} are all the same, or not numbers", where=file)
+    scale = 2.0 ** round(math.log2(size / deviation))
+    return QuantWeights(np.clip(np.rint(real / scale), -127, 127).astype(np.int8), np.array([scale], np.float32))
 
 
 def calibrate_modules(
@@ -141,7 +166,9 @@ def _module_scale(
     own = module.rms / _OFF
     exponent = round(math.log2(gain * block.rms / own)) if own > 0 and block.rms > 0 else 0
     factor = np.array([2.0**exponent], np.float32)
-    if options.module_scales == "channel":
+    if options.module_weights is not None:
+        factor = np.ones(1, np.float32)
+    elif options.module_scales == "channel":
         factor = _balance(gain * block.channel_rms, module.channel_rms / _OFF, exponent)
     peak = _peak(stats[m.conv2.name], factor.astype(np.float64) / _OFF, options)
     return replace(w, scale=w.scale * factor), power_of_two(peak, unsigned=False, headroom=options.headroom)

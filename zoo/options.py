@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Interval
 
+from sasimc.isa.errors import SasError
 from sasimc.isa.options import check_options, option
 
 __all__ = ["LearnerOptions"]
@@ -30,6 +31,10 @@ class LearnerOptions:
         "Initial size of a module's output relative to what it corrects (none: 1/8), or to the features that it joins (none: 1)",
     )
     rep_weight_max: Annotated[int, Interval(ge=1, le=127)] = option(48, "Largest first weight of a module")
+    module_weights: str | None = option(
+        None,
+        "File (.npz) of first weights of the modules, as examples/distil_modules.py makes it; added modules keep the size that they have with these",
+    )
     module_scales: Literal["tensor", "channel"] = option(
         "tensor", "A weight scale of the modules (a power of two) for each tensor, or for each output channel"
     )
@@ -44,6 +49,8 @@ class LearnerOptions:
     def check(self) -> None:
         """Raise :class:`SasError` for the first option that makes no sense."""
         check_options(self)
+        if self.module_weights is not None and self.rep_gain is not None:
+            raise SasError("module_weights and rep_gain both say how large a module's output is", hint="leave one of them out")
 
     def logit_step(self, classes: int) -> float:
         """A logit's step: 1/16, or as much more as the range of int8 needs to hold the margin that is best for label smoothing 0.1 (ln 9C, half of it to

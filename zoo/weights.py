@@ -173,7 +173,7 @@ def random_backbone(arch: Architecture, seed: int, classes: int | None, *, paddi
 
 def load_floats(path: Path, arch: Architecture) -> Backbone:
     """An ``.npz`` of folded float tensors (:func:`from_floats`); optional arrays ``padding``, ``labels``, ``mean``, ``std``."""
-    tensors = _load_npz(path)
+    tensors = load_npz(path)
     padding = str(tensors.get("padding", "symmetric"))
     if padding not in ("tf", "symmetric"):
         raise SasError(f"{path}: padding '{padding}' is neither 'tf' nor 'symmetric'")
@@ -186,7 +186,8 @@ def load_floats(path: Path, arch: Architecture) -> Backbone:
     return from_floats(arch, tensors, padding=padding, preprocess=pre, source=path.name, labels=labels)
 
 
-def _load_npz(path: Path) -> dict[str, Array]:
+def load_npz(path: Path) -> dict[str, Array]:
+    """Arrays by name. Raises SasError for no such file, or one that cannot be read."""
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
@@ -219,7 +220,7 @@ def load_folder(folder: Path, arch: Architecture) -> Backbone:
         layers = {entry["name"]: entry for entry in described["layers"]}
     except (ValueError, KeyError, TypeError) as error:
         raise SasError(f"{found[0]} is not a layer description: {error!r}") from error
-    return _Folder(npz, layers, described, _load_npz(npz), arch).backbone(folder)
+    return _Folder(npz, layers, described, load_npz(npz), arch).backbone(folder)
 
 
 @dataclass(frozen=True)

@@ -147,6 +147,7 @@ def learner(f: Callable[..., Any]) -> Callable[..., Any]:
         ("seed", "Weights"),
         ("wiring", "Network"),
         ("rep_gain", "Weights"),
+        ("module_weights", "Weights"),
         ("module_scales", "Weights"),
         ("head_init", "Weights"),
         ("headroom", "Calibration"),
