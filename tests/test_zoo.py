@@ -403,6 +403,49 @@ def test_bad_weight_files(tmp_path: Path) -> None:
         attempt(tmp_path / "bad.npz")
 
 
+def test_modules_that_start_from_weights(tmp_path: Path) -> None:
+    """The model holds what the file says, to half a step, at its own size; files that do not fit are refused by name."""
+    made = ZooOptions(width=0.1, resolution=32, classes=2, calibration_images=1, module_weights=str(tmp_path / "w.npz"))
+    modules = resolve_modules(mobilenet_v2(0.1), DEFAULT_MODULES, 32)
+    rng = np.random.default_rng(0)
+    given: dict[str, npt.NDArray[Any]] = {
+        conv.name: rng.normal(0, 0.03 * (1 + i), conv.weight_shape).astype(np.float32)
+        for i, module in enumerate(modules)
+        for conv in (module.conv1, module.conv2)
+    }
+    np.savez(tmp_path / "w.npz", **given)  # type: ignore[arg-type]
+    found = constants(build_mobilenetv2_repnet(made))
+    for name, real in given.items():
+        step = found[f"{name}.weight_scale"]
+        inside = np.abs(real) <= 127 * step
+        assert np.all(np.abs(found[f"{name}.weight_q"] * step - real)[inside] <= step / 2)
+        assert 8 <= real.std() / step <= 32
+        assert inside.all()
+    for name, value, message in (
+        ("rep.4.conv1", np.zeros((1, 1, 3, 3), np.float32), r"float32 \[1, 1, 3, 3\], not float"),
+        ("rep.4.conv1", np.zeros(given["rep.4.conv1"].shape, np.int8), "int8"),
+        ("rep.4.conv1", np.full(given["rep.4.conv1"].shape, np.nan, np.float32), "not numbers"),
+        ("rep.4.conv1", np.zeros(given["rep.4.conv1"].shape, np.float32), "all the same"),
+    ):
+        np.savez(tmp_path / "w.npz", **{**given, name: value})  # type: ignore[arg-type]
+        with pytest.raises(SasError, match=message):
+            build_mobilenetv2_repnet(made)
+    np.savez(tmp_path / "w.npz", **{k: v for k, v in given.items() if k != "rep.17.conv2"})  # type: ignore[arg-type]
+    with pytest.raises(SasError, match=r"no weights of rep\.17\.conv2"):
+        build_mobilenetv2_repnet(made)
+    with pytest.raises(SasError, match="rep_gain"):
+        build_mobilenetv2_repnet(replace(made, rep_gain=0.5))
+
+
+def test_shipped_weights_of_modules_fit_the_network_that_they_are_for() -> None:
+    file = Path(__file__).parents[1] / "examples" / "modules" / "mobilenetv2-64px.npz"
+    model = build_mobilenetv2_repnet(ZooOptions(resolution=32, classes=2, calibration_images=1, module_weights=str(file)))
+    with np.load(file) as given:
+        for name in given:
+            step = constants(model)[f"{name}.weight_scale"]
+            np.testing.assert_array_equal(constants(model)[f"{name}.weight_q"] * step, given[name].astype(np.float32))
+
+
 # --- real weights ---------------------------------------------------------------------------------------------------
 
 
