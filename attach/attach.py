@@ -76,10 +76,7 @@ def attach(model: ModelProto, options: AttachOptions, images: Sequence[npt.NDArr
     host = examine(model)
     places = find_places(host, options.at) if options.modules else []
     modules = tuple(zip(modules_of(host, places), places, strict=True))
-    rng = np.random.default_rng([options.seed, 1])
-    weights: dict[str, QuantWeights] = {}
-    for module, _ in modules:
-        weights.update(rep_weights(rng, module, options))
+    weights = rep_weights(np.random.default_rng([options.seed, 1]), [m for m, _ in modules], options)
     pooled = options.wiring == "pooled"
     features = host.features_shape[0] + sum(m.cout for m, _ in modules if pooled)
     head = new_classifier(features, options.classes, options)

@@ -13,6 +13,7 @@ Images need no labels: a data set or a folder, a thousand are a beginning. Needs
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import math
 import tempfile
@@ -27,6 +28,7 @@ from sasimc.datasets.dataset import Dataset, hold_back, open_dataset
 from sasimc.datasets.examples import training_examples
 from sasimc.datasets.images import Augment
 from sasimc.datasets.loader import Loader
+from sasimc.isa.files import write_atomically
 from sasimc.reference.float_reference import FloatReference
 from sasimc.zoo.zoo import ZooOptions, build, write
 
@@ -64,12 +66,7 @@ class Pair:
             Loader(self.data, split, net.preprocess, self.batch, self.seed, augment) for net in (self.student, self.teacher)
         ]
         for batches in zip(*(loader.epoch(epoch) for loader in loaders), strict=True):
-            yield [self._normal(net, images) for net, (images, _, _) in zip((self.student, self.teacher), batches, strict=True)]
-
-    @staticmethod
-    def _normal(net: FloatReference, images: np.ndarray) -> torch.Tensor:
-        mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (net.preprocess.mean, net.preprocess.std))
-        return (torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255 - mean) / std
+            yield [net.normalised(images) for net, (images, _, _) in zip((self.student, self.teacher), batches, strict=True)]
 
     def told(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Features and outputs of the teacher."""
@@ -124,9 +121,9 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, help="an .npz file")
     o = parser.parse_args()
     torch.manual_seed(o.seed)
-    with o.output.with_suffix(".npz.part").open("wb") as out:  # before anything is computed: may it be written?
-        np.savez(out, **train(Pair(o, hold_back(open_dataset(o.images), 0.2)), o.epochs))
-    o.output.with_suffix(".npz.part").replace(o.output)
+    out = io.BytesIO()
+    np.savez(out, **train(Pair(o, hold_back(open_dataset(o.images), 0.2)), o.epochs))
+    write_atomically(o.output, out.getvalue())
     print(f"wrote {o.output}")
 
 

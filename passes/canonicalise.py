@@ -76,12 +76,12 @@ def unscaled(graph: Graph) -> dict[str, bool]:
     return state.unscaled
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class _State(IntegerGraph):
     """``ranges``: what is known of a real value; ``real``: of each what it is by now; ``stored``: quantised value of the old graph -> value of the new one;
     ``moved``: real value -> the input it is, and the moves on it; ``sunk``: value that the file does not have -> the one of the same range."""
 
-    ranges: Callable[[str], Sequence[float] | None] = lambda _: None
+    ranges: Callable[[str], Sequence[float] | None]
     real: dict[str, Real] = field(default_factory=dict)
     stored: dict[str, str] = field(default_factory=dict)
     problems: list[Diagnostic] = field(default_factory=list)

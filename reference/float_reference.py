@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import torch  # pyright: ignore[reportMissingImports]
 from onnx import helper, numpy_helper
@@ -155,6 +156,11 @@ class FloatReference(torch.nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits [B, classes] of normalised images [B, 3, H, W]."""
         return self.rest(self.prefix(images))
+
+    def normalised(self, images: npt.NDArray[np.uint8]) -> Tensor:
+        """Bytes [B, H, W, 3] as the network takes them, [B, 3, H, W]."""
+        mean, std = (torch.tensor(v).reshape(1, 3, 1, 1) for v in (self.preprocess.mean, self.preprocess.std))
+        return (torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255 - mean) / std
 
     def tensors(self, images: Tensor) -> Values:
         """All tensors of normalised images [B, 3, H, W], by name."""

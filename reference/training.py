@@ -51,8 +51,6 @@ class _Prefix:
 
     def __init__(self, network: FloatReference, keep: bool) -> None:
         self._twin, self._keep, self._left = network, keep, KEPT_BYTES
-        self._mean = torch.tensor(network.preprocess.mean).reshape(1, 3, 1, 1)
-        self._std = torch.tensor(network.preprocess.std).reshape(1, 3, 1, 1)
         self._kept: dict[tuple[int, int], tuple[Tensor, ...]] = {}
 
     def __call__(self, images: npt.NDArray[np.uint8], positions: npt.NDArray[np.int64], draw: int) -> tuple[Tensor, ...]:
@@ -61,8 +59,7 @@ class _Prefix:
         missing = [n for n, key in enumerate(keys) if key not in self._kept]
         fresh: dict[int, tuple[Tensor, ...]] = {}
         if missing:
-            x = torch.from_numpy(images[missing]).permute(0, 3, 1, 2).float() / 255
-            parts = self._twin.prefix((x - self._mean) / self._std)
+            parts = self._twin.prefix(self._twin.normalised(images[missing]))
             fresh = {n: tuple(p[row : row + 1].clone() for p in parts) for row, n in enumerate(missing)}
         for n, values in fresh.items():
             size = sum(v.numel() * v.element_size() for v in values)

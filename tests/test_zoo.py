@@ -435,6 +435,8 @@ def test_modules_that_start_from_weights(tmp_path: Path) -> None:
         build_mobilenetv2_repnet(made)
     with pytest.raises(SasError, match="rep_gain"):
         build_mobilenetv2_repnet(replace(made, rep_gain=0.5))
+    with pytest.raises(SasError, match="balances the channels"):
+        build_mobilenetv2_repnet(replace(made, module_scales="channel"))
 
 
 def test_shipped_weights_of_modules_fit_the_network_that_they_are_for() -> None:

@@ -45,19 +45,20 @@ def new_classifier(features: int, classes: int, options: LearnerOptions) -> Quan
     return QuantWeights(weight, np.array([scale], np.float32), np.zeros(classes))
 
 
-def rep_weights(rng: np.random.Generator, module: RepModule, options: LearnerOptions) -> dict[str, QuantWeights]:
-    """Int8 weights of one module: random, at He's scale rounded to a power of two (conv2's is corrected by calibration), or those of the file that the options
+def rep_weights(rng: np.random.Generator, modules: Sequence[RepModule], options: LearnerOptions) -> dict[str, QuantWeights]:
+    """Int8 weights of the modules: random, at He's scale rounded to a power of two (conv2's is corrected by calibration), or those of the file that the options
     name, with as many steps.
 
     Raises:
         SasError: a file that cannot be read, or has no weights of this shape and name.
     """
     deviation = options.rep_weight_max / 3
-    if options.module_weights is not None:
+    convs = [(conv, gain) for m in modules for conv, gain in ((m.conv1, 2.0), (m.conv2, 1.0))]
+    if options.module_weights is not None and modules:
         given = load_npz(Path(options.module_weights))
-        return {conv.name: _rounded(given, conv, deviation, options.module_weights) for conv in (module.conv1, module.conv2)}
+        return {conv.name: _rounded(given, conv, deviation, options.module_weights) for conv, _ in convs}
     result = {}
-    for conv, gain in ((module.conv1, 2.0), (module.conv2, 1.0)):
+    for conv, gain in convs:
         fan_in = math.prod(conv.weight_shape[1:])
         drawn = np.rint(rng.normal(0, deviation, conv.weight_shape))
         weight = np.clip(drawn, -options.rep_weight_max, options.rep_weight_max).astype(np.int8)
@@ -164,11 +165,10 @@ def _module_scale(
     block = stats[block_site] if block_site in stats else stats[f"{m.name}.sum"]
     gain = options.first_gain
     own = module.rms / _OFF
-    exponent = round(math.log2(gain * block.rms / own)) if own > 0 and block.rms > 0 else 0
+    known = options.module_weights is None and own > 0 and block.rms > 0
+    exponent = round(math.log2(gain * block.rms / own)) if known else 0
     factor = np.array([2.0**exponent], np.float32)
-    if options.module_weights is not None:
-        factor = np.ones(1, np.float32)
-    elif options.module_scales == "channel":
+    if options.module_scales == "channel":
         factor = _balance(gain * block.channel_rms, module.channel_rms / _OFF, exponent)
     peak = _peak(stats[m.conv2.name], factor.astype(np.float64) / _OFF, options)
     return replace(w, scale=w.scale * factor), power_of_two(peak, unsigned=False, headroom=options.headroom)

@@ -51,6 +51,11 @@ class LearnerOptions:
         check_options(self)
         if self.module_weights is not None and self.rep_gain is not None:
             raise SasError("module_weights and rep_gain both say how large a module's output is", hint="leave one of them out")
+        if self.module_weights is not None and self.module_scales == "channel":
+            raise SasError(
+                "module_scales = channel balances the channels of random weights, module_weights gives others",
+                hint="leave one of them out",
+            )
 
     def logit_step(self, classes: int) -> float:
         """A logit's step: 1/16, or as much more as the range of int8 needs to hold the margin that is best for label smoothing 0.1 (ln 9C, half of it to

@@ -158,10 +158,7 @@ def build_mobilenetv2_repnet(options: ZooOptions, images: Iterable[npt.NDArray[n
     backbone = _backbone(options, arch)
     pooled = modules if options.wiring == "pooled" else ()
     head, new_head = _classifier(options, arch.features + sum(m.cout for m in pooled), backbone, bool(pooled))
-    rng = np.random.default_rng([options.seed, 1])
-    rep = {}
-    for module in modules:
-        rep.update(rep_weights(rng, module, options))
+    rep = rep_weights(np.random.default_rng([options.seed, 1]), modules, options)
     net = Network(arch, backbone, modules, rep, head, options.resolution, options.wiring)
     if images is not None:
         pictures = as_list(images)
