@@ -21,7 +21,8 @@ from sasimc.isa.errors import SasError
 from sasimc.zoo.arch import mobilenet_v2, resolve_modules, same_pads
 from sasimc.zoo.calibrate import Stats, affine_scale, generated_images, power_of_two
 from sasimc.zoo.options import LearnerOptions
-from sasimc.zoo.weights import fold_batch_norm, fold_state, quantise_weights
+from sasimc.zoo.shipped import shipped_weights
+from sasimc.zoo.weights import fold_batch_norm, fold_state, load_npz, quantise_weights, random_backbone
 from sasimc.zoo.zoo import (
     DEFAULT_MODULES,
     RepSpec,
@@ -439,13 +440,34 @@ def test_modules_that_start_from_weights(tmp_path: Path) -> None:
         build_mobilenetv2_repnet(replace(made, module_scales="channel"))
 
 
-def test_shipped_weights_of_modules_fit_the_network_that_they_are_for() -> None:
-    file = Path(__file__).parents[1] / "examples" / "modules" / "mobilenetv2-64px.npz"
-    model = build_mobilenetv2_repnet(ZooOptions(resolution=32, classes=2, calibration_images=1, module_weights=str(file)))
-    with np.load(file) as given:
-        for name in given:
-            step = constants(model)[f"{name}.weight_scale"]
-            np.testing.assert_array_equal(constants(model)[f"{name}.weight_q"] * step, given[name].astype(np.float32))
+def test_shipped_weights_are_for_one_backbone_resolution_and_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``auto`` takes a shipped file where all of these are its own and no option says otherwise; elsewhere modules are random."""
+    arch = mobilenet_v2(0.1)
+    backbone = random_backbone(arch, 5, None)
+    rng = np.random.default_rng(0)
+    given: dict[str, Any] = {
+        conv.name: rng.normal(0, 0.05, conv.weight_shape).astype(np.float16)
+        for module in resolve_modules(arch, DEFAULT_MODULES, 32)
+        for conv in (module.conv1, module.conv2)
+    }
+    np.savez(tmp_path / "w.npz", backbone=backbone.fingerprint, resolution=32, **given)
+    monkeypatch.setattr("sasimc.zoo.shipped.shipped_weights", lambda: [tmp_path / "w.npz"])
+    options = ZooOptions(width=0.1, resolution=32, classes=2, calibration_images=1, seed=5)
+
+    def weights(**changes: Any) -> list[bytes]:
+        found = constants(build_mobilenetv2_repnet(replace(options, **changes)))
+        return [found[name].tobytes() for name in sorted(found) if name.startswith("rep.") and name.endswith(".weight_q")]
+
+    file = str(tmp_path / "w.npz")
+    assert weights() == weights(module_weights=file) != weights(module_weights="random")
+    for elsewhere in ({"seed": 6}, {"resolution": 64}, {"rep_gain": 0.25}, {"wiring": "pooled"}, {"module_scales": "channel"}):
+        assert weights(**elsewhere) == weights(module_weights="random", **elsewhere)
+    three = DEFAULT_MODULES[:3]
+    assert weights(modules=three) == weights(modules=three, module_weights=file)
+    other = (replace(DEFAULT_MODULES[1], kernel=3),)
+    assert weights(modules=other) == weights(modules=other, module_weights="random")
+    model = build_mobilenetv2_repnet(options)
+    assert props(model)["sasimc.zoo"]["module_weights"] == "auto"  # not a path of this machine
 
 
 # --- real weights ---------------------------------------------------------------------------------------------------
@@ -472,6 +494,22 @@ def test_folder_weights_are_kept_to_the_bit() -> None:
     assert trained["classifier.weight_q"].shape == (17, 1280)
     with pytest.raises(SasError, match="width"):
         build_mobilenetv2_repnet(ZooOptions(weights=str(folder), width=0.5))
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not DATA, reason="needs SASIMC_DATA")
+def test_shipped_weights_of_modules_are_for_the_weights_folder() -> None:
+    folder = str(Path(str(DATA)) / "weights")
+    assert shipped_weights()
+    for path in shipped_weights():
+        held = load_npz(path)
+        made = ZooOptions(weights=folder, resolution=int(held["resolution"]), classes=17, calibration_images=1)
+        values = constants(build_mobilenetv2_repnet(made))
+        random = constants(build_mobilenetv2_repnet(replace(made, module_weights="random")))
+        for name in held.keys() - {"backbone", "resolution"}:
+            step = values[f"{name}.weight_scale"]
+            np.testing.assert_allclose(values[f"{name}.weight_q"] * step, held[name], atol=float(step) / 2)
+            assert not np.array_equal(values[f"{name}.weight_q"], random[f"{name}.weight_q"])
 
 
 @pytest.mark.data

@@ -87,7 +87,7 @@ class ZooSection(_Section):
     percentile: Annotated[float, Field(ge=50, le=100)] = 99.99
     wiring: Literal["add", "pooled"] = "add"
     rep_gain: Annotated[float, Field(ge=0, le=16)] | None = None
-    module_weights: str | None = None
+    module_weights: str = "auto"
     rep_weight_max: Annotated[int, Field(ge=1, le=127)] = 48
     module_scales: Literal["tensor", "channel"] = "tensor"
     logit_exponent: Annotated[int, Field(ge=-12, le=8)] | None = None

@@ -54,9 +54,9 @@ def rep_weights(rng: np.random.Generator, modules: Sequence[RepModule], options:
     """
     deviation = options.rep_weight_max / 3
     convs = [(conv, gain) for m in modules for conv, gain in ((m.conv1, 2.0), (m.conv2, 1.0))]
-    if options.module_weights is not None and modules:
-        given = load_npz(Path(options.module_weights))
-        return {conv.name: _rounded(given, conv, deviation, options.module_weights) for conv, _ in convs}
+    if options.weights_file is not None and modules:
+        given = load_npz(Path(options.weights_file))
+        return {conv.name: _rounded(given, conv, deviation, options.weights_file) for conv, _ in convs}
     result = {}
     for conv, gain in convs:
         fan_in = math.prod(conv.weight_shape[1:])
@@ -165,7 +165,7 @@ def _module_scale(
     block = stats[block_site] if block_site in stats else stats[f"{m.name}.sum"]
     gain = options.first_gain
     own = module.rms / _OFF
-    known = options.module_weights is None and own > 0 and block.rms > 0
+    known = options.weights_file is None and own > 0 and block.rms > 0
     exponent = round(math.log2(gain * block.rms / own)) if known else 0
     factor = np.array([2.0**exponent], np.float32)
     if options.module_scales == "channel":

@@ -31,9 +31,9 @@ class LearnerOptions:
         "Initial size of a module's output relative to what it corrects (none: 1/8), or to the features that it joins (none: 1)",
     )
     rep_weight_max: Annotated[int, Interval(ge=1, le=127)] = option(48, "Largest first weight of a module")
-    module_weights: str | None = option(
-        None,
-        "File (.npz) of first weights of the modules, as examples/distil_modules.py makes it; added modules keep the size that they have with these",
+    module_weights: str = option(
+        "auto",
+        "First weights of the modules: shipped ones for this backbone and size if there are any, else random (auto), random, or those of a file (.npz)",
     )
     module_scales: Literal["tensor", "channel"] = option(
         "tensor", "A weight scale of the modules (a power of two) for each tensor, or for each output channel"
@@ -49,9 +49,9 @@ class LearnerOptions:
     def check(self) -> None:
         """Raise :class:`SasError` for the first option that makes no sense."""
         check_options(self)
-        if self.module_weights is not None and self.rep_gain is not None:
+        if self.weights_file is not None and self.rep_gain is not None:
             raise SasError("module_weights and rep_gain both say how large a module's output is", hint="leave one of them out")
-        if self.module_weights is not None and self.module_scales == "channel":
+        if self.weights_file is not None and self.module_scales == "channel":
             raise SasError(
                 "module_scales = channel balances the channels of random weights, module_weights gives others",
                 hint="leave one of them out",
@@ -63,6 +63,16 @@ class LearnerOptions:
         if self.logit_exponent is not None:
             return 2.0**self.logit_exponent
         return 2.0 ** max(-4, math.ceil(math.log2(1.25 * math.log(9 * classes) / 127)))
+
+    @property
+    def weights_file(self) -> str | None:
+        """The file of the modules' first weights, if one is named."""
+        return self.module_weights if self.module_weights not in ("auto", "random") else None
+
+    @property
+    def takes_shipped(self) -> bool:
+        """Whether shipped weights go with the other options: they are for added modules, and bring their size and scales along."""
+        return (self.module_weights, self.wiring, self.rep_gain, self.module_scales) == ("auto", "add", None, "tensor")
 
     @property
     def first_gain(self) -> float:

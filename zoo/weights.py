@@ -7,6 +7,7 @@ are calibrated later.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -86,6 +87,15 @@ class Backbone:
     padding: str = "tf"
     preprocess: Preprocess = field(default_factory=Preprocess)
     labels: tuple[str, ...] = ()
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the convolutions' integers: which network this is, wherever its file lies."""
+        digest = hashlib.sha256()
+        for name, conv in sorted(self.convs.items()):
+            digest.update(f"{name} {conv.weight.shape}".encode())
+            digest.update(np.ascontiguousarray(conv.weight).tobytes())
+        return digest.hexdigest()
 
 
 def quantise_weights(weight: Array, bias: Array | None, in_scale: float = 1 / 128) -> QuantWeights:

@@ -15,7 +15,8 @@ Numbers of the trainable part (``docs/reference/numerics.md``; the paper leaves 
 - Weights: int8 drawn with standard deviation ``rep_weight_max`` / 3 and cut at ``rep_weight_max`` (default 48 of 127), so
   that training has room; the scale is one power of two per tensor. conv1's is He's; conv2's makes the module's output, on the
   calibration images, ``rep_gain`` times as large (RMS) as the block output it corrects, or as the features that it joins: this takes the place of a norm.
-  With ``module_weights`` they are those of a file, and an added module has the size that they give it.
+  With ``module_weights`` they are those of a file, and an added module has the size that they give it; by default so with the shipped file for this
+  backbone and resolution (:mod:`sasimc.zoo.shipped`), where there is one.
   With ``module_scales`` = ``channel`` every output channel has its own power of two: conv1's make its channels equally large,
   conv2's give every channel of the correction its gain beside the same channel of the block.
   An eighth leaves the untrained network as good as without modules (linear probe on flowers-17, validation: none 92.4 %, 1/16
@@ -52,6 +53,7 @@ from sasimc.zoo.calibrate import (
 from sasimc.zoo.graph import JOINED, Network, emit
 from sasimc.zoo.modules import calibrate_modules, calibrate_pooled, check_limits, learner_scale, new_classifier, rep_weights
 from sasimc.zoo.options import LearnerOptions
+from sasimc.zoo.shipped import with_shipped
 from sasimc.zoo.weights import (
     Backbone,
     QuantWeights,
@@ -158,6 +160,7 @@ def build_mobilenetv2_repnet(options: ZooOptions, images: Iterable[npt.NDArray[n
     backbone = _backbone(options, arch)
     pooled = modules if options.wiring == "pooled" else ()
     head, new_head = _classifier(options, arch.features + sum(m.cout for m in pooled), backbone, bool(pooled))
+    asked, options = options, with_shipped(options, modules, backbone, options.resolution)
     rep = rep_weights(np.random.default_rng([options.seed, 1]), modules, options)
     net = Network(arch, backbone, modules, rep, head, options.resolution, options.wiring)
     if images is not None:
@@ -172,7 +175,7 @@ def build_mobilenetv2_repnet(options: ZooOptions, images: Iterable[npt.NDArray[n
         raise AssertionError(f"sites without a scale: {sorted(missing)}")
     trainable = [conv.name for m in modules for conv in (m.conv1, m.conv2)] + (["classifier"] if new_head else [])
     labels = options.labels if options.labels else (() if new_head else backbone.labels)
-    _metadata(model, options, backbone, trainable, labels)
+    _metadata(model, asked, backbone, trainable, labels)
     if options.weights is None or new_head:
         what = "weights" if options.weights is None else "classifier"
         model.metadata_props.add(key="sasimc.untrained", value=json.dumps(what))

@@ -1,0 +1,43 @@
+"""First weights of modules that come with the package: one file for each backbone and resolution that they were distilled for.
+
+A file is what ``examples/distil_modules.py`` writes: an array of floats for each convolution, and beside them ``backbone``, the
+:attr:`~sasimc.zoo.weights.Backbone.fingerprint` of the network that it is for, and ``resolution`` in pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+from typing import TypeVar
+
+from sasimc.zoo.arch import RepModule
+from sasimc.zoo.options import LearnerOptions
+from sasimc.zoo.weights import Backbone, load_npz
+
+__all__ = ["shipped_weights", "with_shipped"]
+
+Options = TypeVar("Options", bound=LearnerOptions)
+
+
+def shipped_weights() -> list[Path]:
+    """The files."""
+    return sorted(Path(str(resources.files("sasimc.zoo") / "default")).glob("*.npz"))
+
+
+def with_shipped(options: Options, modules: Sequence[RepModule], backbone: Backbone, resolution: int) -> Options:
+    """The options with ``module_weights`` = ``auto`` decided where there is a shipped file for this backbone, resolution and all these modules."""
+    if options.module_weights != "auto":
+        return options
+    if options.takes_shipped and modules:
+        for path in shipped_weights():
+            held = load_npz(path)
+            shapes = {conv.name: tuple(conv.weight_shape) for m in modules for conv in (m.conv1, m.conv2)}
+            if (
+                int(held["resolution"]) == resolution
+                and str(held["backbone"]) == backbone.fingerprint
+                and all(name in held and held[name].shape == shape for name, shape in shapes.items())
+            ):
+                return replace(options, module_weights=str(path))
+    return options
