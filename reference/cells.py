@@ -22,6 +22,7 @@ from sasimc.runtime.device import Device
 from sasimc.training.evaluation import Progress, evaluate
 from sasimc.training.recipe import Recipe, load_recipe
 from sasimc.training.trainer import Epoch, Training, train
+from sasimc.zoo.shipped import contents
 from sasimc.zoo.zoo import DEFAULT_MODULES, ZooOptions, build, write
 
 __all__ = ["CONFIGURATIONS", "Cell", "Runner", "Settings", "standard_error", "use_threads"]
@@ -115,6 +116,9 @@ class Runner:
         """File of the finished cell; its name changes with everything its numbers depend on."""
         s, data = self.settings, self.dataset(cell.dataset)
         recipe = self.recipe(cell.dataset).model_dump(exclude={"seed"})
+        first = recipe["zoo"].pop("module_weights")
+        if cell.config > 1:
+            recipe["zoo"]["module_weights"] = contents(first)
         if cell.config == 4:
             del recipe["reference"]
         else:
@@ -175,7 +179,8 @@ class Runner:
             weights=s.weights, width=s.width, classes=len(data.classes), resolution=s.size, seed=cell.seed,
             modules=() if cell.config == 1 else DEFAULT_MODULES, **zoo.model_dump(),
         )  # fmt: skip
-        key = hashlib.sha256(repr((options, data.name, data.counts())).encode()).hexdigest()[:12]
+        first = contents(zoo.module_weights)
+        key = hashlib.sha256(repr((options, first, data.name, data.counts())).encode()).hexdigest()[:12]
         path = s.out / "models" / f"{key}.onnx"
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,17 +6,19 @@ A file is what ``examples/distil_modules.py`` writes: an array of floats for eac
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import TypeVar
 
+from sasimc.isa.errors import SasError
 from sasimc.zoo.arch import RepModule
 from sasimc.zoo.options import LearnerOptions
 from sasimc.zoo.weights import Backbone, load_npz
 
-__all__ = ["shipped_weights", "with_shipped"]
+__all__ = ["contents", "shipped_weights", "with_shipped"]
 
 Options = TypeVar("Options", bound=LearnerOptions)
 
@@ -41,3 +43,15 @@ def with_shipped(options: Options, modules: Sequence[RepModule], backbone: Backb
             ):
                 return replace(options, module_weights=str(path))
     return options
+
+
+def contents(module_weights: str) -> dict[str, str]:
+    """What ``module_weights`` may bring in, by content: SHA-256 of each file. Raises SasError for one that cannot be read."""
+    if module_weights == "random":
+        return {}
+    if module_weights == "auto":
+        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in shipped_weights()}
+    try:
+        return {"": hashlib.sha256(Path(module_weights).read_bytes()).hexdigest()}
+    except OSError as error:
+        raise SasError(f"weights file {module_weights}: {error.strerror}") from None
