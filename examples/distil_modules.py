@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -157,10 +158,10 @@ def main() -> None:
     torch.set_flush_denormal(True)
     pair = Pair(o, all_images(open_dataset(o.images), o.held_back))
     train(pair, o.epochs, o.rate)
+    backbone = load_folder(Path(o.weights), mobilenet_v2(1.0))
+    arrays: dict[str, Any] = {"backbone": backbone.fingerprint, "resolution": o.size, **pair.weights()}
     out = io.BytesIO()
-    np.savez_compressed(
-        out, backbone=load_folder(Path(o.weights), mobilenet_v2(1.0)).fingerprint, resolution=o.size, **pair.weights()
-    )
+    np.savez_compressed(out, **arrays)
     write_atomically(o.output, out.getvalue())
     print(f"wrote {o.output}")
 

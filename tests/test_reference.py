@@ -292,6 +292,22 @@ def test_a_cell_is_known_by_what_its_numbers_depend_on(tmp_path: Path) -> None:
     assert len(set(different)) == len(different)
 
 
+def test_a_cell_is_known_by_the_content_of_its_first_weights(tmp_path: Path) -> None:
+    """Not by the file's path; without modules they do not matter."""
+    names = {}
+    for config in (1, 2):
+        for what, content in (("one", b"1"), ("again", b"1"), ("other", b"2")):
+            file = tmp_path / f"{what}.npz"
+            file.write_bytes(content)
+            zoo = {"module_weights": str(file)}
+            settings = cells.Settings(tmp_path, 32, recipe=Recipe.model_validate({"zoo": zoo}))
+            names[config, what] = cells.Runner(settings, lambda *_: pytest.fail("compiled")).path(
+                cells.Cell("drawn-shapes", config, 0)
+            )
+    assert names[2, "one"] == names[2, "again"] != names[2, "other"]
+    assert names[1, "one"] == names[1, "again"] == names[1, "other"]
+
+
 def test_bad_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for extra, said in [
         (["--configs", "5"], "--configs"),

@@ -468,6 +468,8 @@ def test_shipped_weights_are_for_one_backbone_resolution_and_shape(tmp_path: Pat
     assert weights(modules=other) == weights(modules=other, module_weights="random")
     model = build_mobilenetv2_repnet(options)
     assert props(model)["sasimc.zoo"]["module_weights"] == "auto"  # not a path of this machine
+    assert props(model)["sasimc.module_weights"] == "w.npz"
+    assert "sasimc.module_weights" not in props(build_mobilenetv2_repnet(replace(options, module_weights=file)))
 
 
 # --- real weights ---------------------------------------------------------------------------------------------------

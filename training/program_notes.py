@@ -19,7 +19,9 @@ LABELS: Final = "note.sasimc.labels"
 UNTRAINED: Final = "note.sasimc.untrained"
 ZOO: Final = "note.sasimc.zoo"
 """The tuned options that `sasc zoo` built the network with, as JSON."""
-HOST_NOTES: Final = frozenset({LABELS, UNTRAINED, PREPROCESS, SOURCE, ZOO})
+MODULE_WEIGHTS: Final = "note.sasimc.module_weights"
+"""The shipped file that the modules' first weights are from, where they are."""
+HOST_NOTES: Final = frozenset({LABELS, UNTRAINED, PREPROCESS, SOURCE, ZOO, MODULE_WEIGHTS})
 """Entries of a program's meta data that say nothing of what the device does."""
 
 _UNTRAINED_WORDS: Final = {

@@ -2,11 +2,12 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 from annotated_types import Interval
 
-from sasimc.isa.errors import SasError
+from sasimc.isa.errors import SasError, near
 from sasimc.isa.options import check_options, option
 
 __all__ = ["LearnerOptions"]
@@ -49,6 +50,9 @@ class LearnerOptions:
     def check(self) -> None:
         """Raise :class:`SasError` for the first option that makes no sense."""
         check_options(self)
+        if self.weights_file is not None and not Path(self.weights_file).is_file():
+            hint = near(self.weights_file, ["auto", "random"]) or "auto, random, or an .npz file"
+            raise SasError(f"module weights '{self.weights_file}' do not exist", hint=hint)
         if self.weights_file is not None and self.rep_gain is not None:
             raise SasError("module_weights and rep_gain both say how large a module's output is", hint="leave one of them out")
         if self.weights_file is not None and self.module_scales == "channel":

@@ -7,6 +7,7 @@ model that onnxruntime runs and that carries what the compiler needs as metadata
 - ``sasimc.preprocess``: JSON ``{"mean", "std", "size", "resize", "interpolation"}`` (RGB, mean and std for pixel / 255),
 - ``sasimc.labels``: JSON list of class names, when known,
 - ``sasimc.zoo``: the tuned options, as JSON.
+- ``sasimc.module_weights``: name of the shipped file that the modules' first weights are from, if they are.
 - ``sasimc.untrained``: ``weights`` where all are random, ``classifier`` where that is new; absent: it gives answers.
 
 Numbers of the trainable part (``docs/reference/numerics.md``; the paper leaves them open):
@@ -161,6 +162,7 @@ def build_mobilenetv2_repnet(options: ZooOptions, images: Iterable[npt.NDArray[n
     pooled = modules if options.wiring == "pooled" else ()
     head, new_head = _classifier(options, arch.features + sum(m.cout for m in pooled), backbone, bool(pooled))
     asked, options = options, with_shipped(options, modules, backbone, options.resolution)
+    shipped = Path(options.weights_file).name if options.weights_file and options is not asked else None
     rep = rep_weights(np.random.default_rng([options.seed, 1]), modules, options)
     net = Network(arch, backbone, modules, rep, head, options.resolution, options.wiring)
     if images is not None:
@@ -179,6 +181,8 @@ def build_mobilenetv2_repnet(options: ZooOptions, images: Iterable[npt.NDArray[n
     if options.weights is None or new_head:
         what = "weights" if options.weights is None else "classifier"
         model.metadata_props.add(key="sasimc.untrained", value=json.dumps(what))
+    if shipped:
+        model.metadata_props.add(key="sasimc.module_weights", value=json.dumps(shipped))
     return onnx.shape_inference.infer_shapes(model)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -59,5 +60,9 @@ def zoo(name: str, output: Path, modules: str, recipe: str | None, **given: Any)
     with progress(f"building {name}"):
         model = build(name, made)
         path = write(model, output)
-    trainable = next((p.value for p in model.metadata_props if p.key == "sasimc.trainable"), "[]")
-    say(f"wrote {path} ({path.stat().st_size / 1e6:.2f} MB), trainable layers: {trainable}")
+    notes = {p.key: json.loads(p.value) for p in model.metadata_props}
+    say(f"wrote {path} ({path.stat().st_size / 1e6:.2f} MB), trainable layers: {', '.join(notes['sasimc.trainable']) or 'none'}")
+    if "sasimc.module_weights" in notes:
+        say(f"the modules begin with shipped weights ({notes['sasimc.module_weights']})")
+    elif made.module_weights == "auto" and made.modules and name != "mobilenetv2":
+        say("the modules begin at random: no weights are shipped for this backbone, resolution and options")
