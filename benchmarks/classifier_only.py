@@ -3,7 +3,7 @@
     python benchmarks/classifier_only.py --data FOLDER [--folders two,pets] [--seeds 0] [--size 96] [--epochs 10] [--recipe default]
 
 Each folder is written anew (given sets, halves and mixtures of them, drawn ones), then learned twice with the same images, order, seed and recipe: the classifier
-alone (the same network, its modules as they begin), and with the modules. Top-1 is of the folder's test images, which are read once, after the last
+alone (of the backbone without modules), and with the modules. Top-1 is of the folder's test images, which are read once, after the last
 epoch; the weights are those of the epoch that is best on the validation images. A difference carries its standard error, paired over images.
 """
 
@@ -74,10 +74,10 @@ def write_folder(parts: tuple[Part, ...], target: Path, data: Path, size: int) -
     return classes
 
 
-def learn(folder: Path, recipe: Recipe, weights: str, size: int, trainable: str | None) -> np.ndarray:
-    """Whether each test image is right after training."""
-    model = model_for(str(folder), None, weights, size, recipe)
-    options = CompileOptions(trainable=trainable, verify=False, **recipe.compile_options())
+def learn(folder: Path, recipe: Recipe, weights: str, size: int, name: str) -> np.ndarray:
+    """Whether each test image is right after training the zoo's model ``name``."""
+    model = model_for(str(folder), None, weights, size, recipe, name)
+    options = CompileOptions(verify=False, **recipe.compile_options())
     device, data = Device(compile_model(model, options).program, "fused", 1), open_dataset(str(folder))
     train(device, data, recipe)
     right = [
@@ -105,8 +105,8 @@ def main() -> None:
             results: dict[str, list[np.ndarray]] = {"classifier": [], "modules": []}
             for seed in o.seeds:
                 recipe = load_recipe(o.recipe).model_copy(update={"seed": seed, "epochs": o.epochs})
-                for what, trainable in (("classifier", "classifier"), ("modules", None)):
-                    results[what].append(learn(folder, recipe, str(data / "weights"), o.size, trainable))
+                for what, model in (("classifier", "mobilenetv2"), ("modules", "mobilenetv2-repnet")):
+                    results[what].append(learn(folder, recipe, str(data / "weights"), o.size, model))
         alone, both = (np.mean(results[what], axis=0) for what in ("classifier", "modules"))
         gain = 100 * (both - alone)
         row: dict[str, Any] = {

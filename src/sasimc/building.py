@@ -14,15 +14,17 @@ from sasimc.training.recipe import Recipe
 __all__ = ["model_for", "program_for"]
 
 
-def model_for(dataset: str, data: Path | None, weights: str | None, size: int, recipe: Recipe) -> ModelProto:
+def model_for(
+    dataset: str, data: Path | None, weights: str | None, size: int, recipe: Recipe, name: str = "mobilenetv2-repnet"
+) -> ModelProto:
     """The network for the data set ``dataset`` (a name below ``data``, or a path), as the recipe's section zoo asks for.
 
-    ``weights``: of the backbone, as of ``sasc zoo`` (None: random); ``size``: side of the input, pixels.
+    ``name``: of the zoo's model; ``weights``: of the backbone, as of ``sasc zoo`` (None: random); ``size``: side of the input, pixels.
 
     Raises:
         SasError: no such data set or weights, options that do not fit.
     """
-    return _model(_opened(dataset, data, size, recipe), weights, size, recipe)
+    return _model(name, _opened(dataset, data, size, recipe), weights, size, recipe)
 
 
 def program_for(dataset: str, data: Path | None, weights: str | None, size: int, recipe: Recipe) -> Program:
@@ -30,18 +32,20 @@ def program_for(dataset: str, data: Path | None, weights: str | None, size: int,
     from sasimc.api import CompileOptions, compile_model
 
     opened = _opened(dataset, data, size, recipe)
-    return compile_model(_model(opened, weights, size, recipe), CompileOptions(**recipe.compile_options()), data=opened).program
+    return compile_model(
+        _model("mobilenetv2-repnet", opened, weights, size, recipe), CompileOptions(**recipe.compile_options()), data=opened
+    ).program
 
 
 def _opened(dataset: str, data: Path | None, size: int, recipe: Recipe) -> Dataset:
     return hold_back(open_dataset(dataset, data, size=size), recipe.data.hold_back)
 
 
-def _model(opened: Dataset, weights: str | None, size: int, recipe: Recipe) -> ModelProto:
+def _model(name: str, opened: Dataset, weights: str | None, size: int, recipe: Recipe) -> ModelProto:
     from sasimc.zoo.zoo import ZooOptions, build
 
     made = ZooOptions(
         weights=weights, resolution=size, classes=len(opened.classes), labels=opened.classes if opened.named else (), seed=recipe.seed,
         **recipe.zoo.model_dump(),
     )  # fmt: skip
-    return build("mobilenetv2-repnet", made, training_examples(opened, made.calibration_images))
+    return build(name, made, training_examples(opened, made.calibration_images))
