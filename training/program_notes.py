@@ -13,7 +13,17 @@ from sasimc.isa.errors import SasError
 from sasimc.isa.program import Program
 from sasimc.runtime.interface import Interface
 
-__all__ = ["HOST_NOTES", "ZOO", "chosen_preprocess", "more_classes", "untrained", "with_labels", "with_notes", "with_preprocess"]
+__all__ = [
+    "HOST_NOTES",
+    "MODULE_WEIGHTS",
+    "ZOO",
+    "chosen_preprocess",
+    "more_classes",
+    "untrained",
+    "with_labels",
+    "with_notes",
+    "with_preprocess",
+]
 
 LABELS: Final = "note.sasimc.labels"
 UNTRAINED: Final = "note.sasimc.untrained"

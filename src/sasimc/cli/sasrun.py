@@ -265,10 +265,12 @@ def _session(
     if weights is not None:
         assert train is not None
         from sasimc.building import program_for
+        from sasimc.training.program_notes import MODULE_WEIGHTS
 
         with progress(f"building and compiling a network for {train}"):
             runnable = program_for(train, data, None if weights == "random" else weights, side, make_recipe(recipe, changes))
-        what = f"MobileNet-V2 of {weights} + Rep-Net, {side} x {side} pixels"
+        start = " from shipped first weights" if MODULE_WEIGHTS in runnable.meta else ""
+        what = f"MobileNet-V2 of {weights} + Rep-Net{start}, {side} x {side} pixels"
         words = {"train": train, "weights": weights, "size": side, "recipe": recipe, "batch": batch, "seed": seed}
         made_by = tuple(word for name, value in words.items() if value is not None for word in (f"--{name}", str(value)))
         what_to_do = replace(what_to_do, program=runnable, what=what, made_by=made_by)
