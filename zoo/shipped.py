@@ -30,18 +30,17 @@ def shipped_weights() -> list[Path]:
 
 def with_shipped(options: Options, modules: Sequence[RepModule], backbone: Backbone, resolution: int) -> Options:
     """The options with ``module_weights`` = ``auto`` decided where there is a shipped file for this backbone, resolution and all these modules."""
-    if options.module_weights != "auto":
+    if not (options.takes_shipped and modules):
         return options
-    if options.takes_shipped and modules:
-        for path in shipped_weights():
-            held = load_npz(path)
-            shapes = {conv.name: tuple(conv.weight_shape) for m in modules for conv in (m.conv1, m.conv2)}
-            if (
-                int(held["resolution"]) == resolution
-                and str(held["backbone"]) == backbone.fingerprint
-                and all(name in held and held[name].shape == shape for name, shape in shapes.items())
-            ):
-                return replace(options, module_weights=str(path))
+    shapes = {conv.name: tuple(conv.weight_shape) for m in modules for conv in (m.conv1, m.conv2)}
+    for path in shipped_weights():
+        held = load_npz(path)
+        if (
+            int(held["resolution"]) == resolution
+            and str(held["backbone"]) == backbone.fingerprint
+            and all(name in held and held[name].shape == shape for name, shape in shapes.items())
+        ):
+            return replace(options, module_weights=str(path))
     return options
 
 
