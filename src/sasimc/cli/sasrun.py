@@ -269,8 +269,8 @@ def _session(
 
         with progress(f"building and compiling a network for {train}"):
             runnable = program_for(train, data, None if weights == "random" else weights, side, make_recipe(recipe, changes))
-        start = " from shipped first weights" if MODULE_WEIGHTS in runnable.meta else ""
-        what = f"MobileNet-V2 of {weights} + Rep-Net{start}, {side} x {side} pixels"
+        begun = " from shipped first weights" if MODULE_WEIGHTS in runnable.meta else ""
+        what = f"MobileNet-V2 of {weights} + Rep-Net{begun}, {side} x {side} pixels"
         words = {"train": train, "weights": weights, "size": side, "recipe": recipe, "batch": batch, "seed": seed}
         made_by = tuple(word for name, value in words.items() if value is not None for word in (f"--{name}", str(value)))
         what_to_do = replace(what_to_do, program=runnable, what=what, made_by=made_by)
