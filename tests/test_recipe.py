@@ -263,8 +263,10 @@ def test_one_command_builds_model_program_and_device(tmp_path: Path) -> None:
         encoding="utf-8",
     )
     what = ("--train", "drawn-shapes", "--weights", "random", "--size", "32", "--recipe", str(recipe))
-    out = ("--save", str(saved), "--image", str(image), "--engine", "fused", "--threads", "1")
+    result = tmp_path / "r.json"
+    out = ("--save", str(saved), "--image", str(image), "--json", str(result), "--engine", "fused", "--threads", "1")
     assert invoke(sasrun.app, [*what, *out]) == 0
+    assert json.loads(result.read_text(encoding="utf-8"))["wall_s"] > 0
     meta = load_program(saved).meta
     made = json.loads(meta["note.sasimc.zoo"])
     assert (made["wiring"], made["logit_exponent"], meta["update"], meta["batch"]) == ("pooled", -2, "direct", "2")
