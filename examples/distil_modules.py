@@ -61,7 +61,7 @@ class Pair:
     """Student and teacher on the same crops."""
 
     def __init__(self, o: argparse.Namespace, data: Dataset) -> None:
-        self.data, self.size, self.rng = data, o.size, torch.Generator().manual_seed(o.seed)
+        self.size, self.rng = o.size, torch.Generator().manual_seed(o.seed)
         pictures = training_examples(data, 32)
         models = [
             build(name, ZooOptions(weights=o.weights, resolution=size, seed=o.seed, module_weights="random"), pictures)

@@ -13,10 +13,12 @@ from importlib import resources
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+
 from sasimc.isa.errors import SasError
 from sasimc.zoo.arch import RepModule
 from sasimc.zoo.options import LearnerOptions
-from sasimc.zoo.weights import Backbone, load_npz
+from sasimc.zoo.weights import Backbone
 
 __all__ = ["contents", "shipped_weights", "with_shipped"]
 
@@ -34,13 +36,13 @@ def with_shipped(options: Options, modules: Sequence[RepModule], backbone: Backb
         return options
     shapes = {conv.name: tuple(conv.weight_shape) for m in modules for conv in (m.conv1, m.conv2)}
     for path in shipped_weights():
-        held = load_npz(path)
-        if (
-            int(held["resolution"]) == resolution
-            and str(held["backbone"]) == backbone.fingerprint
-            and all(name in held and held[name].shape == shape for name, shape in shapes.items())
-        ):
-            return replace(options, module_weights=str(path))
+        with np.load(path) as held:  # an array is read when it is asked for
+            if (
+                int(held["resolution"]) == resolution
+                and str(held["backbone"]) == backbone.fingerprint
+                and all(name in held and held[name].shape == shape for name, shape in shapes.items())
+            ):
+                return replace(options, module_weights=str(path))
     return options
 
 
