@@ -197,7 +197,7 @@ def main() -> None:
                 state=run,
                 keep=bank.keep,
             )
-            bank.learned(run, {"val": run.best_top1})
+            bank.learned(run, {"val": run.training.kept.val})
             image.means[dataset.name] = class_means(p, dataset, "fused", o.threads, o.limit)[0]
             worn.append(wear_by_kind(image, p))
             print(

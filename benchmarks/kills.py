@@ -50,7 +50,7 @@ def life(path: Path, p: Program, dataset: Dataset, recipe: Recipe, fuse: Fuse, t
             bank.begin({})
         cut_between_rows(device, fuse)
         train(device, dataset, recipe, state=run, keep=bank.keep)
-        bank.learned(run, {"val": run.best_top1})
+        bank.learned(run, {"val": run.training.kept.val})
         return True
     except PowerCut:
         return False

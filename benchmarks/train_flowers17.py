@@ -48,7 +48,7 @@ def one(path: Path, dataset: Dataset, what: str, seed: int, o: argparse.Namespac
         "what": what,
         "seed": seed,
         "test_top1": top1,
-        "val_top1": result.epochs[result.best_epoch].val_top1,
+        "val_top1": result.kept.val,
         "best_epoch": result.best_epoch + 1,
         "epochs": result.rows(),
         "wall_s": wall,

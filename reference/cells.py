@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -25,7 +24,7 @@ from sasimc.training.trainer import Epoch, Training, train
 from sasimc.zoo.shipped import contents
 from sasimc.zoo.zoo import DEFAULT_MODULES, ZooOptions, build, write
 
-__all__ = ["CONFIGURATIONS", "Cell", "Runner", "Settings", "standard_error", "use_threads"]
+__all__ = ["CONFIGURATIONS", "Cell", "Runner", "Settings", "use_threads"]
 
 CONFIGURATIONS: Mapping[int, str] = {
     1: "classifier only, FP32",
@@ -256,8 +255,3 @@ def _digits(marks: Mapping[int, bool]) -> str:
 
 def _bits(events: Mapping[str, int], what: str) -> int:
     return sum(int(events[f"bits_{what}_{kind}"]) for kind in ("transposable", "compute"))
-
-
-def standard_error(top1: float, images: int) -> float:
-    """Of an accuracy in percent measured on that many images (binomial), points."""
-    return math.sqrt(max(top1 * (100 - top1), 0.0) / max(1, images))

@@ -11,7 +11,8 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from sasimc.reference.cells import CONFIGURATIONS, standard_error
+from sasimc.reference.cells import CONFIGURATIONS
+from sasimc.training.keeping import standard_error
 
 __all__ = ["not_comparable", "paper", "summary", "text"]
 

@@ -22,6 +22,7 @@ from sasimc.datasets.dataset import Dataset
 from sasimc.datasets.loader import Loader
 from sasimc.reference.float_reference import FloatReference
 from sasimc.training.evaluation import Progress
+from sasimc.training.keeping import keeps, standard_error
 from sasimc.training.level import UNIT, Level
 from sasimc.training.recipe import Recipe
 from sasimc.training.trainer import Epoch, Training
@@ -116,8 +117,7 @@ def train_float(
     initial, total, result = [g["lr"] for g in optimiser.param_groups], len(loader) * recipe.epochs, Training()
     level, step, learned = Level.of(len(dataset.classes), recipe.modules), 0, 0  # learned: steps since the modules joined
     warm = max(1.0, rates.warm_up * total)
-    best: tuple[float, dict[str, Tensor]] | None = None
-    waited = 0
+    best, error, waited, kept = float("nan"), 0.0, 0, dict[str, Tensor]()
     for number in range(recipe.epochs):
         start, losses, right, seen = time.perf_counter(), 0.0, 0, 0
         network.train()
@@ -148,11 +148,12 @@ def train_float(
         result.epochs.append(epoch)
         if on_epoch:
             on_epoch(epoch)
-        waited = waited + 1 if best is not None and val <= best[0] else 0
-        if best is None or recipe.keep == "last" or not val < best[0]:  # of equal ones the later
-            best, result.best_epoch = (val, {k: v.clone() for k, v in network.state_dict().items()}), number
+        waited = waited + 1 if best >= val else 0
+        if checks is not None and not best > val:
+            best, error = val, standard_error(val, checks.images)
+        if keeps(recipe.keep, val, best, error):
+            kept, result.best_epoch = {k: v.clone() for k, v in network.state_dict().items()}, number
         if recipe.patience and waited >= recipe.patience:
             break
-    if best is not None:
-        network.load_state_dict(best[1])
+    network.load_state_dict(kept)
     return result

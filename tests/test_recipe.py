@@ -29,6 +29,7 @@ from sasimc.isa.errors import SasError
 from sasimc.isa.files import load_program
 from sasimc.isa.program import Program
 from sasimc.passes.options import BackwardOptions
+from sasimc.training.keeping import KeepRule, keeps, standard_error
 from sasimc.training.recipe import Recipe, Schedule, load_recipe, save_recipe
 from sasimc.training.session import Session
 from sasimc.training.session_options import SessionOptions, make_recipe
@@ -117,6 +118,26 @@ def test_an_unknown_name_is_answered_with_a_near_one(tmp_path: Path) -> None:
         load_recipe("defualt")
     with pytest.raises(SasError, match="no recipe"):
         load_recipe(tmp_path)
+
+
+def test_which_epoch_is_kept() -> None:
+    """40 validation images: 24 right, then 28, 26 and 20; one standard error of 28 of 40 is 2.9 images."""
+    for rule, expected in (("late", 2), ("best", 1), ("last", 3)):
+        best, error, kept = float("nan"), 0.0, -1
+        for epoch, right in enumerate((24, 28, 26, 20)):
+            now = 100 * right / 40
+            if not best > now:
+                best, error = now, standard_error(now, 40)
+            if keeps(rule, now, best, error):
+                kept = epoch
+        assert kept == expected, rule
+
+
+@pytest.mark.parametrize("rule", ["late", "best", "last"])
+def test_the_later_of_equal_epochs_is_kept_and_one_without_a_result(rule: KeepRule) -> None:
+    assert keeps(rule, 100.0, 100.0, standard_error(100.0, 4))
+    assert keeps(rule, float("nan"), float("nan"), 0.0)
+    assert keeps(rule, 75.0, 100.0, standard_error(100.0, 4)) == (rule == "last")
 
 
 def test_schedules() -> None:

@@ -87,7 +87,7 @@ def learn(
             bank.begin({})
         started(device)
         result = train(device, data, recipe, state=run, keep=bank.keep)
-        bank.learned(run, {"val": run.best_top1})
+        bank.learned(run, {"val": result.kept.val})
     finally:
         image.close()
     epochs = [dataclasses.replace(e, wall_s=0.0) for e in result.epochs]

@@ -22,6 +22,7 @@ from sasimc.isa.described import Source, parse_toml, read_source, validate
 from sasimc.isa.errors import SasError, near
 from sasimc.isa.files import write_atomically
 from sasimc.passes.options import BackwardOptions
+from sasimc.training.keeping import KeepRule
 from sasimc.training.level import STILL, Level, ModulesSection
 
 __all__ = [
@@ -119,7 +120,7 @@ class Recipe(_Section):
 
     ``head_exponent`` and ``module_exponent``: the largest gradient of the classifier and of a module's layer moves its weight by about 2^mu
     steps; negative values make updates sparse. ``modules``: when modules join. ``patience``: stop after this many epochs without a better validation accuracy
-    (0: never). ``compile``: options of ``sasc compile`` that the run depends on. ``keep``: the weights of the epoch that is best on the validation split, or of the last. ``limit``: at most this
+    (0: never). ``compile``: options of ``sasc compile`` that the run depends on. ``keep``: whose epoch's weights stay (:data:`~sasimc.training.keeping.KeepRule`). ``limit``: at most this
     many images of a split.
     """
 
@@ -127,7 +128,7 @@ class Recipe(_Section):
     batch: Annotated[int, Field(ge=1, le=1024)] = _DEFAULT["batch"]
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = _DEFAULT["seed"]
     patience: Annotated[int, Field(ge=0, le=10_000)] = _DEFAULT["patience"]
-    keep: Literal["best", "last"] = _DEFAULT["keep"]
+    keep: KeepRule = _DEFAULT["keep"]
     limit: Annotated[int, Field(ge=1)] | None = None
     head_exponent: Schedule = Schedule(**_DEFAULT["head_exponent"])
     module_exponent: Schedule = Schedule(**_DEFAULT["module_exponent"])

@@ -258,12 +258,13 @@ class Session:
             finally:
                 self.report.update(epochs=run.training.rows(), best_epoch=run.best_epoch, steps=run.step, learned=run.images)
             if self.image:
-                self.image.learned({"val": run.best_loss if self.device.values else run.best_top1})
+                self.image.learned({"val": result.kept.val})
             self._save()
         if recipe.patience and len(result.epochs) < recipe.epochs:
             self._line(f"stopped: {recipe.patience} epochs without a better validation result")
-        if dataset.items("val") and recipe.keep == "best":
-            self._line(f"kept the weights of epoch {result.best_epoch + 1}, the best on the validation split")
+        if dataset.items("val") and recipe.keep != "last":
+            which = {"best": "the best", "late": "the last within a standard error of the best"}[recipe.keep]
+            self._line(f"kept the weights of epoch {result.best_epoch + 1}, {which} on the validation split")
 
     def _say_how_to_go_on(self, run: TrainState, saved: Path | None) -> None:
         where = f"epoch {run.epoch + 1} after {run.seen} images"

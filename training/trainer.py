@@ -17,6 +17,7 @@ from sasimc.isa.program import Tensor
 from sasimc.profiling.profile import Meter
 from sasimc.runtime.device import Device
 from sasimc.training.evaluation import Progress, Watch, check_classes, evaluate, evaluate_values, wanted
+from sasimc.training.keeping import keeps, standard_error
 from sasimc.training.level import Level
 from sasimc.training.recipe import Recipe
 
@@ -40,14 +41,24 @@ class Epoch:
     phase_events: dict[str, dict[str, int]] = field(default_factory=dict)
     val_loss: float | None = None
 
+    @property
+    def val(self) -> float:
+        """The result on the validation split: percent right, or the mean squared error of values; NaN: not measured."""
+        return self.val_top1 if self.val_loss is None else self.val_loss
+
 
 @dataclass
 class Training:
-    """Result: epochs, the best one on the validation split (its weights were put back), images trained on."""
+    """Result: epochs, the one whose weights were kept (``best_epoch``), images trained on."""
 
     epochs: list[Epoch] = field(default_factory=list)
     best_epoch: int = -1
     images: int = 0
+
+    @property
+    def kept(self) -> Epoch:
+        """The epoch whose weights were kept."""
+        return self.epochs[self.best_epoch]
 
     def rows(self) -> list[dict[str, Any]]:
         """Epochs as dictionaries for a report; an accuracy that was not measured is None."""
@@ -60,7 +71,8 @@ class TrainState:
 
     ``epoch`` and ``batch``: the batch that comes next; ``step``: steps done; ``level``: of the loss; ``loss_sum``, ``right``, ``seen``, ``wall_s``: of the epoch so
     far; ``waited``: epochs since the best one; ``through``: images through the device, validation included; ``lap``: counts at the
-    beginning of the epoch (:class:`Meter`); ``best``: weights of the best epoch; ``finished``: the weights that stay are in the arrays.
+    beginning of the epoch (:class:`Meter`); ``best_top1`` or ``best_loss``: the best result on the validation split, with its standard error ``best_error``; ``best_epoch`` and ``best``: the
+    epoch whose weights are kept, and these; ``finished``: the weights that stay are in the arrays.
     """
 
     epoch: int = 0
@@ -76,6 +88,7 @@ class TrainState:
     best_epoch: int = -1
     best_top1: float = float("nan")
     best_loss: float = float("nan")
+    best_error: float = 0.0
     waited: int = 0
     finished: bool = False
     lap: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -122,7 +135,7 @@ def train(
     state: TrainState | None = None,
     keep: Keep | None = None,
 ) -> Training:
-    """Train; the weights of the epoch best on the validation split (never the test split) or of the last, as the recipe says, stay.
+    """Train; the weights of the epoch stay that the recipe chooses by the validation split (never the test split).
 
     Args:
         state: where a run that was broken off stood; the arrays and counters of ``device`` must stand there as well.
@@ -178,15 +191,15 @@ def _steps(device: Device, loader: Loader, recipe: Recipe, run: TrainState, watc
 
 
 def _end_epoch(device: Device, dataset: Dataset, recipe: Recipe, run: TrainState, meter: Meter, watch: Watch | None) -> Epoch:
-    """Validate, note the epoch and its weights if they are the best, and begin the next."""
-    start, val, val_loss = time.perf_counter(), float("nan"), float("nan")
+    """Validate, note the epoch and, if they are to be kept, its weights, and begin the next."""
+    start, val, val_loss, error = time.perf_counter(), float("nan"), float("nan"), 0.0
     if dataset.items("val") and device.values:
         errors = evaluate_values(device, dataset, "val", watch, recipe.limit)
-        val_loss = errors.mean
+        val_loss, error = errors.mean, errors.standard_error
         run.through += len(errors.each)
     elif dataset.items("val"):
         val, seen = evaluate(device, dataset, "val", watch, recipe.limit)
-        run.through += seen
+        run.through, error = run.through + seen, standard_error(val, seen)
     spent = meter.lap()
     wall_s = run.wall_s + time.perf_counter() - start
     if not run.seen:
@@ -207,11 +220,11 @@ def _end_epoch(device: Device, dataset: Dataset, recipe: Recipe, run: TrainState
     run.epochs.append(done)
     best, now = (-run.best_loss, -val_loss) if device.values else (run.best_top1, val)  # NaN: not measured
     run.waited = run.waited + 1 if best >= now else 0
-    if not best > now:  # of equal ones the later, which had smaller steps
-        run.best_top1, run.best_loss = val, val_loss
-    if recipe.keep == "last" or not best > now:
+    if not best > now:
+        run.best_top1, run.best_loss, run.best_error, best = val, val_loss, error, now
+    if keeps(recipe.keep, now, best, run.best_error):
         run.best_epoch = run.epoch
-        run.best = device.state() if recipe.keep == "best" else None
+        run.best = None if recipe.keep == "last" else device.state()
     run.lap = meter.last
     run.epoch, run.batch, run.loss_sum, run.right, run.seen, run.wall_s = run.epoch + 1, 0, 0.0, 0, 0, 0.0
     return done

@@ -52,7 +52,8 @@ class LearnerOptions:
         check_options(self)
         if self.weights_file is not None and not Path(self.weights_file).is_file():
             hint = near(self.weights_file, ["auto", "random"]) or "auto, random, or an .npz file"
-            raise SasError(f"module weights '{self.weights_file}' do not exist", hint=hint)
+            what = "are a folder" if Path(self.weights_file).is_dir() else "do not exist"
+            raise SasError(f"module weights '{self.weights_file}' {what}", hint=hint)
         if self.weights_file is not None and self.rep_gain is not None:
             raise SasError("module_weights and rep_gain both say how large a module's output is", hint="leave one of them out")
         if self.weights_file is not None and self.module_scales == "channel":

@@ -13,10 +13,10 @@ from sasimc.training.recipe import Recipe
 
 __all__ = ["model_for", "program_for"]
 
+_MODEL = "mobilenetv2-repnet"
 
-def model_for(
-    dataset: str, data: Path | None, weights: str | None, size: int, recipe: Recipe, name: str = "mobilenetv2-repnet"
-) -> ModelProto:
+
+def model_for(dataset: str, data: Path | None, weights: str | None, size: int, recipe: Recipe, name: str = _MODEL) -> ModelProto:
     """The network for the data set ``dataset`` (a name below ``data``, or a path), as the recipe's section zoo asks for.
 
     ``name``: of the zoo's model; ``weights``: of the backbone, as of ``sasc zoo`` (None: random); ``size``: side of the input, pixels.
@@ -32,9 +32,8 @@ def program_for(dataset: str, data: Path | None, weights: str | None, size: int,
     from sasimc.api import CompileOptions, compile_model
 
     opened = _opened(dataset, data, size, recipe)
-    return compile_model(
-        _model("mobilenetv2-repnet", opened, weights, size, recipe), CompileOptions(**recipe.compile_options()), data=opened
-    ).program
+    model = _model(_MODEL, opened, weights, size, recipe)
+    return compile_model(model, CompileOptions(**recipe.compile_options()), data=opened).program
 
 
 def _opened(dataset: str, data: Path | None, size: int, recipe: Recipe) -> Dataset:
