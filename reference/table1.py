@@ -14,7 +14,7 @@ from typing import Any
 from sasimc.reference.cells import CONFIGURATIONS
 from sasimc.training.keeping import standard_error
 
-__all__ = ["not_comparable", "paper", "summary", "text"]
+__all__ = ["by_image", "error_of_mean", "not_comparable", "paper", "summary", "text"]
 
 Result = Mapping[str, Any]
 
@@ -81,7 +81,7 @@ def _differences(results: Sequence[Result], ours: int, other: int) -> list[dict[
         if pairs:
             points = [a["top1"] - b["top1"] for a, b in pairs]
             rows.append({"dataset": dataset, "config": ours, "less": other, "seeds": len(pairs), "points": statistics.fmean(points),
-                         "standard_error": _error(points), "images_standard_error": _error(_by_image(pairs))})  # fmt: skip
+                         "standard_error": error_of_mean(points), "images_standard_error": error_of_mean(by_image(pairs))})  # fmt: skip
     if len(rows) > 1:
         errors = {k: _together([r[k] for r in rows]) for k in ("standard_error", "images_standard_error")}
         rows.append({"dataset": f"mean of {len(rows)}", "config": ours, "less": other, "seeds": min(r["seeds"] for r in rows),
@@ -89,7 +89,7 @@ def _differences(results: Sequence[Result], ours: int, other: int) -> list[dict[
     return rows
 
 
-def _by_image(pairs: Sequence[tuple[Result, Result]]) -> list[float]:
+def by_image(pairs: Sequence[tuple[Result, Result]]) -> list[float]:
     """Difference of an image, in points, as the mean over seeds; images that could not be read are left out."""
     columns = zip(*(zip(a["right"], b["right"], strict=True) for a, b in pairs), strict=True)
     return [
@@ -97,8 +97,8 @@ def _by_image(pairs: Sequence[tuple[Result, Result]]) -> list[float]:
     ]
 
 
-def _error(values: Sequence[float]) -> float | None:
-    """Standard error of the mean."""
+def error_of_mean(values: Sequence[float]) -> float | None:
+    """Standard error of the mean; None: of a single value."""
     return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
 
 

@@ -52,6 +52,11 @@ def test_trials_begin_with_the_recipe_and_repeat_no_place(count: int) -> None:
     assert set(found) <= {(a, b) for a in MOVES for b in MOVES}
 
 
+def _found(first: int, right: int) -> dict[str, Any]:
+    """What a cell of 100 images says of which so many are right, from one on."""
+    return {"top1": float(right), "right": ("0" * first + "1" * right).ljust(100, "0")}
+
+
 def test_the_best_on_validation_images_is_taken_and_all_are_logged(tmp_path: Path) -> None:
     runner = _runner(tmp_path)
     made = trials(runner, ["shapes"], (1, 2, 4), 5)
@@ -61,9 +66,9 @@ def test_the_best_on_validation_images_is_taken_and_all_are_logged(tmp_path: Pat
         == [t.move for t in made if t.config == 2]
         == [t.move for t in made if t.config == 4]
     )
-    right = {1: [50, 40, 30, 20, 10], 2: [10, 20, 70, 70, 30], 4: [1, 2, 3, 4, 5]}  # of equal ones the first
+    right = {1: [50, 40, 30, 20, 10], 2: [10, 20, 70, 70, 30], 4: [1, 2, 3, 4, 8]}  # of equal ones the first
     for t in made:
-        t.runner.keep(t.cell, {"top1": right[t.config][t.number]})
+        t.runner.keep(t.cell, _found(0, right[t.config][t.number]))
     best = chosen(made)
     assert {config: t.number for (_, config), t in best.items()} == {1: 0, 2: 2, 4: 4}
     assert best["shapes", 1].runner.recipe("shapes") == runner.recipe("shapes")
@@ -81,6 +86,15 @@ def test_the_best_on_validation_images_is_taken_and_all_are_logged(tmp_path: Pat
             (1,),
             2,
         )
+
+
+@pytest.mark.parametrize(("first", "right", "number"), [(0, 54, 1), (30, 54, 0), (30, 65, 1), (0, 50, 0), (0, 40, 0)])
+def test_a_setting_must_be_clearly_better_than_the_recipe(tmp_path: Path, first: int, right: int, number: int) -> None:
+    """The recipe has images 0 to 49 of 100 right. Four more are clear where no others are lost (4 of 2.0 points); where 30 others are, they are not (4 of 8)."""
+    made = trials(_runner(tmp_path), ["shapes"], (4,), 2)
+    for trial, found in zip(made, (_found(0, 50), _found(first, right)), strict=True):
+        trial.runner.keep(trial.cell, found)
+    assert chosen(made)["shapes", 4].number == number
 
 
 def test_a_probe_predicts_what_a_whole_cell_spends(tmp_path: Path) -> None:
@@ -105,9 +119,10 @@ def test_the_command_says_the_cost_and_takes_the_best(
     def run(self: Runner, cell: Cell, *_: Any) -> dict[str, Any]:
         rate, split = self.recipe(cell.dataset).reference.lr_classifier, self.settings.split
         ran.append((split, rate))
+        right = round(1e5 * rate)
         made = {
-            "dataset": cell.dataset, "config": cell.config, "seed": cell.seed, "top1": 1e4 * rate, "counts": {"train": 1, "val": 1, "test": 1}, "classes": 2, "side_px": 32,
-            "size": 32, "split": split, "epochs": [], "wall_s": 0.0, "simulated_s": None, "bits_written": None, "bits_flipped": None, "cross_checked": None, "right": "1",
+            "dataset": cell.dataset, "config": cell.config, "seed": cell.seed, "top1": right / 10, "counts": {"train": 1, "val": 1, "test": 1}, "classes": 2, "side_px": 32,
+            "size": 32, "split": split, "epochs": [], "wall_s": 0.0, "simulated_s": None, "bits_written": None, "bits_flipped": None, "cross_checked": None, "right": ("1" * right).ljust(1000, "0"),
         }  # fmt: skip
         self.keep(cell, made)
         return made

@@ -441,7 +441,7 @@ def test_modules_that_start_from_weights(tmp_path: Path) -> None:
 
 
 def test_shipped_weights_are_for_one_backbone_resolution_and_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``auto`` takes a shipped file where all of these are its own and no option says otherwise; elsewhere modules are random."""
+    """``auto`` takes the nearest file of those for this backbone and these modules, up to a factor of two in resolution, where no option says otherwise; elsewhere modules are random."""
     arch = mobilenet_v2(0.1)
     backbone = random_backbone(arch, 5, None)
     rng = np.random.default_rng(0)
@@ -451,7 +451,9 @@ def test_shipped_weights_are_for_one_backbone_resolution_and_shape(tmp_path: Pat
         for conv in (module.conv1, module.conv2)
     }
     np.savez(tmp_path / "w.npz", backbone=backbone.fingerprint, resolution=32, **given)
-    monkeypatch.setattr("sasimc.zoo.shipped.shipped_weights", lambda: [tmp_path / "w.npz"])
+    twice = {name: 2 * array for name, array in given.items()}
+    np.savez(tmp_path / "v.npz", backbone=backbone.fingerprint, resolution=64, **twice)
+    monkeypatch.setattr("sasimc.zoo.shipped.shipped_weights", lambda: [tmp_path / "v.npz", tmp_path / "w.npz"])
     options = ZooOptions(width=0.1, resolution=32, classes=2, calibration_images=1, seed=5)
 
     def weights(**changes: Any) -> list[bytes]:
@@ -460,7 +462,10 @@ def test_shipped_weights_are_for_one_backbone_resolution_and_shape(tmp_path: Pat
 
     file = str(tmp_path / "w.npz")
     assert weights() == weights(module_weights=file) != weights(module_weights="random")
-    for elsewhere in ({"seed": 6}, {"resolution": 64}, {"rep_gain": 0.25}, {"wiring": "pooled"}, {"module_scales": "channel"}):
+    for side, name in ((40, "w.npz"), (48, "v.npz"), (128, "v.npz"), (136, "random")):
+        chosen = name if name == "random" else str(tmp_path / name)
+        assert weights(resolution=side) == weights(resolution=side, module_weights=chosen), side
+    for elsewhere in ({"seed": 6}, {"resolution": 136}, {"rep_gain": 0.25}, {"wiring": "pooled"}, {"module_scales": "channel"}):
         assert weights(**elsewhere) == weights(module_weights="random", **elsewhere)
     three = DEFAULT_MODULES[:3]
     assert weights(modules=three) == weights(modules=three, module_weights=file)

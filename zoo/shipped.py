@@ -7,6 +7,7 @@ A file is what ``examples/distil_modules.py`` writes: an array of floats for eac
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib import resources
@@ -22,6 +23,9 @@ from sasimc.zoo.weights import Backbone
 
 __all__ = ["contents", "shipped_weights", "with_shipped"]
 
+REACH = 2.0
+"""Weights are taken at resolutions up to this factor from their own (docs/measurements/training.md, Modules that start from weights)."""
+
 Options = TypeVar("Options", bound=LearnerOptions)
 
 
@@ -31,19 +35,21 @@ def shipped_weights() -> list[Path]:
 
 
 def with_shipped(options: Options, modules: Sequence[RepModule], backbone: Backbone, resolution: int) -> Options:
-    """The options with ``module_weights`` = ``auto`` decided where there is a shipped file for this backbone, resolution and all these modules."""
+    """The options with ``module_weights`` = ``auto`` decided where there is a shipped file for this backbone, all these modules and a resolution within :data:`REACH`: the nearest one."""
     if not (options.takes_shipped and modules):
         return options
     shapes = {conv.name: tuple(conv.weight_shape) for m in modules for conv in (m.conv1, m.conv2)}
+    fitting = dict[Path, float]()
     for path in shipped_weights():
         with np.load(path) as held:  # an array is read when it is asked for
+            away = abs(math.log(int(held["resolution"]) / resolution))
             if (
-                int(held["resolution"]) == resolution
+                away <= math.log(REACH)
                 and str(held["backbone"]) == backbone.fingerprint
                 and all(name in held and held[name].shape == shape for name, shape in shapes.items())
             ):
-                return replace(options, module_weights=str(path))
-    return options
+                fitting[path] = away
+    return replace(options, module_weights=str(min(fitting, key=fitting.__getitem__))) if fitting else options
 
 
 def contents(module_weights: str) -> dict[str, str]:

@@ -1,5 +1,5 @@
 """Table I with tuning that is equal by construction: for each configuration the same number of trials, at the same places of a space of the same size, with the
-same seed, on validation images alone."""
+same seed, on validation images alone. A setting takes the recipe's place only if it is ahead of it by more than one standard error: a few images decide nothing."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import csv
 import io
 import itertools
 import random
+import statistics
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from pydantic import ValidationError
 from sasimc.isa.errors import SasError
 from sasimc.isa.files import write_atomically
 from sasimc.reference.cells import Cell, Runner
+from sasimc.reference.table1 import by_image, error_of_mean
 from sasimc.training.recipe import Recipe
 
 __all__ = ["MOVES", "SEED", "SPACE", "Trial", "chosen", "log", "moved", "moves", "trials", "write_log"]
@@ -109,13 +111,16 @@ def trials(runner: Runner, datasets: Iterable[str], configs: Iterable[int], coun
 
 
 def chosen(made: Iterable[Trial]) -> dict[tuple[str, int], Trial]:
-    """For each data set and configuration the trial that was best on validation images; of equal ones the first."""
-    best: dict[tuple[str, int], Trial] = {}
+    """For each data set and configuration the trial that was best on validation images, of equal ones the first; the recipe, if that is within one standard error (paired over images)."""
+    groups: dict[tuple[str, int], list[Trial]] = {}
     for trial in made:
-        before = best.get((trial.dataset, trial.config))
-        if before is None or _top1(trial) > _top1(before):
-            best[trial.dataset, trial.config] = trial
-    return best
+        groups.setdefault((trial.dataset, trial.config), []).append(trial)
+    found: dict[tuple[str, int], Trial] = {}
+    for key, (recipe, *others) in groups.items():
+        best = max(others, key=_top1, default=recipe)
+        points = by_image([(_result(best), _result(recipe))])
+        found[key] = best if statistics.fmean(points) > (error_of_mean(points) or 0.0) else recipe
+    return found
 
 
 def log(made: list[Trial]) -> Iterator[dict[str, Any]]:
@@ -138,10 +143,14 @@ def write_log(made: list[Trial], path: Path) -> None:
     write_atomically(path, text.getvalue().encode())
 
 
-def _top1(trial: Trial) -> float:
+def _result(trial: Trial) -> dict[str, Any]:
     found = trial.runner.finished(trial.cell)
     assert found is not None
-    return float(found["top1"])
+    return found
+
+
+def _top1(trial: Trial) -> float:
+    return float(_result(trial)["top1"])
 
 
 def _value(recipe: Recipe, axis: str) -> Any:
