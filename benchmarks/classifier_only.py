@@ -4,7 +4,7 @@
 
 Each folder is written anew (given sets, halves and mixtures of them, drawn ones), then learned twice with the same images, order, seed and recipe: the classifier
 alone (of the backbone without modules), and with the modules. Top-1 is of the folder's test images, which are read once, after the last
-epoch; the weights are those of the epoch that is best on the validation images. A difference carries its standard error, paired over images.
+epoch; the recipe says whose epoch's weights these have. A difference carries its standard error, paired over images.
 """
 
 from __future__ import annotations
