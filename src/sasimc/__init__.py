@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from sasimc.training.recipe import Recipe, load_recipe
     from sasimc.training.trainer import train
 
-__version__ = "0.9.0"
+__version__ = "0.10.0"
 
 _LAZY = {
     "Activation": "sasimc.runtime.activations",
