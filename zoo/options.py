@@ -34,7 +34,7 @@ class LearnerOptions:
     rep_weight_max: Annotated[int, Interval(ge=1, le=127)] = option(48, "Largest first weight of a module")
     module_weights: str = option(
         "auto",
-        "First weights of the modules: shipped ones for this backbone and size if there are any, else random (auto), random, or those of a file (.npz)",
+        "First weights of the modules: shipped ones for this backbone and about this size if there are any, else random (auto), random, or those of a file (.npz)",
     )
     module_scales: Literal["tensor", "channel"] = option(
         "tensor", "A weight scale of the modules (a power of two) for each tensor, or for each output channel"

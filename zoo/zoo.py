@@ -17,7 +17,7 @@ Numbers of the trainable part (``docs/reference/numerics.md``; the paper leaves 
   that training has room; the scale is one power of two per tensor. conv1's is He's; conv2's makes the module's output, on the
   calibration images, ``rep_gain`` times as large (RMS) as the block output it corrects, or as the features that it joins: this takes the place of a norm.
   With ``module_weights`` they are those of a file, and an added module has the size that they give it; by default so with the shipped file for this
-  backbone and resolution (:mod:`sasimc.zoo.shipped`), where there is one.
+  backbone and about this resolution (:mod:`sasimc.zoo.shipped`), where there is one.
   With ``module_scales`` = ``channel`` every output channel has its own power of two: conv1's make its channels equally large,
   conv2's give every channel of the correction its gain beside the same channel of the block.
   An eighth leaves the untrained network as good as without modules (linear probe on flowers-17, validation: none 92.4 %, 1/16

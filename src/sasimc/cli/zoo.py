@@ -65,4 +65,4 @@ def zoo(name: str, output: Path, modules: str, recipe: str | None, **given: Any)
     if "sasimc.module_weights" in notes:
         say(f"the modules begin with shipped weights ({notes['sasimc.module_weights']})")
     elif made.module_weights == "auto" and made.modules and name != "mobilenetv2":
-        say("the modules begin at random: no weights are shipped for this backbone, resolution and options")
+        say("the modules begin at random: no weights are shipped for this backbone, about this resolution and these options")
