@@ -19,7 +19,7 @@ from onnx import numpy_helper
 
 from sasimc.isa.errors import SasError
 from sasimc.zoo.arch import mobilenet_v2, resolve_modules, same_pads
-from sasimc.zoo.calibrate import Stats, affine_scale, generated_images, power_of_two
+from sasimc.zoo.calibrate import Stats, affine_scale, generated_images, observe, power_of_two
 from sasimc.zoo.options import LearnerOptions
 from sasimc.zoo.shipped import shipped_weights
 from sasimc.zoo.weights import fold_batch_norm, fold_state, load_npz, quantise_weights, random_backbone
@@ -475,6 +475,34 @@ def test_shipped_weights_are_for_one_backbone_resolution_and_shape(tmp_path: Pat
     assert props(model)["sasimc.zoo"]["module_weights"] == "auto"  # not a path of this machine
     assert props(model)["sasimc.module_weights"] == "w.npz"
     assert "sasimc.module_weights" not in props(build_mobilenetv2_repnet(replace(options, module_weights=file)))
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint8])
+def test_calibration_sums_do_not_saturate(kind: type) -> None:
+    """Sums of large products: onnxruntime's integer kernels cut pairs of them to 16 bits on processors without VNNI, unless asked not to."""
+    low = int(np.iinfo(kind).min)
+    nodes = [
+        onnx.helper.make_node("QuantizeLinear", ["input", "s", "z"], ["q"]),
+        onnx.helper.make_node("DequantizeLinear", ["q", "s", "z"], ["x"]),
+        onnx.helper.make_node("DequantizeLinear", ["w_q", "w_s"], ["w"]),
+        onnx.helper.make_node("Conv", ["x", "w"], ["y"]),
+        onnx.helper.make_node("QuantizeLinear", ["y", "y_s", "z"], ["y_q"]),
+        onnx.helper.make_node("DequantizeLinear", ["y_q", "y_s", "z"], ["seen"]),
+    ]
+    channels = 64
+    values = {
+        "s": np.float32(1), "z": kind(low), "w_q": np.full((8, channels, 1, 1), 127, np.int8), "w_s": np.float32(1), "y_s": np.float32(2.0**13),
+    }  # fmt: skip
+    floats = onnx.TensorProto.FLOAT
+    graph = onnx.helper.make_graph(
+        nodes, "saturating",
+        [onnx.helper.make_tensor_value_info("input", floats, ["n", channels, 4, 4])],
+        [onnx.helper.make_tensor_value_info("seen", floats, ["n", 8, 4, 4])],
+        [numpy_helper.from_array(np.asarray(v), k) for k, v in values.items()],
+    )  # fmt: skip
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
+    found = observe(model, {"site": "seen"}, [np.full((1, channels, 4, 4), 255, np.float32)])
+    assert found["site"].hi == 2.0**13 * round(255 * 127 * channels / 2.0**13)
 
 
 # --- real weights ---------------------------------------------------------------------------------------------------
