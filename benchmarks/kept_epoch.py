@@ -10,6 +10,7 @@ The test images are never opened. Configurations as in table I. A finished train
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import tempfile
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ablation import numbers
 from common import add_common, data_folder, environment, finish, table
 
 from sasimc.datasets.dataset import Dataset, Item, open_dataset
@@ -28,8 +30,8 @@ from sasimc.reference.table1 import error_of_mean
 from sasimc.reference.training import accuracy, train_float
 from sasimc.table1_cells import compiler
 from sasimc.training.evaluation import evaluate
-from sasimc.training.keeping import KeepRule, keeps, standard_error
-from sasimc.training.recipe import load_recipe
+from sasimc.training.keeping import Best, KeepRule, standard_error
+from sasimc.training.recipe import load_recipe, recipe_text
 from sasimc.training.trainer import Epoch, train
 
 PARTS: Mapping[str, int] = {"pets": 6, "flowers17": 3, "cars": 3, "flowers": 4}
@@ -72,12 +74,18 @@ def run(name: str, config: int, fold: int, o: argparse.Namespace) -> list[dict[s
 
             def measure(split: str, marks: Marks) -> None:
                 evaluate(device, data, split, marks=marks)
+
+            def learn() -> None:
+                train(device, data, recipe, on_epoch=note)
         else:
             rates = recipe.reference
             network = FloatReference(model, int8=config == 3, batch_norm=rates.batch_norm and config > 1, gain=rates.gain)
 
             def measure(split: str, marks: Marks) -> None:
                 accuracy(network, data, split, marks=marks)
+
+            def learn() -> None:
+                train_float(network, data, recipe, on_epoch=note)
 
         def note(_: Epoch) -> None:
             row: dict[str, Any] = {}
@@ -87,21 +95,16 @@ def run(name: str, config: int, fold: int, o: argparse.Namespace) -> list[dict[s
                 row[split] = "".join(str(int(marks[i])) for i in sorted(marks))
             rows.append(row)
 
-        if config == 4:
-            train(device, data, recipe, on_epoch=note)
-        else:
-            train_float(network, data, recipe, on_epoch=note)
+        learn()
     return rows
 
 
 def kept(rows: list[dict[str, Any]], rule: KeepRule) -> int:
     """The epoch that a rule keeps."""
-    best, error, epoch = float("nan"), 0.0, -1
+    best, epoch = Best(), -1
     for number, row in enumerate(rows):
         now = 100 * row["val"].count("1") / len(row["val"])
-        if not best > now:
-            best, error = now, standard_error(now, len(row["val"]))
-        if keeps(rule, now, best, error):
+        if best.takes(rule, now, standard_error(now, len(row["val"]))):
             epoch = number
     return epoch
 
@@ -109,23 +112,23 @@ def kept(rows: list[dict[str, Any]], rule: KeepRule) -> int:
 def main() -> None:
     """Train what the cache lacks, print."""
     parser = add_common(argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter))
-    numbers = {"type": lambda text: [int(part) for part in text.split(",")]}
     parser.add_argument("--datasets", type=lambda text: text.split(","), default=list(PARTS))
-    parser.add_argument("--configs", default=[4, 1], **numbers)
-    parser.add_argument("--folds", default=[6, 3, 2, 1], help="of each data set, or of all that follow", **numbers)
+    parser.add_argument("--configs", type=numbers, default=[4, 1])
+    parser.add_argument("--folds", type=numbers, default=[6, 3, 2, 1], help="of each data set, or of all that follow")
     parser.add_argument("--size", type=int, default=96)
     parser.add_argument("--recipe", type=load_recipe, default="default")
     parser.add_argument("--cache", type=Path, default=Path("kept_epoch"), help="folder of finished trainings")
     o = parser.parse_args()
     use_threads(o.threads)
     print(environment(o.threads))
-    o.cache.mkdir(exist_ok=True)
+    cache = o.cache / hashlib.sha256(f"{o.size} {recipe_text(o.recipe)}".encode()).hexdigest()[:12]
+    cache.mkdir(parents=True, exist_ok=True)
     lines, figures = list[list[Any]](), list[dict[str, Any]]()
     for config in o.configs:
         for at, name in enumerate(o.datasets):
             trainings = []
-            for fold in range(o.folds[min(at, len(o.folds) - 1)]):
-                path = o.cache / f"{name}-{config}-{fold}.json"
+            for fold in range(min(o.folds[min(at, len(o.folds) - 1)], PARTS.get(name, 3))):
+                path = cache / f"{name}-{config}-{fold}.json"
                 if not path.is_file():
                     write_atomically(path, json.dumps(run(name, config, fold, o)).encode())
                     print(f"{name}, configuration {config}, fold {fold}", flush=True)

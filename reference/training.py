@@ -22,7 +22,7 @@ from sasimc.datasets.dataset import Dataset
 from sasimc.datasets.loader import Loader
 from sasimc.reference.float_reference import FloatReference
 from sasimc.training.evaluation import Progress
-from sasimc.training.keeping import keeps, standard_error
+from sasimc.training.keeping import Best, standard_error
 from sasimc.training.level import UNIT, Level
 from sasimc.training.recipe import Recipe
 from sasimc.training.trainer import Epoch, Training
@@ -117,7 +117,7 @@ def train_float(
     initial, total, result = [g["lr"] for g in optimiser.param_groups], len(loader) * recipe.epochs, Training()
     level, step, learned = Level.of(len(dataset.classes), recipe.modules), 0, 0  # learned: steps since the modules joined
     warm = max(1.0, rates.warm_up * total)
-    best, error, waited, kept = float("nan"), 0.0, 0, dict[str, Tensor]()
+    best, waited, kept = Best(), 0, dict[str, Tensor]()
     for number in range(recipe.epochs):
         start, losses, right, seen = time.perf_counter(), 0.0, 0, 0
         network.train()
@@ -148,10 +148,8 @@ def train_float(
         result.epochs.append(epoch)
         if on_epoch:
             on_epoch(epoch)
-        waited = waited + 1 if best >= val else 0
-        if checks is not None and not best > val:
-            best, error = val, standard_error(val, checks.images)
-        if keeps(recipe.keep, val, best, error):
+        waited = waited + 1 if best.result >= val else 0
+        if best.takes(recipe.keep, val, standard_error(val, checks.images if checks else 0)):
             kept, result.best_epoch = {k: v.clone() for k, v in network.state_dict().items()}, number
         if recipe.patience and waited >= recipe.patience:
             break

@@ -29,7 +29,7 @@ from sasimc.isa.errors import SasError
 from sasimc.isa.files import load_program
 from sasimc.isa.program import Program
 from sasimc.passes.options import BackwardOptions
-from sasimc.training.keeping import KeepRule, keeps, standard_error
+from sasimc.training.keeping import Best, KeepRule, keeps, standard_error
 from sasimc.training.recipe import Recipe, Schedule, load_recipe, save_recipe
 from sasimc.training.session import Session
 from sasimc.training.session_options import SessionOptions, make_recipe
@@ -123,12 +123,10 @@ def test_an_unknown_name_is_answered_with_a_near_one(tmp_path: Path) -> None:
 def test_which_epoch_is_kept() -> None:
     """40 validation images: 24 right, then 28, 26 and 20; one standard error of 28 of 40 is 2.9 images."""
     for rule, expected in (("late", 2), ("best", 1), ("last", 3)):
-        best, error, kept = float("nan"), 0.0, -1
+        best, kept = Best(), -1
         for epoch, right in enumerate((24, 28, 26, 20)):
             now = 100 * right / 40
-            if not best > now:
-                best, error = now, standard_error(now, 40)
-            if keeps(rule, now, best, error):
+            if best.takes(rule, now, standard_error(now, 40)):
                 kept = epoch
         assert kept == expected, rule
 

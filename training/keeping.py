@@ -7,9 +7,10 @@ rule (Breiman et al. 1984, Classification and Regression Trees, section 3.4.3) t
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["KeepRule", "keeps", "standard_error"]
+__all__ = ["Best", "KeepRule", "keeps", "standard_error"]
 
 KeepRule = Literal["late", "best", "last"]
 """``late``: the last epoch within one standard error of the best on the validation split; ``best``: the best one (of equal ones the later); ``last``: the last one."""
@@ -26,6 +27,20 @@ def keeps(rule: KeepRule, now: float, best: float, error: float) -> bool:
     if rule == "last" or math.isnan(now):
         return True
     return now >= best - (error if rule == "late" else 0.0)
+
+
+@dataclass
+class Best:
+    """The best validation result so far, larger is better (NaN: none), and its standard error."""
+
+    result: float = float("nan")
+    error: float = 0.0
+
+    def takes(self, rule: KeepRule, now: float, error: float) -> bool:
+        """Note the result of an epoch and its standard error; whether its weights take the place of those that are kept."""
+        if not self.result > now:
+            self.result, self.error = now, error
+        return keeps(rule, now, self.result, self.error)
 
 
 def standard_error(top1: float, images: int) -> float:

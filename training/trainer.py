@@ -17,7 +17,7 @@ from sasimc.isa.program import Tensor
 from sasimc.profiling.profile import Meter
 from sasimc.runtime.device import Device
 from sasimc.training.evaluation import Progress, Watch, check_classes, evaluate, evaluate_values, wanted
-from sasimc.training.keeping import keeps, standard_error
+from sasimc.training.keeping import Best, standard_error
 from sasimc.training.level import Level
 from sasimc.training.recipe import Recipe
 
@@ -218,13 +218,17 @@ def _end_epoch(device: Device, dataset: Dataset, recipe: Recipe, run: TrainState
         None if val_loss != val_loss else val_loss,
     )
     run.epochs.append(done)
-    best, now = (-run.best_loss, -val_loss) if device.values else (run.best_top1, val)  # NaN: not measured
-    run.waited = run.waited + 1 if best >= now else 0
-    if not best > now:
-        run.best_top1, run.best_loss, run.best_error, best = val, val_loss, error, now
-    if keeps(recipe.keep, now, best, run.best_error):
+    result, now = (-run.best_loss, -val_loss) if device.values else (run.best_top1, val)  # NaN: not measured
+    best = Best(result, run.best_error)
+    run.waited = run.waited + 1 if result >= now else 0
+    if best.takes(recipe.keep, now, error):
         run.best_epoch = run.epoch
         run.best = None if recipe.keep == "last" else device.state()
+    run.best_error = best.error
+    if device.values:
+        run.best_loss = -best.result
+    else:
+        run.best_top1 = best.result
     run.lap = meter.last
     run.epoch, run.batch, run.loss_sum, run.right, run.seen, run.wall_s = run.epoch + 1, 0, 0.0, 0, 0, 0.0
     return done
